@@ -1,0 +1,198 @@
+"""The `medmllm` command: one verb per pipeline, an honest exit code.
+
+Results go to stdout, progress and warnings to stderr. Exit codes: 0 all done, 1 failed, 2 misused,
+3 finished but some studies were refused. Pipelines are imported inside the verbs, so that
+`medmllm --help` answers at once.
+"""
+
+import logging
+from collections.abc import Callable
+from enum import IntEnum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+from medmllm import __version__
+from medmllm.errors import MedmllmError, MisuseError
+
+Parameters = ParamSpec("Parameters")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Folders of imaging studies to calibrated, explained predictions. Research use only; not a medical device.",
+)
+
+
+class ExitCode(IntEnum):
+    """What the command tells the shell."""
+
+    OK = 0
+    FAILED = 1
+    MISUSED = 2
+    PARTIAL = 3
+
+
+Out = Annotated[Path, typer.Option("--out", help="Folder for the results; made if absent.")]
+Labels = Annotated[
+    Path | None, typer.Option("--labels", help="CSV or TSV with a study_id or patient_id column.", dir_okay=False)
+]
+Linkage = Annotated[
+    Path | None,
+    typer.Option(
+        "--linkage", help="Also write a table from key to original identifier here. Guard it like the originals."
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write into a folder that already holds results.")]
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file laid over the packaged settings.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="key=value laid over both, e.g. training.folds=3.")]
+
+
+def honest(verb: Callable[Parameters, ExitCode]) -> Callable[Parameters, None]:
+    """Turn what a verb returns or raises into an exit code and, for our own errors, one clear line."""
+
+    @wraps(verb)
+    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            code = verb(*args, **kwargs)
+        except MisuseError as error:
+            typer.secho(f"medmllm: {error.reason}", err=True, fg=typer.colors.RED)
+            raise typer.Exit(ExitCode.MISUSED) from None
+        except MedmllmError as error:
+            typer.secho(f"medmllm: {error.reason}", err=True, fg=typer.colors.RED)
+            raise typer.Exit(ExitCode.FAILED) from None
+        except KeyboardInterrupt:
+            typer.secho("medmllm: interrupted", err=True, fg=typer.colors.RED)
+            raise typer.Exit(ExitCode.FAILED) from None
+        raise typer.Exit(code)
+
+    return run
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        typer.echo(f"medmllm {__version__}")
+        raise typer.Exit(ExitCode.OK)
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "warning",
+) -> None:
+    """Set up logging for every verb."""
+    level = logging.getLevelNamesMapping().get(log_level.upper())
+    if level is None:
+        raise typer.BadParameter(f"{log_level!r} is none of debug, info, warning, error", param_hint="--log-level")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("medmllm").setLevel(level)
+
+
+@app.command()
+@honest
+def index(
+    studies: Annotated[Path, typer.Argument(help="Folder of DICOM or NIfTI studies.")],
+    out: Out,
+    labels: Labels = None,
+    linkage: Linkage = None,
+    overwrite: Overwrite = False,
+) -> ExitCode:
+    """List what is in a folder: studies.csv, series.csv and problems.csv, by headers only."""
+    from medmllm.pipelines import index as story
+
+    result = story.run(studies, out=out, labels=labels, linkage=linkage, overwrite=overwrite)
+    typer.echo(f"{result.studies} studies, {result.series} series, {result.problems} problems -> {out}")
+    return ExitCode.PARTIAL if result.refused else ExitCode.OK
+
+
+@app.command()
+@honest
+def train(
+    studies: Annotated[Path, typer.Option("--studies", help="Folder of DICOM or NIfTI studies.")],
+    labels: Annotated[Path, typer.Option("--labels", help="CSV or TSV with a study_id or patient_id column.")],
+    target: Annotated[str, typer.Option("--target", help='Column, or a threshold on one: "spiculation>=3".')],
+    out: Out,
+    config: Config = None,
+    set_: Set = None,
+    linkage: Linkage = None,
+    overwrite: Overwrite = False,
+) -> ExitCode:
+    """Cross-validate image-only, text-only and fused models on a folder; write the model and its report."""
+    from medmllm.config import TrainConfig, load_config
+
+    settings = load_config(TrainConfig, "train", file=config, overrides=set_ or ())
+    from medmllm.pipelines import train as story  # torch loads here, after the settings are known to be right
+
+    result = story.run(
+        studies, labels=labels, target=target, out=out, config=settings, linkage=linkage, overwrite=overwrite
+    )
+    typer.echo(result.summary)
+    return ExitCode.PARTIAL if result.refused else ExitCode.OK
+
+
+@app.command()
+@honest
+def score(
+    studies: Annotated[Path, typer.Argument(help="Folder of DICOM or NIfTI studies.")],
+    model: Annotated[Path, typer.Option("--model", help="Model package: RUN/model of `medmllm train`.")],
+    out: Out,
+    explain: Annotated[bool, typer.Option("--explain", help="Also explain each study.")] = False,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Studies per forward pass.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Studies read ahead in parallel.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = None,
+    config: Config = None,
+    set_: Set = None,
+    linkage: Linkage = None,
+    overwrite: Overwrite = False,
+) -> ExitCode:
+    """Score every study under STUDIES; a bad study is reported, never fatal, never silent."""
+    from medmllm.config import ScoreConfig, load_config
+
+    flags = {"batch_size": batch_size, "workers": workers, "device": device}
+    overrides = [*(set_ or ()), *(f"{key}={value}" for key, value in flags.items() if value is not None)]
+    settings = load_config(ScoreConfig, "score", file=config, overrides=overrides)
+    from medmllm.pipelines import score as story  # torch loads here
+
+    result = story.run(
+        studies, model=model, out=out, config=settings, explain=explain, linkage=linkage, overwrite=overwrite
+    )
+    typer.echo(f"{result.scored} scored, {result.refused} refused -> {out / 'index.html'}")
+    return ExitCode.PARTIAL if result.refused else ExitCode.OK
+
+
+@app.command()
+@honest
+def demo(
+    out: Out,
+    config: Config = None,
+    set_: Set = None,
+    overwrite: Overwrite = False,
+) -> ExitCode:
+    """Make a synthetic cohort with planted causes, train on it, score and explain a second folder."""
+    from medmllm.config import DemoConfig, load_config
+
+    settings = load_config(DemoConfig, "demo", file=config, overrides=set_ or ())
+    from medmllm.pipelines import demo as story  # torch loads here
+
+    typer.echo(story.run(out, config=settings, overwrite=overwrite))
+    return ExitCode.OK
+
+
+@app.command()
+@honest
+def schemas(
+    out: Out = Path("data_schemas"),
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; fail when a file differs.")] = False,
+) -> ExitCode:
+    """Write the JSON Schema of every file medmllm reads or writes."""
+    from medmllm.pipelines import schemas as story
+
+    stale = story.run(out, check=check)
+    typer.echo(f"{len(stale)} schemas {'differ' if check else 'written'}" + "".join(f"\n  {name}" for name in stale))
+    return ExitCode.FAILED if check and stale else ExitCode.OK

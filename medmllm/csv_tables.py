@@ -1,0 +1,235 @@
+"""Read and write CSV tables whose rows are documents, and prepare the folder they go to.
+
+documents -> CSV on disk, row by row -> documents
+"""
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Generic, Literal, TextIO, TypeVar
+
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+
+from medmllm.documents import Document, PatientKey, Probability, SeriesKey, Sha256, StudyKey, first_fault
+from medmllm.errors import MedmllmError, MisuseError, PackageError
+from medmllm.records import Refusal, Stage
+
+Row = TypeVar("Row", bound=Document)
+
+_DICTS = (dict[str, Probability], dict[str, float])
+
+
+# --- tables: one document per row ----------------------------------------------------------
+
+
+class StudyRow(Document):
+    """studies.csv: one row per study found."""
+
+    study_key: StudyKey
+    patient_key: PatientKey
+    layout: Literal["dicom", "folder", "bids"]
+    series: int = Field(ge=0, description="image series found")
+    refused_series: int = Field(ge=0, description="of these, series that cannot become a volume")
+    notes: int = Field(ge=0)
+    recordings: int = Field(ge=0)
+    in_table: bool = Field(description="a row of the label table was joined")
+
+
+class SeriesRow(Document):
+    """series.csv: one row per image series found."""
+
+    series_key: SeriesKey
+    study_key: StudyKey
+    kind: Literal["dicom", "nifti"]
+    modality: str | None = Field(description="DICOM Modality (0008,0060); empty when unknown")
+    files: PositiveInt
+    size_x: PositiveInt | None
+    size_y: PositiveInt | None
+    size_z: PositiveInt | None
+    spacing_x_mm: PositiveFloat | None
+    spacing_y_mm: PositiveFloat | None
+    spacing_z_mm: PositiveFloat | None
+    status: Literal["readable", "refused"]
+    code: str | None = Field(description="why it was refused, as a word")
+    reason: str | None
+
+
+class ProblemRow(Document):
+    """problems.csv: one row per file, series or table row that could not be used, with the reason."""
+
+    where_key: str = Field(
+        pattern=r"^(fi|se|st|pt)-[0-9a-f]{16}$", description="key of the file, series, study or patient"
+    )
+    study_key: StudyKey | None
+    severity: Literal["ignored", "warning", "refused"]
+    code: str
+    reason: str
+    retryable: bool
+
+
+class LinkageRow(Document):
+    """linkage.csv, written on request only: a key and the original it stands for. Guard it like the originals."""
+
+    key: str
+    kind: Literal["patient", "study", "series", "file"]
+    original: str = Field(description="PatientID, StudyInstanceUID, SeriesInstanceUID or relative path")
+    description: str = Field(description="Series Description or file stem; empty for the rest")
+
+
+class PredictionRow(Document):
+    """predictions.csv: one row per scored study."""
+
+    study_key: StudyKey
+    patient_key: PatientKey
+    predicted: str = Field(description="class at the model's operating point")
+    probability: Probability = Field(description="of the positive class (binary) or of `predicted` (multiclass)")
+    probabilities: dict[str, Probability] = Field(description="in CSV one column per class: probabilities[CLASS]")
+    interval_low: Probability = Field(description="lowest `probability` over the fold models")
+    interval_high: Probability
+    modalities_used: str = Field(description="joined by +")
+    training_patient: bool = Field(description="the patient was in the training cohort: not a test result")
+    weights_digest: Sha256
+
+
+class LedgerRow(Document):
+    """ledger.csv: one row per study that was not scored."""
+
+    study_key: StudyKey
+    patient_key: PatientKey
+    stage: Stage
+    code: str
+    reason: str
+    retryable: bool
+
+    @classmethod
+    def of(cls, study_key: str, patient_key: str, refusal: Refusal) -> "LedgerRow":
+        """Return the row for a refused study."""
+        return cls(
+            study_key=study_key, patient_key=patient_key, stage=refusal.stage, code=refusal.code,
+            reason=refusal.reason, retryable=refusal.retryable,
+        )  # fmt: skip
+
+
+class OutOfFoldRow(Document):
+    """out_of_fold.csv: one row per study and arm, predicted by the fold model that never saw the patient."""
+
+    study_key: StudyKey
+    patient_key: PatientKey
+    arm: str = Field(description="image, text or fused")
+    fold: int = Field(ge=0)
+    target: str = Field(description="true class")
+    predicted: str = Field(description="at the operating point chosen on this fold's tuning part")
+    probabilities: dict[str, Probability]
+    logits: dict[str, float] = Field(description="after temperature; the positive class alone when binary")
+
+
+ROWS: Mapping[str, type[Document]] = {
+    "studies_row": StudyRow,
+    "series_row": SeriesRow,
+    "problems_row": ProblemRow,
+    "linkage_row": LinkageRow,
+    "predictions_row": PredictionRow,
+    "ledger_row": LedgerRow,
+    "out_of_fold_row": OutOfFoldRow,
+}
+"""Schema name -> document of one row."""
+
+
+# --- writing and reading ---
+
+
+@contextmanager
+def table_writer(path: Path, row_type: type[Row], *, classes: tuple[str, ...] = ()) -> Iterator["RowWriter[Row]"]:
+    """Open a CSV for rows of one document type; each row is on disk when `write` returns.
+
+    Args:
+        path: The file; replaced if it exists.
+        row_type: The document of one row; it also gives the header.
+        classes: For documents with `probabilities` or `logits`: the class names, in order.
+    """
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        yield RowWriter(stream, row_type, classes)
+
+
+class RowWriter(Generic[Row]):
+    """Writes documents as CSV rows; a dict field becomes one column per class, `field[class]`."""
+
+    def __init__(self, stream: TextIO, row_type: type[Row], classes: tuple[str, ...]) -> None:
+        self._stream = stream
+        self._classes = classes
+        header = [
+            column
+            for name, field in row_type.model_fields.items()
+            for column in ([f"{name}[{c}]" for c in classes] if field.annotation in _DICTS else [name])
+        ]
+        self._writer = csv.DictWriter(stream, header, lineterminator="\n")
+        self._writer.writeheader()
+        self.count = 0
+
+    def write(self, row: Row) -> None:
+        """Append one row and flush it."""
+        flat: dict[str, object] = {}
+        for name, value in row:
+            if isinstance(value, dict):
+                flat |= {f"{name}[{c}]": value.get(c, "") for c in self._classes}
+            else:
+                flat[name] = "" if value is None else value
+        self._writer.writerow(flat)
+        self._stream.flush()
+        self.count += 1
+
+
+def write_table(path: Path, row_type: type[Row], rows: Iterable[Row], *, classes: tuple[str, ...] = ()) -> int:
+    """Write a whole CSV and return the number of rows."""
+    with table_writer(path, row_type, classes=classes) as writer:
+        for row in rows:
+            writer.write(row)
+    return writer.count
+
+
+def read_table(path: Path, row_type: type[Row]) -> list[Row]:
+    """Read a CSV back into documents.
+
+    Raises:
+        PackageError: A row is not of this form; names file, line and column.
+    """
+    rows = []
+    with path.open(encoding="utf-8", newline="") as stream:
+        for line, cells in enumerate(csv.DictReader(stream), start=2):
+            values: dict[str, object] = {}
+            for column, cell in cells.items():
+                name, bracket, rest = (column or "").partition("[")
+                if bracket:
+                    nested = values.setdefault(name, {})
+                    assert isinstance(nested, dict)
+                    if cell != "":
+                        nested[rest.removesuffix("]")] = cell
+                else:
+                    field = row_type.model_fields.get(name)
+                    empty_is_none = field is not None and type(None) in getattr(field.annotation, "__args__", ())
+                    values[name] = None if cell == "" and empty_is_none else cell
+            try:
+                rows.append(row_type.model_validate(values))
+            except ValidationError as error:
+                raise PackageError(f"{path.name}, line {line}: {first_fault(error)}") from None
+    return rows
+
+
+def check_writable(folder: Path, *, overwrite: bool, marker: str) -> None:
+    """Make an output folder, refusing one that already holds results.
+
+    Args:
+        folder: The folder that will hold the results.
+        overwrite: Go on although `marker` is there.
+        marker: A file whose presence means that the folder holds results.
+
+    Raises:
+        MedmllmError: The folder cannot be made or holds results.
+    """
+    if (folder / marker).exists() and not overwrite:
+        raise MisuseError(f"the output folder already holds {marker}: choose another --out, or add --overwrite")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MedmllmError(f"cannot make the output folder: {error.strerror}", code="cannot_write") from None

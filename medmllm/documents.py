@@ -1,0 +1,344 @@
+"""Pydantic documents: the exact form of every file read or written.
+
+    a file or a table row -> Document -> a file or a table row
+
+`data_schemas/*.schema.json` is generated from this file and from `medmllm.config` by
+`medmllm schemas`; a test fails when they differ. Documents are frozen and refuse unknown keys.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from medmllm.errors import PackageError
+from medmllm.records import Provenance
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+StudyKey = Annotated[str, Field(pattern=r"^st-[0-9a-f]{16}$")]
+PatientKey = Annotated[str, Field(pattern=r"^pt-[0-9a-f]{16}$")]
+SeriesKey = Annotated[str, Field(pattern=r"^se-[0-9a-f]{16}$")]
+FileKey = Annotated[str, Field(pattern=r"^fi-[0-9a-f]{16}$")]
+Triple = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+
+RESEARCH_USE_ONLY = "Research use only. Not a medical device; not for diagnosis or treatment."
+
+
+class Document(BaseModel):
+    """Anything that is written to or read from a file: frozen, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def write(self, path: Path) -> None:
+        """Write as indented JSON, whole or not at all."""
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a JSON file of this kind.
+
+        Raises:
+            PackageError: The file is absent, not JSON, or not of this form; names the key.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise PackageError(f"cannot read {path.name}: {error.strerror}") from None
+        except ValidationError as error:
+            raise PackageError(f"{path.name} is not a valid {cls.__name__}: {first_fault(error)}") from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return where and why a document is wrong, without the value (it may name a patient)."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in fault["loc"]) or "the document"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{place}: {fault['msg']}{more}"
+
+
+# --- what preprocessing does: part of the settings and of the model ------------------------
+
+
+class Channel(Document):
+    """Which series of a study becomes one channel of the image. Ambiguous is refused, never guessed."""
+
+    modality: str = Field(default="", description="DICOM Modality the series must have; empty: any, also unknown")
+    description: str = Field(
+        default="",
+        description="regular expression, case ignored, found in the series description or NIfTI file name; empty: any",
+    )
+    required: bool = Field(default=False, description="refuse a study that lacks this channel; else it is masked")
+
+
+class ImageSettings(Document):
+    """How a volume is brought onto the model's grid."""
+
+    spacing_mm: Triple = Field(description="x, y, z of the model's grid, RAS+")
+    size: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        description="x, y, z voxels, cropped or padded about the centre"
+    )
+    intensity: Literal["window", "zscore"] = Field(
+        description="window: clip and scale to 0..1; zscore: mean 0, standard deviation 1 within each volume"
+    )
+    window: tuple[float, float] = Field(
+        description="lowest and highest value kept when intensity is 'window'; HU for CT"
+    )
+    channels: dict[str, Channel] = Field(min_length=1, description="one table per channel, in order")
+
+
+class TextSettings(Document):
+    """How a note becomes tokens."""
+
+    encoder: str = Field(description="'tiny', a Hugging Face hub name, or a local folder")
+    max_tokens: PositiveInt = Field(
+        description="tokens kept, special tokens included; what is cut is counted in the log"
+    )
+    sections: tuple[str, ...] = Field(
+        description="sections read, lower case; empty: all. Keep out those that give the answer away"
+    )
+    required: bool = Field(description="refuse a study without a note; else a learned token stands for it")
+    tiny_vocabulary: PositiveInt = Field(
+        description="word pieces learnt from the training notes when encoder is 'tiny'"
+    )
+    local_files_only: bool = Field(description="never ask the hub")
+
+
+class AcceptedRange(Document):
+    """The range of one property over the training cohort, widened by a stated margin."""
+
+    low: float
+    high: float
+
+
+class ChannelAcceptance(Document):
+    """What the training cohort's series of one channel were like: a study far outside is refused."""
+
+    modalities: tuple[str | None, ...]
+    extent_mm: tuple[AcceptedRange, AcceptedRange, AcceptedRange] = Field(description="along R-L, A-P, S-I")
+    spacing_mm: tuple[AcceptedRange, AcceptedRange, AcceptedRange]
+    intensity: AcceptedRange = Field(description="range that the volume's 1st and 99th percentiles must lie in")
+
+
+class PreprocessingContract(Document):
+    """Everything that turns a study into what the model saw in training; scoring refuses what does not fit."""
+
+    version: Literal[1] = Field(description="version of the preprocessing code's behaviour")
+    orientation: Literal["RAS"]
+    image: ImageSettings | None = Field(description="None: the model reads no image")
+    accepted: dict[str, ChannelAcceptance] = Field(description="by channel name")
+    text: TextSettings | None = Field(description="None: the model reads no note")
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the canonical JSON of this contract."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+# --- the model package ---------------------------------------------------------------------
+
+
+class Task(Document):
+    """What is predicted."""
+
+    target: str = Field(description="column or expression, e.g. spiculation>=3")
+    kind: Literal["binary", "multiclass"]
+    classes: tuple[str, ...] = Field(min_length=2, description="binary: negative first, positive second")
+
+
+class ModelSettings(Document):
+    """The parts of the network, by name."""
+
+    image_encoder: str = Field(description="resnet10, resnet18, resnet34, resnet50 or densenet121 (MONAI, 3D)")
+    image_width: PositiveInt = Field(description="channels of the first ResNet stage; MONAI's standard is 64")
+    fusion: str = Field(description="concat")
+    fusion_width: PositiveInt = Field(description="hidden units of the fused classifier")
+    dropout: float = Field(ge=0, lt=1)
+    modality_dropout: float = Field(
+        ge=0, lt=1, description="chance that a modality is hidden from the fused model while training"
+    )
+    tiny_width: PositiveInt = Field(description="hidden size of the 'tiny' text encoder")
+
+
+class FoldModel(Document):
+    """One fold's model within the package."""
+
+    fold: int = Field(ge=0)
+    weights: str = Field(description="file name of the safetensors")
+    weights_sha256: Sha256
+    temperature: PositiveFloat = Field(description="logits are divided by this; fitted on the fold's tuning part")
+    best_epoch: PositiveInt
+    threshold: Probability = Field(
+        description="operating point (Youden's J) on the fold's tuning part; 0.5 when multiclass"
+    )
+
+
+class ModelCard(Document):
+    """model.json: everything scoring must know."""
+
+    format: Literal["medmllm-model"] = "medmllm-model"
+    format_version: Literal[1] = 1
+    task: Task
+    arm: Literal["fused", "image", "text"]
+    contract: PreprocessingContract
+    contract_fingerprint: Sha256
+    model: ModelSettings
+    folds: tuple[FoldModel, ...] = Field(min_length=1)
+    files: dict[str, Sha256] = Field(description="every other file of the package -> sha256")
+    operating_point: Probability = Field(description="mean of the folds' thresholds")
+    calibration: str = Field(description="how probabilities were calibrated, in words")
+    conformal_thresholds: tuple[float, ...] | None = None
+    intended_use: str
+    training_patients: tuple[Sha256, ...] = Field(description="sha256 of each training patient_key, sorted")
+    split_digest: Sha256
+    synthetic: bool = Field(description="trained on synthetic data: no clinical meaning at all")
+    provenance: Provenance
+
+
+# --- results -------------------------------------------------------------------------------
+
+
+class MetricDocument(Document):
+    """One estimate with its patient-clustered bootstrap interval."""
+
+    name: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    n: int = Field(ge=0)
+    patients: int = Field(ge=0)
+    group: str
+
+
+class ArmDocument(Document):
+    """One arm's out-of-fold metrics."""
+
+    arm: str
+    metrics: tuple[MetricDocument, ...]
+
+
+class FoldDocument(Document):
+    """One fold of the split: how many, and what was chosen on its tuning part."""
+
+    fold: int
+    training_studies: int
+    tuning_studies: int
+    test_studies: int
+    training_patients: int
+    tuning_patients: int
+    test_patients: int
+
+
+class EvaluationDocument(Document):
+    """RUN/evaluation.json: the cross-validated result, all arms on the same folds."""
+
+    task: Task
+    synthetic: bool
+    n: int
+    patients: int
+    class_counts: dict[str, int]
+    excluded: int = Field(ge=0, description="studies left out; training_ledger.csv says why")
+    confidence: Probability = Field(description="level of the intervals")
+    bootstrap_samples: int
+    arms: tuple[ArmDocument, ...]
+    differences: tuple[MetricDocument, ...]
+    folds: tuple[FoldDocument, ...]
+    split_digest: Sha256
+    contract_fingerprint: Sha256
+    remarks: tuple[str, ...] = Field(description="plain words on what the numbers do not support")
+    provenance: Provenance
+
+
+class PredictionDocument(Document):
+    """OUT/studies/<study_key>/prediction.json."""
+
+    study_key: StudyKey
+    patient_key: PatientKey
+    task: Task
+    predicted: str
+    probability: Probability
+    probabilities: dict[str, Probability]
+    logits: tuple[float, ...]
+    interval: tuple[Probability, Probability]
+    interval_meaning: Literal["lowest and highest over the fold models"] = "lowest and highest over the fold models"
+    operating_point: Probability
+    calibration: str
+    conformal_set: tuple[str, ...] | None
+    modalities_used: tuple[str, ...]
+    training_patient: bool
+    synthetic: bool
+    weights_digest: Sha256
+    contract_fingerprint: Sha256
+    research_use_only: str = RESEARCH_USE_ONLY
+    provenance: Provenance
+
+
+class WordDocument(Document):
+    """One word's attribution; the text itself is not written."""
+
+    start: int
+    end: int
+    section: str
+    attribution: float
+
+
+class ChannelFile(Document):
+    """The attribution map of one channel."""
+
+    channel: str
+    series_key: SeriesKey
+    file: str
+    peak_voxel: tuple[int, int, int] = Field(description="(x, y, z) of the largest absolute attribution, source grid")
+    peak_ras_mm: tuple[float, float, float]
+
+
+class ExplanationDocument(Document):
+    """OUT/studies/<study_key>/explanation.json."""
+
+    study_key: StudyKey
+    explained_class: str
+    method: str
+    baseline: str
+    steps: PositiveInt
+    logit: float
+    baseline_logit: float
+    convergence_delta: float
+    completeness_error: float = Field(ge=0, description="|convergence_delta| / |logit - baseline_logit|")
+    modality_shares: dict[str, Probability]
+    modality_sums: dict[str, float]
+    channels: tuple[ChannelFile, ...]
+    words: tuple[WordDocument, ...]
+    section_sums: dict[str, float]
+    faithfulness: float | None
+    grade: str | None
+    research_use_only: str = RESEARCH_USE_ONLY
+    provenance: Provenance
+
+
+class ScoringSummary(Document):
+    """OUT/summary.json: how the folder went as a whole."""
+
+    scored: int = Field(ge=0)
+    refused: int = Field(ge=0)
+    refused_by_code: dict[str, int]
+    explained: int = Field(ge=0)
+    ignored_files: int = Field(ge=0, description="files that are no part of any study; problems.csv says why")
+    synthetic: bool
+    provenance: Provenance
+
+
+FILES: Mapping[str, type[Document]] = {
+    "model": ModelCard,
+    "evaluation": EvaluationDocument,
+    "prediction": PredictionDocument,
+    "explanation": ExplanationDocument,
+    "summary": ScoringSummary,
+}
+"""Schema name -> document, for every JSON file read or written (tables: `csv_tables`, settings: `config`)."""
