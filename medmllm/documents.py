@@ -157,7 +157,8 @@ class ModelSettings(Document):
     """The parts of the network, by name."""
 
     image_encoder: str = Field(description="resnet10, resnet18, resnet34, resnet50 or densenet121 (MONAI, 3D)")
-    image_width: PositiveInt = Field(description="channels of the first ResNet stage; MONAI's standard is 64")
+    image_width: PositiveInt = Field(description="channels of the first stage; the usual ResNet and DenseNet have 64")
+    image_stem_stride: Literal[1, 2] = Field(description="stride of the first convolution; 1 keeps small things visible")
     fusion: str = Field(description="concat")
     fusion_width: PositiveInt = Field(description="hidden units of the fused classifier")
     dropout: float = Field(ge=0, lt=1)

@@ -1,0 +1,88 @@
+"""Encode a 3D image of several channels as one feature vector, with MONAI's networks.
+
+    image (batch, channels, x, y, z), channel_present (batch, channels) -> features (batch, width)
+
+A missing channel is replaced by a learned value before the network sees it: what is stored in its
+place is never read.
+"""
+
+from typing import Literal, Protocol
+
+import torch
+from monai.networks.nets import DenseNet121, ResNet
+from torch import Tensor, nn
+
+from medmllm.documents import ModelSettings
+from medmllm.errors import ConfigError
+
+
+class _Backbone(Protocol):
+    def __call__(self, channels: int, settings: ModelSettings) -> tuple[nn.Module, int]: ...
+
+
+def _resnet(block: Literal["basic", "bottleneck"], layers: list[int]) -> _Backbone:
+    def build(channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
+        width = settings.image_width
+        network = ResNet(
+            block=block,
+            layers=layers,
+            block_inplanes=[width, 2 * width, 4 * width, 8 * width],
+            spatial_dims=3,
+            n_input_channels=channels,
+            conv1_t_stride=settings.image_stem_stride,
+            feed_forward=False,
+            bias_downsample=False,
+        )
+        return network, 8 * width * (4 if block == "bottleneck" else 1)
+
+    return build
+
+
+def _densenet121(channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
+    width = settings.image_width
+    network = DenseNet121(
+        spatial_dims=3, in_channels=channels, out_channels=1, init_features=width, growth_rate=max(1, width // 2)
+    )
+    features = network.class_layers.out.in_features
+    network.class_layers.out = nn.Identity()
+    if settings.image_stem_stride == 1:
+        network.features.conv0.stride = (1, 1, 1)
+    return network, int(features)
+
+
+IMAGE_ENCODERS: dict[str, _Backbone] = {
+    "resnet10": _resnet("basic", [1, 1, 1, 1]),
+    "resnet18": _resnet("basic", [2, 2, 2, 2]),
+    "resnet34": _resnet("basic", [3, 4, 6, 3]),
+    "resnet50": _resnet("bottleneck", [3, 4, 6, 3]),
+    "densenet121": _densenet121,
+}
+"""Name -> builder of (network without its classifier, feature width)."""
+
+
+class ImageEncoder(nn.Module):
+    """A MONAI network by name, with learned values for missing channels.
+
+    Args:
+        settings: `image_encoder`, `image_width` and `image_stem_stride`.
+        channels: Number of image channels.
+
+    Raises:
+        ConfigError: The name is not one of IMAGE_ENCODERS.
+    """
+
+    def __init__(self, settings: ModelSettings, channels: int) -> None:
+        super().__init__()
+        if settings.image_encoder not in IMAGE_ENCODERS:
+            raise ConfigError(
+                f"[model] image_encoder = {settings.image_encoder!r} is none of {', '.join(IMAGE_ENCODERS)}"
+            )
+        self.network, self.width = IMAGE_ENCODERS[settings.image_encoder](channels, settings)
+        self.missing_channel = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, image: Tensor, channel_present: Tensor) -> Tensor:
+        """Return features, shape (batch, width), for image (batch, channels, x, y, z)."""
+        here = channel_present[:, :, None, None, None]
+        filled = torch.where(here, image, self.missing_channel[None, :, None, None, None].to(image.dtype))
+        features: Tensor = self.network(filled).flatten(1)
+        return features

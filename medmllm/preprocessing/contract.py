@@ -1,0 +1,176 @@
+"""Choose a study's series for the model's channels, and refuse what the model was not trained on.
+
+    Study, channels -> one series per channel, or a ContractError
+    training volumes -> what they were like -> AcceptedRange -> check of a new volume
+
+Ambiguous is refused: a channel that two series match needs a narrower rule, not a guess.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+
+from medmllm.documents import AcceptedRange, Channel, ChannelAcceptance, ImageSettings, PreprocessingContract
+from medmllm.errors import ContractError
+from medmllm.records import SeriesReference, Study, Volume
+
+MOST_VOXELS = 2_000_000  # percentiles are taken on a regular subset of larger volumes
+AXES = ("right-left", "anterior-posterior", "superior-inferior")
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeFacts:
+    """What one volume is like, in RAS axis order."""
+
+    modality: str | None
+    spacing_mm: tuple[float, float, float]
+    extent_mm: tuple[float, float, float]
+    low: float  # 1st percentile of the voxels
+    high: float  # 99th percentile
+
+
+def choose_series(study: Study, settings: ImageSettings) -> dict[str, SeriesReference]:
+    """Return the series of a study that become the model's channels, by channel name.
+
+    A channel that no series matches is absent from the result.
+
+    Raises:
+        ContractError: A required channel has no series (`no_matching_series`; the reasons why matching series were
+            refused are passed on), or several match one channel (`ambiguous_series`).
+    """
+    chosen: dict[str, SeriesReference] = {}
+    for name, channel in settings.channels.items():
+        matching = [series for series in study.series if matches(series, channel)]
+        readable = [series for series in matching if series.refusal is None]
+        if len(readable) > 1:
+            keys = ", ".join(sorted(series.series_key for series in readable))
+            raise ContractError(
+                f"{len(readable)} series match channel '{name}' ({keys}): narrow its modality or description in "
+                "[image.channels], or take the others out of the folder.",
+                code="ambiguous_series",
+            )
+        if readable:
+            chosen[name] = readable[0]
+        elif channel.required:
+            raise ContractError(_why_none(study, name, channel, matching), code="no_matching_series")
+    if not chosen and any(series.refusal for series in study.series) and not study.notes:
+        refusals = "; ".join(sorted({s.refusal.reason for s in study.series if s.refusal}))
+        raise ContractError(f"none of the study's series can be read: {refusals}", code="no_matching_series")
+    return chosen
+
+
+def _why_none(study: Study, name: str, channel: Channel, matching: Sequence[SeriesReference]) -> str:
+    wanted = " and ".join(
+        part
+        for part in (
+            f"modality {channel.modality}" if channel.modality else "",
+            f"a description like '{channel.description}'" if channel.description else "",
+        )
+        if part
+    )
+    if matching:
+        reasons = "; ".join(sorted({series.refusal.reason for series in matching if series.refusal}))
+        return f"channel '{name}' is required, and its series cannot be read: {reasons}"
+    seen = ", ".join(sorted({series.modality or "unknown" for series in study.series})) or "none"
+    return (
+        f"channel '{name}' is required ({wanted or 'any series'}), and no series of the study fits; "
+        f"modalities present: {seen}."
+    )
+
+
+def matches(series: SeriesReference, channel: Channel) -> bool:
+    """Say whether a series may become a channel."""
+    if channel.modality and series.modality != channel.modality:
+        return False
+    return not channel.description or re.search(channel.description, series.description or "", re.I) is not None
+
+
+def measure(volume: Volume) -> VolumeFacts:
+    """Return what a volume is like; axes are those closest to RAS."""
+    order = np.argsort(nib.orientations.io_orientation(volume.affine)[:, 0])
+    spacing = np.array(volume.spacing_mm)[order]
+    extent = spacing * np.array(volume.voxels.shape)[order]
+    step = max(1, round((volume.voxels.size / MOST_VOXELS) ** (1 / 3)))
+    low, high = np.percentile(volume.voxels[::step, ::step, ::step], [1, 99])
+    return VolumeFacts(volume.modality, _triple(spacing), _triple(extent), float(low), float(high))
+
+
+def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return x, y, z
+
+
+def accept(facts: Sequence[VolumeFacts], *, margin: float) -> ChannelAcceptance:
+    """Return the ranges that a new volume must lie in.
+
+    Args:
+        facts: The training cohort's volumes of one channel; at least one.
+        margin: How far beyond the cohort's range a volume may lie. Lengths are widened by the factor
+            `1 + margin` on either side, intensities by `margin` times their range.
+    """
+
+    def lengths(values: list[float]) -> AcceptedRange:
+        return AcceptedRange(low=min(values) / (1 + margin), high=max(values) * (1 + margin))
+
+    low, high = min(f.low for f in facts), max(f.high for f in facts)
+    slack = margin * (high - low)
+    return ChannelAcceptance(
+        modalities=tuple(sorted({f.modality for f in facts}, key=str)),
+        extent_mm=_three([lengths([f.extent_mm[axis] for f in facts]) for axis in range(3)]),
+        spacing_mm=_three([lengths([f.spacing_mm[axis] for f in facts]) for axis in range(3)]),
+        intensity=AcceptedRange(low=low - slack, high=high + slack),
+    )
+
+
+def _three(ranges: list[AcceptedRange]) -> tuple[AcceptedRange, AcceptedRange, AcceptedRange]:
+    x, y, z = ranges
+    return x, y, z
+
+
+def check_volume(volume: Volume, name: str, accepted: ChannelAcceptance) -> None:
+    """Refuse a volume far from what the channel was trained on.
+
+    Raises:
+        ContractError: Names the channel, the value and the accepted range.
+    """
+    facts = measure(volume)
+    if facts.modality not in accepted.modalities:
+        known = ", ".join(modality or "unknown" for modality in accepted.modalities)
+        raise ContractError(
+            f"channel '{name}': the series has modality {facts.modality or 'unknown'}, the model was trained on {known}.",
+            code="wrong_modality",
+        )
+    for axis in range(3):
+        for what, value, bound in (
+            ("extent", facts.extent_mm[axis], accepted.extent_mm[axis]),
+            ("spacing", facts.spacing_mm[axis], accepted.spacing_mm[axis]),
+        ):
+            if not bound.low <= value <= bound.high:
+                raise ContractError(
+                    f"channel '{name}': the {AXES[axis]} {what} is {value:.2f} mm, the model accepts "
+                    f"{bound.low:.2f} to {bound.high:.2f} mm (its training cohort and a margin).",
+                    code=f"{what}_out_of_range",
+                )
+    if facts.low < accepted.intensity.low or facts.high > accepted.intensity.high:
+        raise ContractError(
+            f"channel '{name}': the 1st and 99th percentiles of the values are {facts.low:.0f} and {facts.high:.0f}, "
+            f"the model accepts {accepted.intensity.low:.0f} to {accepted.intensity.high:.0f}. Is the unit (HU) right?",
+            code="intensity_out_of_range",
+        )
+
+
+def check_present(contract: PreprocessingContract, channels: Mapping[str, Volume], *, has_note: bool) -> None:
+    """Refuse a study that gives the model nothing to read, or lacks the note that the contract requires.
+
+    Raises:
+        ContractError: `no_note` or `nothing_to_read`.
+    """
+    if contract.text is not None and contract.text.required and not has_note:
+        raise ContractError("the model requires a note, and the study has none.", code="no_note")
+    reads_image = contract.image is not None and bool(channels)
+    reads_text = contract.text is not None and has_note
+    if not reads_image and not reads_text:
+        raise ContractError("the study has no series and no note that the model can read.", code="nothing_to_read")

@@ -1,0 +1,104 @@
+"""Bring what a study gives together as a Sample, and Samples together as a Batch.
+
+volumes, note -> contract checks -> Sample -> Batch with presence masks
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from medmllm.documents import PreprocessingContract
+from medmllm.preprocessing.contract import check_present, check_volume
+from medmllm.preprocessing.image import prepare_image
+from medmllm.preprocessing.text import tokenize_note
+from medmllm.records import Batch, Note, Sample, Study, Volume
+
+
+def prepare_sample(
+    study: Study,
+    volumes: Mapping[str, Volume],
+    note: Note | None,
+    contract: PreprocessingContract,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    target: int | None = None,
+) -> Sample:
+    """Return what one study gives the model.
+
+    Args:
+        study: Gives the keys.
+        volumes: By channel name, as chosen by `contract.choose_series`; empty when there is no image.
+        note: None when the study has none.
+        contract: What the model was, or will be, trained on; volumes outside it are refused.
+        tokenizer: None leaves the note out for now (cross-validation learns one per fold).
+        target: Class index, when known.
+
+    Raises:
+        ContractError: The study does not match the contract.
+    """
+    check_present(contract, volumes, has_note=note is not None)
+    for name, volume in volumes.items():
+        if name in contract.accepted:
+            check_volume(volume, name, contract.accepted[name])
+    channels = () if contract.image is None else tuple(contract.image.channels)
+    image, present = None, tuple(False for _ in channels)
+    if contract.image is not None and volumes:
+        image, present = prepare_image(volumes, contract.image)
+    tokens = None
+    if note is not None and contract.text is not None and tokenizer is not None:
+        tokens = tokenize_note(note, contract.text, tokenizer)
+    return Sample(
+        study_key=study.study_key,
+        patient_key=study.patient_key,
+        image=image,
+        channel_present=present,
+        token_ids=None if tokens is None else tokens[0],
+        words=() if tokens is None else tokens[1],
+        target=target,
+    )
+
+
+def collate(samples: Sequence[Sample], contract: PreprocessingContract, *, pad_token_id: int = 0) -> Batch:
+    """Return samples side by side; what is missing is marked in `present`, its stored value is never read.
+
+    Args:
+        samples: At least one; all prepared under `contract`.
+        contract: Gives the image's shape where no sample has one.
+        pad_token_id: Fills notes up to the longest one.
+    """
+    settings = contract.image
+    shape = (0, 1, 1, 1) if settings is None else (len(settings.channels), *settings.size)
+    blank = torch.zeros(shape)
+    images = [blank if s.image is None else torch.as_tensor(s.image) for s in samples]
+    longest = max([1, *(len(s.token_ids) for s in samples if s.token_ids is not None)])
+    ids = torch.full((len(samples), longest), pad_token_id, dtype=torch.int64)
+    mask = torch.zeros((len(samples), longest), dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        if sample.token_ids is not None:
+            ids[row, : len(sample.token_ids)] = sample.token_ids
+            mask[row, : len(sample.token_ids)] = True
+    targets = [s.target for s in samples]
+    known = [target for target in targets if target is not None]
+    return Batch(
+        study_keys=tuple(s.study_key for s in samples),
+        image=torch.stack([getattr(i, "as_tensor", lambda i=i: i)() for i in images]).contiguous(),
+        channel_present=torch.tensor([s.channel_present for s in samples], dtype=torch.bool),
+        token_ids=ids,
+        token_mask=mask,
+        present=torch.tensor([[s.image is not None, s.token_ids is not None] for s in samples], dtype=torch.bool),
+        target=torch.tensor(known, dtype=torch.int64) if len(known) == len(targets) else None,
+    )
+
+
+def to_device(batch: Batch, device: torch.device | str) -> Batch:
+    """Return the batch on a device."""
+    return Batch(
+        study_keys=batch.study_keys,
+        image=batch.image.to(device, non_blocking=True),
+        channel_present=batch.channel_present.to(device, non_blocking=True),
+        token_ids=batch.token_ids.to(device, non_blocking=True),
+        token_mask=batch.token_mask.to(device, non_blocking=True),
+        present=batch.present.to(device, non_blocking=True),
+        target=None if batch.target is None else batch.target.to(device, non_blocking=True),
+    )
