@@ -1,0 +1,216 @@
+"""Split a cohort into folds by patient, and carve a tuning part out of each training fold.
+
+    patients, targets -> test folds -> train and tune within the rest -> checked SplitPlan
+
+All studies of a patient lie on one side. Test folds are stratified by class with scikit-learn's
+StratifiedGroupKFold; the tuning part (early stopping, temperature, threshold) takes a share of the
+patients of each class. A cohort too small for what was asked is refused, never split unevenly: a part
+without one of the classes would make its threshold, temperature or AUROC meaningless.
+
+The split depends on the order of the studies and the seed, not on how patients are named, so that two
+sites' secrets give the same folds for the same folder.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import StratifiedGroupKFold
+
+from medmllm.errors import SplitError
+from medmllm.provenance import text_digest
+
+IntArray = npt.NDArray[np.int64]
+
+ATTEMPTS = 20
+"""Shuffles tried, all derived from the seed, until every part holds every class."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoldSplit:
+    """One fold: three sets of studies, no patient in two of them."""
+
+    fold: int
+    train: IntArray = field(repr=False)  # (studies in train,) indices into the cohort, ascending
+    tune: IntArray = field(repr=False)  # for early stopping, temperature and threshold
+    test: IntArray = field(repr=False)  # predicted by this fold's model alone
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SplitPlan:
+    """All folds; each study is in exactly one test part."""
+
+    folds: tuple[FoldSplit, ...]
+    digest: str  # sha256 over fold, part and study key of every membership
+
+    @property
+    def test_fold(self) -> IntArray:
+        """The fold in which each study is tested; shape (studies,)."""
+        owner = np.empty(sum(part.test.size for part in self.folds), dtype=np.int64)
+        for part in self.folds:
+            owner[part.test] = part.fold
+        return owner
+
+
+def make_splits(
+    patients: Sequence[str],
+    targets: Sequence[int],
+    *,
+    study_keys: Sequence[str],
+    folds: int,
+    tuning_fraction: float,
+    seed: int,
+) -> SplitPlan:
+    """Return patient-grouped, stratified folds, each with a tuning part.
+
+    Args:
+        patients: Patient of each study.
+        targets: Class index of each study, from 0.
+        study_keys: Key of each study; they go into the digest.
+        folds: Number of test folds, at least 2.
+        tuning_fraction: Share of the training patients of each class kept for tuning; 0 to 1, exclusive.
+        seed: The same cohort, settings and seed give the same split.
+
+    Raises:
+        SplitError: The cohort has one class only, too few patients, or no shuffle gives every part every class.
+    """
+    group, target = _checked(patients, targets, study_keys)
+    _check_settings(folds, tuning_fraction)
+    _check_enough_patients(group, target, folds)
+    fault = ""
+    for attempt in range(ATTEMPTS):
+        parts = _split(group, target, folds, tuning_fraction, np.random.default_rng([seed, attempt]))
+        fault = _lacking(parts, target)
+        if not fault:
+            check_partition(parts, patients)
+            return SplitPlan(folds=parts, digest=_digest(parts, study_keys))
+    raise SplitError(
+        f"{fault} in each of {ATTEMPTS} shuffles of {group.max() + 1} patients: set training.folds lower than "
+        f"{folds}, training.tuning_fraction nearer to 0.5 than {tuning_fraction:g}, or add patients of that class."
+    )
+
+
+def check_partition(parts: Sequence[FoldSplit], patients: Sequence[str]) -> None:
+    """Refuse folds that share a patient between parts, or do not test each study exactly once.
+
+    Args:
+        parts: The folds.
+        patients: Patient of each study.
+
+    Raises:
+        SplitError: Says the fold, the two parts and how many patients are on both sides.
+    """
+    owner = np.asarray(patients)
+    everyone = np.arange(owner.size)
+    for part in parts:
+        sides = {"train": part.train, "tune": part.tune, "test": part.test}
+        for one, other in (("train", "test"), ("tune", "test"), ("train", "tune")):
+            shared = np.intersect1d(owner[sides[one]], owner[sides[other]])
+            if shared.size:
+                raise SplitError(
+                    f"fold {part.fold}: {shared.size} patients are in both {one} and {other}. Results on such a "
+                    "split would be too good; do not use it, and report this."
+                )
+        if not np.array_equal(np.sort(np.concatenate(list(sides.values()))), everyone):
+            raise SplitError(f"fold {part.fold}: train, tune and test are not the whole cohort, each study once")
+    tested = np.sort(np.concatenate([part.test for part in parts])) if parts else np.array([], dtype=np.int64)
+    if not np.array_equal(tested, everyone):
+        raise SplitError(f"the test parts hold {tested.size} studies, not each of the {owner.size} studies once")
+
+
+# --- checks of what came in ----------------------------------------------------------------
+
+
+def _checked(patients: Sequence[str], targets: Sequence[int], study_keys: Sequence[str]) -> tuple[IntArray, IntArray]:
+    """Return (patient number by first appearance, target) of each study."""
+    if not len(patients) == len(targets) == len(study_keys):
+        raise SplitError(
+            f"{len(patients)} patients, {len(targets)} targets and {len(study_keys)} study keys: one each per study"
+        )
+    if len(set(study_keys)) != len(study_keys):
+        raise SplitError(f"{len(study_keys) - len(set(study_keys))} study keys are given twice")
+    numbers: dict[str, int] = {}
+    group = np.array([numbers.setdefault(patient, len(numbers)) for patient in patients], dtype=np.int64)
+    target = np.asarray(targets, dtype=np.int64)
+    if target.size and target.min() < 0:
+        raise SplitError("a target is negative: leave studies without a target out before splitting")
+    return group, target
+
+
+def _check_settings(folds: int, tuning_fraction: float) -> None:
+    if folds < 2:
+        raise SplitError(f"training.folds is {folds}, at least 2 are needed to test on unseen patients")
+    if not 0 < tuning_fraction < 1:
+        raise SplitError(f"training.tuning_fraction is {tuning_fraction:g}, it lies between 0 and 1")
+
+
+def _check_enough_patients(group: IntArray, target: IntArray, folds: int) -> None:
+    patients = np.unique(group).size
+    if patients < folds:
+        raise SplitError(
+            f"{patients} patients cannot fill {folds} folds: set training.folds to at most {patients}, or add patients."
+        )
+    classes = np.unique(target)
+    if classes.size < 2:
+        raise SplitError(
+            f"all {target.size} studies are of class {classes[0]}: choose another --target, or add studies of the "
+            "other class."
+        )
+    for label in classes:
+        with_class = np.unique(group[target == label]).size
+        if with_class < folds:
+            raise SplitError(
+                f"class {label} has {with_class} patients, fewer than the {folds} folds: set training.folds to at "
+                f"most {with_class} (2 or more), choose another --target, or add patients of that class."
+            )
+
+
+# --- splitting -----------------------------------------------------------------------------
+
+
+def _split(
+    group: IntArray, target: IntArray, folds: int, tuning_fraction: float, generator: np.random.Generator
+) -> tuple[FoldSplit, ...]:
+    shuffle_seed = int(generator.integers(2**31))
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=shuffle_seed)
+    parts = []
+    for fold, (rest, test) in enumerate(splitter.split(group[:, None], target, group)):
+        chosen = _tuning_patients(group[rest], target[rest], tuning_fraction, generator)
+        tuning = np.isin(group[rest], chosen)
+        parts.append(FoldSplit(fold=fold, train=rest[~tuning], tune=rest[tuning], test=test))
+    return tuple(parts)
+
+
+def _tuning_patients(group: IntArray, target: IntArray, fraction: float, generator: np.random.Generator) -> IntArray:
+    """Return a share of the patients of each class; a patient of several classes counts for the rarest."""
+    labels, counts = np.unique(target, return_counts=True)
+    left = np.unique(group)
+    chosen = []
+    for label in labels[np.argsort(counts, kind="stable")]:
+        stratum = np.intersect1d(left, group[target == label])
+        left = np.setdiff1d(left, stratum)
+        wanted = min(max(round(fraction * stratum.size), 1), stratum.size - 1)
+        if wanted > 0:
+            chosen.append(generator.permutation(stratum)[:wanted])
+    return np.concatenate(chosen) if chosen else np.array([], dtype=np.int64)
+
+
+def _lacking(parts: Sequence[FoldSplit], target: IntArray) -> str:
+    """Return which part lacks which class, in words; empty when none does."""
+    for part in parts:
+        for name, members in (("test", part.test), ("tuning", part.tune), ("training", part.train)):
+            absent = np.setdiff1d(target, target[members])
+            if absent.size:
+                return f"the {name} part of fold {part.fold} lacks class {absent[0]}"
+    return ""
+
+
+def _digest(parts: Sequence[FoldSplit], study_keys: Sequence[str]) -> str:
+    memberships = sorted(
+        f"{part.fold} {name} {study_keys[index]}"
+        for part in parts
+        for name, members in (("train", part.train), ("tune", part.tune), ("test", part.test))
+        for index in members
+    )
+    return text_digest(memberships)
