@@ -1,0 +1,9 @@
+"""What lies in a folder, turned into studies known by pseudonymous keys.
+
+    folder -> walk -> recognise each file -> group into studies -> join the label table -> StudyIndex
+    StudyIndex -> read_volume -> Volume        read_study_note -> Note        read_recording -> Recording
+
+`study_folder` is the way in. `walk` and `recognise` look at files, `dicom_header`, `dicom_stack`, `dicom_pixels` and
+`dicom` read one DICOM series, `nifti`, `notes`, `audio` and `tables` one file each, `keys` makes the pseudonyms.
+Original identifiers (patient numbers, UIDs, file names) stay in this room: what leaves it holds keys.
+"""
