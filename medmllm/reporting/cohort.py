@@ -1,0 +1,146 @@
+"""Write RUN/report.html: how the arms of a cross-validated training run did, out of fold.
+
+    EvaluationDocument + out-of-fold probabilities + ModelCard -> one HTML file
+
+Every number of a table is evaluation.json's. Sentences at the top are the document's remarks and what
+its intervals do and do not show; a difference whose interval includes zero is never called one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medmllm.config import TrainConfig
+from medmllm.documents import EvaluationDocument, MetricDocument, ModelCard
+from medmllm.reporting.curves import OutOfFold, ReliabilityBin, reliability_bins, roc_points
+from medmllm.reporting.page import write_page
+
+METRICS = {
+    "auroc": ("AUROC", "chance that a positive study is ranked above a negative one; 0.5 is guessing, 1 is perfect"),
+    "auprc": ("AUPRC", "mean precision over all thresholds; guessing gives the share of positives"),
+    "brier": ("Brier score", "mean squared error of the probabilities; 0 is perfect, smaller is better"),
+    "ece": ("Calibration error (ECE)", "mean gap between probability and observed frequency; smaller is better"),
+    "calibration_slope": ("Calibration slope", "1 is ideal; below 1 probabilities are too extreme"),
+    "calibration_intercept": ("Calibration intercept", "0 is ideal; below 0 probabilities are too high"),
+    "sensitivity": ("Sensitivity", "share of positives found at the operating point"),
+    "specificity": ("Specificity", "share of negatives cleared at the operating point"),
+    "accuracy": ("Accuracy", "share of studies put into the right class"),
+    "balanced_accuracy": ("Balanced accuracy", "mean share found of each class"),
+    "log_loss": ("Log loss", "mean surprise in nats; smaller is better"),
+}
+
+SQUARE = 250  # side of a chart's unit square, SVG units
+LEFT, TOP = 46, 10
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCurves:
+    """One arm's curves as drawn."""
+
+    arm: str
+    roc: str  # SVG path; empty when not defined
+    bins: tuple[ReliabilityBin, ...]
+    studies: int
+
+
+@dataclass(frozen=True, slots=True)
+class MetricLine:
+    """One metric across the arms."""
+
+    name: str
+    meaning: str
+    cells: tuple[MetricDocument | None, ...]  # one per arm
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPage:
+    """What the template training.html.j2 reads."""
+
+    evaluation: EvaluationDocument
+    card: ModelCard
+    settings: TrainConfig | None
+    lines: tuple[MetricLine, ...]
+    subgroups: tuple[tuple[str, MetricDocument], ...]  # arm, metric of one group
+    differences: tuple[tuple[str, MetricDocument], ...]  # in words, the difference
+    findings: tuple[str, ...]
+    curves: tuple[ArmCurves, ...]
+    largest_bin: int
+
+
+def write_training_report(
+    path: Path,
+    *,
+    evaluation: EvaluationDocument,
+    out_of_fold: Mapping[str, OutOfFold],
+    card: ModelCard,
+    settings: TrainConfig | None = None,
+) -> None:
+    """Write the report of one training run as one HTML file that loads nothing.
+
+    Args:
+        path: RUN/report.html; its folder exists.
+        evaluation: Every number in a table comes from here.
+        out_of_fold: Arm -> probabilities (studies, classes) and true classes (studies,), for the curves.
+        card: The packaged model.
+        settings: The resolved settings, for the summary.
+    """
+    curves = tuple(
+        ArmCurves(arm, _path(roc_points(result)), reliability_bins(result), len(result.targets))
+        for arm, result in out_of_fold.items()
+    )
+    page = TrainingPage(
+        evaluation=evaluation,
+        card=card,
+        settings=settings,
+        lines=metric_lines(evaluation),
+        subgroups=tuple(
+            (arm.arm, metric) for arm in evaluation.arms for metric in arm.metrics if metric.group != "all"
+        ),
+        differences=tuple((_describe(metric), metric) for metric in evaluation.differences),
+        findings=tuple(_finding(metric, evaluation.confidence) for metric in evaluation.differences),
+        curves=curves,
+        largest_bin=max((b.n for curve in curves for b in curve.bins), default=1),
+    )
+    write_page(path, "training.html.j2", synthetic=evaluation.synthetic or card.synthetic, page=page)
+
+
+def metric_lines(evaluation: EvaluationDocument) -> tuple[MetricLine, ...]:
+    """Return the metrics over all studies, one line each, in the order of their first arm."""
+    tables = [{m.name: m for m in arm.metrics if m.group == "all"} for arm in evaluation.arms]
+    names = list(dict.fromkeys(name for table in tables for name in table))
+    lines = []
+    for name in names:
+        label, meaning = METRICS.get(name, (name.replace("_", " "), ""))
+        lines.append(MetricLine(label, meaning, tuple(table.get(name) for table in tables)))
+    return tuple(lines)
+
+
+def _label(name: str) -> str:
+    return METRICS.get(name, (name.replace("_", " "), ""))[0]
+
+
+def _describe(metric: MetricDocument) -> str:
+    return f"{_label(metric.name)}: fused minus {metric.group}"
+
+
+def _finding(metric: MetricDocument, confidence: float) -> str:
+    """Return what one paired difference shows, in words."""
+    label, arm = _label(metric.name), metric.group
+    if metric.estimate is None or metric.low is None or metric.high is None:
+        return f"Whether fusing changed {label} against the {arm} arm cannot be told from these studies."
+    numbers = f"{metric.estimate:+.3f}, {confidence:.0%} interval {metric.low:+.3f} to {metric.high:+.3f}"
+    numbers = numbers.replace("-", "−").replace("%", " %")
+    if metric.low <= 0 <= metric.high:
+        return f"No difference in {label} shown between the fused and the {arm} arm ({numbers}): it includes zero."
+    side = "higher" if metric.estimate > 0 else "lower"
+    return f"The fused arm has a {side} {label} than the {arm} arm on the same patients ({numbers})."
+
+
+def _path(points: tuple[tuple[float, float], ...]) -> str:
+    """Return points of the unit square as an SVG path; y grows upwards.
+
+    >>> _path(((0.0, 0.0), (1.0, 1.0)))
+    'M46.0 260.0L296.0 10.0'
+    """
+    placed = (f"{LEFT + SQUARE * x:.1f} {TOP + SQUARE * (1 - y):.1f}" for x, y in points)
+    return "M" + "L".join(placed) if points else ""
