@@ -42,11 +42,11 @@ test: lint
 
 # mypy knows nothing of setup.cfg's package_dir: show it the package the way a wheel lays it out.
 lint: $(VENV)/test-installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 	rm -rf build/typed && mkdir -p build/typed/medmllm
 	ln -s $(abspath $(wildcard medmllm/*.py medmllm/*/ medmllm/py.typed) pipelines data_schemas) build/typed/medmllm/
-	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p medmllm
+	cd build/typed && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p medmllm
 
 schemas: $(VENV)/installed
 	$(BIN)/medmllm schemas --out data_schemas
@@ -64,9 +64,9 @@ $(BIN)/python:
 # torch goes first and alone, so that its source can be chosen and nothing else comes from there.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install $(TORCH_ARGS) -c constraints.txt $(TORCH)
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install --quiet -c constraints.txt -e .
 	touch $@
 
 $(VENV)/test-installed: $(VENV)/installed
-	$(PIP) install -c constraints.txt -e '.[test]'
+	$(PIP) install --quiet -c constraints.txt -e '.[test]'
 	touch $@
