@@ -13,6 +13,7 @@
     ├── GeometryError             voxels cannot be placed in the patient
     ├── ContractError             a study does not match what the model was trained on
     ├── PackageError              a model folder is incomplete, changed or from another version
+    ├── EvaluationError           predictions and targets do not fit together, or are not finite
     └── AttributionError          an explanation could not be computed to its stated accuracy
 
 Each carries a `code` (snake_case, stable: it is what a ledger row holds and what a data manager
@@ -116,6 +117,12 @@ class PackageError(MedmllmError):
     """A model folder is incomplete, was changed, or is from another version."""
 
     default_code = "bad_model_package"
+
+
+class EvaluationError(MedmllmError):
+    """Predictions and targets do not fit together, or are not finite."""
+
+    default_code = "cannot_evaluate"
 
 
 class AttributionError(MedmllmError):

@@ -278,6 +278,8 @@ class CohortEvaluation:
     class_counts: tuple[int, ...]
     arms: tuple[ArmEvaluation, ...]
     differences: tuple[Metric, ...]  # auroc of the fused arm minus that of `group`
+    class_patients: tuple[int, ...] = ()  # patients with a study of each class
+    resamples_lacking_a_class: int = 0  # bootstrap resamples left out
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,129 @@
+"""Say in plain words what the numbers of a cohort do not support.
+
+    CohortEvaluation -> sentences for the report: too few patients, no gain from fusion, a leak, poor calibration
+
+Only sentences that a number triggers; none of them says that a model is good. Bounds: 100 events and 100
+non-events (Collins et al., Stat Med 2016; Van Calster et al., J Clin Epidemiol 2016).
+"""
+
+from collections.abc import Iterator
+
+from medmllm.records import CohortEvaluation, Metric
+
+FEWEST_PATIENTS = 10
+"""Per class: below this nothing can be concluded."""
+
+PATIENTS_FOR_CALIBRATION = 100
+"""Per class: below this slope and intercept are rough."""
+
+NEAR_PERFECT_AUROC = 0.98
+LARGE_GAIN = 0.2
+"""Leak-free notes are worth about +.05 to +.07 AUROC over images; this much is a leak until shown otherwise."""
+
+NOTICEABLE_SKIPS = 0.01
+"""Share of the resamples left out that is worth a sentence."""
+
+
+def remarks(evaluation: CohortEvaluation, *, confidence: float, samples: int) -> tuple[str, ...]:
+    """Return the sentences that the numbers call for, most serious first.
+
+    Args:
+        evaluation: The cohort's result.
+        confidence: Level of its intervals.
+        samples: Number of its bootstrap resamples.
+    """
+    level = f"{confidence:.0%} interval" if round(confidence * 100, 6).is_integer() else f"{confidence:.1%} interval"
+    return (
+        *_on_size(evaluation),
+        *_on_leaks(evaluation),
+        *_on_chance(evaluation, level),
+        *_on_fusion(evaluation, level),
+        *_on_calibration(evaluation, level),
+        *_on_resamples(evaluation, samples),
+    )
+
+
+def _on_size(evaluation: CohortEvaluation) -> Iterator[str]:
+    for name, patients in zip(evaluation.classes, evaluation.class_patients, strict=False):
+        if patients < FEWEST_PATIENTS:
+            yield (
+                f"Class {name} has {patients} patients, fewer than {FEWEST_PATIENTS}: "
+                "no conclusion can be drawn from these numbers."
+            )
+    fewest = min(evaluation.class_patients, default=PATIENTS_FOR_CALIBRATION)
+    if fewest < PATIENTS_FOR_CALIBRATION:
+        yield (
+            f"The smallest class has {fewest} patients; below {PATIENTS_FOR_CALIBRATION} per class "
+            "calibration slope and intercept are rough."
+        )
+
+
+def _on_leaks(evaluation: CohortEvaluation) -> Iterator[str]:
+    for arm, auroc in _each(evaluation, "auroc"):
+        if auroc.estimate is not None and auroc.estimate >= NEAR_PERFECT_AUROC:
+            yield (
+                f"AUROC of the {arm} arm is {auroc.estimate:.3f}, near 1: look for a leak, such as findings or a "
+                "diagnosis in the note, burned-in text, or a scanner or site that gives the class away."
+            )
+    for gain in evaluation.differences:
+        if gain.estimate is not None and gain.estimate >= LARGE_GAIN:
+            yield (
+                f"Fused gains {gain.estimate:.2f} AUROC over {gain.group}-only: so large a gain is a leak "
+                "until shown otherwise."
+            )
+
+
+def _on_chance(evaluation: CohortEvaluation, level: str) -> Iterator[str]:
+    for arm, auroc in _each(evaluation, "auroc"):
+        if auroc.low is not None and auroc.high is not None and auroc.low <= 0.5:
+            fault = "is worse than" if auroc.high < 0.5 else "is not shown to beat"
+            yield f"The {arm} arm {fault} chance: the {level} of its AUROC is {auroc.low:.2f} to {auroc.high:.2f}."
+
+
+def _on_fusion(evaluation: CohortEvaluation, level: str) -> Iterator[str]:
+    for gain in evaluation.differences:
+        other = f"{gain.group}-only"
+        if gain.low is None or gain.high is None:
+            yield f"Whether fused beats {other} cannot be told: the AUROC difference has no interval."
+        elif gain.high < 0:
+            yield (
+                f"Fused is worse than {other}: the {level} of the AUROC difference lies below 0 "
+                f"({gain.low:+.3f} to {gain.high:+.3f})."
+            )
+        elif gain.low <= 0:
+            yield (
+                f"Fused does not beat {other}: the {level} of the AUROC difference contains 0 "
+                f"({gain.low:+.3f} to {gain.high:+.3f})."
+            )
+
+
+def _on_calibration(evaluation: CohortEvaluation, level: str) -> Iterator[str]:
+    for arm, slope in _each(evaluation, "calibration_slope"):
+        if slope.low is None or slope.high is None:
+            yield f"The calibration slope of the {arm} arm cannot be estimated with an interval."
+        elif not slope.low <= 1 <= slope.high:
+            fault = "too extreme" if slope.high < 1 else "too timid"
+            yield (
+                f"Probabilities of the {arm} arm are {fault}: the {level} of the calibration slope is "
+                f"{slope.low:.2f} to {slope.high:.2f}, 1 is right."
+            )
+    for arm, intercept in _each(evaluation, "calibration_intercept"):
+        if intercept.low is not None and intercept.high is not None and not intercept.low <= 0 <= intercept.high:
+            fault = "too high" if intercept.high < 0 else "too low"
+            yield (
+                f"Probabilities of the {arm} arm are {fault} on average: the {level} of the calibration intercept is "
+                f"{intercept.low:+.2f} to {intercept.high:+.2f}, 0 is right."
+            )
+
+
+def _on_resamples(evaluation: CohortEvaluation, samples: int) -> Iterator[str]:
+    lacking = evaluation.resamples_lacking_a_class
+    if lacking > NOTICEABLE_SKIPS * samples:
+        yield f"{lacking} of {samples} bootstrap resamples lacked a class and were left out: the intervals are rough."
+
+
+def _each(evaluation: CohortEvaluation, name: str) -> Iterator[tuple[str, Metric]]:
+    for arm in evaluation.arms:
+        for metric in arm.metrics:
+            if metric.name == name:
+                yield arm.arm, metric
