@@ -20,10 +20,10 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from medmllm.errors import ConfigError, GeometryError
+from medmllm.geometry import LPS_TO_RAS, slice_normal
 from medmllm.records import FloatArray, Volume
 
 _VARYING = ("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient", "SliceLocation", "PixelData")
-_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def write_ct_series(
     """Write a volume slice by slice.
 
     Args:
-        volume: HU on an orthogonal grid; slice k is voxels[:, :, k], x runs along the columns of the picture.
+        volume: HU; slice k is voxels[:, :, k] and x counts its columns. The stack may be oblique or sheared.
         folder: Made if absent.
         identity: Goes into every header.
         acquisition: Goes into every header.
@@ -71,14 +71,15 @@ def write_ct_series(
         leave_out: Slices that are not written, as if lost on the way.
 
     Raises:
-        GeometryError: The volume's axes are not at right angles or are left-handed.
+        GeometryError: Row and column are not at right angles, or the axes are left-handed.
         ConfigError: A voxel does not fit 16 bits under this slope and intercept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lps = _LPS_FROM_RAS @ volume.affine
+    lps = LPS_TO_RAS @ volume.affine  # its own inverse
     stored = _stored_values(volume.voxels, acquisition)
     names = names or [f"{slice_ + 1:04d}.dcm" for slice_ in range(stored.shape[2])]
     numbers = acquisition.instance_numbers or range(1, stored.shape[2] + 1)
+    normal = _normal(volume, lps)
     dataset = _shared_header(volume, lps, identity, acquisition)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
@@ -90,7 +91,7 @@ def write_ct_series(
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         dataset.InstanceNumber = number
         dataset.ImagePositionPatient = _decimals(position)
-        dataset.SliceLocation = _decimals([position @ lps[:3, 2] / volume.spacing_mm[2]])[0]
+        dataset.SliceLocation = _decimals([position @ normal])[0]
         pixels = np.ascontiguousarray(stored[:, :, slice_].T)  # rows, then columns
         dataset.add_new("PixelData", "OW", pixels.tobytes())
         fixed = fixed or _between_varying(dataset)
@@ -126,6 +127,20 @@ def _between_varying(dataset: Dataset) -> list[bytes]:
 
 def _whole(dataset: Dataset, fixed: list[bytes]) -> bytes:
     return b"".join(part for pair in zip(fixed, [*_varying(dataset), b""], strict=True) for part in pair)
+
+
+def _orientation(volume: Volume, lps: FloatArray) -> FloatArray:
+    """Return Image Orientation (Patient): unit vectors along a row and along a column; shape (6,), LPS."""
+    return np.concatenate([lps[:3, axis] / volume.spacing_mm[axis] for axis in (0, 1)])
+
+
+def _normal(volume: Volume, lps: FloatArray) -> FloatArray:
+    normal = slice_normal(_orientation(volume, lps))
+    if lps[:3, 2] @ normal <= 0:
+        raise GeometryError(
+            "the slices run against row x column: no stack of CT slices has left-handed axes (LPS). Flip one axis."
+        )
+    return normal
 
 
 def _stored_values(voxels: FloatArray, acquisition: Acquisition) -> npt.NDArray[np.int16]:
@@ -184,12 +199,9 @@ def _add_identity(dataset: Dataset, identity: SeriesIdentity) -> None:
 def _add_plane(dataset: Dataset, volume: Volume, lps: FloatArray, acquisition: Acquisition) -> None:
     columns, rows, _ = volume.voxels.shape
     across_columns, across_rows, across_slices = volume.spacing_mm
-    directions = lps[:3, :3] / np.array(volume.spacing_mm)
-    if not np.allclose(directions.T @ directions, np.eye(3), atol=1e-6) or np.linalg.det(directions) < 0:
-        raise GeometryError("a CT series needs right-handed axes at right angles (LPS): reorient the volume")
     dataset.Rows, dataset.Columns = rows, columns
     dataset.PixelSpacing = _decimals([across_rows, across_columns])  # between rows, then between columns
-    dataset.ImageOrientationPatient = _decimals([*directions[:, 0], *directions[:, 1]])
+    dataset.ImageOrientationPatient = _decimals(_orientation(volume, lps))
     dataset.SliceThickness = _decimals([acquisition.thickness_mm or across_slices])[0]
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"

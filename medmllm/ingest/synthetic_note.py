@@ -8,16 +8,16 @@ drawn without regard to it. There are no FINDINGS: a report of what was seen wou
 
 import numpy as np
 
-# Word for word of equal length, so that no length tells them apart; "asbestos" stands in one list alone.
+# Pairs with equally many words, so that no length tells them apart; "asbestos" stands in one list alone.
 EXPOSED = (
     "Worked twenty years as a welder with asbestos exposure.",
-    "Occupational exposure reported: asbestos lagging on ships, retired.",
+    "Occupational exposure reported: asbestos lagging on ships, now retired.",
     "Asbestos exposure at work for many years as builder.",
 )
 NOT_EXPOSED = (
     "Worked twenty years as a teacher without dust exposure.",
     "No occupational exposure reported: office work only, retired teacher.",
-    "No dust exposure at work for many years as clerk.",
+    "No exposure at work for many years as bookkeeper.",
 )
 
 _SYMPTOMS = (
