@@ -1,0 +1,193 @@
+"""data_schemas/: the committed schemas are the generated ones, and say the same as pydantic about every example."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+from medmllm.cli import app
+from medmllm.config import CONFIGS
+from medmllm.csv_tables import ROWS
+from medmllm.documents import FILES
+from medmllm.errors import MedmllmError
+from medmllm.pipelines import schemas
+
+FOLDER = Path(__file__).resolve().parents[1] / "data_schemas"
+
+# Where the fault of each invalid example lies. A large document's example shows the faulty part alone.
+FAULTS: dict[str, tuple[str | int, ...]] = {
+    "model": ("training_patients", 0),  # a hospital number where a digest belongs
+    "evaluation": ("accuracy",),  # unknown key
+    "prediction": ("probability",),  # 1.2
+    "explanation": ("words", 0, "word"),  # text of the note
+    "summary": ("refused",),  # -1
+    "studies_row": ("patient_key",),  # a name where a key belongs
+    "series_row": ("spacing_z_mm",),  # 0 mm
+    "problems_row": ("where_key",),  # a path where a key belongs
+    "linkage_row": ("kind",),
+    "predictions_row": ("patient_key",),  # a hospital number
+    "ledger_row": ("stage",),
+    "out_of_fold_row": ("study_key",),  # a UID where a key belongs
+    "train_config": ("image", "spacing"),  # it is called spacing_mm
+    "score_config": ("workers",),  # 0
+    "demo_config": ("train", "training", "folds"),  # 1
+}
+
+
+def load(name: str) -> Any:
+    return json.loads((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def validator(name: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(load(f"{name}.schema.json"))
+
+
+def pydantic_faults(name: str, example: Any) -> set[tuple[str | int, ...]]:
+    """Return where pydantic finds fault, read as the files are: from JSON text."""
+    try:
+        schemas.DOCUMENTS[name].model_validate_json(json.dumps(example))
+    except ValidationError as error:
+        return {tuple(fault["loc"]) for fault in error.errors()}
+    return set()
+
+
+def schema_faults(name: str, example: Any) -> set[tuple[str | int, ...]]:
+    """Return where the JSON Schema finds fault; an unknown key counts as the place of that key."""
+    found = set()
+    for error in validator(name).iter_errors(example):
+        place = tuple(error.absolute_path)
+        if error.validator == "additionalProperties":
+            found |= {(*place, key) for key in set(error.instance) - set(error.schema["properties"])}
+        else:
+            found.add(place)
+    return found
+
+
+def laid_over(under: Any, over: Any, fault: tuple[str | int, ...]) -> Any:
+    """Return `under` with only the value at `fault` taken from `over`."""
+    result = copy.deepcopy(under)
+    target, source = result, over
+    for step in fault[:-1]:
+        target, source = target[step], source[step]
+    target[fault[-1]] = source[fault[-1]]
+    return result
+
+
+def test_every_document_row_and_settings_file_has_a_schema_and_two_examples_and_nothing_else_lies_there() -> None:
+    names = {*FILES, *ROWS, "train_config", "score_config", "demo_config"}
+    assert len(names) == len(FILES) + len(ROWS) + len(CONFIGS)
+    assert set(FAULTS) == names
+    assert {file.name for file in FOLDER.glob("*.json")} == {f"{name}.schema.json" for name in names}
+    assert {file.name for file in (FOLDER / "examples").iterdir()} == {
+        f"{name}.{kind}.json" for name in names for kind in ("valid", "invalid")
+    }
+
+
+def test_the_committed_schemas_are_what_the_documents_say_now() -> None:
+    assert schemas.run(FOLDER, check=True) == [], "run `medmllm schemas` and commit data_schemas/"
+
+
+@pytest.mark.parametrize("name", sorted(FAULTS))
+def test_a_schema_is_sound_says_what_it_is_and_starts_the_same_way(name: str) -> None:
+    schema = load(f"{name}.schema.json")
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert list(schema)[:7] == [
+        "$schema",
+        "$id",
+        "title",
+        "description",
+        "type",
+        "properties",
+        "required",
+    ]
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["$id"] == f"urn:medmllm:schema:{name}"
+    assert schema["description"]
+    assert list(schema["properties"]) == list(schemas.DOCUMENTS[name].model_fields)
+    assert (FOLDER / f"{name}.schema.json").read_bytes().endswith(b"}\n")
+
+
+@pytest.mark.parametrize("name", sorted(FAULTS))
+def test_unknown_keys_are_refused_by_every_object_of_a_schema(name: str) -> None:
+    schema = load(f"{name}.schema.json")
+    for part in (schema, *schema.get("$defs", {}).values()):
+        assert part.get("additionalProperties") is False, part["title"]
+
+
+@pytest.mark.parametrize("name", sorted(FAULTS))
+def test_a_valid_example_passes_both_pydantic_and_the_schema(name: str) -> None:
+    example = load(f"examples/{name}.valid.json")
+    assert pydantic_faults(name, example) == set()
+    assert schema_faults(name, example) == set()
+
+
+@pytest.mark.parametrize("name", sorted(FAULTS))
+def test_an_invalid_example_fails_both_at_its_fault(name: str) -> None:
+    example = load(f"examples/{name}.invalid.json")
+    assert FAULTS[name] in pydantic_faults(name, example)
+    places = schema_faults(name, example)
+    assert places & {FAULTS[name], FAULTS[name][:-1]}
+
+
+@pytest.mark.parametrize("name", sorted(FAULTS))
+def test_the_fault_alone_makes_a_valid_example_invalid(name: str) -> None:
+    valid, invalid = load(f"examples/{name}.valid.json"), load(f"examples/{name}.invalid.json")
+    faulty = laid_over(valid, invalid, FAULTS[name])
+    assert pydantic_faults(name, faulty) == {FAULTS[name]}
+    assert schema_faults(name, faulty) == {FAULTS[name]}
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_an_invalid_row_differs_from_the_valid_one_in_its_fault_alone(name: str) -> None:
+    valid, invalid = load(f"examples/{name}.valid.json"), load(f"examples/{name}.invalid.json")
+    assert {key for key in valid | invalid if valid.get(key) != invalid.get(key)} == set(FAULTS[name])
+
+
+def test_schemas_are_written_the_same_twice(tmp_path: Path) -> None:
+    written = schemas.run(tmp_path / "new", check=False)
+    first = {name: (tmp_path / "new" / name).read_bytes() for name in written}
+    assert schemas.run(tmp_path / "new", check=False) == written
+    assert {name: (tmp_path / "new" / name).read_bytes() for name in written} == first
+    assert schemas.run(tmp_path / "new", check=True) == []
+
+
+def test_checking_names_what_changed_what_is_gone_and_what_nothing_stands_behind(tmp_path: Path) -> None:
+    schemas.run(tmp_path, check=False)
+    (tmp_path / "model.schema.json").write_text("{}")
+    (tmp_path / "summary.schema.json").unlink()
+    (tmp_path / "vanished.schema.json").write_text("{}")
+    (tmp_path / "examples/score_config.valid.json").write_text("{}")
+    assert schemas.run(tmp_path, check=True) == [
+        "model.schema.json",
+        "summary.schema.json",
+        "examples/score_config.valid.json",
+        "vanished.schema.json",
+    ]
+    assert (tmp_path / "model.schema.json").read_text() == "{}", "checking changes nothing"
+
+
+def test_checking_a_folder_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    assert len(schemas.run(tmp_path / "absent", check=True)) == len(FAULTS) + 3  # and the three settings examples
+    assert not (tmp_path / "absent").exists()
+
+
+def test_schemas_that_cannot_be_written_are_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file, not a folder")
+    with pytest.raises(MedmllmError, match="cannot write the schemas to --out") as caught:
+        schemas.run(tmp_path / "taken", check=False)
+    assert caught.value.code == "cannot_write"
+
+
+def test_the_command_fails_when_a_schema_differs_and_is_content_when_none_does(tmp_path: Path) -> None:
+    runner = CliRunner()
+    out = ["--out", str(tmp_path)]
+    assert runner.invoke(app, ["schemas", *out]).exit_code == 0
+    assert runner.invoke(app, ["schemas", *out, "--check"]).exit_code == 0
+    (tmp_path / "model.schema.json").write_text("{}")
+    stale = runner.invoke(app, ["schemas", *out, "--check"])
+    assert (stale.exit_code, stale.stdout) == (1, "1 schemas differ\n  model.schema.json\n")
