@@ -1,0 +1,179 @@
+"""Place stacked slices in the patient.
+
+    orientation, positions, pixel spacing (DICOM, LPS, row and column) -> order, gap, step -> affine (RAS+, mm)
+
+The affine is built from where the slices are, so a tilted gantry's sheared stack keeps its true shape. A stack whose
+steps are not all alike has no affine and is refused. Geometry: DICOM PS3.3 C.7.6.2.1.1.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from medmllm.errors import GeometryError
+from medmllm.records import FloatArray
+
+ORTHOGONAL = 1e-3  # |row . column| of direction cosines; files carry 4 to 8 digits
+SAME_DIRECTION = 1e-3  # largest difference of a cosine between slices of one stack: 0.06 degrees
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def slice_normal(orientation: FloatArray) -> FloatArray:
+    """Return the unit vector across a slice.
+
+    Args:
+        orientation: Image Orientation (Patient): cosines along a row, then along a column; shape (6,), LPS.
+
+    Returns:
+        row x column; shape (3,), LPS.
+
+    Raises:
+        GeometryError: The two directions are not of length 1 or not perpendicular.
+
+    >>> slice_normal(np.array([1.0, 0, 0, 0, 1, 0]))
+    array([0., 0., 1.])
+    """
+    row, column = orientation[:3], orientation[3:]
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if not np.allclose(lengths, 1.0, atol=ORTHOGONAL):
+        raise GeometryError(
+            f"the directions of Image Orientation have lengths {lengths[0]:.4f} and {lengths[1]:.4f} instead of 1",
+            code="bad_orientation",
+        )
+    if abs(row @ column) > ORTHOGONAL:
+        raise GeometryError(
+            f"row and column of Image Orientation are not perpendicular (cosine {row @ column:.4f})",
+            code="bad_orientation",
+        )
+    normal = np.cross(row, column)
+    return normal / np.linalg.norm(normal)
+
+
+def same_orientation(orientations: FloatArray) -> bool:
+    """Return whether all slices lie parallel and are turned alike; shape (slices, 6).
+
+    Exporters round the cosines differently from slice to slice: a jitter in the seventh digit is common.
+    """
+    return bool(np.ptp(orientations, axis=0).max() <= SAME_DIRECTION)
+
+
+def slice_order(positions: FloatArray, normal: FloatArray) -> npt.NDArray[np.intp]:
+    """Return the indices that sort slices along their normal; positions (slices, 3), normal (3,), both LPS."""
+    return np.argsort(positions @ normal, kind="stable")
+
+
+def slice_gap(positions: FloatArray, normal: FloatArray, *, tolerance: float = 0.01) -> float:
+    """Return the distance between neighbouring slices of a regular stack, in mm.
+
+    Measured along the slice normal: Slice Thickness (0018,0050) tells how thick a slice is, not how far the next one
+    lies. With `slice_step` it decides what a regular grid is.
+
+    Args:
+        positions: Image Position (Patient), one row per slice in any order; shape (slices, 3), mm, LPS.
+        normal: Unit vector across the slices; shape (3,), LPS.
+        tolerance: Largest deviation from the median gap, as a fraction of it.
+
+    Raises:
+        GeometryError: Fewer than two slices (`single_slice`), a doubled slice (`doubled_slice`), a
+            missing slice (`missing_slice`), or uneven gaps (`uneven_gap`).
+
+    >>> slice_gap(np.array([[0, 0, 5.0], [0, 0, 0], [0, 0, 2.5]]), np.array([0, 0, 1.0]))
+    2.5
+    """
+    if len(positions) < 2:
+        raise GeometryError(
+            "a single slice has no neighbour: the gap that makes it a volume is unknown, and Slice Thickness does not "
+            "tell it",
+            code="single_slice",
+        )
+    gaps = np.diff(np.sort(positions @ normal))
+    median = float(np.median(gaps))
+    doubled = np.flatnonzero(gaps <= 0.01 * max(median, 0.01))
+    if len(doubled):
+        raise GeometryError(
+            f"{len(doubled)} of {len(positions)} slices lie where another slice lies (first: slices {doubled[0]} "
+            f"and {doubled[0] + 1}): several time points, echoes or acquisitions share this series",
+            code="doubled_slice",
+        )
+    worst = int(np.argmax(abs(gaps - median)))
+    if abs(gaps[worst] - median) <= tolerance * median:
+        return median
+    multiples = gaps / gaps.min()
+    missing = np.round(multiples).astype(int) - 1
+    whole = bool(np.all(abs(multiples - np.round(multiples)) <= tolerance * np.round(multiples)))
+    many = f"{missing.sum()} slices are missing" if missing.sum() != 1 else "1 slice is missing"
+    raise GeometryError(
+        f"slices {worst} and {worst + 1} of {len(positions)} lie {gaps[worst]:.2f} mm apart, the median gap is "
+        f"{median:.2f} mm (tolerance {tolerance:.0%}). {many if whole else 'The gaps are uneven'}: export the series "
+        "again, whole.",
+        code="missing_slice" if whole else "uneven_gap",
+    )
+
+
+def slice_step(positions: FloatArray, normal: FloatArray, *, tolerance: float = 0.01) -> FloatArray:
+    """Return the step from each slice to the next, the same for all; shape (3,), mm, LPS.
+
+    The step points along the normal unless the stack is sheared, as with a tilted gantry.
+
+    Args:
+        positions: Image Position (Patient) in any order; shape (slices, 3), mm, LPS.
+        normal: Unit vector across the slices; shape (3,), LPS.
+        tolerance: Largest distance of a slice from its place on the regular grid, as a fraction of the gap.
+
+    Raises:
+        GeometryError: As `slice_gap`, or a slice is shifted sideways against the others (`shifted_slice`).
+
+    >>> slice_step(np.array([[0, 1.0, 4.0], [0, 0, 0], [0, 0.5, 2.0]]), np.array([0, 0, 1.0]))
+    array([0. , 0.5, 2. ])
+    """
+    gap = slice_gap(positions, normal, tolerance=tolerance)
+    ordered = positions[slice_order(positions, normal)]
+    step = (ordered[-1] - ordered[0]) / (len(ordered) - 1)
+    places = ordered[0] + np.arange(len(ordered))[:, None] * step
+    off = np.linalg.norm(ordered - places, axis=1)
+    worst = int(np.argmax(off))
+    if off[worst] > max(tolerance * gap, 0.01):  # positions are written with as few as two decimals
+        raise GeometryError(
+            f"slice {worst} of {len(ordered)} lies {off[worst]:.2f} mm from its place on the regular grid (tolerance "
+            f"{tolerance:.0%} of the {gap:.2f} mm gap)",
+            code="shifted_slice",
+        )
+    return step
+
+
+def shear_deg(step: FloatArray, normal: FloatArray) -> float:
+    """Return the angle between the step from slice to slice and the slice normal, in degrees.
+
+    >>> round(shear_deg(np.array([0.0, 3.0, 4.0]), np.array([0.0, 0.0, 1.0])), 2)
+    36.87
+    """
+    cosine = float(step @ normal) / float(np.linalg.norm(step))
+    return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
+
+
+def stack_affine(
+    orientation: FloatArray, pixel_spacing_mm: tuple[float, float], first: FloatArray, step: FloatArray
+) -> FloatArray:
+    """Return the affine from voxel index (column, row, slice) to RAS+ position in mm.
+
+    Args:
+        orientation: Image Orientation (Patient); shape (6,), LPS.
+        pixel_spacing_mm: Pixel Spacing (0028,0030): between rows, then between columns.
+        first: Image Position (Patient) of the first slice, the centre of its first voxel; shape (3,), mm, LPS.
+        step: From each slice to the next; shape (3,), mm, LPS.
+
+    Returns:
+        Shape (4, 4), float64.
+
+    >>> stack_affine(np.array([1.0, 0, 0, 0, 1, 0]), (2.0, 3.0), np.array([-5.0, 7.0, 9.0]), np.array([0, 0, 4.0]))
+    array([[-3.,  0.,  0.,  5.],
+           [ 0., -2.,  0., -7.],
+           [ 0.,  0.,  4.,  9.],
+           [ 0.,  0.,  0.,  1.]])
+    """
+    between_rows, between_columns = pixel_spacing_mm
+    lps = np.eye(4)
+    lps[:3, 0] = orientation[:3] * between_columns
+    lps[:3, 1] = orientation[3:] * between_rows
+    lps[:3, 2] = step
+    lps[:3, 3] = first
+    return LPS_TO_RAS @ lps

@@ -1,0 +1,60 @@
+"""Build one Volume from the files of one DICOM series.
+
+    files -> headers -> slices in order -> stored values -> rescaled values (HU for CT) -> Volume
+
+Only what the headers say: no resampling, no windowing. A series that is not one regular grid is refused; the index
+says which and why. A tilted gantry's stack keeps its shear in the affine: voxels stay where they were measured.
+Geometry: DICOM PS3.3 C.7.6.2.1.1. Rescale: PS3.3 C.11.1.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medmllm.errors import DicomError
+from medmllm.ingest.dicom_header import read_header
+from medmllm.ingest.dicom_pixels import read_slice
+from medmllm.ingest.dicom_stack import Stack, arrange
+from medmllm.records import Volume
+
+
+def read_series(files: Sequence[Path]) -> Volume:
+    """Read the slices of one series, in any order, into one volume.
+
+    Args:
+        files: The files of the series, one slice each.
+
+    Returns:
+        Voxels (column, row, slice) float32 after rescale, slices along the normal row x column; RAS+ mm.
+
+    Raises:
+        DicomError: A file is unreadable or not a slice of a volume.
+        GeometryError: The slices are not one regular grid.
+    """
+    if not files:
+        raise DicomError("the series has no files")
+    return read_stack(arrange([read_header(file) for file in files]))
+
+
+def read_stack(stack: Stack) -> Volume:
+    """Read the voxels of slices that are already known to make a grid.
+
+    Raises:
+        DicomError: The pixels of a slice are damaged; says which slice.
+    """
+    columns, rows, count = stack.shape
+    voxels = np.empty((count, rows, columns), dtype=np.float32)
+    for number, header in enumerate(stack.slices):
+        try:
+            voxels[number] = read_slice(header)
+        except DicomError as error:
+            error.add_note(f"(slice {number} of {count})")
+            raise
+    first = stack.slices[0]
+    return Volume(
+        voxels=voxels.transpose(2, 1, 0),  # (slice, row, column) -> (x, y, z); no copy
+        affine=stack.affine,
+        frame_of_reference_uid=first.frame_of_reference_uid,
+        modality=first.modality,
+    )

@@ -1,0 +1,196 @@
+"""Decide whether the slices of one DICOM series are one regular grid, and which.
+
+    headers -> the same files once -> parts that belong together -> slices in order -> Stack, or the reason why not
+
+Only headers are looked at, so the index and the reader decide alike. Parts are told apart by what the headers record
+(orientation and size, or an attribute such as Echo Time or Acquisition Number), never by the order of files; what
+cannot be told apart is refused. Geometry: DICOM PS3.3 C.7.6.2.1.1.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from medmllm.errors import DicomError, GeometryError
+from medmllm.geometry import (
+    SAME_DIRECTION,
+    same_orientation,
+    shear_deg,
+    slice_gap,
+    slice_normal,
+    slice_order,
+    slice_step,
+    stack_affine,
+)
+from medmllm.ingest.dicom_header import APART, DicomHeader
+from medmllm.ingest.dicom_pixels import TRANSFER_SYNTAXES
+from medmllm.records import FloatArray
+
+LARGEST_VOXELS = 2**30  # 4 GiB as float32
+SAME_SPACING = 1e-3  # largest difference of Pixel Spacing within a stack, as a fraction
+NO_TILT_DEG = 0.5  # positions are rounded: less is not a tilted gantry
+LOCALIZERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stack:
+    """Slices in order, and the grid they make."""
+
+    slices: tuple[DicomHeader, ...] = field(repr=False)  # along the normal
+    shape: tuple[int, int, int]  # (x, y, z): columns, rows, slices
+    affine: FloatArray  # (4, 4), voxel index -> RAS+ mm
+    warnings: tuple[tuple[str, str], ...]  # (code, reason)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxels along (x, y, z), in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+
+def arrange(headers: Sequence[DicomHeader]) -> Stack:
+    """Return the one regular grid that these slices make.
+
+    Raises:
+        DicomError: An image is not of a kind that stacks: multi-frame, mosaic, localizer, colour, cut short,
+            without spacing or position, of another size or orientation than the others ...
+        GeometryError: The slices are not regular; see `slice_gap` and `slice_step`.
+    """
+    for header in headers:
+        _refuse_slice(header)
+    first = headers[0]
+    positions = np.array([header.position for header in headers], dtype=np.float64)
+    orientations = np.array([header.orientation for header in headers], dtype=np.float64)
+    spacings = np.array([header.pixel_spacing_mm for header in headers], dtype=np.float64)
+    if len({(header.rows, header.columns) for header in headers}) > 1:
+        raise DicomError("slices of different sizes share this series", code="mixed_sizes")
+    if not same_orientation(orientations):
+        raise DicomError("slices of different orientations share this series", code="mixed_orientation")
+    if np.ptp(spacings, axis=0).max() > SAME_SPACING * spacings.min():
+        raise DicomError("slices of different Pixel Spacing share this series", code="mixed_spacing")
+    if len({header.frame_of_reference_uid for header in headers}) > 1:
+        raise DicomError("slices of different frames of reference share this series", code="mixed_frames_of_reference")
+    normal = slice_normal(orientations[0])
+    shape = (first.columns, first.rows, len(headers))
+    if math.prod(shape) > LARGEST_VOXELS:
+        raise DicomError(f"the series declares shape {shape}; at most {LARGEST_VOXELS:,} voxels are read",
+                         code="too_large")  # fmt: skip
+    step = slice_step(positions, normal)
+    order = slice_order(positions, normal)
+    slices = tuple(headers[index] for index in order)
+    start = slices[0]
+    assert start.pixel_spacing_mm is not None  # for the type checker: refused above
+    affine = stack_affine(orientations[order[0]], start.pixel_spacing_mm, positions[order[0]], step)
+    return Stack(slices, shape, affine, _warnings(slices, shear_deg(step, normal)))
+
+
+def _warnings(slices: Sequence[DicomHeader], shear: float) -> tuple[tuple[str, str], ...]:
+    found = []
+    if shear > NO_TILT_DEG:
+        reason = f"the slices are sheared by {shear:.1f} degrees (tilted gantry); the affine holds the shear"
+        found.append(("gantry_tilt", reason))
+    bare = sum(not header.has_rescale for header in slices)
+    if bare and slices[0].modality == "CT":
+        reason = f"{bare} of {len(slices)} CT slices have no Rescale Slope and Intercept: values may not be HU"
+        found.append(("no_rescale", reason))
+    return tuple(found)
+
+
+def _refuse_slice(header: DicomHeader) -> None:
+    """Raise for an image that cannot be one slice of a volume, whatever its neighbours."""
+    kind = set(header.image_type)
+    if header.transfer_syntax not in TRANSFER_SYNTAXES:
+        raise DicomError(f"the transfer syntax {header.transfer_syntax} is not supported: convert the files",
+                         code="unsupported_transfer_syntax")  # fmt: skip
+    refusals = (
+        ("multi_frame", header.frames > 1,
+         f"objects of {header.frames} frames are not read yet: export single slices"),
+        ("mosaic", "MOSAIC" in kind, "the image is a mosaic that tiles all slices: convert it first"),
+        ("localizer", not LOCALIZERS.isdisjoint(kind), "the image is a localizer, not part of a volume"),
+        ("colour", header.samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2"),
+         f"the image is in colours ({header.photometric or 'unknown'}), not grey values"),
+        ("monochrome1", header.photometric == "MONOCHROME1", "grey values are inverted (MONOCHROME1)"),
+        ("modality_lut", header.has_modality_lut, "values go through a lookup table, which is not applied yet"),
+        ("unsupported_bits", header.bits_allocated not in (8, 16, 32),
+         f"{header.bits_allocated} bits are allocated per pixel; 8, 16 and 32 are read"),
+        ("no_pixel_spacing", header.pixel_spacing_mm is None, "Pixel Spacing (0028,0030) is missing or not positive"),
+        ("no_position", header.position is None or header.orientation is None,
+         "Image Position or Image Orientation (Patient) is missing: the slice has no place"),
+        ("truncated_pixels", header.truncated, "the pixel data of a slice end before they should: copy the file again"),
+    )  # fmt: skip
+    for code, refused, reason in refusals:
+        if refused:
+            raise DicomError(reason, code=code)
+
+
+# --- parts of a series that must not be merged ---------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Images of one series that belong together."""
+
+    label: str  # what tells it from the others; empty when the series is whole
+    headers: tuple[DicomHeader, ...] = field(repr=False)
+
+
+def split(headers: Sequence[DicomHeader]) -> tuple[Part, ...]:
+    """Return the parts of a series: stacks of other orientation or size, and volumes at the same place.
+
+    A scout may share a series with the axial slices; echoes and phases of contrast often do. They are told apart by
+    one recorded attribute that gives every part the same number of places, each once; where none does, the series
+    stays whole and `arrange` refuses it.
+    """
+    stacks: defaultdict[tuple[object, ...], list[DicomHeader]] = defaultdict(list)
+    directions: list[FloatArray] = []
+    for header in headers:
+        stacks[header.rows, header.columns, _direction(header, directions)].append(header)
+    parts = []
+    for number, stack in enumerate(stacks.values(), start=1):
+        label = f"stack {number} of {len(stacks)}" if len(stacks) > 1 else ""
+        parts += [Part(" ".join(filter(None, (label, more))), kept) for more, kept in _volumes(stack)]
+    return tuple(parts)
+
+
+def _direction(header: DicomHeader, known: list[FloatArray]) -> int | None:
+    """Return the number of this orientation among those met so far; None when the image has none."""
+    if header.orientation is None:
+        return None
+    here = np.array(header.orientation)
+    for number, other in enumerate(known):
+        if abs(here - other).max() <= SAME_DIRECTION:
+            return number
+    known.append(here)
+    return len(known) - 1
+
+
+def _volumes(stack: Sequence[DicomHeader]) -> list[tuple[str, tuple[DicomHeader, ...]]]:
+    """Return (label, headers) of each volume among slices that lie at the same places several times."""
+    if _places_once(stack):
+        return [("", tuple(stack))]
+    for index, keyword in enumerate(APART):
+        groups: defaultdict[str, list[DicomHeader]] = defaultdict(list)
+        for header in stack:
+            groups[header.acquisition[index][1]].append(header)
+        sizes = {len(group) for group in groups.values()}
+        if len(groups) > 1 and len(sizes) == 1 and all(_places_once(group) for group in groups.values()):
+            return [
+                (f"{keyword} {number} of {len(groups)}", tuple(groups[value]))
+                for number, value in enumerate(sorted(groups), start=1)
+            ]
+    return [("", tuple(stack))]
+
+
+def _places_once(headers: Sequence[DicomHeader]) -> bool:
+    """Return whether no two of these images are known to lie at the same place."""
+    if len(headers) < 2 or any(header.position is None or header.orientation is None for header in headers):
+        return True
+    try:
+        positions = np.array([header.position for header in headers])
+        slice_gap(positions, slice_normal(np.array(headers[0].orientation)))
+    except GeometryError as error:
+        return error.code != "doubled_slice"
+    return True

@@ -1,0 +1,230 @@
+"""Build one Volume from one NIfTI file.
+
+    .nii, .nii.gz or .hdr with .img -> header, held against bounds -> bytes, checked -> scaled float32 -> Volume
+
+Orientation as nibabel does it: the sform when its code is not 0, else the qform, else the header's base affine, which
+the index reports as unknown. A gzip stream is read to its end, so that its checksum and length are verified; nibabel
+alone stops early and takes a flipped bit for data. What is declared is held against bounds before any of it is read.
+"""
+
+import gzip
+import json
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from medmllm.errors import IngestError, NiftiError
+from medmllm.ingest.opening import one_error, open_regular
+from medmllm.records import FloatArray, Volume
+
+LARGEST_VOXELS = 2**30  # 4 GiB as float32
+LARGEST_EXTRA_BYTES = 2**24  # header extensions, and what may follow the voxels
+NIFTI1_BYTES = 348
+HEADER_BYTES = 540  # NIfTI-2
+SMALLEST_VOXEL_MM3 = 1e-9
+SAME_PLACE = 0.1  # sform and qform agree when all corners do, to this fraction of a voxel
+CHUNK_BYTES = 2**20
+NIBABEL_FAILURES = (HeaderDataError, ImageFileError)
+_HEADERS = {
+    b"n+1": nibabel.Nifti1Header,
+    b"ni1": nibabel.nifti1.Nifti1PairHeader,
+    b"n+2": nibabel.Nifti2Header,
+    b"ni2": nibabel.nifti2.Nifti2PairHeader,
+}
+BIDS_MODALITY = {"MagneticResonanceImaging": "MR", "MR": "MR", "CT": "CT", "PT": "PT", "PET": "PT"}
+BIDS_MR_SUFFIXES = frozenset({
+    "T1w", "T2w", "PDw", "T2starw", "FLAIR", "inplaneT1", "inplaneT2", "angio", "bold", "cbv", "sbref", "dwi",
+    "asl", "m0scan", "T1map", "T2map", "phasediff", "phase1", "phase2", "magnitude1", "magnitude2", "magnitude",
+    "epi", "MP2RAGE", "MEGRE", "MESE", "UNIT1",
+})  # fmt: skip
+
+# Its remarks on odd headers go to stderr without saying which file; what matters is in `NiftiHeader.warnings`.
+logging.getLogger("nibabel.global").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class NiftiHeader:
+    """What the header of one NIfTI file says; reading it reads no voxels."""
+
+    shape: tuple[int, int, int]  # (x, y, z)
+    affine: FloatArray = field(repr=False)  # (4, 4), RAS+ mm
+    warnings: tuple[tuple[str, str], ...]  # (code, reason): it loads, but somebody should look
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxels along (x, y, z), in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+
+def read_header(path: Path) -> NiftiHeader:
+    """Read and judge the header of a NIfTI file.
+
+    Raises:
+        NiftiError: Not NIfTI, not three-dimensional, not millimetres, not one number per voxel, without
+            a place in the patient, or too large.
+    """
+    failures = (*NIBABEL_FAILURES, gzip.BadGzipFile)
+    with one_error(NiftiError, "the header cannot be parsed", also=failures), _open_plain(path) as stream:
+        return _judge(_parse_header(stream.read(HEADER_BYTES)))
+
+
+def read_volume(path: Path, *, modality: str | None = None) -> Volume:
+    """Read the voxels of a NIfTI file, scaled by its slope and intercept.
+
+    Raises:
+        NiftiError: As `read_header`; or damaged, cut short, or holding voxels that are not finite.
+    """
+    with one_error(NiftiError, "the voxels cannot be read", also=(*NIBABEL_FAILURES, gzip.BadGzipFile)):
+        with _open_plain(path) as stream:
+            raw = _parse_header(stream.read(HEADER_BYTES))
+            header = _judge(raw)
+            stored = None if _is_pair(raw) else _read_voxels(stream, raw)
+        if stored is None:
+            with _open_plain(_image_beside(path)) as stream:
+                stored = _read_voxels(stream, raw)
+        voxels = _scale(stored, *raw.get_slope_inter())
+    bad = voxels.size - np.count_nonzero(np.isfinite(voxels))
+    if bad:
+        raise NiftiError(
+            f"{bad:,} of {voxels.size:,} voxels are NaN or infinite: what they mean is not known", code="nan_voxels"
+        )
+    voxels = voxels.reshape(header.shape, order="F")
+    return Volume(voxels=voxels, affine=header.affine, frame_of_reference_uid=None, modality=modality)
+
+
+def _scale(stored: npt.NDArray[Any], slope: float | None, intercept: float | None) -> FloatArray:
+    """Return stored values as float32, scaled in float64 piece by piece, to keep no whole copy of it."""
+    if slope is None or (slope, intercept) == (1.0, 0.0):
+        return stored.astype(np.float32)
+    scaled = np.empty(stored.shape, dtype=np.float32)
+    for start in range(0, len(stored), CHUNK_BYTES):
+        piece = slice(start, start + CHUNK_BYTES)
+        scaled[piece] = stored[piece].astype(np.float64) * slope + intercept
+    return scaled
+
+
+@contextmanager
+def _open_plain(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, looking through gzip by what it holds, whatever it is called."""
+    with open_regular(path) as stream:
+        zipped = stream.read(2) == b"\x1f\x8b"
+        stream.seek(0)
+        if zipped:
+            with gzip.GzipFile(fileobj=stream, mode="rb") as plain:
+                yield cast(BinaryIO, plain)
+        else:
+            yield stream
+
+
+def _image_beside(header: Path) -> Path:
+    """Return the .img (or .img.gz) that belongs to a .hdr."""
+    stem = header.name.removesuffix(".gz")
+    beside = header.with_name(stem[: -len(".hdr")] + (".IMG" if stem.endswith(".HDR") else ".img"))
+    zipped = beside.with_name(f"{beside.name}.gz")
+    return zipped if zipped.exists() and not beside.exists() else beside
+
+
+def _parse_header(start: bytes) -> Any:
+    """Return nibabel's header of the kind that the first bytes name; NIfTI-1 or -2, single file or pair."""
+    if not start:
+        raise NiftiError("the file is empty", code="empty_file")
+    if len(start) < NIFTI1_BYTES:
+        raise NiftiError(f"the file ends within its header, after {len(start)} bytes", code="nifti_truncated")
+    size = {int.from_bytes(start[:4], order) for order in ("little", "big")}
+    version = 1 if NIFTI1_BYTES in size else 2 if HEADER_BYTES in size else 0
+    magic = {1: start[344:348], 2: start[4:8]}.get(version, b"")
+    kind = _HEADERS.get(magic[:3])
+    if kind is None:
+        raise NiftiError("the file has no NIfTI header (Analyze files do not say left from right)", code="not_nifti")
+    return kind(start[: kind.template_dtype.itemsize])
+
+
+def _is_pair(raw: Any) -> bool:
+    return not raw.is_single
+
+
+def _judge(raw: Any) -> NiftiHeader:
+    """Hold a parsed header against what a volume needs."""
+    stored = raw.get_data_dtype()
+    if stored.kind not in "iuf":
+        what = "colours" if stored.names else f"{stored} values"
+        raise NiftiError(f"the voxels are {what}, not single real numbers", code="not_scalar")
+    shape = tuple(int(size) for size in raw.get_data_shape())
+    if len(shape) < 3 or any(size != 1 for size in shape[3:]):
+        raise NiftiError(f"the image has shape {shape}, a volume has 3 axes: split it first", code="not_3d")
+    if min(shape) < 1 or math.prod(shape) > LARGEST_VOXELS:
+        raise NiftiError(f"the header declares shape {shape}; at most {LARGEST_VOXELS:,} voxels are read",
+                         code="too_large")  # fmt: skip
+    unit = raw.get_xyzt_units()[0]
+    if unit not in ("mm", "unknown"):
+        raise NiftiError(f"the header says lengths are in {unit}, not mm", code="not_millimetres")
+    affine = np.asarray(raw.get_best_affine(), dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < SMALLEST_VOXEL_MM3:
+        raise NiftiError("the affine is singular or not finite: voxels have no place", code="singular_affine")
+    return NiftiHeader((shape[0], shape[1], shape[2]), affine, _warnings(raw, affine, shape[:3]))
+
+
+def _warnings(raw: Any, affine: FloatArray, shape: tuple[int, ...]) -> tuple[tuple[str, str], ...]:
+    sform_code, qform_code = int(raw["sform_code"]), int(raw["qform_code"])
+    if not (sform_code or qform_code):
+        reason = "sform and qform are both unset: orientation is unknown, left may be right; read as nibabel does"
+        return (("orientation_unknown", reason),)
+    if not (sform_code and qform_code):
+        return ()
+    try:
+        other = raw.get_qform()
+    except HeaderDataError:
+        return (("sform_qform_differ", "the qform is not valid; the sform was used, as nibabel does"),)
+    corners = np.array([[x, y, z, 1.0] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])])
+    apart = float(np.linalg.norm(corners @ (affine - other).T, axis=1).max())
+    if apart <= SAME_PLACE * np.linalg.norm(affine[:3, :3], axis=0).min():
+        return ()
+    reason = f"sform and qform disagree by up to {apart:.2f} mm; the sform was used, as nibabel does"
+    return (("sform_qform_differ", reason),)
+
+
+def _read_voxels(stream: BinaryIO, raw: Any) -> npt.NDArray[Any]:
+    """Return the stored values, flat; the header was held against the bounds before."""
+    offset, stored = int(raw.get_data_offset()), raw.get_data_dtype()
+    if not 0 <= offset <= LARGEST_EXTRA_BYTES:
+        raise NiftiError(f"the voxels are said to start at byte {offset:,}", code="nifti_unreadable")
+    stream.seek(offset)
+    values = np.empty(math.prod(raw.get_data_shape()), dtype=stored)
+    into = memoryview(values.view(np.uint8))
+    done = 0
+    while done < len(into):
+        data = stream.read(min(CHUNK_BYTES, len(into) - done))
+        if not data:
+            raise NiftiError(f"{done:,} of {len(into):,} bytes of voxels are there", code="nifti_truncated")
+        into[done : done + len(data)] = data
+        done += len(data)
+    extra = 0
+    while data := stream.read(CHUNK_BYTES):  # to the end: only there gzip checks length and checksum
+        extra += len(data)
+        if extra > LARGEST_EXTRA_BYTES:
+            raise NiftiError("much follows the voxels that the header does not declare", code="nifti_unreadable")
+    return values
+
+
+def modality_of(path: Path) -> str | None:
+    """Return the DICOM Modality that a BIDS file name or its JSON sidecar tells, else None."""
+    stem = path.name.partition(".")[0]
+    sidecar = path.with_name(f"{stem}.json")
+    try:
+        with open_regular(sidecar) as stream:
+            said = json.loads(stream.read(LARGEST_EXTRA_BYTES))
+        named = BIDS_MODALITY.get(said.get("Modality", "")) if isinstance(said, dict) else None
+    except (IngestError, OSError, ValueError, TypeError, RecursionError):
+        named = None
+    return named or ("MR" if stem.rpartition("_")[2] in BIDS_MR_SUFFIXES else None)

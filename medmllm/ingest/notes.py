@@ -1,0 +1,150 @@
+"""Read a clinical note and find its sections.
+
+    bytes -> text -> headings at line starts -> sections as spans of the text -> Note
+
+A heading is a line start in upper or title case, of at most five words and a colon, that holds a word of WORDS, or any
+words in capitals. What it plainly names gets one name (CLINICAL HISTORY and HPI are "history"); others keep the words
+that WORDS and BESIDE know. Capitals without a known word are called "other": they may be a person's name, and what
+follows must not be taken for part of the section before. Nothing is removed from the text.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from medmllm.errors import NoteError
+from medmllm.ingest.opening import one_error, open_regular
+from medmllm.records import Note, Section
+
+LARGEST_NOTE_BYTES = 1_000_000
+OTHER = "other"
+GAP = "\n\n"  # between the notes of one study
+
+WORDS = frozenset({
+    "addendum", "allergies", "allergy", "assessment", "background", "comment", "comments", "comparison",
+    "complaint", "complications", "conclusion", "conclusions", "contrast", "data", "description", "details",
+    "diagnosis", "diagnoses", "discussion", "exam", "examination", "examinations", "findings", "finding",
+    "followup", "follow-up", "history", "hpi", "hx", "impression", "impressions", "indication", "indications",
+    "information", "interpretation", "labs", "laboratory", "limitations", "medication", "medications",
+    "medicines", "method", "methods", "narrative", "note", "opinion", "outcome", "pathology", "plan", "pmh",
+    "presentation", "procedure", "procedures", "prognosis", "protocol", "question", "reason", "recommendation",
+    "recommendations", "report", "result", "results", "review", "studies", "study", "summary", "surgery",
+    "symptoms", "technique", "techniques", "treatment",
+})  # fmt: skip
+"""A heading holds at least one of these."""
+
+BESIDE = frozenset({
+    "a", "abdominal", "additional", "and", "birth", "brain", "case", "cardiac", "chest", "chief", "clinical",
+    "ct", "cxr", "differential", "dental", "family", "final", "for", "further", "histology", "illness", "image",
+    "imaging", "in", "initial", "lab", "medical", "mr", "mri", "neuro", "neurological", "of", "on", "or",
+    "past", "patient", "pelvic", "pertinent", "pet", "physical", "pre", "prenatal", "present", "preliminary",
+    "provisional", "radiologic", "radiological", "radiology", "reader", "relevant", "social", "surgical", "the",
+    "to", "ultrasound", "us", "with",
+})  # fmt: skip
+"""Words that may stand beside them in the name of a section; any other word is left out of it."""
+
+SAME = {
+    "comparisons": "comparison",
+    "conclusion": "impression",
+    "conclusions": "impression",
+    "examination": "exam",
+    "physical exam": "exam",
+    "physical examination": "exam",
+    "finding": "findings",
+    "impressions": "impression",
+    "indications": "indication",
+    "clinical indication": "indication",
+    "clinical indications": "indication",
+    "reason for exam": "indication",
+    "reason for examination": "indication",
+    "reason for study": "indication",
+    "reason for the exam": "indication",
+    "clinical information": "history",
+    "clinical data": "history",
+    "techniques": "technique",
+}
+"""Heading -> the one name of what it plainly is; one with the word "history" (hx, hpi, pmh) is "history"."""
+
+_HEADING = re.compile(r"^[ \t]*(?P<words>[A-Z][A-Za-z/&'-]*(?:[ \t]+[A-Za-z/&'()-]+){0,4})[ \t]*:", re.MULTILINE)
+_SMALL = frozenset({"a", "and", "for", "in", "of", "on", "or", "the", "to", "with"})
+
+log = logging.getLogger(__name__)
+
+
+def read_note(path: Path) -> Note | None:
+    """Return the note in a text file, or None when it holds only white space.
+
+    UTF-8 with or without a byte order mark; Windows-1252 as a last resort, with a warning in the log. Line ends become
+    newlines.
+
+    Raises:
+        NoteError: Larger than 1 MB, not text, or not readable.
+    """
+    with open_regular(path) as stream, one_error(NoteError, "the note cannot be read"):
+        data = stream.read(LARGEST_NOTE_BYTES + 1)
+    if len(data) > LARGEST_NOTE_BYTES:
+        raise NoteError(f"the note is larger than {LARGEST_NOTE_BYTES:,} bytes", code="note_too_large")
+    text = _decode(data).replace("\r\n", "\n").replace("\r", "\n")
+    return Note(text=text, sections=tuple(find_sections(text))) if text.strip() else None
+
+
+def _decode(data: bytes) -> str:
+    not_text = NoteError("the note is not text: it holds control characters", code="note_not_text")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        try:
+            text = data.decode("cp1252")
+        except UnicodeDecodeError:
+            raise not_text from None
+        log.warning("a note is not UTF-8 and was read as Windows-1252: check accented letters")
+    if any(ord(character) < 32 and character not in "\t\n\r\f\v" for character in text):
+        raise not_text
+    return text
+
+
+def find_sections(text: str) -> list[Section]:
+    """Return the sections of a note, in order; together they span the whole text.
+
+    >>> find_sections("For Dr. N.\\nCLINICAL HISTORY: cough\\n")
+    [Section(name='', start=0, end=11), Section(name='history', start=11, end=35)]
+    """
+    marks = [(found.start(), name) for found in _HEADING.finditer(text) if (name := name_heading(found["words"]))]
+    if not marks or marks[0][0] > 0:
+        marks.insert(0, (0, ""))
+    ends = [start for start, _ in marks[1:]] + [len(text)]
+    return [Section(name, start, end) for (start, name), end in zip(marks, ends, strict=True) if end > start]
+
+
+def name_heading(words: str) -> str | None:
+    """Return the name of the section that a heading opens, or None when these words are no heading.
+
+    >>> name_heading("CLINICAL HISTORY"), name_heading("Reason for Exam"), name_heading("Differential Diagnosis")
+    ('history', 'indication', 'differential diagnosis')
+    >>> name_heading("LUNGS"), name_heading("Seen by"), name_heading("Note that the findings")
+    ('other', None, None)
+    """
+    parts = words.split()
+    if not all(part[0].isupper() or part[0] in "(&/" or part in _SMALL for part in parts):
+        return None
+    plain = " ".join(parts).lower()
+    kept = [word for word in re.split(r"[ /()&]+", plain) if word in WORDS or word in BESIDE]
+    if WORDS.isdisjoint(kept):
+        return OTHER if words.isupper() and len(words) >= 4 else None
+    if not {"history", "hx", "hpi", "pmh"}.isdisjoint(kept):
+        return "history"
+    name = " ".join(kept)
+    return SAME.get(name, name)
+
+
+def join_notes(notes: Sequence[Note]) -> Note | None:
+    """Return several notes of one study as one, a blank line between, or None when there are none."""
+    if len(notes) < 2:
+        return notes[0] if notes else None
+    sections: list[Section] = []
+    start = 0
+    for note in notes:
+        sections += [Section(part.name, part.start + start, part.end + start) for part in note.sections]
+        start += len(note.text) + len(GAP)
+    return Note(text=GAP.join(note.text for note in notes), sections=tuple(sections))

@@ -1,0 +1,128 @@
+"""Say what each file is, by its content before its name, looking at headers only.
+
+FoundFile -> DICOM image, NIfTI image, note, recording or table, with its header; or a FileProblem
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import Enum
+
+from medmllm.errors import IngestError, MedmllmError
+from medmllm.ingest import audio, dicom_header, nifti, notes
+from medmllm.ingest.dicom_header import DicomHeader
+from medmllm.ingest.nifti import NiftiHeader
+from medmllm.ingest.opening import one_error, open_regular
+from medmllm.ingest.walk import FileProblem, FoundFile, Severity
+from medmllm.records import Refusal
+
+THREADS = 8  # reading headers mostly waits for the disk or the network
+SNIFFED_BYTES = 132
+NOT_NOTES = frozenset({"readme", "changes", "changelog", "license", "licence", "copying", "notice", "citation"})
+TABLES = ("labels.csv", "participants.tsv")  # in the root; the first that is there is used
+IGNORED_CODES = frozenset({"not_dicom", "dicomdir", "not_an_image"})
+
+
+class Kind(Enum):
+    """What a file is to a study."""
+
+    DICOM = "dicom"
+    NIFTI = "nifti"
+    NIFTI_VOXELS = "nifti_voxels"  # the .img of a .hdr
+    NOTE = "note"
+    RECORDING = "recording"
+    TABLE = "table"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """One file, what it is, and what its header says."""
+
+    found: FoundFile = field(repr=False)
+    kind: Kind
+    dicom: DicomHeader | None = None
+    nifti: NiftiHeader | None = None
+    refusal: Refusal | None = None  # it is what it is, but cannot be read
+    problem: FileProblem | None = field(default=None, repr=False)  # it is no part of any study
+
+
+def recognise_all(files: Sequence[FoundFile], advance: Callable[[int], None]) -> list[Recognised]:
+    """Return what each file is, in the same order; `advance` is called with 1 after each."""
+    names = frozenset(found.relative for found in files)
+    recognised = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for result in pool.map(lambda found: recognise(found, names), files):
+            recognised.append(result)
+            advance(1)
+    return recognised
+
+
+def recognise(found: FoundFile, names: frozenset[str]) -> Recognised:
+    """Return what one file is; `names` are the relative paths of all files, to find the partner of a pair.
+
+    Never raises for what a file holds: that becomes a refusal or a problem.
+    """
+    try:
+        kind = _kind(found, names)
+        if kind is Kind.DICOM:
+            return Recognised(found, kind, dicom=dicom_header.read_header(found.path))
+        if kind is Kind.NIFTI:
+            return _recognise_nifti(found)
+        if kind is Kind.RECORDING:
+            audio.check_recording(found.path)
+        if kind is Kind.NOTE and found.size > notes.LARGEST_NOTE_BYTES:
+            raise IngestError(f"the note is larger than {notes.LARGEST_NOTE_BYTES:,} bytes", code="note_too_large")
+        problem = _not_for_us(found) if kind is Kind.OTHER else None
+        return Recognised(found, kind, problem=problem)
+    except MedmllmError as error:
+        severity: Severity = "ignored" if error.code in IGNORED_CODES or found.name.startswith(".") else "refused"
+        problem = FileProblem(found.relative, severity, error.code, error.reason, error.retryable)
+        return Recognised(found, Kind.OTHER, problem=problem)
+
+
+def _kind(found: FoundFile, names: frozenset[str]) -> Kind:
+    name = found.name.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        return Kind.NIFTI
+    with open_regular(found.path) as stream, one_error(IngestError, "the file cannot be read"):
+        start = stream.read(SNIFFED_BYTES)
+    if start[128:132] == b"DICM":
+        return Kind.DICOM
+    if found.relative in TABLES:
+        return Kind.TABLE
+    stem, dot, suffix = name.rpartition(".")
+    if suffix in ("txt", "md") and dot:
+        return Kind.OTHER if stem.partition(".")[0] in NOT_NOTES else Kind.NOTE
+    if suffix in ("wav", "flac") and dot:
+        return Kind.RECORDING
+    plain = name.removesuffix(".gz")
+    if plain.endswith(".hdr") and _partner(found.relative, ".img", names):
+        return Kind.NIFTI
+    if plain.endswith(".img") and _partner(found.relative, ".hdr", names):
+        return Kind.NIFTI_VOXELS
+    if not start:
+        raise IngestError("the file is empty", code="empty_file")
+    return Kind.DICOM if dicom_header.looks_like_dicom(start) else Kind.OTHER
+
+
+def _partner(relative: str, suffix: str, names: frozenset[str]) -> bool:
+    """Return whether the other half of a header and image pair is there, zipped or not."""
+    stem = relative.removesuffix(".gz")[:-4]
+    ends = (suffix, suffix.upper(), f"{suffix}.gz")
+    return any(stem + end in names for end in ends)
+
+
+def _recognise_nifti(found: FoundFile) -> Recognised:
+    """A damaged NIfTI file still belongs to its study: the refusal goes with its series."""
+    try:
+        return Recognised(found, Kind.NIFTI, nifti=nifti.read_header(found.path))
+    except IngestError as error:
+        return Recognised(found, Kind.NIFTI, refusal=Refusal.of(error, "index"))
+
+
+def _not_for_us(found: FoundFile) -> FileProblem:
+    stem = found.name.lower().partition(".")[0]
+    if stem in NOT_NOTES:
+        return FileProblem(found.relative, "ignored", "not_a_note", "a file about the data set, not about a patient")
+    return FileProblem(found.relative, "ignored", "not_recognised", "neither DICOM nor NIfTI, note nor recording")
