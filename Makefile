@@ -45,7 +45,7 @@ lint: $(VENV)/test-installed
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	rm -rf build/typed && mkdir -p build/typed/medmllm
-	ln -s $(abspath $(wildcard medmllm/*.py medmllm/*/ medmllm/py.typed) pipelines data_schemas) build/typed/medmllm/
+	ln -s $(abspath $(filter-out %__pycache__/,$(wildcard medmllm/*.py medmllm/*/)) pipelines data_schemas) build/typed/medmllm/
 	cd build/typed && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p medmllm
 
 schemas: $(VENV)/installed
