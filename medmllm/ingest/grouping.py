@@ -21,6 +21,7 @@ from medmllm.ingest.recognise import Kind, Recognised
 from medmllm.ingest.walk import FileProblem, FoundFile
 from medmllm.records import Refusal
 
+PIECE_BYTES = 2**20
 _BIDS_FILE = re.compile(r"^(?P<subject>sub-[A-Za-z0-9]+)_(?:(?P<session>ses-[A-Za-z0-9]+)_)?")
 _BIDS_TREE = re.compile(r"^((?:.*/)?)sub-[A-Za-z0-9]+/")
 NOT_RAW = frozenset({"derivatives", "sourcedata", "code"})  # beside sub-* in a BIDS tree: not the raw images
@@ -118,8 +119,11 @@ def _without_copies(items: Sequence[Recognised]) -> tuple[list[Recognised], list
 
 
 def _digest(found: FoundFile) -> str:
+    digest = hashlib.sha256()
     with open_regular(found.path) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while piece := stream.read(PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 # --- NIfTI ---------------------------------------------------------------------------------

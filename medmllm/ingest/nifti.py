@@ -107,6 +107,7 @@ def _scale(stored: npt.NDArray[Any], slope: float | None, intercept: float | Non
     """Return stored values as float32, scaled in float64 piece by piece, to keep no whole copy of it."""
     if slope is None or (slope, intercept) == (1.0, 0.0):
         return stored.astype(np.float32)
+    assert intercept is not None  # nibabel gives both or neither
     scaled = np.empty(stored.shape, dtype=np.float32)
     for start in range(0, len(stored), CHUNK_BYTES):
         piece = slice(start, start + CHUNK_BYTES)
@@ -201,7 +202,7 @@ def _read_voxels(stream: BinaryIO, raw: Any) -> npt.NDArray[Any]:
         raise NiftiError(f"the voxels are said to start at byte {offset:,}", code="nifti_unreadable")
     stream.seek(offset)
     values = np.empty(math.prod(raw.get_data_shape()), dtype=stored)
-    into = memoryview(values.view(np.uint8))
+    into = values.view(np.uint8).data
     done = 0
     while done < len(into):
         data = stream.read(min(CHUNK_BYTES, len(into) - done))

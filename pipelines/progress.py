@@ -1,0 +1,42 @@
+"""Show how far a pipeline is, on stderr; stdout is for results.
+
+A bar where stderr is a terminal; elsewhere (a log file, a batch job) one line at the start and one at the end.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+@contextmanager
+def progress_bar(doing: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show a bar while the block runs; yields a function to call with how many more are done.
+
+    Args:
+        doing: What is going on, e.g. "Reading"; no identifiers.
+        total: How many there will be; None when that is not known.
+    """
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield from _lines(doing, total)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(doing, total=total)
+        yield lambda more: progress.advance(task, more)
+
+
+def _lines(doing: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    start, done = time.monotonic(), 0
+
+    def advance(more: int) -> None:
+        nonlocal done
+        done += more
+
+    sys.stderr.write(f"{doing}{'' if total is None else f' {total}'} ...\n")
+    yield advance
+    sys.stderr.write(f"{doing}: {done} done in {time.monotonic() - start:.1f} s\n")
