@@ -18,6 +18,7 @@ from medmllm.reporting.figures import (
     CanonicalGrid,
     PlanePicture,
     attribution_scale,
+    colour_bar,
     draw_planes,
     intensity_window,
 )
@@ -49,6 +50,7 @@ class TextRun:
     text: str = field(repr=False)
     attribution: float | None = None  # logit units
     heat: float = 0.0  # |attribution| / largest of the note
+    unread: bool = False  # explained, yet these words have no attribution: the model never saw them
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,8 @@ class CasePage:
     note: tuple[NoteSection, ...]
     raising: tuple[StrongWord, ...]
     lowering: tuple[StrongWord, ...]
-    largest_share: float
     largest_sum: float
+    colour_bar: str  # CSS
 
 
 def write_case_report(
@@ -145,8 +147,8 @@ def write_case_report(
         note=() if note is None else note_sections(note, words, _section_sums(explanation_document)),
         raising=tuple(word for word in strong if word.attribution > 0)[:STRONGEST_WORDS],
         lowering=tuple(word for word in reversed(strong) if word.attribution < 0)[:STRONGEST_WORDS],
-        largest_share=_largest(explanation_document.modality_shares if explanation_document else {}),
         largest_sum=_largest(explanation_document.modality_sums if explanation_document else {}),
+        colour_bar=colour_bar(),
     )
     write_page(path, "case.html.j2", synthetic=prediction.synthetic or card.synthetic, page=page)
 
@@ -277,13 +279,15 @@ def note_sections(
     spans.append((None, cursor, len(note.text)))
     sections = []
     for name, start, end in spans:
-        if not note.text[start:end].strip():
+        body = note.text[start:end]
+        if not body.strip():
             continue
+        start, end = start + len(body) - len(body.lstrip("\n")), start + len(body.rstrip())
         inside = [word for word in ordered if start <= word.start < end]
         sections.append(
             NoteSection(
                 name=name,
-                runs=_runs(note.text, start, end, inside, largest),
+                runs=_runs(note.text, start, end, inside, largest=largest, explained=words is not None),
                 read=None if words is None else bool(inside),
                 attribution=sums.get(name) if name is not None and inside else None,
             )
@@ -291,18 +295,24 @@ def note_sections(
     return tuple(sections)
 
 
-def _runs(text: str, start: int, end: int, words: Sequence[WordDocument], largest: float) -> tuple[TextRun, ...]:
+def _runs(
+    text: str, start: int, end: int, words: Sequence[WordDocument], *, largest: float, explained: bool
+) -> tuple[TextRun, ...]:
+    def between(first: int, stop: int) -> TextRun:
+        unread = explained and any(character.isalnum() for character in text[first:stop])
+        return TextRun(text[first:stop], unread=unread)
+
     runs = []
     cursor = start
     for word in words:
         if word.start < cursor:
             continue  # spans that overlap: the earlier word is shown
-        runs.append(TextRun(text[cursor : word.start]))
+        runs.append(between(cursor, word.start))
         stop = min(word.end, end)
         heat = abs(word.attribution) / largest if largest > 0 else 0.0
         runs.append(TextRun(text[word.start : stop], word.attribution, heat))
         cursor = stop
-    runs.append(TextRun(text[cursor:end]))
+    runs.append(between(cursor, end))
     return tuple(run for run in runs if run.text)
 
 

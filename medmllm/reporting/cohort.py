@@ -6,17 +6,20 @@ Every number of a table is evaluation.json's. Sentences at the top are the docum
 its intervals do and do not show; a difference whose interval includes zero is never called one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medmllm.config import TrainConfig
 from medmllm.documents import EvaluationDocument, MetricDocument, ModelCard
-from medmllm.reporting.curves import OutOfFold, ReliabilityBin, reliability_bins, roc_points
+from medmllm.evaluation.cohort import OutOfFold
+from medmllm.evaluation.discrimination import IntArray
+from medmllm.reporting.curves import ReliabilityPoint, reliability_points, roc_points
 from medmllm.reporting.page import write_page
 
 METRICS = {
-    "auroc": ("AUROC", "chance that a positive study is ranked above a negative one; 0.5 is guessing, 1 is perfect"),
+    "auroc": ("AUROC", "chance that a study of a class ranks above one of another; 0.5 is guessing, 1 is perfect"),
+    "auroc_within_folds": ("AUROC within folds", "the same, but only studies of one fold model are compared"),
     "auprc": ("AUPRC", "mean precision over all thresholds; guessing gives the share of positives"),
     "brier": ("Brier score", "mean squared error of the probabilities; 0 is perfect, smaller is better"),
     "ece": ("Calibration error (ECE)", "mean gap between probability and observed frequency; smaller is better"),
@@ -29,8 +32,17 @@ METRICS = {
     "log_loss": ("Log loss", "mean surprise in nats; smaller is better"),
 }
 
-SQUARE = 250  # side of a chart's unit square, SVG units
-LEFT, TOP = 46, 10
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Where a chart's unit square lies, SVG units."""
+
+    left: float
+    top: float
+    side: float
+
+
+FRAME = Frame(left=58, top=10, side=250)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +51,7 @@ class ArmCurves:
 
     arm: str
     roc: str  # SVG path; empty when not defined
-    bins: tuple[ReliabilityBin, ...]
-    studies: int
+    reliability: tuple[ReliabilityPoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +75,16 @@ class TrainingPage:
     differences: tuple[tuple[str, MetricDocument], ...]  # in words, the difference
     findings: tuple[str, ...]
     curves: tuple[ArmCurves, ...]
-    largest_bin: int
+    largest_bin: int  # studies
+    frame: Frame
 
 
 def write_training_report(
     path: Path,
     *,
     evaluation: EvaluationDocument,
-    out_of_fold: Mapping[str, OutOfFold],
+    arms: Sequence[OutOfFold],
+    targets: IntArray,
     card: ModelCard,
     settings: TrainConfig | None = None,
 ) -> None:
@@ -80,13 +93,18 @@ def write_training_report(
     Args:
         path: RUN/report.html; its folder exists.
         evaluation: Every number in a table comes from here.
-        out_of_fold: Arm -> probabilities (studies, classes) and true classes (studies,), for the curves.
+        arms: What each arm said of every study, for the curves.
+        targets: True class index of the same studies; shape (studies,).
         card: The packaged model.
         settings: The resolved settings, for the summary.
     """
     curves = tuple(
-        ArmCurves(arm, _path(roc_points(result)), reliability_bins(result), len(result.targets))
-        for arm, result in out_of_fold.items()
+        ArmCurves(
+            arm.arm,
+            _path(roc_points(arm.probabilities, targets)),
+            reliability_points(arm.probabilities, targets),
+        )
+        for arm in arms
     )
     page = TrainingPage(
         evaluation=evaluation,
@@ -99,7 +117,8 @@ def write_training_report(
         differences=tuple((_describe(metric), metric) for metric in evaluation.differences),
         findings=tuple(_finding(metric, evaluation.confidence) for metric in evaluation.differences),
         curves=curves,
-        largest_bin=max((b.n for curve in curves for b in curve.bins), default=1),
+        largest_bin=max((point.n for curve in curves for point in curve.reliability), default=1),
+        frame=FRAME,
     )
     write_page(path, "training.html.j2", synthetic=evaluation.synthetic or card.synthetic, page=page)
 
@@ -140,7 +159,7 @@ def _path(points: tuple[tuple[float, float], ...]) -> str:
     """Return points of the unit square as an SVG path; y grows upwards.
 
     >>> _path(((0.0, 0.0), (1.0, 1.0)))
-    'M46.0 260.0L296.0 10.0'
+    'M58.0 260.0L308.0 10.0'
     """
-    placed = (f"{LEFT + SQUARE * x:.1f} {TOP + SQUARE * (1 - y):.1f}" for x, y in points)
+    placed = (f"{FRAME.left + FRAME.side * x:.1f} {FRAME.top + FRAME.side * (1 - y):.1f}" for x, y in points)
     return "M" + "L".join(placed) if points else ""

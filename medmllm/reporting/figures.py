@@ -24,11 +24,11 @@ from medmllm.records import FloatArray, Volume
 
 RAISES = (214, 47, 39)  # red and blue differ for readers with any of the common colour-vision deficiencies
 LOWERS = (43, 124, 255)
-OPACITY = 0.85  # of the strongest colour
+OPACITY = 0.7  # of the strongest colour
 LONGEST_SIDE_PIXELS = 400
-SCALE_PERCENTILE = 99.5
+STRONGEST_PART = 0.1  # of all absolute attribution is drawn in the strongest colour
 WINDOW_PERCENTILES = (1.0, 99.0)
-SAMPLED_VOXELS = 1_000_000  # percentiles of larger volumes are taken from every n-th voxel
+SAMPLED_VOXELS = 1_000_000  # percentile and scale of larger volumes are taken from every n-th voxel
 
 Gray = npt.NDArray[np.uint8]
 Pixel = TypeVar("Pixel", np.uint8, np.float32)
@@ -213,6 +213,12 @@ def lay_over(gray: Gray, attribution: FloatArray, scale: float | None) -> npt.ND
     return mixed
 
 
+def colour_bar() -> str:
+    """Return a CSS gradient from the strongest blue over clear to the strongest red, as they look on mid-gray."""
+    ends = lay_over(np.full((1, 3), 128, np.uint8), np.array([[-1.0, 0.0, 1.0]]), 1.0)[0]
+    return f"linear-gradient(90deg, {', '.join(f'rgb({r} {g} {b})' for r, g, b in ends)})"
+
+
 def to_data_uri(picture: npt.NDArray[np.uint8]) -> str:
     """Return a gray (rows, columns) or RGB (rows, columns, 3) picture as a WebP data URI."""
     buffer = io.BytesIO()
@@ -227,12 +233,21 @@ def intensity_window(volume: Volume) -> tuple[float, float]:
 
 
 def attribution_scale(attribution: FloatArray) -> float | None:
-    """Return the 99.5th percentile of the absolute attribution where it is not zero; None when it is all zero."""
-    values = np.abs(_sampled(attribution))
-    values = values[values > 0]
-    if values.size == 0:
-        values = np.abs(attribution[attribution != 0])
-    return float(np.percentile(values, SCALE_PERCENTILE)) if values.size else None
+    """Return the absolute attribution from which on voxels hold a tenth of all of it; None when it is all zero.
+
+    A percentile of voxels would lose a small lesion in the noise of a large volume, the maximum would
+    fade everything beside one extreme voxel: this follows where the attribution is.
+
+    >>> attribution_scale(np.array([[[-100.0, 60.0, 40.0, 0.0]]]))
+    100.0
+    """
+    values = np.sort(np.abs(_sampled(attribution)).astype(np.float64))[::-1]
+    if not values.size or values[0] == 0:
+        values = np.sort(np.abs(attribution[attribution != 0]).astype(np.float64))[::-1]
+    if not values.size:
+        return None
+    held = np.cumsum(values)
+    return float(values[np.searchsorted(held, STRONGEST_PART * held[-1])])
 
 
 def _sampled(array: FloatArray) -> FloatArray:

@@ -41,12 +41,12 @@ def show_signed(value: float | None, digits: int = 3) -> Markup:
 
 
 def show_small(value: float | None) -> Markup:
-    """Return a number of unknown size with three significant digits.
+    """Return a number of unknown size with three significant digits, larger ones whole.
 
-    >>> print(show_small(0.0000123456))
-    <data value="1.23456e-05">1.23e-05</data>
+    >>> print(show_small(0.0000123456), show_small(-1000.0))
+    <data value="1.23456e-05">1.23e-05</data> <data value="-1000.0">−1000</data>
     """
-    return _data(value, "" if value is None else f"{value:.3g}")
+    return _data(value, "" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}")
 
 
 def show_percent(value: float | None, digits: int = 1) -> Markup:
@@ -58,13 +58,24 @@ def show_percent(value: float | None, digits: int = 1) -> Markup:
     return _data(value, "" if value is None else f"{100 * value:.{digits}f} %")
 
 
+def show_moment(created_utc: str) -> str:
+    """Return a time in UTC, ISO 8601, for reading.
+
+    >>> show_moment("2026-01-02T03:04:05+00:00")
+    '2026-01-02 03:04:05 UTC'
+    """
+    return f"{created_utc.removesuffix('+00:00').replace('T', ' ')} UTC"
+
+
 def _data(value: float | None, text: str) -> Markup:
     if value is None:
         return Markup('<span class="none" title="not defined">–</span>')
     if not math.isfinite(value):
         return Markup('<data value="{}">not finite</data>').format(repr(float(value)))
     exact = repr(value) if isinstance(value, int) else repr(float(value))
-    return Markup('<data value="{}">{}</data>').format(exact, text.replace("-", "−") if "e" not in text else text)
+    return Markup('<data value="{}">{}</data>').format(
+        exact, text.replace("-", "−", 1) if text.startswith("-") else text
+    )
 
 
 @cache
@@ -82,6 +93,7 @@ def environment() -> Environment:
         "signed": show_signed,
         "small": show_small,
         "percent": show_percent,
+        "moment": show_moment,
     }
     made.globals |= {
         "content_security_policy": CONTENT_SECURITY_POLICY,

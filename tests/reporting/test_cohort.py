@@ -1,0 +1,132 @@
+"""The training report shows evaluation.json, and words it no better than it is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medmllm import documents
+from medmllm.config import TrainConfig, load_config
+from medmllm.evaluation.cohort import OutOfFold
+from medmllm.reporting.cohort import write_training_report
+from tests.reporting import made_up
+from tests.reporting.html_page import Page
+
+TARGETS = np.array([0, 1, 1, 0, 1, 0, 1])
+
+
+def arm(name: str) -> OutOfFold:
+    positive = np.array([0.15, 0.85, 0.45, 0.55, 0.75, 0.05, 0.95])
+    return OutOfFold(name, np.stack([1 - positive, positive], axis=1), positive, (positive > 0.5).astype(int))
+
+
+def report(tmp_path: Path, evaluation: documents.EvaluationDocument | None = None, **changes: object) -> Page:
+    parts: dict[str, object] = {
+        "evaluation": evaluation or made_up.evaluation(),
+        "arms": [arm(name) for name in ("image", "text", "fused")],
+        "targets": TARGETS,
+        "card": made_up.card(),
+    }
+    write_training_report(tmp_path / "report.html", **(parts | changes))  # type: ignore[arg-type]
+    return Page.read(tmp_path / "report.html")
+
+
+def with_difference(metric: documents.MetricDocument) -> documents.EvaluationDocument:
+    return made_up.evaluation().model_copy(update={"differences": (metric,)})
+
+
+def test_every_metric_and_interval_stands_on_the_page_exactly(tmp_path: Path) -> None:
+    shown = set(report(tmp_path).values)
+    wanted = {
+        repr(number)
+        for one in made_up.evaluation().arms
+        for metric in one.metrics
+        for number in (metric.estimate, metric.low, metric.high)
+        if number is not None
+    }
+    assert {"0.8543", "0.18123"} <= wanted
+    assert wanted <= shown
+
+
+def test_arms_stand_side_by_side_with_intervals(tmp_path: Path) -> None:
+    page = report(tmp_path)
+    table = next(t.line for t in page.all("table") if "AUROC" in t.text)
+    assert "Metric image text fused" in table
+    assert "0.713 (0.620 to 0.800) 0.782 (0.690 to 0.860) 0.854 (0.780 to 0.920)" in table
+
+
+def test_a_metric_that_is_not_defined_is_a_dash(tmp_path: Path) -> None:
+    rows = [row.text for row in report(tmp_path).all("tr") if row.text.strip().startswith("Calibration slope")]
+    assert len(rows) == 1
+    assert rows[0].count("–") == 3
+
+
+def test_remarks_stand_at_the_top(tmp_path: Path) -> None:
+    page = report(tmp_path)
+    remark = made_up.evaluation().remarks[0]
+    assert remark in page.text
+    assert page.text.index(remark) < page.text.index("The arms, out of fold")
+
+
+def test_a_difference_whose_interval_includes_zero_is_not_called_one(tmp_path: Path) -> None:
+    text = report(tmp_path).text
+    assert "The fused arm has a higher AUROC than the image arm" in text
+    assert "(+0.142, 95 % interval +0.050 to +0.230)" in text
+    assert "No difference in AUROC shown between the fused and the text arm" in text
+    assert "(+0.072, 95 % interval −0.010 to +0.150)" in text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ((-0.08, -0.15, -0.01), "The fused arm has a lower AUROC than the image arm"),
+        ((0.05, 0.0, 0.1), "No difference in AUROC shown between the fused and the image arm"),
+        ((0.05, None, None), "Whether fusing changed AUROC against the image arm cannot be told"),
+    ],
+)
+def test_differences_are_worded_by_their_interval(
+    tmp_path: Path, numbers: tuple[float, float | None, float | None], words: str
+) -> None:
+    assert words in report(tmp_path, with_difference(made_up.metric("auroc", *numbers, "image"))).text
+
+
+def test_the_curves_of_all_arms_are_drawn_to_scale(tmp_path: Path) -> None:
+    page = report(tmp_path)
+    paths = [e.attributes["d"] for e in page.all("path")]
+    assert len(paths) == 3
+    for path in paths:
+        assert path.startswith("M58.0 260.0L"), "starts at (0, 0): bottom left"
+        assert path.endswith("308.0 10.0"), "ends at (1, 1): top right"
+    points = [e.attributes for e in page.all("circle")]
+    assert len(points) == 3 * 7
+    assert float(points[0]["cx"]) == pytest.approx(58 + 250 * 0.05)
+    assert float(points[0]["cy"]) == pytest.approx(260), "never true in this bin: bottom"
+    assert float(points[6]["cy"]) == pytest.approx(10), "always true in this bin: top"
+
+
+def test_cohort_and_folds_are_counted_in_studies_and_patients(tmp_path: Path) -> None:
+    text = report(tmp_path).text
+    assert "120 studies of 100 patients" in text
+    assert "3 left out, see training_ledger.csv" in text
+    assert "64 (53) 16 (13) 40 (34)" in text
+
+
+def test_settings_are_summed_up_when_given(tmp_path: Path) -> None:
+    settings = load_config(TrainConfig, "train")
+    text = report(tmp_path, settings=settings).text
+    assert f"at most {settings.training.epochs} epochs" in text
+    assert f"seed {settings.training.seed}" in text
+    assert "epochs (patience" not in report(tmp_path).text
+
+
+def test_metrics_of_groups_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
+    plain = made_up.evaluation()
+    first = plain.arms[0]
+    grouped = first.model_copy(
+        update={"metrics": (*first.metrics, made_up.metric("auroc", 0.6125, 0.5, 0.7, "site=B"))}
+    )
+    page = report(tmp_path, plain.model_copy(update={"arms": (grouped, *plain.arms[1:])}))
+    table = next(t for t in page.all("table") if "By group" in t.text)
+    assert "site=B" in table.text
+    assert "0.6125" in page.values
+    assert "By group" not in report(tmp_path).text

@@ -1,0 +1,53 @@
+"""Curves against counts done by hand."""
+
+import numpy as np
+import pytest
+
+from medmllm.reporting.curves import reliability_points, roc_points
+
+
+def both(positive: list[float]) -> np.ndarray:
+    return np.stack([1 - np.array(positive), np.array(positive)], axis=1)
+
+
+def test_the_area_under_the_points_is_the_share_of_well_ordered_pairs() -> None:
+    rng = np.random.default_rng(5)
+    targets = np.array([0, 1, 1, 0, 1, 0, 0, 1, 0])
+    chance = np.round(rng.random(9), 1)
+    pairs = [(p > n) + 0.5 * (p == n) for p in chance[targets == 1] for n in chance[targets == 0]]
+    x, y = np.array(roc_points(both(chance.tolist()), targets)).T
+    assert np.trapezoid(y, x) == pytest.approx(np.mean(pairs))
+
+
+def test_a_curve_of_several_classes_is_the_mean_of_one_against_the_rest() -> None:
+    targets = np.array([0, 1, 2, 0, 1, 2])
+    perfect = np.eye(3)[targets] * 0.8 + 0.1
+    points = roc_points(perfect, targets)
+    assert points[0] == (0, 0)
+    assert points[1] == (0, 1), "perfect: every class is ranked before the rest"
+    assert points[-1] == (1, 1)
+    guessing = np.full((6, 3), 1 / 3)
+    assert all(y == pytest.approx(x) for x, y in roc_points(guessing, targets))
+
+
+def test_one_class_has_no_curve() -> None:
+    assert roc_points(both([0.2, 0.3]), np.array([1, 1])) == ()
+
+
+def test_a_bin_holds_mean_probability_frequency_count_and_wilson_interval() -> None:
+    chance = [0.21, 0.23, 0.25, 0.29, 0.95]
+    points = reliability_points(both(chance), np.array([0, 1, 0, 0, 1]))
+    first, last = points
+    assert (first.predicted, first.observed, first.n) == (pytest.approx(0.245), 0.25, 4)
+    assert (last.predicted, last.observed, last.n) == (pytest.approx(0.95), 1.0, 1)
+    z, n, p = 1.959964, 4, 0.25  # Wilson 1927
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert (first.low, first.high) == (pytest.approx(centre - half, abs=1e-5), pytest.approx(centre + half, abs=1e-5))
+
+
+def test_with_several_classes_the_likeliest_is_judged() -> None:
+    chances = np.array([[0.62, 0.3, 0.08], [0.1, 0.65, 0.25], [0.2, 0.15, 0.65]])
+    (point,) = reliability_points(chances, np.array([0, 2, 2]))
+    assert point.predicted == pytest.approx((0.62 + 0.65 + 0.65) / 3)
+    assert point.observed == pytest.approx(2 / 3)
