@@ -14,6 +14,8 @@ from sklearn.metrics import roc_auc_score
 
 from medmllm.config import CohortSettings
 from medmllm.errors import ConfigError, MisuseError
+from medmllm.ingest.keys import Keyring
+from medmllm.ingest.study_folder import index_folder, read_study_note, read_volume
 from medmllm.ingest.synthetic_cohort import (
     PlannedStudy,
     count_studies,
@@ -307,6 +309,29 @@ def test_each_written_study_is_reported_and_the_total_known_before(tmp_path: Pat
     write_cohort(tmp_path / "cohort", settings_with(), advance=steps.append)
     assert steps == [1] * count_studies(settings_with())
     assert len(steps) == 12 + 4  # 8 patients of whom 4 come twice, so that 12 is a multiple of 4; 4 patients
+
+
+def test_the_folder_is_read_back_by_the_reader_that_scores_it(cohort: Path) -> None:
+    keyring = Keyring(b"a secret of thirty-two bytes ....")
+    found = index_folder(cohort / "scoring" / "studies", keyring=keyring)
+    assert len(found.studies) == 4
+    assert len({study.patient_key for study in found.studies}) == 4
+    refused = [study for study in found.studies if study.series[0].refusal is not None]
+    assert [study.series[0].refusal.code for study in refused if study.series[0].refusal] == ["missing_slice"]
+    truth = {keyring.study(uid): (uid, outcome) for uid, outcome in labels_of(cohort, "scoring").items()}
+    for study in found.studies:
+        if study in refused:
+            continue
+        uid, outcome = truth[study.study_key]
+        volume = read_volume(study.series[0])
+        mask = nibabel.load(cohort / "lesion_masks" / "scoring" / f"{uid}.nii.gz")
+        np.testing.assert_allclose(volume.affine, mask.affine, atol=1e-6)
+        dense = volume.voxels[np.asarray(mask.dataobj) == 1].mean() > 370
+        note = read_study_note(study)
+        assert note is not None
+        assert {section.name for section in note.sections} >= {"history", "technique", "comparison"}
+        history = next(note.text[s.start : s.end] for s in note.sections if s.name == "history")
+        assert int(dense == ("asbestos" in history.lower())) == outcome
 
 
 # --- what is refused ------------------------------------------------------------------------
