@@ -86,8 +86,8 @@ def make_splits(
             check_partition(parts, patients)
             return SplitPlan(folds=parts, digest=_digest(parts, study_keys))
     raise SplitError(
-        f"{fault} in each of {ATTEMPTS} shuffles of {group.max() + 1} patients: set training.folds lower than "
-        f"{folds}, training.tuning_fraction nearer to 0.5 than {tuning_fraction:g}, or add patients of that class."
+        f"{fault} in each of {ATTEMPTS} shuffles of {group.max() + 1} patients: try another number than {folds} for "
+        "training.folds, choose another --target, or add patients of that class."
     )
 
 
