@@ -12,7 +12,6 @@ import pydicom
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from medmllm.config import CohortSettings
 from medmllm.errors import ConfigError, MisuseError
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder, read_study_note, read_volume
@@ -26,25 +25,15 @@ from medmllm.ingest.synthetic_cohort import (
     write_cohort,
 )
 from medmllm.ingest.synthetic_note import EXPOSED, NOT_EXPOSED
+from tests.factories import small_cohort_settings
 
 PARTS = ("training", "scoring")
-SMALL: dict[str, Any] = {
-    "training_patients": 8,
-    "scoring_patients": 4,
-    "seed": 3,
-    "size": (24, 20, 12),
-    "spacing_mm": (8.0, 9.0, 12.0),
-}
-
-
-def settings_with(**changes: Any) -> CohortSettings:
-    return CohortSettings(**(SMALL | changes))
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("synthetic") / "cohort"
-    write_cohort(folder, settings_with())
+    write_cohort(folder, small_cohort_settings())
     return folder
 
 
@@ -124,7 +113,7 @@ def test_the_mask_marks_the_whole_lesion_and_nothing_else(cohort: Path) -> None:
 @pytest.mark.parametrize("patients", [4, 5, 6, 7, 8, 13, 24, 160])
 @pytest.mark.parametrize("part", PARTS)
 def test_all_four_combinations_of_causes_are_equally_frequent(part: Any, patients: int) -> None:
-    plan = plan_studies(part, settings_with(training_patients=patients, scoring_patients=patients))
+    plan = plan_studies(part, small_cohort_settings(training_patients=patients, scoring_patients=patients))
     cells = Counter((study.dense, study.exposed) for study in plan)
     assert len({study.patient for study in plan}) == patients
     assert set(cells.values()) == {len(plan) / 4}
@@ -141,7 +130,7 @@ def test_the_outcome_is_one_when_both_causes_are_there_or_neither() -> None:
 
 
 def test_a_tenth_of_the_patients_has_two_studies_with_the_same_exposure() -> None:
-    plan = plan_studies("training", settings_with(training_patients=160))
+    plan = plan_studies("training", small_cohort_settings(training_patients=160))
     by_patient: dict[int, list[PlannedStudy]] = {}
     for study in plan:
         by_patient.setdefault(study.patient, []).append(study)
@@ -156,7 +145,7 @@ def test_a_tenth_of_the_patients_has_two_studies_with_the_same_exposure() -> Non
 
 
 def test_turning_the_causes_round_changes_the_lesion_and_one_sentence_only() -> None:
-    settings = settings_with()
+    settings = small_cohort_settings()
     study = plan_studies("training", settings)[2]
     turned = replace(study, dense=not study.dense, exposed=not study.exposed)
     draw, other = draw_study(study, settings), draw_study(turned, settings)
@@ -183,7 +172,7 @@ def said(note: str) -> set[str]:
 @pytest.fixture(scope="module")
 def nuisances() -> tuple[dict[str, list[float]], list[int]]:
     """Every number that could tell the outcome by accident, over a cohort of 660 studies, and the outcomes."""
-    settings = settings_with(training_patients=600, seed=11)
+    settings = small_cohort_settings(training_patients=600, seed=11)
     plan = plan_studies("training", settings)
     columns: dict[str, list[float]] = {}
     for row, study in enumerate(plan):
@@ -241,8 +230,8 @@ def test_file_and_folder_names_hold_neither_patient_nor_outcome_nor_place(cohort
 
 
 def test_the_same_settings_give_the_same_bytes_and_another_seed_others(cohort: Path, tmp_path: Path) -> None:
-    write_cohort(tmp_path / "again", settings_with())
-    write_cohort(tmp_path / "other", settings_with(seed=4))
+    write_cohort(tmp_path / "again", small_cohort_settings())
+    write_cohort(tmp_path / "other", small_cohort_settings(seed=4))
     once, again, other = (contents(folder) for folder in (cohort, tmp_path / "again", tmp_path / "other"))
     assert once == again
     common = [name for name in once.keys() & other.keys() if once[name] == other[name]]
@@ -306,8 +295,8 @@ def test_everything_says_that_it_is_synthetic(cohort: Path) -> None:
 
 def test_each_written_study_is_reported_and_the_total_known_before(tmp_path: Path) -> None:
     steps: list[int] = []
-    write_cohort(tmp_path / "cohort", settings_with(), advance=steps.append)
-    assert steps == [1] * count_studies(settings_with())
+    write_cohort(tmp_path / "cohort", small_cohort_settings(), advance=steps.append)
+    assert steps == [1] * count_studies(small_cohort_settings())
     assert len(steps) == 12 + 4  # 8 patients of whom 4 come twice, so that 12 is a multiple of 4; 4 patients
 
 
@@ -340,7 +329,7 @@ def test_the_folder_is_read_back_by_the_reader_that_scores_it(cohort: Path) -> N
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("irreplaceable")
     with pytest.raises(MisuseError, match="not empty"):
-        write_cohort(tmp_path, settings_with())
+        write_cohort(tmp_path, small_cohort_settings())
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -357,5 +346,5 @@ def test_settings_that_cannot_hold_the_causes_are_refused(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        write_cohort(tmp_path / "cohort", settings_with(**changes))
+        write_cohort(tmp_path / "cohort", small_cohort_settings(**changes))
     assert not (tmp_path / "cohort").exists()
