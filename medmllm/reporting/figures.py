@@ -11,6 +11,7 @@ Axes are swapped and turned but never resampled: an oblique series keeps its own
 
 import base64
 import io
+import math
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -183,7 +184,8 @@ def _cut(array: FloatArray, plane: Plane, at: tuple[int, int, int]) -> FloatArra
     RAS indices grow towards right, anterior and superior; pictures start at the top left. So right
     (or anterior) comes first along a row, and anterior (or superior) in the top row.
     """
-    return np.take(array, at[plane.through], axis=plane.through)[::-1, ::-1].T
+    sliced = np.moveaxis(array, plane.through, 0)[at[plane.through]]  # a view: np.take would copy the volume
+    return sliced[::-1, ::-1].T
 
 
 def _resize(picture: npt.NDArray[Pixel], size: tuple[int, int]) -> npt.NDArray[Pixel]:
@@ -251,4 +253,8 @@ def attribution_scale(attribution: FloatArray) -> float | None:
 
 
 def _sampled(array: FloatArray) -> FloatArray:
-    return array.ravel(order="K")[:: max(1, array.size // SAMPLED_VOXELS)]
+    """Return at most about SAMPLED_VOXELS values, in steps that share no factor with the grid: no axis is skipped."""
+    step = max(1, array.size // SAMPLED_VOXELS)
+    while math.gcd(step, array.size) > 1:
+        step += 1
+    return array.ravel(order="K")[::step]

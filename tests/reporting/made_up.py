@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 
 from medmllm import documents, records
+from medmllm.config import TrainConfig, load_config
 from medmllm.csv_tables import LedgerRow, PredictionRow
 
 STUDY = "st-00000000000000a1"
@@ -102,18 +103,15 @@ def task(kind: str = "binary") -> documents.Task:
 
 
 def card(*, synthetic: bool = False, text: bool = True, kind: str = "binary") -> documents.ModelCard:
-    channels = {"ct": documents.Channel(modality="CT"), "pet": documents.Channel(modality="PT")}
-    image = documents.ImageSettings(
-        spacing_mm=(6, 6, 6), size=(32, 32, 24), intensity="window", window=(-1000, 1000), channels=channels
+    packaged = load_config(TrainConfig, "train")
+    image = packaged.image.model_copy(
+        update={
+            "intensity": "window",
+            "window": (-1000.0, 1000.0),
+            "channels": {"ct": documents.Channel(modality="CT"), "pet": documents.Channel(modality="PT")},
+        }
     )
-    tokens = documents.TextSettings(
-        encoder="tiny",
-        max_tokens=256,
-        sections=("history", "findings"),
-        required=False,
-        tiny_vocabulary=500,
-        local_files_only=True,
-    )
+    tokens = packaged.text.model_copy(update={"sections": ("history", "findings")})
     contract = documents.PreprocessingContract(
         version=1, orientation="RAS", image=image, accepted={}, text=tokens if text else None
     )
@@ -122,16 +120,7 @@ def card(*, synthetic: bool = False, text: bool = True, kind: str = "binary") ->
         arm="fused" if text else "image",
         contract=contract,
         contract_fingerprint=contract.fingerprint,
-        model=documents.ModelSettings(
-            image_encoder="resnet10",
-            image_stem_stride=1,
-            image_width=32,
-            fusion="concat",
-            fusion_width=64,
-            dropout=0.1,
-            modality_dropout=0.1,
-            tiny_width=64,
-        ),
+        model=packaged.model,
         folds=tuple(
             documents.FoldModel(
                 fold=fold,

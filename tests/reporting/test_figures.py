@@ -186,6 +186,17 @@ def test_there_is_no_scale_without_any_attribution() -> None:
     assert attribution_scale(np.zeros((4, 3, 2), np.float32)) is None
 
 
+def test_values_of_a_large_volume_are_sampled_along_every_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medmllm.reporting.figures.SAMPLED_VOXELS", 256)
+    ramp = np.arange(64, dtype=np.float32)  # 64 * 16 * 8 / 256 voxels: steps of 32 would see two columns only
+    for axis in range(3):
+        shape = [1, 1, 1]
+        shape[axis] = 64
+        size = np.roll([64, 16, 8], axis)
+        volume = Volume(np.ascontiguousarray(np.broadcast_to(ramp.reshape(shape), size)), np.eye(4), None, None)
+        assert intensity_window(volume) == pytest.approx((0.63, 62.37), abs=1.5)
+
+
 def test_one_voxel_of_a_large_map_still_has_a_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medmllm.reporting.figures.SAMPLED_VOXELS", 10)
     attribution = np.zeros((10, 10, 3), np.float32)
