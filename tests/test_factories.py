@@ -70,11 +70,11 @@ def test_a_nifti_study_holds_the_volumes_and_the_note_asked_for(tmp_path: Path) 
 
 
 def test_the_nifti_cohort_tells_its_outcome_in_image_note_and_grade(tmp_path: Path) -> None:
-    labels = write_nifti_cohort(tmp_path, patients=9, without_image=[1], without_note=[4])
+    labels = write_nifti_cohort(tmp_path, patients=30, without_image=[1], without_note=[4])
     with labels.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 9 + 3
-    assert len({row["patient_id"] for row in rows}) == 9
+    assert len(rows) == 30 + 10
+    assert len({row["patient_id"] for row in rows}) == 30
     by_key = {KEYRING.study(row["study_id"]): row for row in rows}
     # A folder with a note alone is known as a study by the table only.
     found = index_folder(tmp_path / "studies", keyring=KEYRING, table=read_label_table(labels)).studies
