@@ -301,7 +301,7 @@ def _overlap(positive: BoolArray, score: FloatArray, weights: FloatArray) -> Boo
 
 
 def _logistic(targets: IntArray, design: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return the maximum-likelihood coefficients under each weighting, by Newton with halved steps.
+    """Return the maximum-likelihood coefficients under each weighting, by Newton's method.
 
     Args:
         targets: 0 or 1; shape (studies,).
@@ -312,20 +312,11 @@ def _logistic(targets: IntArray, design: FloatArray, weights: FloatArray) -> Flo
         Shape (draws, 2); NaN where it did not settle.
     """
     coefficients, settled = np.zeros((len(weights), 2)), np.zeros(len(weights), dtype=bool)
-    step, scale = np.zeros_like(coefficients), np.ones(len(weights))
-    promise = np.zeros(len(weights))  # rise of the likelihood along the step, at its start
     for _ in range(_STEPS):
-        trial = coefficients + scale[:, None] * step
-        fitted = expit(trial @ design.T)
-        gradient = (weights * (targets - fitted)) @ design
-        # The likelihood is concave: steeper along the step than at its start means that it went too far.
-        good = np.abs((gradient * step).sum(axis=1)) <= promise + _TOLERANCE
-        coefficients = np.where(good[:, None], trial, coefficients)
-        newton = _newton_step(gradient, weights * fitted * (1 - fitted), design)
-        step = np.where(good[:, None], newton, step)
-        promise = np.where(good, (gradient * newton).sum(axis=1), promise)
-        scale = np.where(good, 1.0, scale / 2)
-        settled = good & (np.abs(newton).max(axis=1) < _TOLERANCE)
+        fitted = expit(coefficients @ design.T)
+        step = _newton_step((weights * (targets - fitted)) @ design, weights * fitted * (1 - fitted), design)
+        coefficients = coefficients + step
+        settled = np.abs(step).max(axis=1) < _TOLERANCE * (1 + np.abs(coefficients).max(axis=1))
         if settled.all():
             break
     return np.where(settled[:, None], coefficients, np.nan)

@@ -192,9 +192,8 @@ def weighted_auroc_within(groups: IntArray, positive: BoolArray, scores: FloatAr
         inside = groups == group
         weight = weights[:, inside]
         count = (weight @ positive[inside]) * (weight @ ~positive[inside])
-        ordered += (
-            np.where(count > 0, np.nan_to_num(weighted_auroc(positive[inside], scores[inside], weight)), 0) * count
-        )
+        # Without a class the group has no pairs, and its undefined AUROC counts for nothing.
+        ordered += np.nan_to_num(weighted_auroc(positive[inside], scores[inside], weight)) * count
         pairs += count
     return _ratio(ordered, pairs)
 

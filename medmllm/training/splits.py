@@ -191,9 +191,8 @@ def _tuning_patients(group: IntArray, target: IntArray, fraction: float, generat
         stratum = np.intersect1d(left, group[target == label])
         left = np.setdiff1d(left, stratum)
         wanted = min(max(round(fraction * stratum.size), 1), stratum.size - 1)
-        if wanted > 0:
-            chosen.append(generator.permutation(stratum)[:wanted])
-    return np.concatenate(chosen) if chosen else np.array([], dtype=np.int64)
+        chosen.append(generator.permutation(stratum)[: max(wanted, 0)])
+    return np.concatenate(chosen)
 
 
 def _lacking(parts: Sequence[FoldSplit], target: IntArray) -> str:

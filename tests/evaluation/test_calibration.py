@@ -126,7 +126,7 @@ def test_dividing_logits_multiplies_the_slope() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_slope_far_from_the_start_is_found_where_plain_newton_runs_away(seed: int) -> None:
+def test_a_slope_is_found_among_outliers_in_a_cohort_that_is_nearly_apart(seed: int) -> None:
     generator = np.random.default_rng(seed)
     # Nearly apart: one study of each class on the wrong side, and a few outliers far away.
     logits = np.concatenate([generator.normal(-3, 0.5, 12), [0.1, -0.1], generator.normal(3, 0.5, 9), [90.0, -80.0]])

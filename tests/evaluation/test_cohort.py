@@ -53,7 +53,7 @@ def test_binary_estimates_are_those_of_scikit_learn() -> None:
     image = ARMS[0]
     chances = image.probabilities[:, 1]
     negative, positive = metrics.recall_score(TARGETS, image.predicted, average=None)
-    members = [np.flatnonzero(FOLDS == fold) for fold in range(4)]
+    members = [np.flatnonzero(fold == FOLDS) for fold in range(4)]
     within = [metrics.roc_auc_score(TARGETS[inside], chances[inside]) for inside in members]
     pairs = [TARGETS[inside].sum() * (1 - TARGETS[inside]).sum() for inside in members]
     assert list(found) == [
@@ -208,6 +208,13 @@ def with_value(array: np.ndarray, value: float) -> np.ndarray:
 def test_predictions_that_are_not_what_they_should_be_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         evaluate((replace(ARMS[0], **changes),))  # type: ignore[arg-type]
+
+
+def test_probabilities_of_exactly_0_and_1_are_predictions_like_others() -> None:
+    certain = OutOfFold("image", np.eye(2)[TARGETS], 40.0 * (2 * TARGETS - 1), TARGETS)
+    found = of(evaluate((certain,)), "image")
+    assert (found["auroc"].estimate, found["brier"].estimate, found["ece"].estimate) == (1.0, 0.0, 0.0)
+    assert found["calibration_slope"].estimate is None, "the classes lie apart"
 
 
 def test_a_repr_shows_no_predictions() -> None:

@@ -184,8 +184,8 @@ def test_a_model_without_discrimination_gets_a_half(chances: list[float]) -> Non
     assert choose_threshold(np.array([0, 0, 1, 1]), np.array(chances)) == 0.5
 
 
-def test_neighbouring_floats_are_still_cut_between() -> None:
-    low = 0.3
+@pytest.mark.parametrize("low", [0.3, float(np.nextafter(0.3, 1))], ids=["rounds up", "rounds down"])
+def test_neighbouring_floats_are_still_cut_between(low: float) -> None:
     high = float(np.nextafter(low, 1))
     threshold = choose_threshold(np.array([0, 1]), np.array([low, high]))
     assert low < threshold <= high

@@ -101,7 +101,7 @@ def test_an_arm_no_better_than_chance_is_called_so(low: float, high: float, word
     assert all(sentence.startswith(f"The fused arm {words}") for sentence in found)
 
 
-@pytest.mark.parametrize(("low", "high", "words"), [(0.3, 0.8, "too extreme"), (1.2, 2.0, "too timid"), (1, 1.4, None)])
+@pytest.mark.parametrize(("low", "high", "words"), [(0.3, 0.8, "too extreme"), (1.2, 1.8, "too timid"), (1, 1.4, None)])
 def test_a_slope_away_from_one_says_in_which_direction(low: float, high: float, words: str | None) -> None:
     found = said(cohort(calibration_slope=metric("calibration_slope", 0.7, low, high)))
     assert len(found) == (words is not None)
@@ -113,7 +113,9 @@ def test_a_slope_that_does_not_exist_is_said() -> None:
     assert sentence == "The calibration slope of the fused arm cannot be estimated with an interval."
 
 
-@pytest.mark.parametrize(("low", "high", "words"), [(-0.9, -0.1, "too high"), (0.1, 0.9, "too low"), (-0.1, 0, None)])
+@pytest.mark.parametrize(
+    ("low", "high", "words"), [(-0.9, -0.1, "too high"), (0.1, 0.9, "too low"), (-0.1, 0, None), (0, 0.1, None)]
+)
 def test_an_intercept_away_from_zero_says_in_which_direction(low: float, high: float, words: str | None) -> None:
     found = said(cohort(calibration_intercept=metric("calibration_intercept", 0.1, low, high)))
     assert len(found) == (words is not None)

@@ -165,6 +165,17 @@ def test_a_patient_of_two_classes_is_tuned_for_the_rarer_one() -> None:
         assert {targets[index] for index in part.tune} == {0, 1}
 
 
+def test_three_patients_of_both_classes_fill_three_folds_with_one_in_each_part() -> None:
+    plan = split(["a", "a", "b", "b", "c", "c"], [0, 1, 0, 1, 0, 1], folds=3)
+    assert [(one.train.size, one.tune.size, one.test.size) for one in plan.folds] == [(2, 2, 2)] * 3
+
+
+def test_a_small_tuning_fraction_still_takes_one_patient_of_each_class_and_no_more() -> None:
+    patients, targets = [f"p{number}" for number in range(20)], [0, 1] * 10
+    for one in split(patients, targets, folds=5, tuning_fraction=0.05).folds:
+        assert sorted(targets[index] for index in one.tune) == [0, 1]
+
+
 # --- refusals ------------------------------------------------------------------------------
 
 
@@ -253,4 +264,4 @@ def test_every_split_goes_through_the_last_check(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_array_repr_shows_no_membership() -> None:
-    assert "train" not in repr(split(*exam_cohort()).folds[0])
+    assert repr(split(*exam_cohort()).folds[1]) == "FoldSplit(fold=1)"
