@@ -142,6 +142,13 @@ def test_what_the_model_never_reads_is_not_called_missing(tmp_path: Path) -> Non
     assert "This model reads no notes: the text below had no part in the prediction." in page.text
 
 
+def test_a_model_reads_what_its_contract_holds_and_its_arm_uses(tmp_path: Path) -> None:
+    image_only = made_up.prediction(modalities_used=("image",))
+    for changes in ({"arm": "image"}, {"contract": made_up.card(text=False).contract}):
+        card = made_up.card().model_copy(update=changes)
+        assert "The model reads image Used" in report(tmp_path, words=(), card=card, prediction=image_only).text
+
+
 def test_a_note_that_was_read_but_must_not_be_shown_is_not_called_missing(tmp_path: Path) -> None:
     text = report(tmp_path, note=None).text
     assert "The model read a note; its text is not shown here." in text

@@ -48,6 +48,13 @@ def test_every_metric_and_interval_stands_on_the_page_exactly(tmp_path: Path) ->
     assert wanted <= shown
 
 
+def test_every_difference_stands_on_the_page_exactly(tmp_path: Path) -> None:
+    shown = report(tmp_path).values
+    for metric in made_up.evaluation().differences:
+        numbers = [repr(number) for number in (metric.estimate, metric.low, metric.high)]
+        assert any(shown[at : at + 3] == numbers for at in range(len(shown)))
+
+
 def test_arms_stand_side_by_side_with_intervals(tmp_path: Path) -> None:
     page = report(tmp_path)
     table = next(t.line for t in page.all("table") if "AUROC" in t.text)
