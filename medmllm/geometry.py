@@ -14,6 +14,7 @@ from medmllm.records import FloatArray
 
 ORTHOGONAL = 1e-3  # |row . column| of direction cosines; files carry 4 to 8 digits
 SAME_DIRECTION = 1e-3  # largest difference of a cosine between slices of one stack: 0.06 degrees
+ROUNDING_MM = 0.011  # positions are written with as few as two decimals: two of them are off by 0.01 together
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -70,7 +71,8 @@ def slice_gap(positions: FloatArray, normal: FloatArray, *, tolerance: float = 0
     Args:
         positions: Image Position (Patient), one row per slice in any order; shape (slices, 3), mm, LPS.
         normal: Unit vector across the slices; shape (3,), LPS.
-        tolerance: Largest deviation from the median gap, as a fraction of it.
+        tolerance: Largest deviation from the median gap, as a fraction of it; rounding of the positions
+            (0.011 mm) is always let pass.
 
     Raises:
         GeometryError: Fewer than two slices (`single_slice`), a doubled slice (`doubled_slice`), a
@@ -95,7 +97,7 @@ def slice_gap(positions: FloatArray, normal: FloatArray, *, tolerance: float = 0
             code="doubled_slice",
         )
     worst = int(np.argmax(abs(gaps - median)))
-    if abs(gaps[worst] - median) <= tolerance * median:
+    if abs(gaps[worst] - median) <= max(tolerance * median, ROUNDING_MM):
         return median
     multiples = gaps / gaps.min()
     missing = np.round(multiples).astype(int) - 1
@@ -131,7 +133,7 @@ def slice_step(positions: FloatArray, normal: FloatArray, *, tolerance: float = 
     places = ordered[0] + np.arange(len(ordered))[:, None] * step
     off = np.linalg.norm(ordered - places, axis=1)
     worst = int(np.argmax(off))
-    if off[worst] > max(tolerance * gap, 0.01):  # positions are written with as few as two decimals
+    if off[worst] > max(tolerance * gap, ROUNDING_MM):
         raise GeometryError(
             f"slice {worst} of {len(ordered)} lies {off[worst]:.2f} mm from its place on the regular grid (tolerance "
             f"{tolerance:.0%} of the {gap:.2f} mm gap)",

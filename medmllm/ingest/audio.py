@@ -5,7 +5,10 @@
 No resampling and no mixing of channels: what the file holds is what comes back.
 """
 
+import io
+import struct
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -15,6 +18,7 @@ from medmllm.ingest.opening import one_error, open_regular
 from medmllm.records import Recording
 
 LONGEST_S = 3600.0
+STREAMED = 0xFFFFFFFF  # length of a sound that was written to a pipe
 MOST_SAMPLES = 2**28  # over all channels: 1 GiB as float32
 
 
@@ -25,6 +29,7 @@ def check_recording(path: Path) -> None:
         RecordingError: Not a sound file, empty, or too long.
     """
     with open_regular(path) as stream, one_error(RecordingError, "the recording's header cannot be parsed"):
+        _refuse_cut_wav(stream)
         _check(soundfile.info(stream))
 
 
@@ -34,8 +39,9 @@ def read_recording(path: Path) -> Recording:
     Raises:
         RecordingError: Not a sound file, empty, too long, cut short, or holding values that are not finite.
     """
-    decoding = one_error(RecordingError, "the recording cannot be decoded")
-    with open_regular(path) as stream, decoding, soundfile.SoundFile(stream) as sound:
+    with open_regular(path) as stream, one_error(RecordingError, "the recording cannot be decoded"):
+        _refuse_cut_wav(stream)
+        sound = soundfile.SoundFile(stream)
         _check(sound)
         samples = sound.read(dtype="float32", always_2d=True)
         rate_hz, expected = float(sound.samplerate), sound.frames
@@ -44,6 +50,22 @@ def read_recording(path: Path) -> Recording:
     if not np.isfinite(samples).all():
         raise RecordingError("the recording holds values that are not finite")
     return Recording(waveform=np.ascontiguousarray(samples.T), sample_rate_hz=rate_hz)
+
+
+def _refuse_cut_wav(stream: BinaryIO) -> None:
+    """Raise when a WAV declares more sound than the file holds; libsndfile silently reads what is there."""
+    if stream.read(12)[8:] == b"WAVE":
+        size = stream.seek(0, io.SEEK_END)
+        place = 12
+        while place + 8 <= size:
+            stream.seek(place)
+            chunk, length = struct.unpack("<4sI", stream.read(8))
+            if chunk == b"data" and length != STREAMED and place + 8 + length > size:
+                raise RecordingError(
+                    f"{size - place - 8:,} of {length:,} bytes of sound are there", code="recording_cut_short"
+                )
+            place += 8 + length + length % 2
+    stream.seek(0)
 
 
 def _check(sound: object) -> None:

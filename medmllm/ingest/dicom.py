@@ -47,7 +47,7 @@ def read_stack(stack: Stack) -> Volume:
     voxels = np.empty((count, rows, columns), dtype=np.float32)
     for number, header in enumerate(stack.slices):
         try:
-            voxels[number] = read_slice(header)
+            read_slice(header, out=voxels[number])
         except DicomError as error:
             error.add_note(f"(slice {number} of {count})")
             raise

@@ -9,18 +9,20 @@ the DICM mark is read only when its first element is a plausible one. DICOM PS3.
 import io
 import logging
 import math
+import re
 import struct
 import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import pydicom
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -42,7 +44,7 @@ NOT_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.4.2": "spectroscopy",
     "1.2.840.10008.5.1.4.1.1.104.1": "an encapsulated PDF",
 }
-DICOM_FAILURES = (InvalidDicomError,)
+DICOM_FAILURES = (InvalidDicomError, BytesLengthException)
 TAGS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription",
     "ModalityLUTSequence", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AcquisitionNumber",
@@ -53,6 +55,7 @@ TAGS = (
     "RescaleIntercept", "RescaleSlope",
 )  # fmt: skip
 PIXEL_TAGS = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PlanarConfiguration")
+_CODE_STRING = re.compile(r"[A-Z0-9_ ]{1,16}")
 
 # What pydicom remarks on a file quotes its values: a name or number may end up in a log. Process-wide, because the
 # filters of `warnings.catch_warnings` are not safe among threads; what matters is checked here and reported by key.
@@ -125,7 +128,8 @@ def read_header(path: Path) -> DicomHeader:
     """Read the header of one DICOM file.
 
     Raises:
-        DicomError: `not_dicom`, `dicomdir` or `not_an_image` for what holds no image; `dicom_unreadable`.
+        DicomError: `not_dicom`, `dicomdir` or `not_an_image` for what is no image; `no_pixels` for an image
+            without any; `dicom_unreadable`.
     """
     doing = "the DICOM header cannot be parsed"
     with open_regular(path) as file, one_error(DicomError, doing, also=DICOM_FAILURES):
@@ -187,7 +191,14 @@ def _refuse_other_objects(data: pydicom.Dataset) -> None:
     if kind:
         raise DicomError(f"the object is {kind}, not an image", code="not_an_image")
     if not (data.get("Rows") and data.get("Columns")):
-        raise DicomError("the object has no rows and columns: a report, plan, curve or the like", code="not_an_image")
+        _refuse_without("rows and columns", data)
+
+
+def _refuse_without(what: str, data: pydicom.Dataset) -> NoReturn:
+    """Raise for an object without what an image has: damaged where its class is an image, else another object."""
+    if UID(str(data.get("SOPClassUID", ""))).name.endswith("Image Storage"):
+        raise DicomError(f"the image holds no {what}: it was cut short or emptied", code="no_pixels")
+    raise DicomError(f"the object has no {what}: a report, plan, curve or the like", code="not_an_image")
 
 
 def _missing_pixel_bytes(stream: BinaryIO, data: pydicom.Dataset, *, inflated: bool) -> bool:
@@ -206,7 +217,7 @@ def _missing_pixel_bytes(stream: BinaryIO, data: pydicom.Dataset, *, inflated: b
     if len(start) < 12 or struct.unpack(f"{order}H", start[:2])[0] != 0x7FE0:
         if inflated:
             return False
-        raise DicomError("the object holds no pixel data", code="not_an_image")
+        _refuse_without("pixel data", data)
     header_bytes = 8 if implicit else 12
     declared = struct.unpack(f"{order}I", start[header_bytes - 4 : header_bytes])[0]
     if inflated or declared == 0xFFFFFFFF:
@@ -225,7 +236,7 @@ def _header(path: Path, data: pydicom.Dataset, transfer_syntax: str | None, trun
         study_uid=_text(data, "StudyInstanceUID"),
         series_uid=_text(data, "SeriesInstanceUID"),
         sop_uid=_text(data, "SOPInstanceUID"),
-        modality=_text(data, "Modality"),
+        modality=_modality(data),
         description=_text(data, "SeriesDescription"),
         image_type=tuple(word.strip().upper() for word in (_text(data, "ImageType") or "").split("\\")),
         frame_of_reference_uid=_text(data, "FrameOfReferenceUID"),
@@ -243,6 +254,12 @@ def _header(path: Path, data: pydicom.Dataset, transfer_syntax: str | None, trun
         truncated=truncated,
         acquisition=tuple((keyword, _text(data, keyword) or "") for keyword in APART),
     )
+
+
+def _modality(data: pydicom.Dataset) -> str | None:
+    """Return Modality (0008,0060); None unless it is a code string, since results show it."""
+    modality = _text(data, "Modality") or ""
+    return modality if _CODE_STRING.fullmatch(modality) else None
 
 
 def _text(data: pydicom.Dataset, keyword: str) -> str | None:

@@ -19,7 +19,6 @@ from medmllm.geometry import (
     SAME_DIRECTION,
     same_orientation,
     shear_deg,
-    slice_gap,
     slice_normal,
     slice_order,
     slice_step,
@@ -32,6 +31,8 @@ from medmllm.records import FloatArray
 LARGEST_VOXELS = 2**30  # 4 GiB as float32
 SAME_SPACING = 1e-3  # largest difference of Pixel Spacing within a stack, as a fraction
 NO_TILT_DEG = 0.5  # positions are rounded: less is not a tilted gantry
+SAME_PLACE_MM = 1e-3
+DICOM_ROOT = "1.2.840.10008."
 LOCALIZERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM"})
 
 
@@ -71,7 +72,7 @@ def arrange(headers: Sequence[DicomHeader]) -> Stack:
         raise DicomError("slices of different orientations share this series", code="mixed_orientation")
     if np.ptp(spacings, axis=0).max() > SAME_SPACING * spacings.min():
         raise DicomError("slices of different Pixel Spacing share this series", code="mixed_spacing")
-    if len({header.frame_of_reference_uid for header in headers}) > 1:
+    if len({header.frame_of_reference_uid for header in headers} - {None}) > 1:
         raise DicomError("slices of different frames of reference share this series", code="mixed_frames_of_reference")
     normal = slice_normal(orientations[0])
     shape = (first.columns, first.rows, len(headers))
@@ -103,7 +104,8 @@ def _refuse_slice(header: DicomHeader) -> None:
     """Raise for an image that cannot be one slice of a volume, whatever its neighbours."""
     kind = set(header.image_type)
     if header.transfer_syntax not in TRANSFER_SYNTAXES:
-        raise DicomError(f"the transfer syntax {header.transfer_syntax} is not supported: convert the files",
+        syntax = header.transfer_syntax if header.transfer_syntax.startswith(DICOM_ROOT) else "(a private one)"
+        raise DicomError(f"the transfer syntax {syntax} is not supported: convert the files",
                          code="unsupported_transfer_syntax")  # fmt: skip
     refusals = (
         ("multi_frame", header.frames > 1,
@@ -111,7 +113,7 @@ def _refuse_slice(header: DicomHeader) -> None:
         ("mosaic", "MOSAIC" in kind, "the image is a mosaic that tiles all slices: convert it first"),
         ("localizer", not LOCALIZERS.isdisjoint(kind), "the image is a localizer, not part of a volume"),
         ("colour", header.samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2"),
-         f"the image is in colours ({header.photometric or 'unknown'}), not grey values"),
+         "the image is in colours or its Photometric Interpretation is missing: not grey values"),
         ("monochrome1", header.photometric == "MONOCHROME1", "grey values are inverted (MONOCHROME1)"),
         ("modality_lut", header.has_modality_lut, "values go through a lookup table, which is not applied yet"),
         ("unsupported_bits", header.bits_allocated not in (8, 16, 32),
@@ -141,18 +143,23 @@ def split(headers: Sequence[DicomHeader]) -> tuple[Part, ...]:
     """Return the parts of a series: stacks of other orientation or size, and volumes at the same place.
 
     A scout may share a series with the axial slices; echoes and phases of contrast often do. They are told apart by
-    one recorded attribute that gives every part the same number of places, each once; where none does, the series
-    stays whole and `arrange` refuses it.
+    one recorded attribute under which every part has each place once; where there is none, the series stays whole and
+    `arrange` refuses it.
     """
     stacks: defaultdict[tuple[object, ...], list[DicomHeader]] = defaultdict(list)
     directions: list[FloatArray] = []
     for header in headers:
         stacks[header.rows, header.columns, _direction(header, directions)].append(header)
     parts = []
-    for number, stack in enumerate(stacks.values(), start=1):
+    for number, stack in enumerate(sorted(stacks.values(), key=_looks), start=1):
         label = f"stack {number} of {len(stacks)}" if len(stacks) > 1 else ""
         parts += [Part(" ".join(filter(None, (label, more))), kept) for more, kept in _volumes(stack)]
     return tuple(parts)
+
+
+def _looks(stack: Sequence[DicomHeader]) -> tuple[object, ...]:
+    """Return what stacks are numbered by, so that their numbers do not depend on file names."""
+    return stack[0].rows, stack[0].columns, tuple(round(cosine, 3) for cosine in stack[0].orientation or ())
 
 
 def _direction(header: DicomHeader, known: list[FloatArray]) -> int | None:
@@ -169,14 +176,14 @@ def _direction(header: DicomHeader, known: list[FloatArray]) -> int | None:
 
 def _volumes(stack: Sequence[DicomHeader]) -> list[tuple[str, tuple[DicomHeader, ...]]]:
     """Return (label, headers) of each volume among slices that lie at the same places several times."""
-    if _places_once(stack):
+    places = _count_places(stack)
+    if places == len(stack):
         return [("", tuple(stack))]
     for index, keyword in enumerate(APART):
         groups: defaultdict[str, list[DicomHeader]] = defaultdict(list)
         for header in stack:
             groups[header.acquisition[index][1]].append(header)
-        sizes = {len(group) for group in groups.values()}
-        if len(groups) > 1 and len(sizes) == 1 and all(_places_once(group) for group in groups.values()):
+        if all(len(group) == places == _count_places(group) for group in groups.values()):
             return [
                 (f"{keyword} {number} of {len(groups)}", tuple(groups[value]))
                 for number, value in enumerate(sorted(groups), start=1)
@@ -184,13 +191,14 @@ def _volumes(stack: Sequence[DicomHeader]) -> list[tuple[str, tuple[DicomHeader,
     return [("", tuple(stack))]
 
 
-def _places_once(headers: Sequence[DicomHeader]) -> bool:
-    """Return whether no two of these images are known to lie at the same place."""
-    if len(headers) < 2 or any(header.position is None or header.orientation is None for header in headers):
-        return True
+def _count_places(headers: Sequence[DicomHeader]) -> int:
+    """Return at how many different heights along the normal these images lie; images without a place count each."""
+    placed = [header.position for header in headers if header.position and header.orientation]
+    if not placed:
+        return len(headers)
     try:
-        positions = np.array([header.position for header in headers])
-        slice_gap(positions, slice_normal(np.array(headers[0].orientation)))
-    except GeometryError as error:
-        return error.code != "doubled_slice"
-    return True
+        normal = slice_normal(np.array(headers[0].orientation))
+    except GeometryError:
+        return len(headers)
+    gaps = np.diff(np.sort(np.array(placed) @ normal))
+    return 1 + int(np.count_nonzero(gaps > SAME_PLACE_MM)) + len(headers) - len(placed)

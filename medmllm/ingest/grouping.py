@@ -177,7 +177,7 @@ def _nifti_series(item: Recognised) -> SeriesDraft:
         kind="nifti",
         modality=nifti.modality_of(found.path),
         description=found.name.partition(".")[0],
-        files=(found.path,),
+        files=(found.path, nifti.image_beside(found.path)) if ".hdr" in found.name.lower() else (found.path,),
         shape=header.shape if header else None,
         spacing_mm=header.spacing_mm if header else None,
         refusal=item.refusal,

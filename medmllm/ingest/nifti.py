@@ -49,7 +49,7 @@ BIDS_MR_SUFFIXES = frozenset({
 })  # fmt: skip
 
 # Its remarks on odd headers go to stderr without saying which file; what matters is in `NiftiHeader.warnings`.
-logging.getLogger("nibabel.global").setLevel(logging.ERROR)
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,10 @@ def read_volume(path: Path, *, modality: str | None = None) -> Volume:
             header = _judge(raw)
             stored = None if _is_pair(raw) else _read_voxels(stream, raw)
         if stored is None:
-            with _open_plain(_image_beside(path)) as stream:
+            with _open_plain(image_beside(path)) as stream:
                 stored = _read_voxels(stream, raw)
-        voxels = _scale(stored, *raw.get_slope_inter())
+        with np.errstate(over="ignore", invalid="ignore"):  # what no float32 can hold is refused below
+            voxels = _scale(stored, *raw.get_slope_inter())
     bad = voxels.size - np.count_nonzero(np.isfinite(voxels))
     if bad:
         raise NiftiError(
@@ -128,8 +129,8 @@ def _open_plain(path: Path) -> Iterator[BinaryIO]:
             yield stream
 
 
-def _image_beside(header: Path) -> Path:
-    """Return the .img (or .img.gz) that belongs to a .hdr."""
+def image_beside(header: Path) -> Path:
+    """Return the .img (or .img.gz) that belongs to a .hdr, whether it is there or not."""
     stem = header.name.removesuffix(".gz")
     beside = header.with_name(stem[: -len(".hdr")] + (".IMG" if stem.endswith(".HDR") else ".img"))
     zipped = beside.with_name(f"{beside.name}.gz")
@@ -228,4 +229,7 @@ def modality_of(path: Path) -> str | None:
         named = BIDS_MODALITY.get(said.get("Modality", "")) if isinstance(said, dict) else None
     except (IngestError, OSError, ValueError, TypeError, RecursionError):
         named = None
-    return named or ("MR" if stem.rpartition("_")[2] in BIDS_MR_SUFFIXES else None)
+    if named or not stem.startswith("sub-"):
+        return named
+    suffix = stem.rpartition("_")[2]
+    return "MR" if suffix in BIDS_MR_SUFFIXES else "PT" if suffix == "pet" else None

@@ -20,6 +20,7 @@ THREADS = 8  # reading headers mostly waits for the disk or the network
 SNIFFED_BYTES = 132
 NOT_NOTES = frozenset({"readme", "changes", "changelog", "license", "licence", "copying", "notice", "citation"})
 TABLES = ("labels.csv", "participants.tsv")  # in the root; the first that is there is used
+SIDECARS = (".json", ".tsv", ".tsv.gz", ".bval", ".bvec")
 IGNORED_CODES = frozenset({"not_dicom", "dicomdir", "not_an_image"})
 
 
@@ -125,4 +126,6 @@ def _not_for_us(found: FoundFile) -> FileProblem:
     stem = found.name.lower().partition(".")[0]
     if stem in NOT_NOTES:
         return FileProblem(found.relative, "ignored", "not_a_note", "a file about the data set, not about a patient")
+    if found.name.endswith(SIDECARS) and found.name.startswith(("sub-", "dataset_description", "participants")):
+        return FileProblem(found.relative, "ignored", "bids_sidecar", "a BIDS file beside the images")
     return FileProblem(found.relative, "ignored", "not_recognised", "neither DICOM nor NIfTI, note nor recording")

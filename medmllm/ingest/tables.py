@@ -105,7 +105,7 @@ def _parse(path: Path) -> list[tuple[int, list[str]]]:
         with open_regular(path.resolve()) as stream:
             data = stream.read(LARGEST_TABLE_BYTES + 1)
         text = data.decode("utf-8-sig")
-    except (IngestError, OSError):
+    except (IngestError, OSError, RuntimeError):  # RuntimeError: links in a circle
         raise LabelError("the label table cannot be read") from None
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
