@@ -3,7 +3,7 @@
     packaged VERB.toml <- user's file <- --set key=value -> one validated, resolved model
 
 Every default stands in the packaged TOML and nowhere else. `[image.channels]` of a user's file
-replaces the packaged one whole; all other tables are merged key by key.
+replaces the packaged one whole; all other tables, and whatever --set names, are merged key by key.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
-from medmllm.documents import Document, ImageSettings, ModelSettings, Probability, TextSettings, first_fault
+from medmllm.documents import Document, ImageSettings, ModelSettings, TextSettings, first_fault
 from medmllm.errors import ConfigError
 
 Arm = Literal["image", "text", "fused"]
@@ -55,7 +55,7 @@ class EvaluationSettings(Document):
     """Intervals."""
 
     bootstrap_samples: int = Field(ge=100)
-    confidence: Probability
+    confidence: float = Field(gt=0, lt=1, description="level of the intervals, e.g. 0.95")
 
 
 class TrackingSettings(Document):
@@ -143,12 +143,14 @@ def load_config(
         name = file.name
         tables = merge(tables, _read_toml(file))
     for override in overrides:
-        tables = merge(tables, parse_override(override))
+        names_all_channels = override.partition("=")[0].strip().endswith("channels")
+        tables = merge(tables, parse_override(override), replace_channels=names_all_channels)
+    if overrides:
         name = f"{name} with --set"
     try:
         return model.model_validate(tables)
     except ValidationError as error:
-        raise ConfigError(f"{name.split(' with ')[0]}: {explain_fault(error, model)}") from None
+        raise ConfigError(f"{name}: {explain_fault(error, model)}") from None
 
 
 def packaged_defaults(verb: str) -> dict[str, object]:
@@ -169,13 +171,22 @@ def _read_toml(file: Path) -> dict[str, object]:
         raise ConfigError(f"{file.name} is not valid TOML: {error}") from None
 
 
-def merge(under: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
-    """Return `under` with the keys of `over` laid on it, table by table; channels are replaced whole."""
+def merge(
+    under: Mapping[str, object], over: Mapping[str, object], *, replace_channels: bool = True
+) -> dict[str, object]:
+    """Return `under` with the keys of `over` laid on it, table by table.
+
+    Args:
+        under: Tables below.
+        over: Tables laid on them.
+        replace_channels: Take a table `channels` of `over` whole, as the files do; else merge it like any other.
+    """
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping) and key != "channels":
-            merged[key] = merge(below, value)
+        whole = replace_channels and key == "channels"
+        if isinstance(below, Mapping) and isinstance(value, Mapping) and not whole:
+            merged[key] = merge(below, value, replace_channels=replace_channels)
         else:
             merged[key] = value
     return merged

@@ -4,6 +4,7 @@ documents -> CSV on disk, row by row -> documents
 """
 
 import csv
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -164,20 +165,33 @@ class RowWriter(Generic[Row]):
             for column in ([f"{name}[{c}]" for c in classes] if field.annotation in _DICTS else [name])
         ]
         self._writer = csv.DictWriter(stream, header, lineterminator="\n")
-        self._writer.writeheader()
+        self._quoting_writer = csv.DictWriter(stream, header, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        self._put(dict(zip(header, header, strict=True)))
         self.count = 0
 
     def write(self, row: Row) -> None:
-        """Append one row and flush it."""
+        """Append one row and flush it.
+
+        Raises:
+            PackageError: The row holds a class that the header lacks.
+        """
         flat: dict[str, object] = {}
         for name, value in row:
             if isinstance(value, dict):
+                unknown = value.keys() - set(self._classes)
+                if unknown:
+                    raise PackageError(f"{name} holds {len(unknown)} classes that are not among {self._classes}")
                 flat |= {f"{name}[{c}]": value.get(c, "") for c in self._classes}
             else:
                 flat[name] = "" if value is None else value
-        self._writer.writerow(flat)
+        self._put(flat)
         self._stream.flush()
         self.count += 1
+
+    def _put(self, flat: Mapping[str, object]) -> None:
+        # Before Python 3.13 a lone carriage return is not quoted by itself, and readers take it for the end of the row.
+        odd = any(isinstance(value, str) and "\r" in value for value in flat.values())
+        (self._quoting_writer if odd else self._writer).writerow(flat)
 
 
 def write_table(path: Path, row_type: type[Row], rows: Iterable[Row], *, classes: tuple[str, ...] = ()) -> int:
@@ -192,18 +206,29 @@ def read_table(path: Path, row_type: type[Row]) -> list[Row]:
     """Read a CSV back into documents.
 
     Raises:
-        PackageError: A row is not of this form; names file, line and column.
+        PackageError: The file cannot be read or a row is not of this form; names file, line and column.
     """
+    try:
+        return _read_rows(path, row_type)
+    except OSError as error:
+        raise PackageError(f"cannot read {path.name}: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PackageError(f"{path.name} is not a CSV table in UTF-8: {error}") from None
+
+
+def _read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     rows = []
     with path.open(encoding="utf-8", newline="") as stream:
-        for line, cells in enumerate(csv.DictReader(stream), start=2):
+        reader = csv.DictReader(stream)
+        for cells in reader:
+            if None in cells or None in cells.values():
+                raise PackageError(f"{path.name}, line {reader.line_num}: not as many cells as the header has")
             values: dict[str, object] = {}
             for column, cell in cells.items():
-                name, bracket, rest = (column or "").partition("[")
+                name, bracket, rest = column.partition("[")
                 if bracket:
                     nested = values.setdefault(name, {})
-                    assert isinstance(nested, dict)
-                    if cell != "":
+                    if isinstance(nested, dict) and cell != "":
                         nested[rest.removesuffix("]")] = cell
                 else:
                     field = row_type.model_fields.get(name)
@@ -212,7 +237,7 @@ def read_table(path: Path, row_type: type[Row]) -> list[Row]:
             try:
                 rows.append(row_type.model_validate(values))
             except ValidationError as error:
-                raise PackageError(f"{path.name}, line {line}: {first_fault(error)}") from None
+                raise PackageError(f"{path.name}, line {reader.line_num}: {first_fault(error)}") from None
     return rows
 
 
@@ -225,11 +250,13 @@ def check_writable(folder: Path, *, overwrite: bool, marker: str) -> None:
         marker: A file whose presence means that the folder holds results.
 
     Raises:
-        MedmllmError: The folder cannot be made or holds results.
+        MedmllmError: The folder cannot be made or written to, or holds results.
     """
-    if (folder / marker).exists() and not overwrite:
-        raise MisuseError(f"the output folder already holds {marker}: choose another --out, or add --overwrite")
     try:
+        if (folder / marker).exists() and not overwrite:
+            raise MisuseError(f"the output folder already holds {marker}: choose another --out, or add --overwrite")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MedmllmError(f"cannot make the output folder: {error.strerror}", code="cannot_write") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise MedmllmError("the output folder cannot be written to: choose another --out", code="cannot_write")

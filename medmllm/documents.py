@@ -9,11 +9,12 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 
 from medmllm.errors import PackageError
 from medmllm.records import Provenance
@@ -76,6 +77,15 @@ class Channel(Document):
     )
     required: bool = Field(default=False, description="refuse a study that lacks this channel; else it is masked")
 
+    @field_validator("description")
+    @classmethod
+    def _is_a_regular_expression(cls, text: str) -> str:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return text
+
 
 class ImageSettings(Document):
     """How a volume is brought onto the model's grid."""
@@ -91,6 +101,13 @@ class ImageSettings(Document):
         description="lowest and highest value kept when intensity is 'window'; HU for CT"
     )
     channels: dict[str, Channel] = Field(min_length=1, description="one table per channel, in order")
+
+    @field_validator("window")
+    @classmethod
+    def _is_lowest_first(cls, window: tuple[float, float]) -> tuple[float, float]:
+        if window[0] >= window[1]:
+            raise ValueError("the lowest value comes first and lies below the highest")
+        return window
 
 
 class TextSettings(Document):
@@ -137,8 +154,9 @@ class PreprocessingContract(Document):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the canonical JSON of this contract."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """sha256 of the canonical JSON of this contract and of the order of its channels."""
+        ordered = [self.model_dump(mode="json"), list(self.image.channels) if self.image else []]
+        canonical = json.dumps(ordered, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -158,7 +176,9 @@ class ModelSettings(Document):
 
     image_encoder: str = Field(description="resnet10, resnet18, resnet34, resnet50 or densenet121 (MONAI, 3D)")
     image_width: PositiveInt = Field(description="channels of the first stage; the usual ResNet and DenseNet have 64")
-    image_stem_stride: Literal[1, 2] = Field(description="stride of the first convolution; 1 keeps small things visible")
+    image_stem_stride: Literal[1, 2] = Field(
+        description="stride of the first convolution; 1 keeps small things visible"
+    )
     fusion: str = Field(description="concat")
     fusion_width: PositiveInt = Field(description="hidden units of the fused classifier")
     dropout: float = Field(ge=0, lt=1)

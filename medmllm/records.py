@@ -242,7 +242,9 @@ class Explanation:
 
     @property
     def completeness_error(self) -> float:
-        """|convergence_delta| as a fraction of the logit difference."""
+        """|convergence_delta| as a fraction of the logit difference; 0 when both are 0."""
+        if self.convergence_delta == 0:
+            return 0.0
         difference = abs(self.logit - self.baseline_logit)
         return abs(self.convergence_delta) / difference if difference > 0 else float("inf")
 
