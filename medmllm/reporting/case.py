@@ -7,6 +7,7 @@ Everything a report shows was computed before: it draws and words, it decides no
 guarded as the note itself.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,7 +173,7 @@ def _probability_of(prediction: PredictionDocument) -> str:
     """Return the class that `prediction.probability` is of: the positive one, or the predicted one."""
     task = prediction.task
     name = task.classes[1] if task.kind == "binary" else prediction.predicted
-    if prediction.probabilities.get(name) != prediction.probability:
+    if not math.isclose(prediction.probabilities.get(name, math.nan), prediction.probability, abs_tol=1e-9):
         raise MedmllmError("the probability is not that of the class it should be of", code="report_mismatch")
     return name
 

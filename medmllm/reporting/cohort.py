@@ -2,8 +2,8 @@
 
     EvaluationDocument + out-of-fold probabilities + ModelCard -> one HTML file
 
-Every number of a table is evaluation.json's. Sentences at the top are the document's remarks and what
-its intervals do and do not show; a difference whose interval includes zero is never called one.
+Every number of a table is evaluation.json's. At the top stand the document's remarks, then gains whose
+interval lies above zero; a difference whose interval includes zero is never called one.
 """
 
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ class TrainingPage:
     lines: tuple[MetricLine, ...]
     subgroups: tuple[tuple[str, MetricDocument], ...]  # arm, metric of one group
     differences: tuple[tuple[str, MetricDocument], ...]  # in words, the difference
-    findings: tuple[str, ...]
+    gains: tuple[str, ...]
     curves: tuple[ArmCurves, ...]
     largest_bin: int  # studies
     frame: Frame
@@ -115,7 +115,7 @@ def write_training_report(
             (arm.arm, metric) for arm in evaluation.arms for metric in arm.metrics if metric.group != "all"
         ),
         differences=tuple((_describe(metric), metric) for metric in evaluation.differences),
-        findings=tuple(_finding(metric, evaluation.confidence) for metric in evaluation.differences),
+        gains=tuple(filter(None, (_gain(metric, evaluation.confidence) for metric in evaluation.differences))),
         curves=curves,
         largest_bin=max((point.n for curve in curves for point in curve.reliability), default=1),
         frame=FRAME,
@@ -142,17 +142,15 @@ def _describe(metric: MetricDocument) -> str:
     return f"{_label(metric.name)}: fused minus {metric.group}"
 
 
-def _finding(metric: MetricDocument, confidence: float) -> str:
-    """Return what one paired difference shows, in words."""
-    label, arm = _label(metric.name), metric.group
-    if metric.estimate is None or metric.low is None or metric.high is None:
-        return f"Whether fusing changed {label} against the {arm} arm cannot be told from these studies."
-    numbers = f"{metric.estimate:+.3f}, {confidence:.0%} interval {metric.low:+.3f} to {metric.high:+.3f}"
-    numbers = numbers.replace("-", "−").replace("%", " %")
-    if metric.low <= 0 <= metric.high:
-        return f"No difference in {label} shown between the fused and the {arm} arm ({numbers}): it includes zero."
-    side = "higher" if metric.estimate > 0 else "lower"
-    return f"The fused arm has a {side} {label} than the {arm} arm on the same patients ({numbers})."
+def _gain(metric: MetricDocument, confidence: float) -> str | None:
+    """Return what a paired difference shows in words, when its interval lies above zero.
+
+    What the numbers do not support is said by the document's remarks, in one wording.
+    """
+    if metric.estimate is None or metric.low is None or metric.high is None or metric.low <= 0:
+        return None
+    numbers = f"{metric.estimate:+.3f}, {100 * confidence:g} % interval {metric.low:+.3f} to {metric.high:+.3f}"
+    return f"Fused has a higher {_label(metric.name)} than {metric.group}-only on the same patients ({numbers})."
 
 
 def _path(points: tuple[tuple[float, float], ...]) -> str:
