@@ -151,6 +151,14 @@ def test_demo_and_its_settings(stand_in: Any) -> None:
     assert (story.calls[-1][1]["config"].cohort.seed, story.calls[-1][1]["overwrite"]) == (3, True)
 
 
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_results_are_overwritten_only_when_asked_for(verb: str, stand_in: Any) -> None:
+    story = stand_in(verb, SimpleNamespace(studies=0, series=0, problems=0, scored=0, summary="", refused=0))
+    command(*VERBS[verb])
+    command(*VERBS[verb], "--overwrite")
+    assert [kwargs["overwrite"] for _, kwargs in story.calls] == [False, True]
+
+
 # --- what goes wrong -------------------------------------------------------------------------
 
 

@@ -98,6 +98,15 @@ def test_outside_a_checkout_there_is_no_commit(tmp_path: Path, monkeypatch: pyte
     assert git_state() == (None, None)
 
 
+def test_a_copy_installed_within_another_checkout_does_not_take_that_commit_for_its_own(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = checkout / ".venv" / "site-packages" / "medmllm" / "provenance.py"
+    installed.parent.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(installed))
+    assert git_state() == (None, None)
+
+
 def test_a_git_that_fails_or_is_not_there_stops_nothing(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (checkout / ".git" / "HEAD").write_text("damaged")
     assert git_state() == (None, None)

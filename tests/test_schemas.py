@@ -148,6 +148,69 @@ def test_an_invalid_row_differs_from_the_valid_one_in_its_fault_alone(name: str)
     assert {key for key in valid | invalid if valid.get(key) != invalid.get(key)} == set(FAULTS[name])
 
 
+# Document, place in its valid example, values just within and just outside the bound.
+BOUNDS: list[tuple[str, tuple[str | int, ...], list[Any], list[Any]]] = [
+    ("model", ("model", "dropout"), [0, 0.9], [-0.1, 1]),
+    ("model", ("model", "modality_dropout"), [0, 0.9], [-0.1, 1]),
+    ("model", ("model", "image_width"), [1], [0, 1.5]),
+    ("model", ("folds", 0, "fold"), [0], [-1]),
+    ("model", ("folds", 0, "temperature"), [0.01], [0]),
+    ("model", ("folds", 0, "threshold"), [0, 1], [-0.1, 1.1]),
+    ("model", ("folds",), [], [[]]),
+    ("model", ("task", "classes"), [["a", "b"]], [["a"]]),
+    ("model", ("format_version",), [1], [0, 2]),
+    ("model", ("format",), ["medmllm-model"], ["another-model"]),
+    ("model", ("split_digest",), ["0" * 64], ["0" * 63, "0" * 65, "G" * 64]),
+    ("model", ("contract", "image", "channels"), [], [{}]),
+    ("model", ("contract", "image", "spacing_mm"), [[1, 1, 1]], [[1, 1], [1, 1, 1, 1], [1, 1, 0]]),
+    ("evaluation", ("excluded",), [0], [-1]),
+    ("evaluation", ("confidence",), [0.9], [-0.1, 1.1]),
+    ("evaluation", ("arms", 0, "metrics", 0, "n"), [0], [-1]),
+    ("evaluation", ("arms", 0, "metrics", 0, "patients"), [0], [-1]),
+    ("prediction", ("probability",), [0, 1], [-0.01, 1.01]),
+    ("prediction", ("interval",), [[0, 1]], [[0.5], [0.5, 1.1], [0.1, 0.2, 0.3]]),
+    ("explanation", ("completeness_error",), [0], [-0.1]),
+    ("explanation", ("steps",), [1], [0]),
+    ("explanation", ("modality_shares", "image"), [0, 1], [1.1]),
+    ("summary", ("scored",), [0], [-1]),
+    ("summary", ("refused",), [0], [-1]),
+    ("summary", ("explained",), [0], [-1]),
+    ("summary", ("ignored_files",), [0], [-1]),
+    ("studies_row", ("series",), [0], [-1]),
+    ("studies_row", ("refused_series",), [0], [-1]),
+    ("studies_row", ("notes",), [0], [-1]),
+    ("studies_row", ("recordings",), [0], [-1]),
+    ("series_row", ("files",), [1], [0]),
+    ("series_row", ("size_x",), [1, None], [0]),
+    ("out_of_fold_row", ("fold",), [0], [-1]),
+    ("train_config", ("training", "warmup_epochs"), [0], [-1]),
+    ("train_config", ("training", "weight_decay"), [0], [-0.1]),
+    ("train_config", ("training", "noise"), [0], [-0.1]),
+    ("train_config", ("training", "tuning_fraction"), [0.49], [0, 0.5]),
+    ("train_config", ("training", "shift_voxels"), [0], [-1]),
+    ("train_config", ("tracking", "experiment"), ["a"], [""]),
+    ("train_config", ("acceptance_margin",), [0], [-0.1]),
+    ("train_config", ("evaluation", "confidence"), [0.9], [0, 1]),
+    ("score_config", ("explain", "completeness"), [0.001], [0]),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "within", "outside"), BOUNDS, ids=[f"{bound[0]}.{bound[1][-1]}" for bound in BOUNDS]
+)
+def test_pydantic_and_the_schema_draw_the_same_bounds(
+    name: str, place: tuple[str | int, ...], within: list[Any], outside: list[Any]
+) -> None:
+    for value in [*within, *outside]:
+        example = load(f"examples/{name}.valid.json")
+        target = example
+        for step in place[:-1]:
+            target = target[step]
+        target[place[-1]] = value
+        assert bool(pydantic_faults(name, example)) == (value in outside), value
+        assert bool(schema_faults(name, example)) == (value in outside), value
+
+
 def test_schemas_are_written_the_same_twice(tmp_path: Path) -> None:
     written = schemas.run(tmp_path / "new", check=False)
     first = {name: (tmp_path / "new" / name).read_bytes() for name in written}
