@@ -176,9 +176,13 @@ class ModelSettings(Document):
 
     image_encoder: str = Field(description="resnet10, resnet18, resnet34, resnet50 or densenet121 (MONAI, 3D)")
     image_width: PositiveInt = Field(description="channels of the first stage; the usual ResNet and DenseNet have 64")
+    image_stem_kernel: Literal[3, 5, 7] = Field(
+        description="edge of the ResNet's first convolution; 7 in the papers, 3 for small grids"
+    )
     image_stem_stride: Literal[1, 2] = Field(
         description="stride of the first convolution; 1 keeps small things visible"
     )
+    image_stem_pool: bool = Field(description="halve the grid once more after the first convolution, as the papers do")
     fusion: str = Field(description="concat")
     fusion_width: PositiveInt = Field(description="hidden units of the fused classifier")
     dropout: float = Field(ge=0, lt=1)

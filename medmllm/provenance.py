@@ -20,7 +20,7 @@ from medmllm.records import Provenance
 
 SHAPING_PACKAGES = (
     "torch", "monai", "pydicom", "nibabel", "transformers", "tokenizers", "scikit-learn",
-    "pandas", "numpy", "scipy", "mlflow", "captum", "lightning", "imagecodecs",
+    "pandas", "numpy", "scipy", "mlflow", "captum", "imagecodecs",
 )  # fmt: skip
 
 

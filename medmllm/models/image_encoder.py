@@ -20,6 +20,17 @@ class _Backbone(Protocol):
     def __call__(self, channels: int, settings: ModelSettings) -> tuple[nn.Module, int]: ...
 
 
+class MeanAndMax(nn.Module):
+    """Pool a feature map by its mean and its maximum, side by side.
+
+    The mean alone dilutes a small lesion by the whole field of view.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (batch, 2 * channels) for features (batch, channels, x, y, z)."""
+        return torch.cat([features.mean((2, 3, 4)), features.amax((2, 3, 4))], dim=1)
+
+
 def _resnet(block: Literal["basic", "bottleneck"], layers: list[int]) -> _Backbone:
     def build(channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
         width = settings.image_width
@@ -29,11 +40,14 @@ def _resnet(block: Literal["basic", "bottleneck"], layers: list[int]) -> _Backbo
             block_inplanes=[width, 2 * width, 4 * width, 8 * width],
             spatial_dims=3,
             n_input_channels=channels,
+            conv1_t_size=settings.image_stem_kernel,
             conv1_t_stride=settings.image_stem_stride,
+            no_max_pool=not settings.image_stem_pool,
             feed_forward=False,
             bias_downsample=False,
         )
-        return network, 8 * width * (4 if block == "bottleneck" else 1)
+        network.avgpool = MeanAndMax()
+        return network, 2 * 8 * width * (4 if block == "bottleneck" else 1)
 
     return build
 
@@ -43,10 +57,11 @@ def _densenet121(channels: int, settings: ModelSettings) -> tuple[nn.Module, int
     network = DenseNet121(
         spatial_dims=3, in_channels=channels, out_channels=1, init_features=width, growth_rate=max(1, width // 2)
     )
-    features = network.class_layers.out.in_features
-    network.class_layers.out = nn.Identity()
-    if settings.image_stem_stride == 1:
-        network.features.conv0.stride = (1, 1, 1)
+    features = 2 * network.class_layers.out.in_features
+    network.class_layers = nn.Sequential(nn.ReLU(), MeanAndMax())
+    network.features.conv0.stride = (settings.image_stem_stride,) * 3
+    if not settings.image_stem_pool:
+        network.features.pool0 = nn.Identity()
     return network, int(features)
 
 
@@ -64,7 +79,7 @@ class ImageEncoder(nn.Module):
     """A MONAI network by name, with learned values for missing channels.
 
     Args:
-        settings: `image_encoder`, `image_width` and `image_stem_stride`.
+        settings: `image_encoder`, `image_width`, `image_stem_stride` and `image_stem_pool`.
         channels: Number of image channels.
 
     Raises:

@@ -9,7 +9,6 @@ attributions can be taken at the embeddings.
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PretrainedConfig
 

@@ -12,8 +12,14 @@ from collections.abc import Mapping
 
 import torch
 from monai.data import MetaTensor
-from monai.transforms import NormalizeIntensity, Orientation, ResizeWithPadOrCrop, ScaleIntensityRange, Spacing
-from monai.transforms import SpatialResample
+from monai.transforms import (
+    NormalizeIntensity,
+    Orientation,
+    ResizeWithPadOrCrop,
+    ScaleIntensityRange,
+    Spacing,
+    SpatialResample,
+)
 
 from medmllm.documents import ImageSettings
 from medmllm.errors import ContractError

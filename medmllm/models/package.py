@@ -1,0 +1,183 @@
+"""The model package: one folder with everything that scoring needs, and no pickle.
+
+    fold models + tokenizers + card -> folder -> the same models, checked
+
+    model.json                 the card (documents.ModelCard): task, contract, calibration, digests
+    fold_K.safetensors         weights of fold K
+    tokenizer/fold_K/          tokenizer and text-encoder configuration of fold K
+    background.safetensors     the attribution baseline: the mean training image
+    reference.parquet          what the training cohort was like (no keys): what drift is measured against
+
+Every file's sha256 stands in the card; a file that was changed is refused.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from medmllm.documents import ModelCard, ModelSettings, PreprocessingContract, TextSettings
+from medmllm.errors import PackageError
+from medmllm.models.classifier import StudyClassifier, output_count
+from medmllm.models.image_encoder import ImageEncoder
+from medmllm.models.text_encoder import TextEncoder, from_config, load_pretrained, read_config, tiny_config
+from medmllm.preprocessing.text import TINY, load_tokenizer
+from medmllm.provenance import file_digest, text_digest
+
+CARD = "model.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoldNetwork:
+    """One fold's network and the tokenizer it was trained with."""
+
+    network: StudyClassifier
+    tokenizer: PreTrainedTokenizerBase | None  # None for the image-only arm
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills notes in a batch; 0 without a tokenizer."""
+        return 0 if self.tokenizer is None else int(self.tokenizer.pad_token_id or 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelPackage:
+    """A loaded package, ready to score."""
+
+    card: ModelCard
+    folds: tuple[FoldNetwork, ...]
+    background: Tensor | None  # (channels, x, y, z); None without an image encoder
+
+    @property
+    def weights_digest(self) -> str:
+        """sha256 over the digests of all folds' weights."""
+        return text_digest([fold.weights_sha256 for fold in self.card.folds])
+
+
+def build_network(
+    contract: PreprocessingContract, settings: ModelSettings, classes: tuple[str, ...], text_network: nn.Module | None
+) -> StudyClassifier:
+    """Return a classifier for a contract; all but `text_network` has fresh weights.
+
+    Args:
+        contract: Says which modalities the model reads, and through which channels.
+        settings: The parts by name.
+        classes: Class names; two make a binary task with one logit.
+        text_network: The Hugging Face encoder; None when the contract reads no text.
+    """
+    return StudyClassifier(
+        settings,
+        image_encoder=None if contract.image is None else ImageEncoder(settings, len(contract.image.channels)),
+        text_encoder=None if text_network is None else TextEncoder(text_network),
+        outputs=output_count(classes),
+    )
+
+
+def new_text_network(text: TextSettings, settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
+    """Return the text encoder that training starts from: a fresh `tiny`, or a pretrained one."""
+    if text.encoder == TINY:
+        return from_config(tiny_config(len(tokenizer), settings, text))
+    return load_pretrained(text.encoder, local_files_only=text.local_files_only)
+
+
+def write_weights(folder: Path, fold: int, member: FoldNetwork) -> None:
+    """Write one fold's weights, tokenizer and text-encoder configuration into a package folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in member.network.state_dict().items()}
+    save_file(state, folder / weights_name(fold))
+    if member.tokenizer is not None and member.network.text_encoder is not None:
+        target = folder / "tokenizer" / f"fold_{fold}"
+        member.tokenizer.save_pretrained(str(target))
+        member.network.text_encoder.config.save_pretrained(str(target))
+
+
+def weights_name(fold: int) -> str:
+    """Return the file name of a fold's weights."""
+    return f"fold_{fold}.safetensors"
+
+
+def write_background(folder: Path, background: Tensor) -> None:
+    """Write the attribution baseline, shape (channels, x, y, z)."""
+    save_file({"background": background.detach().cpu().contiguous()}, folder / "background.safetensors")
+
+
+def write_reference(folder: Path, reference: pd.DataFrame) -> None:
+    """Write what the training cohort was like; rows carry no keys."""
+    reference.to_parquet(folder / "reference.parquet", index=False)
+
+
+def digest_files(folder: Path) -> dict[str, str]:
+    """Return relative name -> sha256 of every file of a package but its card."""
+    return {
+        path.relative_to(folder).as_posix(): file_digest(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != CARD
+    }
+
+
+def load_package(folder: Path, *, device: torch.device | str = "cpu") -> ModelPackage:
+    """Return a model package, checked file by file.
+
+    Args:
+        folder: As written by `medmllm train`: RUN/model.
+        device: Where the networks go.
+
+    Raises:
+        PackageError: A file is missing or changed, the card is not valid, or the contract's fingerprint does not
+            match its contents.
+    """
+    if not (folder / CARD).is_file():
+        raise PackageError(f"no {CARD} in the --model folder: give the folder RUN/model that `medmllm train` wrote.")
+    card = ModelCard.read(folder / CARD)
+    check_package(folder, card)
+    members = tuple(_load_fold(folder, card, fold.fold, device) for fold in card.folds)
+    background = None
+    if card.contract.image is not None:
+        background = _read_tensors(folder / "background.safetensors")["background"].to(device)
+    return ModelPackage(card, members, background)
+
+
+def check_package(folder: Path, card: ModelCard) -> None:
+    """Compare a package's files and contract with its card.
+
+    Raises:
+        PackageError: Names the file or fingerprint that differs.
+    """
+    if card.contract.fingerprint != card.contract_fingerprint:
+        raise PackageError(
+            f"{CARD}: the preprocessing contract was changed after training (its fingerprint does not match). "
+            "Train again, or restore the package."
+        )
+    expected = dict(card.files) | {fold.weights: fold.weights_sha256 for fold in card.folds}
+    for name, digest in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise PackageError(f"the model package lacks {name}: copy the whole folder again.")
+        if file_digest(path) != digest:
+            raise PackageError(f"{name} of the model package was changed: its sha256 differs from the card.")
+
+
+def _load_fold(folder: Path, card: ModelCard, fold: int, device: torch.device | str) -> FoldNetwork:
+    tokenizer, text_network = None, None
+    if card.contract.text is not None:
+        home = folder / "tokenizer" / f"fold_{fold}"
+        tokenizer = load_tokenizer(home, local_files_only=True)
+        text_network = from_config(read_config(home))
+    network = build_network(card.contract, card.model, card.task.classes, text_network)
+    try:
+        network.load_state_dict(_read_tensors(folder / weights_name(fold)))
+    except RuntimeError as error:
+        raise PackageError(f"{weights_name(fold)} does not fit the network in {CARD}: {error}") from None
+    return FoldNetwork(network.to(device).eval(), tokenizer)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise PackageError(f"{path.name} cannot be read as safetensors: {error}") from None
