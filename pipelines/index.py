@@ -48,8 +48,8 @@ def run(
     Raises:
         MisuseError: No studies to index, results already there, the label table cannot be used.
     """
+    check_writable(out, overwrite=overwrite, marker="studies.csv")  # before the long part
     index = read_index(studies, labels=labels)
-    check_writable(out, overwrite=overwrite, marker="studies.csv")
     if linkage is not None:
         write_linkage(linkage, index, out=out)
     rows = [row for study in index.studies for row in series_rows(study)]

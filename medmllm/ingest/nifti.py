@@ -71,6 +71,7 @@ def read_header(path: Path) -> NiftiHeader:
     """Read and judge the header of a NIfTI file.
 
     Raises:
+        IngestError: The file cannot be opened.
         NiftiError: Not NIfTI, not three-dimensional, not millimetres, not one number per voxel, without
             a place in the patient, or too large.
     """
@@ -83,6 +84,7 @@ def read_volume(path: Path, *, modality: str | None = None) -> Volume:
     """Read the voxels of a NIfTI file, scaled by its slope and intercept.
 
     Raises:
+        IngestError: A file cannot be opened.
         NiftiError: As `read_header`; or damaged, cut short, or holding voxels that are not finite.
     """
     with one_error(NiftiError, "the voxels cannot be read", also=(*NIBABEL_FAILURES, gzip.BadGzipFile)):
@@ -186,7 +188,7 @@ def _warnings(raw: Any, affine: FloatArray, shape: tuple[int, ...]) -> tuple[tup
         return ()
     try:
         other = raw.get_qform()
-    except HeaderDataError:
+    except (HeaderDataError, ValueError):
         return (("sform_qform_differ", "the qform is not valid; the sform was used, as nibabel does"),)
     corners = np.array([[x, y, z, 1.0] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])])
     apart = float(np.linalg.norm(corners @ (affine - other).T, axis=1).max())

@@ -1,0 +1,245 @@
+"""Headers of single DICOM files: what is recognised, what is refused, and what must not be read."""
+
+import io
+import logging
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import DeflatedExplicitVRLittleEndian, EncapsulatedPDFStorage, ExplicitVRBigEndian
+
+from medmllm.errors import DicomError, IngestError
+from medmllm.ingest import dicom_header
+from medmllm.ingest.dicom_header import DicomHeader, looks_like_dicom, read_header, read_with_pixels
+from tests.factories import edit_dicom, write_dicom_study
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The first slice of a small CT: 6 columns, 5 rows."""
+    write_dicom_study(tmp_path / "ct", patient="MEIER-1", note=None)
+    return tmp_path / "ct" / "0001.dcm"
+
+
+def edited(file: Path, **elements: object) -> DicomHeader:
+    edit_dicom(file.parent, only=[0], **elements)
+    return read_header(file)
+
+
+def code_of(file: Path) -> str:
+    with pytest.raises(IngestError) as refusal:
+        read_header(file)
+    assert "MEIER" not in refusal.value.reason
+    return refusal.value.code
+
+
+def test_a_header_says_what_the_file_says(file: Path) -> None:
+    header, data = read_header(file), pydicom.dcmread(file)
+    assert (header.rows, header.columns, header.frames, header.samples) == (5, 6, 1, 1)
+    assert header.patient_id == "MEIER-1"
+    assert (header.study_uid, header.series_uid) == (data.StudyInstanceUID, data.SeriesInstanceUID)
+    assert header.pixel_spacing_mm == (3.0, 2.0)  # between rows, then between columns
+    assert header.position == tuple(data.ImagePositionPatient)
+    assert header.orientation == (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    assert (header.modality, header.transfer_syntax) == ("CT", "1.2.840.10008.1.2.1")
+    assert header.has_rescale
+    assert not header.truncated
+    assert not header.has_modality_lut
+
+
+def test_nothing_of_a_header_shows_in_its_repr(file: Path) -> None:
+    assert "MEIER" not in repr(read_header(file))
+
+
+def test_a_file_without_mark_and_meta_is_read_as_implicit_little_endian(file: Path) -> None:
+    data = pydicom.dcmread(file)
+    bare = io.BytesIO()
+    pydicom.dcmwrite(bare, Dataset(data), implicit_vr=True, little_endian=True)
+    file.write_bytes(bare.getvalue())
+    header = read_header(file)
+    assert header.transfer_syntax == "1.2.840.10008.1.2"
+    assert header.rows == 5
+    assert len(read_with_pixels(file).PixelData) == 60
+
+
+def test_big_endian_is_read_and_its_pixel_length_checked(file: Path) -> None:
+    data = pydicom.dcmread(file)
+    data.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    assert list(data.iterall())  # decoded, so that they are encoded anew
+    pydicom.dcmwrite(file, data, implicit_vr=False, little_endian=False, force_encoding=True)
+    assert read_header(file).position == tuple(data.ImagePositionPatient)
+    assert not read_header(file).truncated
+    file.write_bytes(file.read_bytes()[:-10])
+    assert read_header(file).truncated
+
+
+def deflate(file: Path, tail: bytes = b"") -> None:
+    """Rewrite a file deflated; `tail` is appended to the plain data set."""
+    data = pydicom.dcmread(file)
+    plain = io.BytesIO()
+    pydicom.dcmwrite(plain, Dataset(data), implicit_vr=False, little_endian=True)
+    meta = data.file_meta
+    meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    head = io.BytesIO()
+    head.write(bytes(128) + b"DICM")
+    pydicom.filewriter.write_file_meta_info(head, meta)
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    file.write_bytes(head.getvalue() + packer.compress(plain.getvalue() + tail) + packer.flush())
+
+
+def test_a_deflated_file_is_read(file: Path) -> None:
+    pixels = pydicom.dcmread(file).PixelData
+    deflate(file)
+    assert read_header(file).columns == 6
+    assert read_header(file).transfer_syntax == DeflatedExplicitVRLittleEndian
+    assert read_with_pixels(file).PixelData == pixels
+
+
+def test_a_deflated_bomb_is_inflated_no_further_than_needed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deflate(file, tail=bytes(50_000_000))
+    monkeypatch.setattr(dicom_header, "HEADER_INFLATES_TO", 4000)
+    monkeypatch.setattr(dicom_header, "IMAGE_INFLATES_TO", 10_000)
+    assert read_header(file).rows == 5
+    with pytest.raises(DicomError, match="more than 10,000 bytes") as refusal:
+        read_with_pixels(file)
+    assert refusal.value.code == "deflated_too_large"
+
+
+def test_a_deflated_header_longer_than_what_is_looked_at_is_refused(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deflate(file)
+    monkeypatch.setattr(dicom_header, "HEADER_INFLATES_TO", 300)
+    assert code_of(file) == "no_pixels"
+
+
+@pytest.mark.parametrize("left", [10, 200])
+def test_pixel_data_cut_short_are_seen_by_their_length(file: Path, left: int) -> None:
+    whole = file.read_bytes()
+    place = whole.rindex(b"\xe0\x7f\x10\x00OW")
+    file.write_bytes(whole[: place + 12 + 10] if left == 10 else whole[:-1])
+    assert read_header(file).truncated
+
+
+def test_pixel_data_that_declare_less_than_rows_and_columns_need_are_cut_short(file: Path) -> None:
+    assert edited(file, PixelData=bytes(58)).truncated
+
+
+def test_bytes_after_the_pixel_data_do_no_harm(file: Path) -> None:
+    assert not edited(file, PixelData=bytes(64)).truncated
+
+
+def test_an_image_without_pixels_is_damaged(file: Path) -> None:
+    edit_dicom(file.parent, only=[0], PixelData=None)
+    assert code_of(file) == "no_pixels"
+    edit_dicom(file.parent, only=[1], Rows=None)
+    assert code_of(file.with_name("0002.dcm")) == "no_pixels"
+
+
+@pytest.mark.parametrize(
+    "sop_class",
+    [EncapsulatedPDFStorage, "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.481.2"],
+)
+def test_pdf_segmentation_and_dose_are_no_images(file: Path, sop_class: str) -> None:
+    edit_dicom(file.parent, only=[0], SOPClassUID=sop_class)
+    assert code_of(file) == "not_an_image"
+
+
+def test_a_report_is_no_image(file: Path) -> None:
+    edit_dicom(file.parent, only=[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11", Rows=None, PixelData=None)
+    assert code_of(file) == "not_an_image"
+
+
+def test_a_waveform_with_rows_but_no_pixels_is_no_image(file: Path) -> None:
+    edit_dicom(file.parent, only=[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.9.1.1", PixelData=None)
+    assert code_of(file) == "not_an_image"
+
+
+def test_a_dicomdir_is_told_by_its_file_meta(file: Path) -> None:
+    data = pydicom.dcmread(file)
+    data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    data.save_as(file)
+    assert code_of(file) == "dicomdir"
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"hello", "not_dicom"),
+        (bytes(128) + b"DICM", "not_an_image"),
+        (bytes(128) + b"DICM" + b"\x02\x00\x00\x00UL\x04", "not_an_image"),
+        (bytes(128) + b"DICM" + b"\x02\x00\x00\x00UL\x09\x00" + bytes(9), "dicom_unreadable"),
+    ],
+)
+def test_junk_is_refused_with_one_typed_error(tmp_path: Path, content: bytes, code: str) -> None:
+    (tmp_path / "junk").write_bytes(content)
+    assert code_of(tmp_path / "junk") == code
+
+
+def test_sequences_nested_ten_thousand_deep_are_refused(tmp_path: Path) -> None:
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    nested = (struct.pack("<HH2sHI", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF) + item) * 10_000
+    meta = struct.pack("<HH2sH", 2, 0x0010, b"UI", 20) + b"1.2.840.10008.1.2.1\0"
+    (tmp_path / "deep").write_bytes(bytes(128) + b"DICM" + meta + nested)
+    assert code_of(tmp_path / "deep") == "dicom_unreadable"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "field"),
+    [
+        ("PixelSpacing", None, "pixel_spacing_mm"),
+        ("PixelSpacing", [0, 1], "pixel_spacing_mm"),
+        ("ImagePositionPatient", [1, 2], "position"),
+        ("ImagePositionPatient", None, "position"),
+        ("ImageOrientationPatient", [1, 0, 0, 0, 1], "orientation"),
+        ("PatientID", "", "patient_id"),
+        ("StudyInstanceUID", None, "study_uid"),
+        ("Modality", "Meier Hans", "modality"),
+    ],
+)
+def test_what_is_missing_or_makes_no_sense_is_none(file: Path, keyword: str, value: object, field: str) -> None:
+    assert getattr(edited(file, **{keyword: value}), field) is None
+
+
+def test_values_are_stripped_and_image_type_is_split(file: Path) -> None:
+    header = edited(file, PatientID=" 12 ", ImageType=["ORIGINAL", "PRIMARY", "localizer "])
+    assert header.patient_id == "12"
+    assert header.image_type == ("ORIGINAL", "PRIMARY", "LOCALIZER")
+
+
+def test_a_modality_lookup_table_is_noticed(file: Path) -> None:
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData, table.ModalityLUTType = [2, 0, 16], bytes(4), "US"
+    assert edited(file, ModalityLUTSequence=Sequence([table])).has_modality_lut
+
+
+def test_odd_values_are_neither_logged_nor_warned_of(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b"MEIER-1 ", b"MEIER\x01\xff "))
+    with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as caught:
+        read_header(file)
+        read_with_pixels(file)
+    assert "MEIER" not in caplog.text
+    assert not [warning for warning in caught if "MEIER" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    ("start", "dicom"),
+    [
+        ("0800 0500 4353 0a00 49534f5f", True),  # (0008,0005) CS, explicit
+        ("0800 0000 0400 0000 90010000", True),  # (0008,0000), implicit, 4 bytes
+        ("0008 0005 4353 000a 49534f5f", True),  # the same in big endian
+        ("0200 0000 554c 0400 b0000000", True),  # file meta without preamble
+        ("0800 0500 4353", False),  # too short to tell
+        ("0800 0500 ffff ffff 49534f5f", False),
+        ("2000 0d00 5549 4000 312e322e", False),  # a group no data set starts with
+        ("7b22 6122 3a20 317d 0a0a0a0a", False),
+    ],
+)
+def test_a_file_without_mark_is_dicom_only_if_it_starts_with_a_plausible_element(start: str, dicom: bool) -> None:
+    assert looks_like_dicom(bytes.fromhex(start)) is dicom

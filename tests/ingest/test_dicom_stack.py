@@ -1,0 +1,181 @@
+"""Which slices make one grid, which series is several, and which is refused and why."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medmllm.errors import MedmllmError
+from medmllm.ingest import dicom_stack
+from medmllm.ingest.dicom_header import APART, DicomHeader
+from medmllm.ingest.dicom_stack import arrange, split
+
+TURNED = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)  # sagittal
+
+
+def a_slice(z: float = 0.0, **changes: Any) -> DicomHeader:
+    """An axial CT slice of 5 rows and 6 columns at height z; `changes` win, APART keywords among them."""
+    apart = {keyword: str(changes.pop(keyword, "")) for keyword in APART}
+    plain = DicomHeader(
+        file=Path(f"{z}.dcm"), transfer_syntax="1.2.840.10008.1.2.1", patient_id="P", study_uid="1.2", series_uid="1.3",
+        sop_uid=None, modality="CT", description=None, image_type=("ORIGINAL", "PRIMARY", "AXIAL"),
+        frame_of_reference_uid="1.4", rows=5, columns=6, frames=1, samples=1, photometric="MONOCHROME2",
+        bits_allocated=16, pixel_spacing_mm=(3.0, 2.0), position=(-4.0, 8.0, z), orientation=(1.0, 0, 0, 0, 1.0, 0),
+        has_rescale=True, has_modality_lut=False, truncated=False, acquisition=tuple(apart.items()),
+    )  # fmt: skip
+    return replace(plain, **changes)
+
+
+def code_of(headers: Sequence[DicomHeader]) -> str:
+    with pytest.raises(MedmllmError) as refusal:
+        arrange(headers)
+    return refusal.value.code
+
+
+def test_slices_in_any_order_make_one_grid_from_the_lowest_up() -> None:
+    stack = arrange([a_slice(5.0), a_slice(0.0), a_slice(2.5)])
+    assert [header.position for header in stack.slices] == [(-4.0, 8.0, 0.0), (-4.0, 8.0, 2.5), (-4.0, 8.0, 5.0)]
+    assert stack.shape == (6, 5, 3)
+    assert stack.spacing_mm == (2.0, 3.0, 2.5)
+    # LPS to RAS turns the first two axes: a row runs to the left, a column to the back.
+    assert stack.affine.tolist() == [[-2, 0, 0, 4], [0, -3, 0, -8], [0, 0, 2.5, 0], [0, 0, 0, 1]]
+    assert stack.warnings == ()
+
+
+def test_a_sagittal_stack_grows_along_row_cross_column() -> None:
+    slices = [a_slice(orientation=TURNED, position=(x, 0.0, 0.0)) for x in (0.0, 3.0)]
+    # row = +P, column = -S (down): row x column = P x (-S) = -L, so the stack starts at the left-most slice.
+    assert [header.position[0] for header in arrange(slices).slices if header.position] == [3.0, 0.0]
+
+
+def test_a_tilted_gantry_keeps_its_shear_and_is_remarked() -> None:
+    slices = [a_slice(position=(-4.0, 8.0 - 0.3 * z, z)) for z in (0.0, 2.0, 4.0)]
+    stack = arrange(slices)
+    assert stack.affine[:3, 2].tolist() == pytest.approx([0.0, 0.6, 2.0])  # RAS: forward while going up
+    ((code, reason),) = stack.warnings
+    assert code == "gantry_tilt"
+    assert f"{np.degrees(np.arctan(0.3)):.1f} degrees" in reason
+
+
+def test_ct_without_rescale_is_remarked_and_mr_is_not() -> None:
+    bare = [a_slice(z, has_rescale=False) for z in (0.0, 2.0)]
+    assert [code for code, _ in arrange(bare).warnings] == ["no_rescale"]
+    assert arrange([replace(header, modality="MR") for header in bare]).warnings == ()
+
+
+def test_an_unknown_frame_of_reference_agrees_with_any() -> None:
+    assert arrange([a_slice(0.0), a_slice(2.0, frame_of_reference_uid=None)]).shape == (6, 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"frames": 2}, "multi_frame"),
+        ({"image_type": ("ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC")}, "mosaic"),
+        ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, "localizer"),
+        ({"samples": 3, "photometric": "RGB"}, "colour"),
+        ({"photometric": "PALETTE COLOR"}, "colour"),
+        ({"photometric": ""}, "colour"),
+        ({"photometric": "MONOCHROME1"}, "monochrome1"),
+        ({"has_modality_lut": True}, "modality_lut"),
+        ({"bits_allocated": 1}, "unsupported_bits"),
+        ({"pixel_spacing_mm": None}, "no_pixel_spacing"),
+        ({"position": None}, "no_position"),
+        ({"orientation": None}, "no_position"),
+        ({"truncated": True}, "truncated_pixels"),
+        ({"transfer_syntax": "1.2.840.10008.1.2.4.100"}, "unsupported_transfer_syntax"),
+        ({"rows": 7}, "mixed_sizes"),
+        ({"orientation": TURNED}, "mixed_orientation"),
+        ({"pixel_spacing_mm": (3.0, 2.01)}, "mixed_spacing"),
+        ({"frame_of_reference_uid": "1.5"}, "mixed_frames_of_reference"),
+        ({"position": (-4.0, 8.0, 2.0)}, "doubled_slice"),
+        ({"position": (-4.0, 8.0, 6.0)}, "missing_slice"),
+        ({"position": (-4.0, 9.0, 4.0)}, "shifted_slice"),
+    ],
+)
+def test_one_odd_slice_refuses_the_series_with_its_own_code(changes: dict[str, Any], code: str) -> None:
+    assert code_of([a_slice(0.0), a_slice(2.0), a_slice(**({"position": (-4.0, 8.0, 4.0)} | changes))]) == code
+
+
+def test_a_single_slice_is_refused() -> None:
+    assert code_of([a_slice()]) == "single_slice"
+
+
+def test_an_orientation_that_is_none_is_refused() -> None:
+    bent = (1.0, 0, 0, 0.6, 0.8, 0)
+    assert code_of([a_slice(0.0, orientation=bent), a_slice(2.0, orientation=bent)]) == "bad_orientation"
+
+
+def test_a_series_that_declares_gigabytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dicom_stack, "LARGEST_VOXELS", 59)
+    assert code_of([a_slice(0.0), a_slice(2.0)]) == "too_large"
+
+
+def test_a_private_transfer_syntax_is_not_quoted() -> None:
+    with pytest.raises(MedmllmError) as refusal:
+        arrange([a_slice(transfer_syntax="1.3.6.MEIER")])
+    assert "MEIER" not in refusal.value.reason
+
+
+# --- parts of a series ---------------------------------------------------------------------
+
+
+def places(part: dicom_stack.Part) -> list[float]:
+    return sorted(header.position[2] for header in part.headers if header.position)
+
+
+def test_a_whole_series_is_one_part_without_a_label() -> None:
+    (part,) = split([a_slice(z) for z in (0.0, 2.0, 4.0)])
+    assert (part.label, places(part)) == ("", [0.0, 2.0, 4.0])
+
+
+def test_a_scout_is_told_apart_by_its_orientation_and_size() -> None:
+    scout = a_slice(orientation=TURNED, rows=50)
+    parts = split([a_slice(0.0), scout, a_slice(2.0)])
+    assert [(part.label, len(part.headers)) for part in parts] == [("stack 1 of 2", 2), ("stack 2 of 2", 1)]
+
+
+def test_stacks_are_numbered_by_what_they_look_like_not_by_the_order_of_files() -> None:
+    slices = [a_slice(0.0, orientation=TURNED), a_slice(1.0), a_slice(2.0, rows=4), a_slice(3.0)]
+    forth, back = split(slices), split(slices[::-1])
+    assert [(part.label, places(part)) for part in forth] == [(part.label, places(part)) for part in back]
+
+
+@pytest.mark.parametrize("keyword", ["AcquisitionNumber", "EchoTime", "TemporalPositionIdentifier", "ImageType"])
+def test_volumes_at_the_same_places_are_told_apart_by_a_recorded_attribute(keyword: str) -> None:
+    parts = split([a_slice(z, **{keyword: value}) for z in (0.0, 2.0, 4.0) for value in (10, 20)])
+    assert [part.label for part in parts] == [f"{keyword} 1 of 2", f"{keyword} 2 of 2"]
+    assert [places(part) for part in parts] == [[0.0, 2.0, 4.0]] * 2
+    assert {dict(header.acquisition)[keyword] for header in parts[0].headers} == {"10"}
+
+
+def test_volumes_that_nothing_tells_apart_stay_together_and_are_refused() -> None:
+    (part,) = split([a_slice(z) for z in (0.0, 2.0) for _ in range(3)])
+    assert len(part.headers) == 6
+    assert code_of(part.headers) == "doubled_slice"
+
+
+def test_an_attribute_that_changes_from_slice_to_slice_divides_nothing() -> None:
+    (part,) = split([a_slice(z, AcquisitionNumber=z) for z in (0.0, 2.0, 4.0)])
+    assert part.label == ""
+
+
+def test_an_attribute_under_which_a_volume_would_lack_places_divides_nothing() -> None:
+    # Trigger Time alternates along the stack: its groups have equal sizes, but each has half of the places.
+    slices = [a_slice(z, TriggerTime=int(z) % 4) for z in (0.0, 2.0, 4.0, 6.0) for _ in range(2)]
+    (part,) = split(slices)
+    assert part.label == ""
+
+
+def test_images_without_a_place_stay_together() -> None:
+    (part,) = split([a_slice(position=None, orientation=None), a_slice(position=None, orientation=None)])
+    assert len(part.headers) == 2
+
+
+def test_images_of_a_bent_orientation_stay_together() -> None:
+    bent = (1.0, 0, 0, 0.6, 0.8, 0)
+    (part,) = split([a_slice(0.0, orientation=bent), a_slice(0.0, orientation=bent)])
+    assert len(part.headers) == 2

@@ -1,0 +1,268 @@
+"""NIfTI: what nibabel reads is what comes back, and what nibabel lets pass silently is refused."""
+
+import gzip
+import json
+import warnings
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from medmllm.errors import IngestError, NiftiError
+from medmllm.ingest import nifti
+from medmllm.ingest.nifti import modality_of, read_header, read_volume
+
+AFFINE = np.array([[-1.9, 0.3, 0, 11], [0.3, 2.8, 0.1, -7], [0, -0.1, 4.2, 30], [0, 0, 0, 1]])
+VALUES = np.random.default_rng(4).integers(-900, 900, (4, 3, 2)).astype(np.int16)
+
+
+def save(path: Path, data: np.ndarray = VALUES, affine: np.ndarray | None = AFFINE, **header: object) -> Path:
+    """Write with nibabel, then change header fields in the plain file."""
+    image = nibabel.Nifti1Image(data, affine)
+    for name, value in header.items():
+        image.header[name] = value
+    nibabel.save(image, path)
+    return path
+
+
+def patch(path: Path, **fields: object) -> Path:
+    """Change header fields behind nibabel's back; for plain .nii files."""
+    data = path.read_bytes()
+    raw = np.frombuffer(data[:348], dtype=nibabel.nifti1.header_dtype).copy()
+    for name, value in fields.items():
+        raw[name] = value
+    path.write_bytes(raw.tobytes() + data[348:])
+    return path
+
+
+def refusal_of(path: Path) -> str:
+    with pytest.raises(IngestError) as refusal:
+        read_volume(path)
+    assert "MEIER" not in refusal.value.reason
+    return refusal.value.code
+
+
+@pytest.mark.parametrize("name", ["MEIER.nii", "MEIER.nii.gz", "MEIER.hdr"])
+def test_voxels_and_affine_come_back_as_nibabel_reads_them(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "MEIER.hdr":
+        nibabel.save(nibabel.Nifti1Pair(VALUES, AFFINE), path)
+    else:
+        save(path)
+    volume = read_volume(path, modality="MR")
+    assert volume.voxels.dtype == np.float32
+    assert volume.voxels.tolist() == VALUES.tolist()
+    assert volume.affine == pytest.approx(nibabel.load(path).affine)
+    assert volume.modality == "MR"
+    header = read_header(path)
+    assert header.shape == (4, 3, 2)
+    assert header.spacing_mm == pytest.approx(np.sqrt((AFFINE[:3, :3] ** 2).sum(axis=0)), rel=1e-6)
+    assert header.warnings == ()
+
+
+def test_nifti_2_and_a_trailing_axis_of_one_are_read(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti2Image(VALUES[..., None, None], AFFINE), tmp_path / "MEIER.nii.gz")
+    assert read_volume(tmp_path / "MEIER.nii.gz").voxels.tolist() == VALUES.tolist()
+
+
+def test_slope_and_intercept_are_applied_across_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nifti, "CHUNK_BYTES", 5)  # 24 voxels in five pieces
+    path = patch(save(tmp_path / "MEIER.nii"), scl_slope=0.5, scl_inter=-100.25)
+    assert read_volume(path).voxels == pytest.approx(VALUES * 0.5 - 100.25)
+
+
+def test_a_slope_that_is_no_number_means_no_scaling(tmp_path: Path) -> None:
+    path = patch(save(tmp_path / "MEIER.nii"), scl_slope=np.nan, scl_inter=np.nan)
+    assert read_volume(path).voxels.tolist() == VALUES.tolist()
+
+
+def test_the_qform_places_voxels_where_there_is_no_sform(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(VALUES, None)
+    image.set_qform(np.diag([-2.0, 3.0, 4.0, 1.0]), 1)
+    nibabel.save(image, tmp_path / "MEIER.nii")
+    assert read_volume(tmp_path / "MEIER.nii").affine == pytest.approx(np.diag([-2.0, 3.0, 4.0, 1.0]))
+    assert read_header(tmp_path / "MEIER.nii").warnings == ()
+
+
+def test_without_sform_and_qform_the_orientation_is_reported_as_unknown(tmp_path: Path) -> None:
+    path = patch(save(tmp_path / "MEIER.nii"), sform_code=0, qform_code=0)
+    assert [code for code, _ in read_header(path).warnings] == ["orientation_unknown"]
+    assert read_volume(path).affine == pytest.approx(nibabel.load(path).affine)
+
+
+def test_sform_and_qform_that_disagree_are_reported_with_the_distance_and_the_sform_wins(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(VALUES, np.diag([2.0, 3.0, 4.0, 1.0]))
+    image.set_sform(np.diag([2.0, 3.0, 4.0, 1.0]), 1)
+    moved = np.diag([2.0, 3.0, 4.0, 1.0])
+    moved[0, 3] = 5.0
+    image.set_qform(moved, 1)
+    nibabel.save(image, tmp_path / "MEIER.nii")
+    ((code, reason),) = read_header(tmp_path / "MEIER.nii").warnings
+    assert code == "sform_qform_differ"
+    assert "5.00 mm" in reason
+    assert read_volume(tmp_path / "MEIER.nii").affine[0, 3] == 0.0
+
+
+def test_a_qform_that_is_no_rotation_is_reported(tmp_path: Path) -> None:
+    path = patch(save(tmp_path / "MEIER.nii"), qform_code=1, quatern_b=0.9, quatern_c=0.9)
+    assert [code for code, _ in read_header(path).warnings] == ["sform_qform_differ"]
+
+
+def test_gzip_is_recognised_by_content(tmp_path: Path) -> None:
+    save(tmp_path / "MEIER.nii.gz").rename(tmp_path / "b.nii")
+    assert read_volume(tmp_path / "b.nii").voxels.tolist() == VALUES.tolist()
+
+
+def test_one_flipped_bit_in_a_gzip_stream_is_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(5).integers(0, 250, (9, 8, 7)).astype(np.uint8)
+    data = bytearray(gzip.compress(save(tmp_path / "MEIER.nii", noise).read_bytes(), compresslevel=0))
+    data[-100] ^= 1  # stored, not packed: only the checksum can tell
+    (tmp_path / "b.nii.gz").write_bytes(data)
+    read_header(tmp_path / "b.nii.gz")
+    assert refusal_of(tmp_path / "b.nii.gz") == "nifti_unreadable"
+
+
+def test_a_wrong_length_in_a_gzip_stream_is_refused(tmp_path: Path) -> None:
+    data = bytearray(save(tmp_path / "MEIER.nii.gz").read_bytes())
+    data[-4] ^= 1
+    (tmp_path / "MEIER.nii.gz").write_bytes(data)
+    assert refusal_of(tmp_path / "MEIER.nii.gz") == "nifti_unreadable"
+
+
+@pytest.mark.parametrize(
+    ("keep", "code"),
+    [(0, "empty_file"), (100, "nifti_truncated"), (352, "nifti_truncated"), (399, "nifti_truncated")],
+)
+def test_a_file_cut_short_is_refused(tmp_path: Path, keep: int, code: str) -> None:
+    data = save(tmp_path / "MEIER.nii").read_bytes()
+    assert len(data) == 352 + 2 * VALUES.size
+    (tmp_path / "MEIER.nii").write_bytes(data[:keep])
+    assert refusal_of(tmp_path / "MEIER.nii") == code
+
+
+def test_a_gzip_stream_cut_short_is_refused(tmp_path: Path) -> None:
+    data = save(tmp_path / "MEIER.nii.gz").read_bytes()
+    (tmp_path / "MEIER.nii.gz").write_bytes(data[:-9])
+    assert refusal_of(tmp_path / "MEIER.nii.gz") == "nifti_unreadable"
+
+
+def test_what_goes_on_long_after_the_voxels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nifti, "LARGEST_EXTRA_BYTES", 1000)
+    path = save(tmp_path / "MEIER.nii")
+    plain = path.read_bytes()
+    path.write_bytes(plain + bytes(1000))
+    assert read_volume(path).voxels.tolist() == VALUES.tolist()
+    path.write_bytes(plain + bytes(1001))
+    assert refusal_of(path) == "nifti_unreadable"
+
+
+def test_a_header_that_declares_terabytes_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    path = patch(save(tmp_path / "MEIER.nii"), dim=[3, 30000, 30000, 30000, 1, 1, 1, 1])
+    assert refusal_of(path) == "too_large"
+
+
+def test_voxels_said_to_start_far_away_are_refused(tmp_path: Path) -> None:
+    assert refusal_of(patch(save(tmp_path / "MEIER.nii"), vox_offset=2.0**30)) == "nifti_unreadable"
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"xyzt_units": 3}, "not_millimetres"),
+        ({"xyzt_units": 1}, "not_millimetres"),
+        ({"srow_x": [0, 0, 0, 0]}, "singular_affine"),
+        ({"srow_x": [np.nan, 0, 0, 0]}, "singular_affine"),
+        ({"dim": [2, 4, 6, 1, 1, 1, 1, 1]}, "not_3d"),
+        ({"dim": [4, 4, 3, 1, 2, 1, 1, 1]}, "not_3d"),
+        ({"dim": [3, 4, 0, 2, 1, 1, 1, 1]}, "too_large"),
+        ({"magic": b"xyz"}, "not_nifti"),
+        ({"sizeof_hdr": 7}, "not_nifti"),
+        ({"datatype": 77}, "nifti_unreadable"),
+    ],
+)
+def test_a_header_that_makes_no_volume_is_refused(tmp_path: Path, fields: dict[str, object], code: str) -> None:
+    path = patch(save(tmp_path / "MEIER.nii"), **fields)
+    with pytest.raises(NiftiError):
+        read_header(path)
+    assert refusal_of(path) == code
+
+
+@pytest.mark.parametrize(
+    "kind", [np.complex64, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])], ids=["complex", "colour"]
+)
+def test_voxels_that_are_not_one_number_each_are_refused(tmp_path: Path, kind: np.dtype) -> None:
+    assert refusal_of(save(tmp_path / "MEIER.nii", np.zeros((2, 3, 4), dtype=kind))) == "not_scalar"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_voxels_that_are_not_finite_are_refused_and_counted(tmp_path: Path, value: float) -> None:
+    data = np.ones((4, 3, 2), dtype=np.float32)
+    data[1, 2, 0] = value
+    with pytest.raises(NiftiError, match="1 of 24 voxels") as refusal:
+        read_volume(save(tmp_path / "MEIER.nii", data))
+    assert refusal.value.code == "nan_voxels"
+
+
+def test_a_float64_too_large_for_float32_is_refused_without_a_warning(tmp_path: Path) -> None:
+    data = np.full((2, 3, 4), 1e300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert refusal_of(save(tmp_path / "MEIER.nii", data)) == "nan_voxels"
+
+
+def test_a_header_without_its_voxels_is_refused(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Pair(VALUES, AFFINE), tmp_path / "MEIER.hdr")
+    (tmp_path / "MEIER.img").unlink()
+    assert refusal_of(tmp_path / "MEIER.hdr") == "unreadable"
+
+
+def test_the_voxels_of_a_pair_may_be_zipped_and_in_capitals(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Pair(VALUES, AFFINE), tmp_path / "MEIER.hdr")
+    (tmp_path / "MEIER.img.gz").write_bytes(gzip.compress((tmp_path / "MEIER.img").read_bytes()))
+    (tmp_path / "MEIER.img").rename(tmp_path / "B.IMG")
+    (tmp_path / "B.HDR").write_bytes((tmp_path / "MEIER.hdr").read_bytes())
+    assert read_volume(tmp_path / "MEIER.hdr").voxels.tolist() == VALUES.tolist()
+    assert read_volume(tmp_path / "B.HDR").voxels.tolist() == VALUES.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "sidecar", "modality"),
+    [
+        ("sub-01_T1w.nii.gz", None, "MR"),
+        ("sub-01_ses-2_pet.nii.gz", None, "PT"),
+        ("sub-01_thing.nii.gz", None, None),
+        ("T1w.nii.gz", None, None),
+        ("chest.nii.gz", {"Modality": "CT"}, "CT"),
+        ("brain.nii.gz", {"Modality": "MagneticResonanceImaging"}, "MR"),
+        ("sub-01_bold.nii.gz", {"Modality": "Tea"}, "MR"),
+        ("chest.nii.gz", ["CT"], None),
+        ("chest.nii.gz", {"Modality": ["CT"]}, None),
+    ],
+)
+def test_modality_is_what_the_sidecar_or_the_bids_name_says(
+    tmp_path: Path, name: str, sidecar: object, modality: str | None
+) -> None:
+    if sidecar is not None:
+        (tmp_path / f"{name.partition('.')[0]}.json").write_text(json.dumps(sidecar))
+    assert modality_of(tmp_path / name) == modality
+
+
+def test_every_open_hard_case_is_read_as_nibabel_reads_it_or_refused(shared: Path) -> None:
+    refused = {}
+    for case in sorted((shared / "torture" / "open").glob("nii_*")):
+        file = min(file for file in (case / "data").iterdir() if file.suffix != ".img")
+        try:
+            volume = read_volume(file)
+        except NiftiError as error:
+            refused[case.name] = error.code
+            continue
+        data = file.read_bytes()
+        zipped = data[:2] == b"\x1f\x8b" and file.suffix == ".nii"  # called .nii: nibabel gives up
+        image = nibabel.Nifti1Image.from_bytes(gzip.decompress(data)) if zipped else nibabel.load(file)
+        assert volume.affine == pytest.approx(image.affine)
+        assert np.allclose(volume.voxels, np.squeeze(image.get_fdata()), atol=2e-4, rtol=1e-6)
+    assert {"nii_gz_bitflip", "nii_gz_truncated", "nii_units_micron", "nii_singular_sform", "nii_zero_byte"} <= set(
+        refused
+    )
+    assert len(refused) <= 12
