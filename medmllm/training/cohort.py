@@ -1,0 +1,148 @@
+"""Read a cohort for training: every study prepared once, refusals kept beside it.
+
+    Study -> chosen series -> Volumes, Note -> Sample (no tokens yet), or a Refusal
+
+Tokens come later, fold by fold: `tiny` learns its vocabulary from the training part alone.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from medmllm.documents import ImageSettings, PreprocessingContract, TextSettings
+from medmllm.errors import LabelError, MedmllmError
+from medmllm.ingest.study_folder import read_study_note, read_volume
+from medmllm.preprocessing.contract import VolumeFacts, accept, choose_series, measure
+from medmllm.preprocessing.sample import prepare_sample
+from medmllm.records import Note, Refusal, Sample, SeriesReference, Study, Volume
+
+CONTRACT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudyParts:
+    """What a study gives, read but not prepared; by channel name."""
+
+    series: Mapping[str, SeriesReference]
+    volumes: Mapping[str, Volume] = field(repr=False)
+    note: Note | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Member:
+    """One study of the cohort, prepared."""
+
+    sample: Sample  # with its target; without tokens
+    note: Note | None
+    facts: Mapping[str, VolumeFacts]  # by channel name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cohort:
+    """Everything that training reads, in the order of the index."""
+
+    members: tuple[Member, ...]
+    refused: tuple[tuple[Study, Refusal], ...]
+
+    @property
+    def has_images(self) -> bool:
+        """Whether any study has an image."""
+        return any(member.sample.image is not None for member in self.members)
+
+    @property
+    def has_notes(self) -> bool:
+        """Whether any study has a note."""
+        return any(member.note is not None for member in self.members)
+
+    @property
+    def targets(self) -> list[int]:
+        """Class index of each member."""
+        return [member.sample.target for member in self.members if member.sample.target is not None]
+
+
+def read_parts(study: Study, contract: PreprocessingContract) -> StudyParts:
+    """Read the series that the contract's channels ask for, and the note if the contract reads text.
+
+    Raises:
+        MedmllmError: A required channel has no series, several fit, or one cannot be read.
+    """
+    series = {} if contract.image is None else choose_series(study, contract.image)
+    volumes = {name: read_volume(reference) for name, reference in series.items()}
+    return StudyParts(series, volumes, read_study_note(study) if contract.text is not None else None)
+
+
+def draft_contract(image: ImageSettings | None, text: TextSettings | None) -> PreprocessingContract:
+    """Return a contract before the cohort is known: nothing is out of range yet."""
+    return PreprocessingContract(version=CONTRACT_VERSION, orientation="RAS", image=image, accepted={}, text=text)
+
+
+def read_cohort(
+    studies: Sequence[Study],
+    targets: Mapping[str, int],
+    contract: PreprocessingContract,
+    *,
+    workers: int,
+    advance: Callable[[int], None],
+) -> Cohort:
+    """Read and prepare every labelled study, in parallel, in order.
+
+    Args:
+        studies: Those of the index; ones without a target are passed over.
+        targets: study_key -> class index.
+        contract: As of `draft_contract`.
+        workers: Studies read at the same time.
+        advance: Told of each study done.
+
+    Raises:
+        LabelError: No study could be read at all.
+    """
+    labelled = [study for study in studies if study.study_key in targets]
+
+    def one(study: Study) -> Member | Refusal:
+        try:
+            return _prepare(study, targets[study.study_key], contract)
+        except MedmllmError as error:
+            return Refusal.of(error, "preprocess")
+
+    members, refused = [], []
+    with ThreadPoolExecutor(workers) as pool:
+        for study, found in zip(labelled, _in_order(pool, one, labelled, ahead=2 * workers), strict=True):
+            advance(1)
+            if isinstance(found, Member):
+                members.append(found)
+            else:
+                refused.append((study, found))
+    if not members:
+        first = refused[0][1].reason if refused else "the folder holds no labelled study"
+        raise LabelError(f"none of the {len(labelled)} labelled studies can be used; the first: {first}")
+    return Cohort(tuple(members), tuple(refused))
+
+
+def _prepare(study: Study, target: int, contract: PreprocessingContract) -> Member:
+    parts = read_parts(study, contract)
+    sample = prepare_sample(study, parts.volumes, parts.note, contract, None, target=target)
+    return Member(sample, parts.note, {name: measure(volume) for name, volume in parts.volumes.items()})
+
+
+def _in_order(
+    pool: ThreadPoolExecutor,
+    work: Callable[[Study], Member | Refusal],
+    studies: Sequence[Study],
+    *,
+    ahead: int,
+) -> Iterator[Member | Refusal]:
+    """Yield results in order with at most `ahead` studies in flight, so that memory stays flat."""
+    waiting = [pool.submit(work, study) for study in studies[:ahead]]
+    for study in studies[ahead:]:
+        yield waiting.pop(0).result()
+        waiting.append(pool.submit(work, study))
+    for future in waiting:
+        yield future.result()
+
+
+def final_contract(cohort: Cohort, draft: PreprocessingContract, *, margin: float) -> PreprocessingContract:
+    """Return the contract with the ranges that the cohort spans, widened by the margin."""
+    names = () if draft.image is None else tuple(draft.image.channels)
+    facts = {name: [m.facts[name] for m in cohort.members if name in m.facts] for name in names}
+    accepted = {name: accept(found, margin=margin) for name, found in facts.items() if found}
+    return draft.model_copy(update={"accepted": accepted})

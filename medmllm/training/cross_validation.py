@@ -1,0 +1,245 @@
+"""Cross-validate image-only, text-only and fused models on the same folds.
+
+    cohort, splits -> per arm and fold: fit, temperature and threshold on the tuning part -> out-of-fold predictions
+
+Each fold's network is written to its arm's folder as soon as it is trained, so memory stays flat.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from medmllm.config import TrainConfig
+from medmllm.documents import FoldDocument, FoldModel, PreprocessingContract
+from medmllm.errors import ConfigError
+from medmllm.evaluation.calibration import apply_temperature, fit_temperature, to_probabilities
+from medmllm.evaluation.cohort import OutOfFold
+from medmllm.evaluation.discrimination import IntArray, choose_threshold
+from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
+from medmllm.preprocessing.text import TINY, learn_tiny_tokenizer, load_tokenizer, read_text, tokenize_note
+from medmllm.provenance import file_digest
+from medmllm.records import FloatArray, Sample
+from medmllm.training.cohort import Cohort, draft_contract, final_contract
+from medmllm.training.loop import Machine, Tracker, fit, predict_logits
+from medmllm.training.splits import FoldSplit, SplitPlan
+from medmllm.training.tracking import Run
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArmResult:
+    """One arm, cross-validated."""
+
+    arm: str
+    contract: PreprocessingContract  # the cohort's, less what the arm does not read
+    out_of_fold: OutOfFold
+    folds: tuple[FoldModel, ...]
+    folder: Path  # holds the folds' weights and tokenizers
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoldPrediction:
+    """One fold's model on its test part."""
+
+    model: FoldModel
+    logits: FloatArray  # (studies, outputs), after temperature
+    predicted: IntArray  # (studies,) class index
+
+
+def arm_contract(contract: PreprocessingContract, arm: str) -> PreprocessingContract:
+    """Return the contract of an arm: image-only reads no text, text-only reads no image."""
+    if arm == "image":
+        return contract.model_copy(update={"text": None})
+    if arm == "text":
+        return contract.model_copy(update={"image": None, "accepted": {}})
+    return contract
+
+
+def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[str], list[str]]:
+    """Return the arms that the cohort can train, and remarks on those it cannot.
+
+    Raises:
+        ConfigError: No arm is left.
+    """
+    has = {"image": cohort.has_images, "text": cohort.has_notes, "fused": cohort.has_images and cohort.has_notes}
+    arms = [arm for arm in config.training.arms if has[arm]]
+    said = [f"No {arm} arm: the studies lack what it reads." for arm in config.training.arms if not has[arm]]
+    if not arms:
+        raise ConfigError("no study has what [training] arms reads: add notes or images, or name other arms")
+    return arms, said
+
+
+def main_arm(arms: Sequence[str]) -> str:
+    """Return the arm whose package is RUN/model: fused where there is one."""
+    return "fused" if "fused" in arms else arms[0]
+
+
+def cross_validate(
+    arms: Sequence[str],
+    cohort: Cohort,
+    plan: SplitPlan,
+    config: TrainConfig,
+    classes: tuple[str, ...],
+    *,
+    out: Path,
+    tracked: Run,
+    advance: Callable[[int], None],
+) -> tuple[ArmResult, ...]:
+    """Train every arm on the same folds, each fold in a child run of its own.
+
+    Packages go to OUT/model (the main arm) and OUT/model_ARM; a fold's weights are written as soon as it is trained.
+    """
+    draft = draft_contract(config.image if cohort.has_images else None, config.text if cohort.has_notes else None)
+    contract = final_contract(cohort, draft, margin=config.acceptance_margin)
+    results = []
+    for arm in arms:
+        folder = out / ("model" if arm == main_arm(arms) else f"model_{arm}")
+        shutil.rmtree(folder, ignore_errors=True)  # an earlier run's, when overwriting
+        own, folds = arm_contract(contract, arm), []
+        for split in plan.folds:
+            child = tracked.child(f"{arm} fold {split.fold}")
+            found = _run_fold(split, cohort, own, classes, config, folder, child)
+            child.log_metrics({"temperature": found.model.temperature, "threshold": found.model.threshold})
+            child.end()
+            folds.append(found)
+            advance(1)
+        results.append(_assemble(arm, own, plan, folds, folder))
+    return tuple(results)
+
+
+def _assemble(
+    arm: str, contract: PreprocessingContract, plan: SplitPlan, folds: Sequence[FoldPrediction], folder: Path
+) -> ArmResult:
+    n = len(plan.test_fold)
+    logits, predicted = np.zeros((n, folds[0].logits.shape[1])), np.zeros(n, dtype=np.int64)
+    for split, found in zip(plan.folds, folds, strict=True):
+        logits[split.test], predicted[split.test] = found.logits, found.predicted
+    shown = logits[:, 0] if logits.shape[1] == 1 else logits
+    out_of_fold = OutOfFold(arm, to_probabilities(shown), shown, predicted)
+    return ArmResult(arm, contract, out_of_fold, tuple(found.model for found in folds), folder)
+
+
+def _run_fold(
+    split: FoldSplit,
+    cohort: Cohort,
+    contract: PreprocessingContract,
+    classes: tuple[str, ...],
+    config: TrainConfig,
+    folder: Path,
+    tracker: Tracker,
+) -> FoldPrediction:
+    settings = config.training
+    seed = settings.seed + 1000 * (split.fold + 1)
+    torch.manual_seed(seed)
+    tokenizer = fold_tokenizer(cohort, split, contract)
+    text_network = None
+    if contract.text is not None and tokenizer is not None:
+        text_network = new_text_network(contract.text, config.model, tokenizer)
+    member = FoldNetwork(build_network(contract, config.model, classes, text_network), tokenizer)
+    samples = tokenize_cohort(cohort, contract, tokenizer)
+    parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
+    done = fit(member, parts["train"], parts["tune"], contract, settings, seed=seed, tracker=tracker)
+    machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
+    raw = {name: predict_logits(member, parts[name], contract, settings, machine) for name in ("tune", "test")}
+    truth = np.array([sample.target for sample in parts["tune"]])
+    binary = len(classes) == 2
+    temperature = fit_temperature(raw["tune"][:, 0] if binary else raw["tune"], truth)
+    cooled = {name: apply_temperature(values, temperature) for name, values in raw.items()}
+    threshold = choose_threshold(truth, to_probabilities(cooled["tune"][:, 0])[:, 1]) if binary else 0.5
+    write_weights(folder, split.fold, member)
+    model = FoldModel(
+        fold=split.fold,
+        weights=weights_name(split.fold),
+        weights_sha256=file_digest(folder / weights_name(split.fold)),
+        temperature=temperature,
+        best_epoch=done.best_epoch,
+        threshold=threshold,
+    )
+    return FoldPrediction(model, cooled["test"], decide(cooled["test"], threshold))
+
+
+def decide(logits: FloatArray, threshold: float) -> IntArray:
+    """Return the class index of each study: at the threshold when binary, else the most probable.
+
+    Args:
+        logits: Shape (studies, outputs), after temperature.
+        threshold: On the positive class's probability; read only when there is one output.
+    """
+    if logits.shape[1] == 1:
+        return (to_probabilities(logits[:, 0])[:, 1] >= threshold).astype(np.int64)
+    return logits.argmax(axis=1)
+
+
+def fold_tokenizer(cohort: Cohort, split: FoldSplit, contract: PreprocessingContract) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer of a fold: learnt from its training notes (`tiny`), or loaded; None without text."""
+    text = contract.text
+    if text is None:
+        return None
+    if text.encoder != TINY:
+        return load_tokenizer(text.encoder, local_files_only=text.local_files_only)
+    notes = [note for k in split.train if (note := cohort.members[k].note) is not None]
+    parts = [note.text[section.start : section.end] for note in notes for section in read_text(note, text)]
+    return learn_tiny_tokenizer(parts, text)
+
+
+def tokenize_cohort(
+    cohort: Cohort, contract: PreprocessingContract, tokenizer: PreTrainedTokenizerBase | None
+) -> list[Sample]:
+    """Return every member's sample with this fold's tokens, and without what the arm does not read."""
+    samples = []
+    for member in cohort.members:
+        sample = member.sample
+        if contract.image is None:
+            sample = replace(sample, image=None, channel_present=())
+        if contract.text is not None and tokenizer is not None and member.note is not None:
+            tokens = tokenize_note(member.note, contract.text, tokenizer)
+            if tokens is not None:
+                sample = replace(sample, token_ids=tokens[0], words=tokens[1])
+        samples.append(sample)
+    return samples
+
+
+def mean_image(cohort: Cohort) -> Tensor:
+    """Return the mean of the cohort's images, shape (channels, x, y, z): the attribution baseline.
+
+    Each channel is averaged over the studies that have it.
+    """
+    total: Tensor | None = None
+    count: Tensor | None = None
+    for member in cohort.members:
+        if member.sample.image is None:
+            continue
+        image = torch.as_tensor(member.sample.image.as_tensor()).double()
+        here = torch.tensor(member.sample.channel_present).double()[:, None, None, None]
+        total = image * here if total is None else total + image * here
+        count = here if count is None else count + here
+    assert total is not None and count is not None, "asked for only where the cohort has images"
+    return (total / count.clamp(min=1)).float()
+
+
+def count_folds(plan: SplitPlan, patients: Sequence[str]) -> tuple[FoldDocument, ...]:
+    """Return for each fold how many studies and patients its parts hold."""
+
+    def count(members: IntArray) -> tuple[int, int]:
+        return len(members), len({patients[k] for k in members})
+
+    found = []
+    for split in plan.folds:
+        (train, train_p), (tune, tune_p), (test, test_p) = (count(m) for m in (split.train, split.tune, split.test))
+        found.append(
+            FoldDocument(
+                fold=split.fold,
+                training_studies=train,
+                tuning_studies=tune,
+                test_studies=test,
+                training_patients=train_p,
+                tuning_patients=tune_p,
+                test_patients=test_p,
+            )
+        )
+    return tuple(found)

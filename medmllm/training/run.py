@@ -1,0 +1,188 @@
+"""The result of a cross-validation, as files: model packages, out-of-fold table, evaluation.
+
+    arms, evaluation -> RUN/model*/, RUN/out_of_fold.csv, EvaluationDocument
+
+`model` is the fused arm where there is one; the other arms' packages lie beside it as `model_ARM`.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medmllm.config import TrainConfig
+from medmllm.csv_tables import OutOfFoldRow, write_table
+from medmllm.documents import ArmDocument, EvaluationDocument, MetricDocument, ModelCard, Task
+from medmllm.evaluation.remarks import remarks
+from medmllm.models.package import CARD, digest_files, write_background, write_reference
+from medmllm.records import CohortEvaluation, Metric, Provenance
+from medmllm.training.cohort import Cohort
+from medmllm.training.cross_validation import ArmResult, count_folds, mean_image
+from medmllm.training.splits import SplitPlan
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """What all files of a run are made from."""
+
+    task: Task
+    cohort: Cohort
+    plan: SplitPlan
+    arms: tuple[ArmResult, ...]
+    config: TrainConfig
+    provenance: Provenance
+    synthetic: bool
+
+    @property
+    def patients(self) -> list[str]:
+        """patient_key of each member."""
+        return [member.sample.patient_key for member in self.cohort.members]
+
+
+def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
+    """Complete an arm's package beside the fold weights already there, and return its card."""
+    if arm.contract.image is not None:
+        write_background(arm.folder, mean_image(trained.cohort))
+    write_reference(arm.folder, _reference(trained, arm))
+    weights = {fold.weights for fold in arm.folds}
+    card = ModelCard(
+        task=trained.task,
+        arm=arm.arm,  # type: ignore[arg-type]
+        contract=arm.contract,
+        contract_fingerprint=arm.contract.fingerprint,
+        model=trained.config.model,
+        folds=arm.folds,
+        files={name: digest for name, digest in digest_files(arm.folder).items() if name not in weights},
+        operating_point=float(np.mean([fold.threshold for fold in arm.folds])),
+        calibration="temperature scaling, fitted per fold on its tuning part; the folds' logits are then averaged",
+        intended_use=trained.config.intended_use,
+        training_patients=tuple(sorted({patient_digest(key) for key in trained.patients})),
+        split_digest=trained.plan.digest,
+        synthetic=trained.synthetic,
+        provenance=trained.provenance,
+    )
+    card.write(arm.folder / CARD)
+    return card
+
+
+def patient_digest(patient_key: str) -> str:
+    """Return what a package remembers of a training patient: enough to recognise one, no more."""
+    return hashlib.sha256(patient_key.encode()).hexdigest()
+
+
+def _reference(trained: Trained, arm: ArmResult) -> pd.DataFrame:
+    """Return one row per study without keys, in an order that tells nothing."""
+    rows = []
+    for k, member in enumerate(trained.cohort.members):
+        row: dict[str, float | int | str | None] = {
+            "target": trained.task.classes[member.sample.target or 0],
+            "note_words": 0 if member.note is None else len(member.note.text.split()),
+        }
+        for index, name in enumerate(trained.task.classes):
+            row[f"probability[{name}]"] = float(arm.out_of_fold.probabilities[k, index])
+        for name, facts in member.facts.items():
+            row |= {f"{name}_low": facts.low, f"{name}_high": facts.high, f"{name}_modality": facts.modality}
+            for axis, spacing, extent in zip("xyz", facts.spacing_mm, facts.extent_mm, strict=True):
+                row |= {f"{name}_spacing_{axis}_mm": spacing, f"{name}_extent_{axis}_mm": extent}
+        rows.append(row)
+    return pd.DataFrame(rows).sample(frac=1, random_state=trained.config.training.seed).reset_index(drop=True)
+
+
+def write_out_of_fold(path: Path, trained: Trained) -> None:
+    """Write one row per study and arm."""
+    classes = trained.task.classes
+    binary = len(classes) == 2
+
+    def row(arm: ArmResult, k: int, fold: int) -> OutOfFoldRow:
+        member, found = trained.cohort.members[k], arm.out_of_fold
+        logits = {classes[1]: found.logits[k]} if binary else dict(zip(classes, found.logits[k], strict=True))
+        return OutOfFoldRow(
+            study_key=member.sample.study_key,
+            patient_key=member.sample.patient_key,
+            arm=arm.arm,
+            fold=fold,
+            target=classes[member.sample.target or 0],
+            predicted=classes[int(found.predicted[k])],
+            probabilities=dict(zip(classes, map(float, found.probabilities[k]), strict=True)),
+            logits={name: float(value) for name, value in logits.items()},
+        )
+
+    rows = (row(arm, k, int(fold)) for arm in trained.arms for k, fold in enumerate(trained.plan.test_fold))
+    write_table(path, OutOfFoldRow, rows, classes=classes)
+
+
+def evaluation_document(trained: Trained, found: CohortEvaluation, *, more: Sequence[str]) -> EvaluationDocument:
+    """Return the evaluation as written to RUN/evaluation.json.
+
+    Args:
+        trained: The run.
+        found: As of `evaluate_arms`.
+        more: Remarks of the pipeline's own, before those that the numbers call for.
+    """
+    settings = trained.config.evaluation
+    said = remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples)
+    return EvaluationDocument(
+        task=trained.task,
+        synthetic=trained.synthetic,
+        n=found.n,
+        patients=found.patients,
+        class_counts=dict(zip(found.classes, found.class_counts, strict=True)),
+        excluded=len(trained.cohort.refused),
+        confidence=settings.confidence,
+        bootstrap_samples=settings.bootstrap_samples,
+        arms=tuple(ArmDocument(arm=arm.arm, metrics=tuple(map(_metric, arm.metrics))) for arm in found.arms),
+        differences=tuple(map(_metric, found.differences)),
+        folds=count_folds(trained.plan, trained.patients),
+        split_digest=trained.plan.digest,
+        contract_fingerprint=trained.arms[-1].contract.fingerprint,
+        remarks=(*more, *said),
+        provenance=trained.provenance,
+    )
+
+
+def _metric(metric: Metric) -> MetricDocument:
+    return MetricDocument(
+        name=metric.name,
+        estimate=metric.estimate,
+        low=metric.low,
+        high=metric.high,
+        n=metric.n,
+        patients=metric.patients,
+        group=metric.group,
+    )
+
+
+def flatten(tables: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Return nested tables as dotted keys.
+
+    >>> flatten({"training": {"folds": 5}, "name": "x"})
+    {'training.folds': 5, 'name': 'x'}
+    """
+    flat: dict[str, object] = {}
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def headline(evaluation: EvaluationDocument) -> dict[str, float]:
+    """Return every defined estimate by `ARM_METRIC`, for tracking."""
+    return {f"{a.arm}_{m.name}": m.estimate for a in evaluation.arms for m in a.metrics if m.estimate is not None}
+
+
+def summary(evaluation: EvaluationDocument, out: Path) -> str:
+    """Return what the terminal shows at the end of a training."""
+    word = "SYNTHETIC cohort: " if evaluation.synthetic else ""
+    lines = [f"{word}{evaluation.n} studies of {evaluation.patients} patients, {evaluation.task.target}, out of fold:"]
+    for arm in evaluation.arms:
+        found = next((metric for metric in arm.metrics if metric.name == "auroc"), None)
+        if found is not None and None not in (found.estimate, found.low, found.high):
+            synthetic = " (synthetic)" if evaluation.synthetic else ""
+            lines.append(f"  {arm.arm:6s} AUROC {found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]{synthetic}")
+    lines += [f"  {remark}" for remark in evaluation.remarks]
+    return "\n".join([*lines, f"-> {out / 'report.html'}, {out / 'model'}"])

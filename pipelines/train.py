@@ -1,0 +1,146 @@
+"""Cross-validate models on a folder of studies, and write the model and what it can do.
+
+STUDIES + LABELS -> index -> read once -> splits -> image, text and fused arms on the same folds
+-> RUN/model/, out_of_fold.csv, evaluation.json, report.html, training_ledger.csv, settings.json, MLflow
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medmllm.config import TrainConfig
+from medmllm.csv_tables import LedgerRow, check_writable, write_table
+from medmllm.documents import EvaluationDocument, Task
+from medmllm.evaluation.cohort import evaluate_arms
+from medmllm.ingest.tables import assign_targets, parse_target
+from medmllm.pipelines.index import read_index, write_linkage
+from medmllm.pipelines.progress import progress_bar
+from medmllm.provenance import file_digest, stamp
+from medmllm.reporting.cohort import write_training_report
+from medmllm.training.cohort import draft_contract, read_cohort
+from medmllm.training.cross_validation import cross_validate, main_arm, usable_arms
+from medmllm.training.loop import Machine
+from medmllm.training.run import (
+    Trained,
+    evaluation_document,
+    flatten,
+    headline,
+    summary,
+    write_out_of_fold,
+    write_package,
+)
+from medmllm.training.splits import make_splits
+from medmllm.training.tracking import parent_run
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How the training went."""
+
+    evaluation: EvaluationDocument
+    refused: int  # labelled studies that could not be used
+    summary: str  # a few lines for the terminal
+
+
+def run(
+    studies: Path,
+    *,
+    labels: Path,
+    target: str,
+    out: Path,
+    config: TrainConfig,
+    linkage: Path | None = None,
+    overwrite: bool = False,
+    synthetic: bool = False,
+) -> TrainResult:
+    """Train, evaluate out of fold, and write RUN.
+
+    Args:
+        studies: Folder of DICOM or NIfTI studies.
+        labels: Label table.
+        target: Column, or a threshold on one.
+        out: RUN.
+        config: Resolved settings.
+        linkage: Where to write key -> original identifier; None writes none.
+        overwrite: Write over an earlier run.
+        synthetic: The cohort is synthetic; every file and page says so.
+
+    Raises:
+        MisuseError: Settings, labels or split cannot be used.
+        MedmllmError: The run failed.
+    """
+    torch.set_num_threads(config.training.threads or os.cpu_count() or 1)
+    Machine.of(config.training.device)  # a wrong device should not cost an index
+    parsed = parse_target(target)
+    check_writable(out, overwrite=overwrite, marker="evaluation.json")
+    index = read_index(studies, labels=labels)
+    if linkage is not None:
+        write_linkage(linkage, index, out=out)
+    found = assign_targets(index.studies, parsed)
+    task = Task(
+        target=parsed.expression, kind="binary" if len(found.classes) == 2 else "multiclass", classes=found.classes
+    )
+    draft = draft_contract(config.image, config.text)
+    with progress_bar("Preparing studies", len(found.by_study)) as advance:
+        cohort = read_cohort(index.studies, found.by_study, draft, workers=os.cpu_count() or 1, advance=advance)
+    ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]
+    write_table(out / "training_ledger.csv", LedgerRow, ledger)
+    config.write(out / "settings.json")
+    arms, said = usable_arms(cohort, config)
+    if found.missing:
+        said.append(f"{len(found.missing)} studies have no value for {parsed.expression} and were left out.")
+    plan = make_splits(
+        [member.sample.patient_key for member in cohort.members],
+        cohort.targets,
+        study_keys=[member.sample.study_key for member in cohort.members],
+        folds=config.training.folds,
+        tuning_fraction=config.training.tuning_fraction,
+        seed=config.training.seed,
+    )
+    provenance = stamp(
+        f"medmllm train --studies STUDIES --labels LABELS --target '{parsed.expression}' --out RUN",
+        seed=config.training.seed,
+        inputs={"labels": file_digest(labels), "split": plan.digest},
+    )
+    with parent_run(config.tracking, folder=out, name=parsed.expression) as tracked:
+        tracked.log_params(flatten(config.model_dump(mode="json")) | {"target": task.target, "split": plan.digest})
+        with progress_bar("Training fold models", len(arms) * len(plan.folds)) as advance:
+            results = cross_validate(
+                arms, cohort, plan, config, task.classes, out=out, tracked=tracked, advance=advance
+            )
+        trained = Trained(task, cohort, plan, results, config, provenance, synthetic)
+        evaluation = write_run(trained, out, said)
+        tracked.log_metrics(headline(evaluation))
+        for name in ("evaluation.json", "report.html", "settings.json"):
+            tracked.log_file(out / name)
+        tracked.log_file(out / "model")
+    return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out))
+
+
+def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDocument:
+    """Write the packages, the out-of-fold table, the evaluation and its report."""
+    config, arms = trained.config, [arm.out_of_fold for arm in trained.arms]
+    targets = np.array(trained.cohort.targets)
+    cards = {arm.arm: write_package(trained, arm) for arm in trained.arms}
+    write_out_of_fold(out / "out_of_fold.csv", trained)
+    found = evaluate_arms(
+        arms,
+        targets=targets,
+        patients=trained.patients,
+        folds=trained.plan.test_fold,
+        classes=trained.task.classes,
+        confidence=config.evaluation.confidence,
+        samples=config.evaluation.bootstrap_samples,
+        seed=config.training.seed,
+    )
+    evaluation = evaluation_document(trained, found, more=said)
+    card = cards[main_arm(list(cards))]
+    write_training_report(
+        out / "report.html", evaluation=evaluation, arms=arms, targets=targets, card=card, settings=config
+    )
+    evaluation.write(out / "evaluation.json")  # last: it marks the run as whole
+    return evaluation
