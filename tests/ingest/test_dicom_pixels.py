@@ -146,6 +146,12 @@ def test_a_compressed_frame_cut_short_is_refused(file: Path, syntax: str) -> Non
     assert code_of(file) in ("truncated_pixels", "pixels_unreadable")
 
 
+def test_a_lossless_jpeg_frame_that_lacks_its_last_bytes_is_refused(file: Path) -> None:
+    frame = LOSSLESS["1.2.840.10008.1.2.4.70"](large(file))
+    encapsulated(file, "1.2.840.10008.1.2.4.70", frame[:-10])  # the decoder alone makes up the last values
+    assert code_of(file) == "truncated_pixels"
+
+
 def test_signed_values_in_jpeg_2000_keep_their_sign(file: Path) -> None:
     signed = np.random.default_rng(10).integers(-2048, 2048, (40, 48)).astype(np.int16)
     large(file)

@@ -164,8 +164,8 @@ def test_an_attribute_that_changes_from_slice_to_slice_divides_nothing() -> None
 
 
 def test_an_attribute_under_which_a_volume_would_lack_places_divides_nothing() -> None:
-    # Trigger Time alternates along the stack: its groups have equal sizes, but each has half of the places.
-    slices = [a_slice(z, TriggerTime=int(z) % 4) for z in (0.0, 2.0, 4.0, 6.0) for _ in range(2)]
+    # Each of four trigger times has every second place once: none of them is a volume.
+    slices = [a_slice(z, TriggerTime=f"{z % 4}-{copy}") for z in (0.0, 2.0, 4.0, 6.0) for copy in range(2)]
     (part,) = split(slices)
     assert part.label == ""
 
