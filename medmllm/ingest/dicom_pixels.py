@@ -101,7 +101,7 @@ def _decode(data: pydicom.Dataset, header: DicomHeader) -> npt.NDArray[Any]:
     return frame
 
 
-def _stored_values(frame: npt.NDArray[Any], data: pydicom.Dataset) -> npt.NDArray[np.integer]:
+def _stored_values(frame: npt.NDArray[Any], data: pydicom.Dataset) -> npt.NDArray[np.int32 | np.int64]:
     """Return the stored values alone: bits outside Bits Stored (old overlays) are cleared, the sign is extended."""
     allocated, stored = int(data.BitsAllocated), int(data.BitsStored)
     shift = int(data.HighBit) + 1 - stored
@@ -109,8 +109,8 @@ def _stored_values(frame: npt.NDArray[Any], data: pydicom.Dataset) -> npt.NDArra
         raise DicomError(f"{stored} bits stored of {allocated} allocated, high bit {data.HighBit}", code="bad_bits")
     if str(data.file_meta.TransferSyntaxUID) in CODECS:
         shift = 0  # codecs give the stored values at the low end
-    wide = np.int32 if allocated <= 16 else np.int64  # room for the sign
-    values = frame.astype(wide)
+    values: npt.NDArray[np.int32 | np.int64]
+    values = frame.astype(np.int32) if allocated <= 16 else frame.astype(np.int64)  # room for the sign
     values >>= shift
     values &= (1 << stored) - 1
     if int(data.PixelRepresentation) == 1:

@@ -222,8 +222,11 @@ def test_odd_values_are_neither_logged_nor_warned_of(file: Path) -> None:
     edit_dicom(file.parent, only=[0], SpecificCharacterSet="ISO_IR 100")
     data = file.read_bytes()
     file.write_bytes(data.replace(b"MEIER-1 ", b"MEIER\x01\xff ").replace(b"ISO_IR 100", b"MEIER-5678"))
-    read = "import logging, sys, pathlib; logging.basicConfig(); from medmllm.ingest.dicom_header import *; path = pathlib.Path(sys.argv[1]); "
-    script = read + "print(read_header(path).rows, len(read_with_pixels(path).PixelData))"
+    script = (
+        "import logging, pathlib, sys; logging.basicConfig(); path = pathlib.Path(sys.argv[1]);"
+        "from medmllm.ingest.dicom_header import read_header, read_with_pixels;"
+        "print(read_header(path).rows, len(read_with_pixels(path).PixelData))"
+    )
     # In a process of its own: pytest puts its own filters above those of a program.
     done = subprocess.run([sys.executable, "-c", script, str(file)], capture_output=True, text=True, check=True)
     assert done.stdout == "5 60\n"
