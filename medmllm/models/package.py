@@ -11,6 +11,7 @@
 Every file's sha256 stands in the card; a file that was changed is refused.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,17 +20,25 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from medmllm.documents import ModelCard, ModelSettings, PreprocessingContract, TextSettings
-from medmllm.errors import PackageError
+from medmllm.documents import FoldModel, ModelCard, ModelSettings, PreprocessingContract, TextSettings
+from medmllm.errors import ConfigError, PackageError
 from medmllm.models.classifier import StudyClassifier, output_count
-from medmllm.models.image_encoder import ImageEncoder
-from medmllm.models.text_encoder import TextEncoder, from_config, load_pretrained, read_config, tiny_config
+from medmllm.models.image_encoder import ImageEncoder, check_grid
+from medmllm.models.text_encoder import (
+    TextEncoder,
+    from_config,
+    load_pretrained,
+    longest_note,
+    read_config,
+    tiny_config,
+)
 from medmllm.preprocessing.text import TINY, load_tokenizer
 from medmllm.provenance import file_digest, text_digest
 
 CARD = "model.json"
+BACKGROUND = "background.safetensors"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +78,12 @@ def build_network(
         settings: The parts by name.
         classes: Class names; two make a binary task with one logit.
         text_network: The Hugging Face encoder; None when the contract reads no text.
+
+    Raises:
+        ConfigError: An unknown part, or a grid too small for the network.
     """
+    if contract.image is not None:
+        check_grid(settings, contract.image.size)
     return StudyClassifier(
         settings,
         image_encoder=None if contract.image is None else ImageEncoder(settings, len(contract.image.channels)),
@@ -79,10 +93,24 @@ def build_network(
 
 
 def new_text_network(text: TextSettings, settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
-    """Return the text encoder that training starts from: a fresh `tiny`, or a pretrained one."""
+    """Return the text encoder that training starts from: a fresh `tiny`, or a pretrained one.
+
+    Raises:
+        ConfigError: The pretrained network is not there, or cannot take `max_tokens` or this tokenizer's words.
+    """
     if text.encoder == TINY:
         return from_config(tiny_config(len(tokenizer), settings, text))
-    return load_pretrained(text.encoder, local_files_only=text.local_files_only)
+    network = load_pretrained(text.encoder, local_files_only=text.local_files_only)
+    longest = longest_note(network)
+    if longest is not None and text.max_tokens > longest:
+        raise ConfigError(f"[text] max_tokens = {text.max_tokens}: {text.encoder!r} takes at most {longest}")
+    config: PretrainedConfig = network.config
+    known = config.vocab_size
+    if len(tokenizer) > known:
+        raise ConfigError(
+            f"[text] encoder = {text.encoder!r}: its tokenizer has {len(tokenizer)} word pieces, its network {known}"
+        )
+    return network
 
 
 def write_weights(folder: Path, fold: int, member: FoldNetwork) -> None:
@@ -103,12 +131,17 @@ def weights_name(fold: int) -> str:
 
 def write_background(folder: Path, background: Tensor) -> None:
     """Write the attribution baseline, shape (channels, x, y, z)."""
-    save_file({"background": background.detach().cpu().contiguous()}, folder / "background.safetensors")
+    save_file({"background": background.detach().cpu().contiguous()}, folder / BACKGROUND)
 
 
 def write_reference(folder: Path, reference: pd.DataFrame) -> None:
     """Write what the training cohort was like; rows carry no keys."""
     reference.to_parquet(folder / "reference.parquet", index=False)
+
+
+def patient_digest(patient_key: str) -> str:
+    """Return what a package remembers of a training patient: enough to recognise one, no more."""
+    return hashlib.sha256(patient_key.encode()).hexdigest()
 
 
 def digest_files(folder: Path) -> dict[str, str]:
@@ -135,10 +168,10 @@ def load_package(folder: Path, *, device: torch.device | str = "cpu") -> ModelPa
         raise PackageError(f"no {CARD} in the --model folder: give the folder RUN/model that `medmllm train` wrote.")
     card = ModelCard.read(folder / CARD)
     check_package(folder, card)
-    members = tuple(_load_fold(folder, card, fold.fold, device) for fold in card.folds)
+    members = tuple(_load_fold(folder, card, fold, device) for fold in card.folds)
     background = None
     if card.contract.image is not None:
-        background = _read_tensors(folder / "background.safetensors")["background"].to(device)
+        background = _read_tensors(folder / BACKGROUND)["background"].to(device)
     return ModelPackage(card, members, background)
 
 
@@ -154,6 +187,12 @@ def check_package(folder: Path, card: ModelCard) -> None:
             "Train again, or restore the package."
         )
     expected = dict(card.files) | {fold.weights: fold.weights_sha256 for fold in card.folds}
+    if card.contract.image is not None and BACKGROUND not in expected:
+        raise PackageError(f"{CARD} does not list {BACKGROUND}, which a model that reads images has.")
+    # A file more beside a tokenizer would be read with it: these folders hold what the card lists, and nothing else.
+    for path in sorted((folder / "tokenizer").rglob("*")):
+        if path.is_file() and (name := path.relative_to(folder).as_posix()) not in expected:
+            raise PackageError(f"{name} of the model package is not in {CARD}: it was added after training. Remove it.")
     for name, digest in expected.items():
         path = folder / name
         if not path.is_file():
@@ -162,17 +201,17 @@ def check_package(folder: Path, card: ModelCard) -> None:
             raise PackageError(f"{name} of the model package was changed: its sha256 differs from the card.")
 
 
-def _load_fold(folder: Path, card: ModelCard, fold: int, device: torch.device | str) -> FoldNetwork:
+def _load_fold(folder: Path, card: ModelCard, fold: FoldModel, device: torch.device | str) -> FoldNetwork:
     tokenizer, text_network = None, None
     if card.contract.text is not None:
-        home = folder / "tokenizer" / f"fold_{fold}"
+        home = folder / "tokenizer" / f"fold_{fold.fold}"
         tokenizer = load_tokenizer(home, local_files_only=True)
         text_network = from_config(read_config(home))
     network = build_network(card.contract, card.model, card.task.classes, text_network)
     try:
-        network.load_state_dict(_read_tensors(folder / weights_name(fold)))
+        network.load_state_dict(_read_tensors(folder / fold.weights))
     except RuntimeError as error:
-        raise PackageError(f"{weights_name(fold)} does not fit the network in {CARD}: {error}") from None
+        raise PackageError(f"{fold.weights} does not fit the network in {CARD}: {error}") from None
     return FoldNetwork(network.to(device).eval(), tokenizer)
 
 

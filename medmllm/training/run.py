@@ -5,7 +5,6 @@
 `model` is the fused arm where there is one; the other arms' packages lie beside it as `model_ARM`.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from medmllm.config import TrainConfig
 from medmllm.csv_tables import OutOfFoldRow, write_table
 from medmllm.documents import ArmDocument, EvaluationDocument, MetricDocument, ModelCard, Task
 from medmllm.evaluation.remarks import remarks
-from medmllm.models.package import CARD, digest_files, write_background, write_reference
+from medmllm.models.package import CARD, digest_files, patient_digest, write_background, write_reference
 from medmllm.records import CohortEvaluation, Metric, Provenance
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult, count_folds, mean_image
@@ -66,11 +65,6 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
     )
     card.write(arm.folder / CARD)
     return card
-
-
-def patient_digest(patient_key: str) -> str:
-    """Return what a package remembers of a training patient: enough to recognise one, no more."""
-    return hashlib.sha256(patient_key.encode()).hexdigest()
 
 
 def _reference(trained: Trained, arm: ArmResult) -> pd.DataFrame:

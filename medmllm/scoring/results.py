@@ -1,0 +1,61 @@
+"""What a scored study looks like in files: a table row and a prediction.json.
+
+Prediction, ModelCard -> PredictionRow, PredictionDocument
+"""
+
+from medmllm.csv_tables import PredictionRow
+from medmllm.documents import ModelCard, PredictionDocument
+from medmllm.records import Prediction, Provenance
+
+
+def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> PredictionRow:
+    """Return the row of predictions.csv.
+
+    Args:
+        prediction: As scored.
+        card: Gives the classes.
+        predicted: Class index at the operating point.
+    """
+    return PredictionRow(
+        study_key=prediction.study_key,
+        patient_key=prediction.patient_key,
+        predicted=card.task.classes[predicted],
+        probability=shown_probability(prediction, predicted),
+        probabilities=dict(zip(card.task.classes, prediction.probabilities, strict=True)),
+        interval_low=prediction.interval[0],
+        interval_high=prediction.interval[1],
+        modalities_used="+".join(prediction.modalities_used),
+        training_patient=prediction.training_patient,
+        weights_digest=prediction.weights_digest,
+    )
+
+
+def prediction_document(
+    prediction: Prediction, card: ModelCard, predicted: int, provenance: Provenance
+) -> PredictionDocument:
+    """Return prediction.json."""
+    chosen = prediction.conformal_set
+    return PredictionDocument(
+        study_key=prediction.study_key,
+        patient_key=prediction.patient_key,
+        task=card.task,
+        predicted=card.task.classes[predicted],
+        probability=shown_probability(prediction, predicted),
+        probabilities=dict(zip(card.task.classes, prediction.probabilities, strict=True)),
+        logits=prediction.logits,
+        interval=prediction.interval,
+        operating_point=card.operating_point,
+        calibration=card.calibration,
+        conformal_set=None if chosen is None else tuple(card.task.classes[index] for index in chosen),
+        modalities_used=prediction.modalities_used,
+        training_patient=prediction.training_patient,
+        synthetic=card.synthetic,
+        weights_digest=prediction.weights_digest,
+        contract_fingerprint=card.contract_fingerprint,
+        provenance=provenance,
+    )
+
+
+def shown_probability(prediction: Prediction, predicted: int) -> float:
+    """Return the probability that is shown: of the positive class when binary, else of the predicted class."""
+    return prediction.probabilities[1 if len(prediction.probabilities) == 2 else predicted]

@@ -1,0 +1,216 @@
+"""Score the studies of a folder with the model loaded once.
+
+    studies -> read and prepare ahead, in parallel -> batches -> every fold's logits -> Scored or refused, in order
+
+Reading overlaps with inference: `workers` threads prepare studies while the model works, never more
+than a bounded number ahead, so memory stays flat. Whatever goes wrong with one study is a Refusal of
+that study.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import torch
+
+from medmllm.attribution.gradients import class_to_explain, explain_study
+from medmllm.config import ScoreConfig
+from medmllm.errors import ContractError, GeometryError, IngestError, MedmllmError
+from medmllm.evaluation.calibration import apply_temperature, to_probabilities
+from medmllm.models.package import ModelPackage, patient_digest
+from medmllm.preprocessing.sample import collate, prepare_sample, to_device
+from medmllm.preprocessing.text import tokenize_note
+from medmllm.records import Explanation, FloatArray, Prediction, Refusal, Sample, Stage, Study
+from medmllm.training.cohort import StudyParts, read_parts
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """One study's result, with what was read of it."""
+
+    study: Study
+    prediction: Prediction
+    parts: StudyParts
+    explanation: Explanation | Refusal | None  # None when not asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One study that was not scored, and why."""
+
+    study: Study
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prepared:
+    study: Study
+    parts: StudyParts
+    samples: tuple[Sample, ...]  # one per fold: each fold has its own word pieces
+
+
+def score_folder(
+    studies: Sequence[Study],
+    package: ModelPackage,
+    settings: ScoreConfig,
+    *,
+    explain: bool = False,
+    advance: Callable[[int], None] = lambda more: None,
+) -> Iterator[Scored | Refused]:
+    """Yield one result per study, in the order given; one bad study never stops the others.
+
+    Args:
+        studies: Of the index.
+        package: Loaded model; its networks lie on the device to be used.
+        settings: Batch size, workers and how to explain.
+        explain: Also explain each study.
+        advance: Told of each study done.
+    """
+    ahead = settings.batch_size + 2 * settings.workers
+    with ThreadPoolExecutor(settings.workers) as pool:
+        coming = (pool.submit(_prepare, study, package) for study in studies)
+        waiting: deque[Future[_Prepared | Refused]] = deque(islice(coming, ahead))
+        while waiting:
+            chunk = []
+            while waiting and len(chunk) < settings.batch_size:
+                chunk.append(waiting.popleft().result())
+                waiting.extend(islice(coming, 1))
+            for result in _score_chunk(chunk, package, settings, explain=explain):
+                advance(1)
+                yield result
+
+
+def _prepare(study: Study, package: ModelPackage) -> _Prepared | Refused:
+    contract = package.card.contract
+    try:
+        parts = read_parts(study, contract)
+        first = prepare_sample(study, parts.volumes, parts.note, contract, package.folds[0].tokenizer)
+        samples = [first]
+        for member in package.folds[1:]:
+            tokens = None
+            if parts.note is not None and contract.text is not None and member.tokenizer is not None:
+                tokens = tokenize_note(parts.note, contract.text, member.tokenizer)
+            ids, words = tokens or (None, ())
+            samples.append(replace(first, token_ids=ids, words=words))
+        if first.image is None and all(sample.token_ids is None for sample in samples):
+            raise ContractError("the study has no series and no note that the model can read.", code="nothing_to_read")
+        return _Prepared(study, parts, tuple(samples))
+    except MedmllmError as error:
+        return Refused(study, Refusal.of(error, _stage_of(error)))
+    except Exception as error:  # noqa: BLE001 - a study that breaks something unforeseen must not stop the others
+        return Refused(study, _unforeseen(study, error, "read"))
+
+
+def _stage_of(error: MedmllmError) -> Stage:
+    if isinstance(error, ContractError):
+        return "contract"
+    return "read" if isinstance(error, IngestError | GeometryError) else "preprocess"
+
+
+def _unforeseen(study: Study, error: Exception, stage: Stage) -> Refusal:
+    """Return a refusal that names the kind of error only: its message may hold anything."""
+    logger.warning("study %s: unforeseen %s at stage %s", study.study_key, type(error).__name__, stage)
+    return Refusal(stage, "unforeseen", f"an unforeseen {type(error).__name__}; please report it", retryable=True)
+
+
+def _score_chunk(
+    chunk: Sequence[_Prepared | Refused], package: ModelPackage, settings: ScoreConfig, *, explain: bool
+) -> Iterator[Scored | Refused]:
+    ready = [item for item in chunk if isinstance(item, _Prepared)]
+    predictions = dict(zip(map(id, ready), _predict_all(ready, package), strict=True))
+    for item in chunk:
+        if isinstance(item, Refused):
+            yield item
+            continue
+        prediction = predictions[id(item)]
+        if isinstance(prediction, Refusal):
+            yield Refused(item.study, prediction)
+            continue
+        explanation = _explain(item, prediction, package, settings) if explain else None
+        yield Scored(item.study, prediction, item.parts, explanation)
+
+
+def _predict_all(ready: Sequence[_Prepared], package: ModelPackage) -> list[Prediction | Refusal]:
+    """Predict a batch; when it fails as a whole, one by one, so that only the culprit is refused."""
+    if not ready:
+        return []
+    try:
+        return list(predict(ready, package))
+    except Exception as error:  # noqa: BLE001 - out of memory, a kernel's error: find the study that causes it
+        if len(ready) == 1:
+            return [_unforeseen(ready[0].study, error, "predict")]
+        return [found for one in ready for found in _predict_all([one], package)]
+
+
+@torch.inference_mode()
+def predict(ready: Sequence[_Prepared], package: ModelPackage) -> list[Prediction]:
+    """Return the prediction of each prepared study: the folds' calibrated logits, averaged.
+
+    Args:
+        ready: Studies prepared under the package's contract.
+        package: The fold models.
+    """
+    per_fold = []
+    for number, (member, fold) in enumerate(zip(package.folds, package.card.folds, strict=True)):
+        device = next(member.network.parameters()).device
+        samples = [item.samples[number] for item in ready]
+        batch = to_device(collate(samples, package.card.contract, pad_token_id=member.pad_token_id), device)
+        raw = member.network(batch).double().cpu().numpy()
+        per_fold.append(apply_temperature(raw, fold.temperature))
+    stacked = np.stack(per_fold)  # (folds, studies, outputs)
+    known = set(package.card.training_patients)
+    return [
+        _prediction(item, stacked[:, row], package, patient_digest(item.study.patient_key) in known)
+        for row, item in enumerate(ready)
+    ]
+
+
+def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage, training_patient: bool) -> Prediction:
+    mean = logits.mean(axis=0)
+    binary = logits.shape[1] == 1
+    probabilities = to_probabilities(mean if binary else mean[None])[0]
+    each = to_probabilities(logits[:, 0] if binary else logits)
+    shown = each[:, 1] if binary else each[:, int(probabilities.argmax())]
+    has_text = any(sample.token_ids is not None for sample in item.samples)
+    used = [("image", item.samples[0].image is not None), ("text", has_text)]
+    return Prediction(
+        study_key=item.study.study_key,
+        patient_key=item.study.patient_key,
+        probabilities=tuple(map(float, probabilities)),
+        logits=tuple(map(float, mean)),
+        interval=(float(shown.min()), float(shown.max())),
+        modalities_used=tuple(name for name, here in used if here),
+        weights_digest=package.weights_digest,
+        training_patient=training_patient,
+    )
+
+
+def predicted_class(prediction: Prediction, package: ModelPackage) -> int:
+    """Return the class index: at the operating point when binary, else the most probable."""
+    if len(prediction.probabilities) == 2:
+        return int(prediction.probabilities[1] >= package.card.operating_point)
+    return int(np.argmax(prediction.probabilities))
+
+
+def _explain(
+    item: _Prepared, prediction: Prediction, package: ModelPackage, settings: ScoreConfig
+) -> Explanation | Refusal:
+    try:
+        return explain_study(
+            package,
+            item.samples,
+            volumes=item.parts.volumes,
+            series=item.parts.series,
+            explained_class=class_to_explain(package.card.task, predicted_class(prediction, package)),
+            settings=settings.explain,
+        )
+    except MedmllmError as error:
+        return Refusal.of(error, "explain")
+    except Exception as error:  # noqa: BLE001 - the score stands, whatever became of its explanation
+        return _unforeseen(item.study, error, "explain")

@@ -1,0 +1,152 @@
+"""Score a folder with a trained model, and explain each study where asked.
+
+STUDIES -> index -> score_folder (model loaded once) -> predictions.csv, ledger.csv, problems.csv,
+studies/<study_key>/{prediction.json, explanation.json, attribution.nii.gz, report.html}, summary.json, index.html
+"""
+
+import os
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from medmllm.attribution.overlay import explanation_document, write_attributions
+from medmllm.config import ScoreConfig
+from medmllm.csv_tables import (
+    LedgerRow,
+    PredictionRow,
+    ProblemRow,
+    check_writable,
+    read_table,
+    table_writer,
+    write_table,
+)
+from medmllm.documents import ScoringSummary
+from medmllm.errors import MedmllmError
+from medmllm.ingest.study_folder import StudyIndex
+from medmllm.models.package import ModelPackage, load_package
+from medmllm.pipelines.index import read_index, write_linkage
+from medmllm.pipelines.progress import progress_bar
+from medmllm.provenance import stamp
+from medmllm.records import Explanation, Provenance, Refusal
+from medmllm.reporting.case import write_case_report
+from medmllm.reporting.folder import write_folder_index
+from medmllm.scoring.results import prediction_document, prediction_row
+from medmllm.scoring.study_folder import Refused, Scored, predicted_class, score_folder
+from medmllm.training.loop import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreResult:
+    """How the folder went."""
+
+    scored: int
+    refused: int  # studies of the ledger, and refused files that belong to no study
+    index: Path
+
+
+def run(
+    studies: Path,
+    *,
+    model: Path,
+    out: Path,
+    config: ScoreConfig,
+    explain: bool = False,
+    linkage: Path | None = None,
+    overwrite: bool = False,
+) -> ScoreResult:
+    """Score every study of a folder; a bad study costs itself alone.
+
+    Raises:
+        MedmllmError: The model cannot be loaded, the folder holds no study, or results cannot be written.
+    """
+    machine = Machine.of(config.device)
+    package = load_package(model, device=machine.device)
+    check_writable(out, overwrite=overwrite, marker="predictions.csv")
+    index = read_index(studies)
+    write_table(out / "problems.csv", ProblemRow, index.problems)
+    if linkage is not None:
+        write_linkage(linkage, index, out=out)
+    if not index.studies:
+        raise MedmllmError("the folder holds no study; problems.csv says what is there instead", code="no_study")
+    torch.set_num_threads(os.cpu_count() or 1)
+    provenance = stamp(
+        f"medmllm score STUDIES --model MODEL --out OUT{' --explain' if explain else ''}",
+        inputs={"model": package.weights_digest, "contract": package.card.contract_fingerprint},
+    )
+    summary = _score_all(index, package, config, out, provenance, explain=explain)
+    summary.write(out / "summary.json")
+    write_folder_index(
+        out / "index.html",
+        predictions=read_table(out / "predictions.csv", PredictionRow),
+        ledger=read_table(out / "ledger.csv", LedgerRow),
+        summary=summary,
+        explained={path.parent.name for path in (out / "studies").glob("*/explanation.json")},
+        card=package.card,
+    )
+    orphans = sum(problem.severity == "refused" and problem.study_key is None for problem in index.problems)
+    return ScoreResult(summary.scored, summary.refused + orphans, out / "index.html")
+
+
+def _score_all(
+    index: StudyIndex, package: ModelPackage, config: ScoreConfig, out: Path, provenance: Provenance, *, explain: bool
+) -> ScoringSummary:
+    """Write each result as it comes: what is done stays done if the machine stops."""
+    refused: Counter[str] = Counter()
+    explained = 0
+    with ExitStack() as stack:
+        predictions = stack.enter_context(
+            table_writer(out / "predictions.csv", PredictionRow, classes=package.card.task.classes)
+        )
+        ledger = stack.enter_context(table_writer(out / "ledger.csv", LedgerRow))
+        advance = stack.enter_context(progress_bar("Scoring studies", len(index.studies)))
+        for result in score_folder(index.studies, package, config, explain=explain, advance=advance):
+            study = result.study
+            if isinstance(result, Refused):
+                ledger.write(LedgerRow.of(study.study_key, study.patient_key, result.refusal))
+                refused[result.refusal.code] += 1
+                continue
+            write_study(result, package, config, out / "studies" / study.study_key, provenance)
+            explained += isinstance(result.explanation, Explanation)
+            predicted = predicted_class(result.prediction, package)
+            predictions.write(prediction_row(result.prediction, package.card, predicted))
+    return ScoringSummary(
+        scored=predictions.count,
+        refused=ledger.count,
+        refused_by_code=dict(refused),
+        explained=explained,
+        ignored_files=sum(problem.severity == "ignored" for problem in index.problems),
+        synthetic=package.card.synthetic,
+        provenance=provenance,
+    )
+
+
+def write_study(
+    result: Scored, package: ModelPackage, config: ScoreConfig, folder: Path, provenance: Provenance
+) -> None:
+    """Write one study's folder: its prediction, and its explanation and report where one was asked for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    predicted = predicted_class(result.prediction, package)
+    prediction = prediction_document(result.prediction, package.card, predicted, provenance)
+    prediction.write(folder / "prediction.json")
+    found = result.explanation
+    if found is None:
+        return
+    document = None
+    if isinstance(found, Explanation):
+        files = write_attributions(folder, found)
+        document = explanation_document(found, classes=package.card.task.classes, files=files, provenance=provenance)
+        document.write(folder / "explanation.json")
+    write_case_report(
+        folder / "report.html",
+        prediction=prediction,
+        card=package.card,
+        note=result.parts.note,
+        volumes=result.parts.volumes,
+        explanation=found if isinstance(found, Explanation) else None,
+        explanation_document=document,
+        explanation_refusal=found if isinstance(found, Refusal) else None,
+        completeness_bound=config.explain.completeness,
+    )
