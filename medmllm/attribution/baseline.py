@@ -1,0 +1,135 @@
+"""Lay the straight line that Integrated Gradients follow: from a baseline that says nothing to the study.
+
+    package, fold, Sample -> Line: both ends, and the explained logit at any point between
+
+The image starts as the mean training image, the note as [MASK] in place of every word piece ([PAD] where a
+tokenizer has no [MASK]). Whatever is not part of the study, and special tokens, are the same at both ends.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from medmllm.errors import AttributionError, PackageError
+from medmllm.models.classifier import StudyClassifier
+from medmllm.models.package import FoldNetwork, ModelPackage
+from medmllm.preprocessing.sample import collate, to_device
+from medmllm.records import MODALITIES, Batch, Sample
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Line:
+    """One fold's way from the baseline to the study, over the modalities that the study has."""
+
+    network: StudyClassifier
+    batch: Batch  # the study alone
+    embedded: Tensor | None  # (1, tokens, width); None without a text encoder
+    modalities: tuple[str, ...]  # those that the model reads and the study has
+    start: tuple[Tensor, ...]  # one per modality: (1, channels, x, y, z) or (1, tokens, width)
+    end: tuple[Tensor, ...]
+    output: int
+    factor: float  # sign of the class / temperature
+    baseline: str  # what the line starts from, in words
+
+    def logit(self, *inputs: Tensor) -> Tensor:
+        """Return the explained logit, shape (rows,), at points given by one tensor per modality."""
+        given = dict(zip(self.modalities, inputs, strict=True))
+        rows = len(inputs[0])
+        batch = _repeat(self.batch, rows)
+        embedded = given.get("text", None if self.embedded is None else _rows(self.embedded, rows))
+        logits = self.network.forward_embedded(batch, given.get("image", batch.image), embedded)
+        return logits[:, self.output] * self.factor
+
+
+def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: int) -> Line:
+    """Return one fold's line, on the device of its network.
+
+    Args:
+        package: Gives network, temperature and the mean training image.
+        fold: Index into the package's folds.
+        sample: The study, tokenised by this fold's tokenizer.
+        explained_class: Index into the task's classes; of a binary task, class 0 has the negative logit of class 1.
+
+    Raises:
+        AttributionError: The sample holds nothing that the network reads (`nothing_to_explain`).
+        PackageError: The package has no mean training image.
+    """
+    member, card = package.folds[fold], package.card
+    network = member.network
+    device = next(network.parameters()).device
+    batch = to_device(collate([sample], card.contract, pad_token_id=member.pad_token_id), device)
+    embedded = None if network.text_encoder is None else network.text_encoder.embed(batch.token_ids)
+    here = tuple(name for name in network.modalities if bool(batch.present[0, MODALITIES.index(name)]))
+    if not here:
+        raise AttributionError(
+            "the study has nothing that the model reads: there is nothing to explain", code="nothing_to_explain"
+        )
+    ends: dict[str, tuple[Tensor, Tensor]] = {}
+    if "image" in here:
+        ends["image"] = (_mean_image(package, batch), batch.image)
+    if "text" in here and embedded is not None:
+        ends["text"] = (_words_hidden(member, sample, embedded), embedded)
+    binary = card.task.kind == "binary"
+    return Line(
+        network=network,
+        batch=batch,
+        embedded=embedded,
+        modalities=here,
+        start=tuple(ends[name][0] for name in here),
+        end=tuple(ends[name][1] for name in here),
+        output=0 if binary else explained_class,
+        factor=(-1.0 if binary and explained_class == 0 else 1.0) / card.folds[fold].temperature,
+        baseline=_in_words(member, here),
+    )
+
+
+def _in_words(member: FoldNetwork, modalities: Sequence[str]) -> str:
+    said = {
+        "image": "the mean training image",
+        "text": f"the note with {_blank_token(member)[1]} in place of every word piece",
+    }
+    return " and ".join(said[name] for name in modalities)
+
+
+def _mean_image(package: ModelPackage, batch: Batch) -> Tensor:
+    """Return the mean training image, (1, channels, x, y, z); a missing channel's stored value stays as it is."""
+    if package.background is None:
+        raise PackageError("the model package has no background.safetensors: the attribution baseline is missing.")
+    mean = package.background.to(batch.image)[None]
+    return torch.where(batch.channel_present[:, :, None, None, None], mean, batch.image)
+
+
+def _words_hidden(member: FoldNetwork, sample: Sample, embedded: Tensor) -> Tensor:
+    """Return the embeddings with every piece of every word replaced by the blank token's, (1, tokens, width)."""
+    assert member.network.text_encoder is not None
+    token, _ = _blank_token(member)
+    blank = member.network.text_encoder.embed(torch.tensor([[token]], device=embedded.device))
+    content = torch.zeros(embedded.shape[1], dtype=torch.bool, device=embedded.device)
+    content[[piece for word in sample.words for piece in word.pieces]] = True
+    return torch.where(content[None, :, None], blank, embedded)
+
+
+def _blank_token(member: FoldNetwork) -> tuple[int, str]:
+    """Return the id and name of the token that stands for no word."""
+    mask = None if member.tokenizer is None else member.tokenizer.mask_token_id
+    return (member.pad_token_id, "[PAD]") if mask is None else (int(mask), "[MASK]")
+
+
+def _rows(tensor: Tensor, rows: int) -> Tensor:
+    return tensor.expand(rows, *tensor.shape[1:])
+
+
+def _repeat(batch: Batch, rows: int) -> Batch:
+    """Return one study's batch as `rows` equal rows, without copying."""
+    return replace(
+        batch,
+        study_keys=batch.study_keys * rows,
+        image=_rows(batch.image, rows),
+        channel_present=_rows(batch.channel_present, rows),
+        token_ids=_rows(batch.token_ids, rows),
+        token_mask=_rows(batch.token_mask, rows),
+        present=_rows(batch.present, rows),
+        target=None,
+    )
