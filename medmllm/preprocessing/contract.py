@@ -39,7 +39,7 @@ def choose_series(study: Study, settings: ImageSettings) -> dict[str, SeriesRefe
 
     Raises:
         ContractError: A required channel has no series (`no_matching_series`; the reasons why matching series were
-            refused are passed on), or several match one channel (`ambiguous_series`).
+            refused are passed on), or several match one channel, or one matches several (`ambiguous_series`).
     """
     chosen: dict[str, SeriesReference] = {}
     for name, channel in settings.channels.items():
@@ -56,10 +56,24 @@ def choose_series(study: Study, settings: ImageSettings) -> dict[str, SeriesRefe
             chosen[name] = readable[0]
         elif channel.required:
             raise ContractError(_why_none(study, name, channel, matching), code="no_matching_series")
+    _check_one_channel_each(chosen)
     if not chosen and any(series.refusal for series in study.series) and not study.notes:
         refusals = "; ".join(sorted({s.refusal.reason for s in study.series if s.refusal}))
         raise ContractError(f"none of the study's series can be read: {refusals}", code="no_matching_series")
     return chosen
+
+
+def _check_one_channel_each(chosen: Mapping[str, SeriesReference]) -> None:
+    by_series: dict[str, list[str]] = {}
+    for name, series in chosen.items():
+        by_series.setdefault(series.series_key, []).append(name)
+    for key, names in by_series.items():
+        if len(names) > 1:
+            raise ContractError(
+                f"series {key} matches {len(names)} channels ({', '.join(names)}): narrow their modality or "
+                "description in [image.channels], so that a series fits one of them.",
+                code="ambiguous_series",
+            )
 
 
 def _why_none(study: Study, name: str, channel: Channel, matching: Sequence[SeriesReference]) -> str:
@@ -140,7 +154,8 @@ def check_volume(volume: Volume, name: str, accepted: ChannelAcceptance) -> None
     if facts.modality not in accepted.modalities:
         known = ", ".join(modality or "unknown" for modality in accepted.modalities)
         raise ContractError(
-            f"channel '{name}': the series has modality {facts.modality or 'unknown'}, the model was trained on {known}.",
+            f"channel '{name}': the series has modality {facts.modality or 'unknown'}, "
+            f"the model was trained on {known}.",
             code="wrong_modality",
         )
     for axis in range(3):
@@ -154,7 +169,8 @@ def check_volume(volume: Volume, name: str, accepted: ChannelAcceptance) -> None
                     f"{bound.low:.2f} to {bound.high:.2f} mm (its training cohort and a margin).",
                     code=f"{what}_out_of_range",
                 )
-    if facts.low < accepted.intensity.low or facts.high > accepted.intensity.high:
+    # Asked this way round, so that values that are no numbers (NaN) are refused too.
+    if not (facts.low >= accepted.intensity.low and facts.high <= accepted.intensity.high):
         raise ContractError(
             f"channel '{name}': the 1st and 99th percentiles of the values are {facts.low:.0f} and {facts.high:.0f}, "
             f"the model accepts {accepted.intensity.low:.0f} to {accepted.intensity.high:.0f}. Is the unit (HU) right?",
@@ -169,7 +185,7 @@ def check_present(contract: PreprocessingContract, channels: Mapping[str, Volume
         ContractError: `no_note` or `nothing_to_read`.
     """
     if contract.text is not None and contract.text.required and not has_note:
-        raise ContractError("the model requires a note, and the study has none.", code="no_note")
+        raise ContractError("the model requires a note, and the study has none that it can read.", code="no_note")
     reads_image = contract.image is not None and bool(channels)
     reads_text = contract.text is not None and has_note
     if not reads_image and not reads_text:

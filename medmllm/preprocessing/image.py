@@ -5,11 +5,13 @@
 The first present channel sets the grid (its centre stays the centre); the others are resampled onto
 it by their affines, which is only true when they share a frame of reference. A missing channel is
 left as zeros *and marked missing*: the model replaces it by a learned value. MONAI transforms
-throughout, so that every step is recorded on the MetaTensor and can be inverted.
+throughout; the MetaTensor's affine says where each voxel lies in the patient, and so leads back to
+every source grid.
 """
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import (
@@ -73,7 +75,9 @@ def check_one_frame(volumes: Mapping[str, Volume]) -> None:
 
 def _scaled(volume: Volume, settings: ImageSettings) -> MetaTensor:
     """Return the volume as (1, x, y, z) with the model's intensities; its lowest value is what padding gets."""
-    image = MetaTensor(torch.from_numpy(volume.voxels).float()[None], affine=torch.from_numpy(volume.affine))
+    # Copied: a reader's array may be flipped, read-only or in another byte order, which torch does not take.
+    voxels = torch.from_numpy(np.array(volume.voxels, dtype=np.float32))
+    image = MetaTensor(voxels[None], affine=torch.from_numpy(np.array(volume.affine, dtype=np.float64)))
     if settings.intensity == "window":
         low, high = settings.window
         scaled = ScaleIntensityRange(a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True)(image)

@@ -9,9 +9,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from medmllm.documents import PreprocessingContract
+from medmllm.errors import ContractError
 from medmllm.preprocessing.contract import check_present, check_volume
 from medmllm.preprocessing.image import prepare_image
-from medmllm.preprocessing.text import tokenize_note
+from medmllm.preprocessing.text import has_words, tokenize_note
 from medmllm.records import Batch, Note, Sample, Study, Volume
 
 
@@ -37,17 +38,19 @@ def prepare_sample(
     Raises:
         ContractError: The study does not match the contract.
     """
-    check_present(contract, volumes, has_note=note is not None)
-    for name, volume in volumes.items():
-        if name in contract.accepted:
-            check_volume(volume, name, contract.accepted[name])
-    channels = () if contract.image is None else tuple(contract.image.channels)
-    image, present = None, tuple(False for _ in channels)
-    if contract.image is not None and volumes:
-        image, present = prepare_image(volumes, contract.image)
+    read = note is not None and contract.text is not None and has_words(note, contract.text)
+    check_present(contract, volumes, has_note=read)
+    image: torch.Tensor | None = None
+    present: tuple[bool, ...] = ()
+    if contract.image is not None:
+        _check_volumes(volumes, contract)
+        present = tuple(False for _ in contract.image.channels)
+        if volumes:
+            image, present = prepare_image(volumes, contract.image)
     tokens = None
     if note is not None and contract.text is not None and tokenizer is not None:
         tokens = tokenize_note(note, contract.text, tokenizer)
+        check_present(contract, volumes, has_note=tokens is not None)
     return Sample(
         study_key=study.study_key,
         patient_key=study.patient_key,
@@ -57,6 +60,19 @@ def prepare_sample(
         words=() if tokens is None else tokens[1],
         target=target,
     )
+
+
+def _check_volumes(volumes: Mapping[str, Volume], contract: PreprocessingContract) -> None:
+    """Refuse volumes far from the training cohort; before that is known, `accepted` is empty and all are taken."""
+    for name, volume in volumes.items():
+        if name in contract.accepted:
+            check_volume(volume, name, contract.accepted[name])
+        elif contract.accepted:
+            raise ContractError(
+                f"channel '{name}': no study of the training cohort had it, so the model knows nothing of it. "
+                "Take the series out of the folder.",
+                code="channel_not_in_training",
+            )
 
 
 def collate(samples: Sequence[Sample], contract: PreprocessingContract, *, pad_token_id: int = 0) -> Batch:

@@ -8,6 +8,7 @@ notes of one fold; any BERT-family tokenizer is loaded by hub name or from a fol
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,20 +23,37 @@ from medmllm.records import Note, Section, Word
 logger = logging.getLogger(__name__)
 
 TINY = "tiny"
+MOST_CHARACTERS = 1000  # distinct ones that the `tiny` vocabulary knows
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _WORD = re.compile(r"\S+")
 
 
 def learn_tiny_tokenizer(texts: Iterable[str], settings: TextSettings) -> PreTrainedTokenizerFast:
-    """Return a lower-casing WordPiece tokenizer whose vocabulary is learnt from `texts`.
+    """Return a lower-casing WordPiece tokenizer whose vocabulary is learnt from `texts`; the same texts give the same.
 
     Args:
         texts: The notes of a fold's training part; never those of its tuning or test part.
         settings: Gives the vocabulary's size and the longest note.
+
+    Raises:
+        ConfigError: The texts hold no word at all.
     """
+    lines = list(texts)
     learner = BertWordPieceTokenizer(lowercase=True)
-    learner.train_from_iterator(texts, vocab_size=settings.tiny_vocabulary, min_frequency=2, show_progress=False)
+    characters = _characters(lines, learner)
+    if not characters:
+        raise ConfigError("[text] encoder = 'tiny' learns its words from a fold's training notes, and there are none")
+    # The learner numbers the characters in the order of a hash table, which changes from run to run, and breaks ties by
+    # these numbers: handing them over as special tokens fixes both. The tokenizer below is made anew from the result.
+    learner.train_from_iterator(
+        lines,
+        vocab_size=settings.tiny_vocabulary,
+        min_frequency=2,
+        special_tokens=[*_SPECIAL, *characters, *(f"##{character}" for character in characters)],
+        show_progress=False,
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=learner._tokenizer,
+        tokenizer_object=BertWordPieceTokenizer(vocab=learner.get_vocab(), lowercase=True)._tokenizer,
         unk_token="[UNK]",
         sep_token="[SEP]",
         pad_token="[PAD]",
@@ -43,6 +61,16 @@ def learn_tiny_tokenizer(texts: Iterable[str], settings: TextSettings) -> PreTra
         mask_token="[MASK]",
         model_max_length=settings.max_tokens,
     )
+
+
+def _characters(lines: Iterable[str], learner: BertWordPieceTokenizer) -> list[str]:
+    """Return the most frequent characters of the texts, normalised as the learner does, in alphabetical order."""
+    count: Counter[str] = Counter()
+    for line in lines:
+        for word, _ in learner.pre_tokenizer.pre_tokenize_str(learner.normalizer.normalize_str(line)):
+            count.update(word)
+    frequent = sorted(count, key=lambda character: (-count[character], character))
+    return sorted(frequent[:MOST_CHARACTERS])
 
 
 def load_tokenizer(encoder: str | Path, *, local_files_only: bool) -> PreTrainedTokenizerBase:
@@ -53,15 +81,23 @@ def load_tokenizer(encoder: str | Path, *, local_files_only: bool) -> PreTrained
         local_files_only: Never ask the hub.
 
     Raises:
-        ConfigError: It is not there, or is no fast tokenizer (character spans are needed).
+        ConfigError: It is not there, knows no word, or is no fast tokenizer (character spans are needed).
     """
+    way_out = "Give a hub name with a network, a folder saved with save_pretrained, or 'tiny'."
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(encoder), local_files_only=local_files_only, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(encoder),
+            local_files_only=local_files_only,
+            use_fast=True,
+            trust_remote_code=False,
+            add_prefix_space=True,  # RoBERTa's pieces know the start of a word by the space before it
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"[text] encoder = {str(encoder)!r}: no tokenizer found there ({type(error).__name__}). Give a hub name "
-            "with a network, a folder saved with save_pretrained, or 'tiny'."
+            f"[text] encoder = {str(encoder)!r}: no tokenizer found there ({type(error).__name__}). {way_out}"
         ) from None
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a config.json alone
+        raise ConfigError(f"[text] encoder = {str(encoder)!r}: no vocabulary found there. {way_out}")
     if not tokenizer.is_fast:
         raise ConfigError(f"[text] encoder = {str(encoder)!r}: its tokenizer gives no character spans (not 'fast')")
     return tokenizer
@@ -74,6 +110,19 @@ def read_text(note: Note, settings: TextSettings) -> list[Section]:
     return [section for section in note.sections if section.name in settings.sections]
 
 
+def has_words(note: Note, settings: TextSettings) -> bool:
+    """Say whether a note holds anything that the model reads."""
+    return bool(_spans(note, settings))
+
+
+def _spans(note: Note, settings: TextSettings) -> list[tuple[int, int, str]]:
+    return [
+        (match.start(), match.end(), section.name)
+        for section in read_text(note, settings)
+        for match in _WORD.finditer(note.text, section.start, section.end)
+    ]
+
+
 def tokenize_note(
     note: Note, settings: TextSettings, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[torch.Tensor, tuple[Word, ...]] | None:
@@ -82,11 +131,7 @@ def tokenize_note(
     Words are runs of non-space characters; each knows its span in the note, its section, and the
     positions of its word pieces. What exceeds `max_tokens` is cut and counted in the log.
     """
-    words = [
-        (match.start(), match.end(), section.name)
-        for section in read_text(note, settings)
-        for match in _WORD.finditer(note.text, section.start, section.end)
-    ]
+    words = _spans(note, settings)
     if not words:
         return None
     encoded = tokenizer(
@@ -103,6 +148,8 @@ def tokenize_note(
     kept = tuple(
         Word(start, end, section, tuple(own)) for (start, end, section), own in zip(words, pieces, strict=True) if own
     )
+    if not kept:
+        return None  # characters that the tokenizer does not count as text, e.g. zero-width ones
     if len(kept) < len(words):
         logger.info("a note was cut from %d to %d words (max_tokens = %d)", len(words), len(kept), settings.max_tokens)
     return torch.tensor(encoded["input_ids"], dtype=torch.int64), kept
