@@ -22,6 +22,10 @@ class Concat(nn.Module):
         self.project = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden)) for width in widths)
         self.mix = nn.Sequential(nn.GELU(), nn.Linear(hidden * len(widths), hidden), nn.GELU(), nn.Dropout(dropout))
         self.out = nn.Linear(hidden, outputs)
+        for layer in [*self.project.modules(), *self.mix.modules()]:
+            if isinstance(layer, nn.Linear):  # the default start is so small that interactions take long to show
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # He et al., ICCV 2015
+                nn.init.zeros_(layer.bias)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Return logits, shape (batch, outputs)."""

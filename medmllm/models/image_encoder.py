@@ -75,6 +75,24 @@ IMAGE_ENCODERS: dict[str, _Backbone] = {
 """Name -> builder of (network without its classifier, feature width)."""
 
 
+def check_grid(settings: ModelSettings, size: tuple[int, int, int]) -> None:
+    """Refuse a grid that a network's strides shrink to nothing.
+
+    Args:
+        settings: `image_encoder` and its stem.
+        size: Voxels along x, y, z.
+
+    Raises:
+        ConfigError: Names the smallest edge that will do. ResNets take any, as they round up.
+    """
+    least = 7 * settings.image_stem_stride * (2 if settings.image_stem_pool else 1) + 1
+    if settings.image_encoder == "densenet121" and min(size) < least:
+        raise ConfigError(
+            f"[image] size = {list(size)} is too small for densenet121, which halves it three times after its stem: "
+            f"every edge must have {least} voxels or more; with image_stem_pool = false in [model] fewer will do."
+        )
+
+
 class ImageEncoder(nn.Module):
     """A MONAI network by name, with learned values for missing channels.
 

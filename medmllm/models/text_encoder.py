@@ -9,8 +9,10 @@ attributions can be taken at the embeddings.
 
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PretrainedConfig
+from transformers import AutoConfig, AutoModel, BertConfig, PretrainedConfig
 
 from medmllm.documents import ModelSettings, TextSettings
 from medmllm.errors import ConfigError
@@ -20,11 +22,13 @@ TINY_LAYERS = 4
 
 def tiny_config(vocabulary: int, settings: ModelSettings, text: TextSettings) -> BertConfig:
     """Return the configuration of the `tiny` BERT for a learnt vocabulary."""
+    most = max(1, settings.tiny_width // 16)
+    heads = max(number for number in range(1, most + 1) if settings.tiny_width % number == 0)
     return BertConfig(
         vocab_size=vocabulary,
         hidden_size=settings.tiny_width,
         num_hidden_layers=TINY_LAYERS,
-        num_attention_heads=max(1, settings.tiny_width // 16),
+        num_attention_heads=heads,
         intermediate_size=2 * settings.tiny_width,
         max_position_embeddings=text.max_tokens,
         hidden_dropout_prob=settings.dropout,
@@ -40,23 +44,47 @@ def load_pretrained(encoder: str | Path, *, local_files_only: bool) -> nn.Module
         local_files_only: Never ask the hub.
 
     Raises:
-        ConfigError: It is not there, or has no safetensors weights.
+        ConfigError: It is not there, has no safetensors weights, or these leave a part of the network random.
     """
     try:
-        network: nn.Module = AutoModel.from_pretrained(
-            str(encoder), local_files_only=local_files_only, use_safetensors=True, trust_remote_code=False
+        network, report = AutoModel.from_pretrained(
+            str(encoder),
+            local_files_only=local_files_only,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,  # else that of the file, and half precision cannot be fine-tuned
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(
-            f"[text] encoder = {str(encoder)!r}: no model with safetensors weights found there ({type(error).__name__}). "
-            "Give a hub name with a network, a folder saved with save_pretrained, or 'tiny'."
+            f"[text] encoder = {str(encoder)!r}: no model with safetensors weights found there "
+            f"({type(error).__name__}). Give a hub name with a network, a folder saved with save_pretrained, or 'tiny'."
         ) from None
-    return network
+    random = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))  # which is not used
+    if random:
+        raise ConfigError(
+            f"[text] encoder = {str(encoder)!r}: its weights lack {random[0]} and {len(random) - 1} more, "
+            "which would stay random. Give a folder with the weights of the whole encoder."
+        )
+    pretrained: nn.Module = network
+    return pretrained
+
+
+def longest_note(network: nn.Module) -> int | None:
+    """Return the most tokens that a network has positions for; None when it does not say."""
+    config: PretrainedConfig = network.config
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return None
+    # RoBERTa and its kin number positions from the padding's index on.
+    offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    longest: int = positions - offset
+    return longest
 
 
 def from_config(config: PretrainedConfig) -> nn.Module:
     """Return a network of this configuration with random weights (a package's weights are loaded over them)."""
-    network: nn.Module = AutoModel.from_config(config, trust_remote_code=False)
+    network: nn.Module = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)
     return network
 
 
@@ -76,9 +104,9 @@ class TextEncoder(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        if isinstance(network, BertModel):
-            network.pooler = None  # the mean of the pieces is used; an unused layer would get no gradient
-        self.width = int(network.config.hidden_size)
+        if hasattr(network, "pooler"):
+            network.pooler = None  # type: ignore[assignment]  # the mean of the pieces is used; an unused layer would get no gradient
+        self.width = int(self.config.hidden_size)
 
     @property
     def config(self) -> PretrainedConfig:
@@ -88,7 +116,8 @@ class TextEncoder(nn.Module):
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Return the word embeddings, shape (batch, tokens, width), before position is added."""
-        embedded: Tensor = self.network.get_input_embeddings()(token_ids)
+        look_up: nn.Module = self.network.get_input_embeddings()  # type: ignore[operator]
+        embedded: Tensor = look_up(token_ids)
         return embedded
 
     def forward(self, embedded: Tensor, token_mask: Tensor) -> Tensor:

@@ -79,30 +79,34 @@ def collate(samples: Sequence[Sample], contract: PreprocessingContract, *, pad_t
     """Return samples side by side; what is missing is marked in `present`, its stored value is never read.
 
     Args:
-        samples: At least one; all prepared under `contract`.
-        contract: Gives the image's shape where no sample has one.
+        samples: At least one; all prepared under `contract`, or one that reads more: the rest is left out.
+        contract: Says what is read, and the image's shape where no sample has one.
         pad_token_id: Fills notes up to the longest one.
     """
     settings = contract.image
     shape = (0, 1, 1, 1) if settings is None else (len(settings.channels), *settings.size)
     blank = torch.zeros(shape)
-    images = [blank if s.image is None else torch.as_tensor(s.image) for s in samples]
-    longest = max([1, *(len(s.token_ids) for s in samples if s.token_ids is not None)])
+    images = [blank if s.image is None or settings is None else torch.as_tensor(s.image) for s in samples]
+    channels = [() if settings is None else s.channel_present for s in samples]
+    notes = [None if contract.text is None else s.token_ids for s in samples]
+    longest = max([1, *(len(note) for note in notes if note is not None)])
     ids = torch.full((len(samples), longest), pad_token_id, dtype=torch.int64)
     mask = torch.zeros((len(samples), longest), dtype=torch.bool)
-    for row, sample in enumerate(samples):
-        if sample.token_ids is not None:
-            ids[row, : len(sample.token_ids)] = sample.token_ids
-            mask[row, : len(sample.token_ids)] = True
+    for row, note in enumerate(notes):
+        if note is not None:
+            ids[row, : len(note)] = note
+            mask[row, : len(note)] = True
+    has_image = [s.image is not None and settings is not None for s in samples]
+    present = [[image, note is not None] for image, note in zip(has_image, notes, strict=True)]
     targets = [s.target for s in samples]
     known = [target for target in targets if target is not None]
     return Batch(
         study_keys=tuple(s.study_key for s in samples),
         image=torch.stack([getattr(i, "as_tensor", lambda i=i: i)() for i in images]).contiguous(),
-        channel_present=torch.tensor([s.channel_present for s in samples], dtype=torch.bool),
+        channel_present=torch.tensor(channels, dtype=torch.bool),
         token_ids=ids,
         token_mask=mask,
-        present=torch.tensor([[s.image is not None, s.token_ids is not None] for s in samples], dtype=torch.bool),
+        present=torch.tensor(present, dtype=torch.bool),
         target=torch.tensor(known, dtype=torch.int64) if len(known) == len(targets) else None,
     )
 

@@ -144,6 +144,17 @@ def test_a_batch_without_any_image_or_note_still_has_their_shapes() -> None:
     assert not batch.token_mask.any()
 
 
+def test_what_the_contract_does_not_read_is_left_out_of_the_batch() -> None:
+    samples = [sample("a", 2.0, [5, 6]), sample("b", None, [5])]
+    text_only = collate(samples, contract(image=None))
+    assert text_only.image.numel() == 0
+    assert text_only.channel_present.shape == (2, 0)
+    assert text_only.present.tolist() == [[False, True], [False, True]]
+    image_only = collate(samples, contract(text=None))
+    assert not image_only.token_mask.any()
+    assert image_only.present.tolist() == [[True, False], [False, False]]
+
+
 def test_prepared_samples_collate_to_plain_tensors() -> None:
     made = [prepare_sample(STUDY, {"ct": a_volume(seed=s)}, NOTE, CONTRACT, TINY) for s in (1, 2)]
     batch = to_device(collate(made, CONTRACT), "cpu")

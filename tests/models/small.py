@@ -1,0 +1,86 @@
+"""The smallest networks, contracts and samples that tests of models and training work with."""
+
+import torch
+
+from medmllm.documents import Channel, ImageSettings, ModelSettings, PreprocessingContract, TextSettings
+from medmllm.models.package import FoldNetwork, build_network, new_text_network
+from medmllm.preprocessing.sample import collate
+from medmllm.preprocessing.text import learn_tiny_tokenizer
+from medmllm.records import Batch, Sample
+
+SIZE = (9, 8, 10)
+CLASSES = ("no", "yes")
+NOTES = ("clear lungs and no cough", "marked cough and spiculated nodule", "clear", "no nodule")
+
+IMAGE = ImageSettings(
+    spacing_mm=(4.0, 4.0, 4.0),
+    size=SIZE,
+    intensity="zscore",
+    window=(0.0, 1.0),
+    channels={"ct": Channel(), "pet": Channel()},
+)
+TEXT = TextSettings(
+    encoder="tiny", max_tokens=24, sections=(), required=False, tiny_vocabulary=60, local_files_only=True
+)
+CONTRACT = PreprocessingContract(version=1, orientation="RAS", image=IMAGE, accepted={}, text=TEXT)
+PARTS = ModelSettings(
+    image_encoder="resnet10",
+    image_width=4,
+    image_stem_kernel=3,
+    image_stem_stride=1,
+    image_stem_pool=False,
+    fusion="concat",
+    fusion_width=8,
+    dropout=0.0,
+    modality_dropout=0.0,
+    tiny_width=16,
+)
+TOKENIZER = learn_tiny_tokenizer(NOTES * 2, TEXT)
+
+
+def contract_of(arm: str) -> PreprocessingContract:
+    """Return the contract of one arm: image, text or fused."""
+    left_out = {"image": {"text": None}, "text": {"image": None}, "fused": {}}[arm]
+    return CONTRACT.model_copy(update=left_out)
+
+
+def a_member(arm: str = "fused", *, classes: tuple[str, ...] = CLASSES, seed: int = 3, **parts: object) -> FoldNetwork:
+    """Return a fresh network of one arm with its tokenizer, seeded; `parts` change the settings."""
+    torch.manual_seed(seed)
+    contract, settings = contract_of(arm), PARTS.model_copy(update=parts)
+    if contract.text is None:
+        return FoldNetwork(build_network(contract, settings, classes, None), None)
+    text = new_text_network(contract.text, settings, TOKENIZER)
+    return FoldNetwork(build_network(contract, settings, classes, text), TOKENIZER)
+
+
+def a_sample(
+    number: int,
+    *,
+    image: bool = True,
+    note: str | None = NOTES[0],
+    channels: tuple[bool, ...] = (True, True),
+    target: int | None = None,
+) -> Sample:
+    """Return one seeded sample with noise for an image."""
+    voxels = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(number))
+    return Sample(
+        study_key=f"st-{number:016x}",
+        patient_key=f"pt-{number:016x}",
+        image=voxels if image else None,
+        channel_present=channels if image else (False, False),
+        token_ids=None if note is None else torch.tensor(TOKENIZER(note)["input_ids"]),
+        words=(),
+        target=target,
+    )
+
+
+def a_batch(contract: PreprocessingContract = CONTRACT) -> Batch:
+    """Return four studies: complete, without the second channel, without a note, without an image."""
+    samples = [
+        a_sample(0, note=NOTES[1], target=1),
+        a_sample(1, channels=(True, False), target=0),
+        a_sample(2, note=None, target=1),
+        a_sample(3, image=False, note=NOTES[2], target=0),
+    ]
+    return collate(samples, contract, pad_token_id=0)

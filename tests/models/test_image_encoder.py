@@ -1,0 +1,134 @@
+import pytest
+import torch
+from torch import nn
+
+from medmllm.documents import ModelSettings
+from medmllm.errors import ConfigError
+from medmllm.models.image_encoder import IMAGE_ENCODERS, ImageEncoder, MeanAndMax, check_grid
+from tests.models.small import PARTS, SIZE
+
+# Mean and maximum of the last feature map. ResNet: 8 w channels, four times that with bottlenecks (He et al., 2016).
+# DenseNet121 with growth g = w / 2, blocks of 6, 12, 24 and 16 layers, halved between blocks (Huang et al., 2017).
+WIDTHS = {
+    "resnet10": 2 * 8 * 4,
+    "resnet18": 2 * 8 * 4,
+    "resnet34": 2 * 8 * 4,
+    "resnet50": 2 * 8 * 4 * 4,
+    "densenet121": 2 * (((((4 + 6 * 2) // 2 + 12 * 2) // 2) + 24 * 2) // 2 + 16 * 2),
+}
+# Layers that learn a convolution, as counted by the names: all but the last, which classifies (shortcuts not counted).
+DEPTHS = {"resnet10": 9, "resnet18": 17, "resnet34": 33, "resnet50": 49, "densenet121": 120}
+
+
+def settings(name: str = "resnet10", **changes: object) -> ModelSettings:
+    return PARTS.model_copy(update={"image_encoder": name} | changes)
+
+
+def images(channels: int = 2, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    image = torch.randn(3, channels, *SIZE, generator=torch.Generator().manual_seed(seed))
+    return image, torch.ones(3, channels, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("name", IMAGE_ENCODERS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_encoder_builds_and_gives_its_stated_width(name: str, channels: int) -> None:
+    encoder = ImageEncoder(settings(name), channels).eval()
+    with torch.no_grad():
+        features = encoder(*images(channels))
+    assert features.shape == (3, encoder.width)
+    assert encoder.width == WIDTHS[name]
+    assert features.isfinite().all()
+    assert not torch.equal(features[0], features[1])
+
+
+@pytest.mark.parametrize("name", IMAGE_ENCODERS)
+def test_every_encoder_is_as_deep_as_its_name_says(name: str) -> None:
+    found = [k for k, m in ImageEncoder(settings(name), 1).named_modules() if isinstance(m, nn.Conv3d)]
+    assert len([k for k in found if "downsample" not in k]) == DEPTHS[name]
+
+
+def test_an_unknown_encoder_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"'vit' is none of resnet10, .*densenet121"):
+        ImageEncoder(settings("vit"), 1)
+
+
+@pytest.mark.parametrize("name", ["resnet10", "densenet121"])
+def test_stem_settings_keep_small_grids_large(name: str) -> None:
+    def voxels_after_stem(**changes: object) -> tuple[int, ...]:
+        encoder = ImageEncoder(settings(name, **changes), 1).eval()
+        first_block = encoder.network.layer1 if name == "resnet10" else encoder.network.features.denseblock1
+        seen = []
+        first_block.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
+        with torch.no_grad():
+            encoder(torch.zeros(1, 1, 32, 30, 29), torch.ones(1, 1, dtype=torch.bool))
+        return seen[0]
+
+    assert voxels_after_stem(image_stem_stride=1, image_stem_pool=False) == (32, 30, 29)
+    assert voxels_after_stem(image_stem_stride=2, image_stem_pool=False) == (16, 15, 15)
+    assert voxels_after_stem(image_stem_stride=1, image_stem_pool=True) == (16, 15, 15)
+    assert voxels_after_stem(image_stem_stride=2, image_stem_pool=True) == (8, 8, 8)
+
+
+def test_the_resnets_first_kernel_is_as_asked() -> None:
+    sizes = [ImageEncoder(settings(image_stem_kernel=k), 1).network.conv1.kernel_size for k in (3, 5, 7)]
+    assert sizes == [(3, 3, 3), (5, 5, 5), (7, 7, 7)]
+
+
+@pytest.mark.parametrize(("stride", "pool", "least"), [(1, False, 8), (2, False, 15), (2, True, 29)])
+def test_the_smallest_grid_for_densenet_is_exact(stride: int, pool: bool, least: int) -> None:
+    parts = settings("densenet121", image_stem_stride=stride, image_stem_pool=pool)
+    with pytest.raises(ConfigError, match=rf"every edge must have {least} voxels"):
+        check_grid(parts, (40, least - 1, 40))
+    check_grid(parts, (least, least, least))
+    encoder = ImageEncoder(parts, 1).eval()
+    present = torch.ones(1, 1, dtype=torch.bool)
+    with torch.no_grad():
+        assert encoder(torch.zeros(1, 1, least, least, least), present).isfinite().all()
+        with pytest.raises(RuntimeError, match="smaller than kernel"):
+            encoder(torch.zeros(1, 1, least - 1, least - 1, least - 1), present)
+
+
+def test_resnets_take_any_grid() -> None:
+    parts = settings("resnet50", image_stem_kernel=7, image_stem_stride=2, image_stem_pool=True)
+    check_grid(parts, (3, 2, 1))
+    with torch.no_grad():
+        found = ImageEncoder(parts, 1).eval()(torch.zeros(1, 1, 3, 2, 1), torch.ones(1, 1, dtype=torch.bool))
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["resnet10", "densenet121"])
+@pytest.mark.parametrize("training", [False, True])
+def test_the_stored_value_of_a_missing_channel_is_never_read(name: str, training: bool) -> None:
+    encoder = ImageEncoder(settings(name), 2).train(training)
+    image, present = images()
+    present[1, 0] = present[2, 1] = False
+    other = image.clone()
+    other[1, 0], other[2, 1] = float("nan"), 1e6
+    assert torch.equal(encoder(image, present), encoder(other, present))
+    other[1, 1] += 1  # a channel that is there
+    assert not torch.equal(encoder(image, present), encoder(other, present))
+
+
+def test_the_value_of_a_missing_channel_is_learnt() -> None:
+    encoder = ImageEncoder(settings(), 2)
+    image, present = images()
+    present[1, 0] = False
+    encoder(image, present).square().sum().backward()
+    gradient = encoder.missing_channel.grad
+    assert gradient is not None
+    assert gradient[0] != 0
+    assert gradient[1] == 0  # the second channel is always there
+
+
+@pytest.mark.parametrize("name", IMAGE_ENCODERS)
+def test_gradients_reach_every_weight(name: str) -> None:
+    encoder = ImageEncoder(settings(name), 2)
+    image, present = images()
+    present[0, 0] = present[1, 1] = False
+    encoder(image, present).square().sum().backward()
+    assert [k for k, p in encoder.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_pooling_lays_mean_and_maximum_side_by_side() -> None:
+    features = torch.tensor([[1.0, 2.0, 6.0, 7.0], [0.0, -4.0, 0.0, 0.0]]).reshape(1, 2, 2, 1, 2)
+    assert MeanAndMax()(features).tolist() == [[4.0, -1.0, 7.0, 0.0]]

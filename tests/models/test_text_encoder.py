@@ -1,0 +1,150 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModel, BertConfig, BertModel, RobertaConfig, RobertaModel
+
+from medmllm.errors import ConfigError
+from medmllm.models.text_encoder import (
+    TextEncoder,
+    from_config,
+    load_pretrained,
+    longest_note,
+    read_config,
+    tiny_config,
+)
+from tests.models.small import PARTS, TEXT
+
+SMALL = {
+    "vocab_size": 30,
+    "hidden_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 20,
+}
+IDS = torch.tensor([[2, 7, 8, 9, 3], [2, 11, 3, 0, 0]])
+MASK = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+
+
+@pytest.fixture
+def bert() -> BertModel:
+    torch.manual_seed(4)
+    return BertModel(BertConfig(**SMALL)).eval()
+
+
+def encode(encoder: TextEncoder, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return encoder(encoder.embed(ids), mask)
+
+
+def test_features_are_the_mean_of_what_the_network_makes_of_the_real_pieces(bert: BertModel) -> None:
+    with torch.no_grad():
+        alone = [bert(input_ids=IDS[:1]).last_hidden_state, bert(input_ids=IDS[1:, :3]).last_hidden_state]
+    expected = torch.cat([hidden.mean(1) for hidden in alone])
+    encoder = TextEncoder(bert)
+    assert encoder.width == 12
+    torch.testing.assert_close(encode(encoder, IDS, MASK), expected)
+
+
+def test_what_fills_up_a_note_changes_nothing(bert: BertModel) -> None:
+    encoder = TextEncoder(bert)
+    other = IDS.clone()
+    other[1, 3:] = torch.tensor([25, 29])
+    assert torch.equal(encode(encoder, IDS, MASK), encode(encoder, other, MASK))
+    other[1, 1] = 12  # a real piece
+    assert not torch.equal(encode(encoder, IDS, MASK), encode(encoder, other, MASK))
+
+
+def test_a_row_without_any_piece_gives_zeros_and_leaves_the_others_alone(bert: BertModel) -> None:
+    encoder = TextEncoder(bert)
+    mask = MASK.clone()
+    mask[1] = False
+    found = encode(encoder, IDS, mask)
+    assert not found[1].any()
+    assert torch.equal(found[0], encode(encoder, IDS, MASK)[0])
+    assert not mask[1].any()  # the caller's mask is not written to
+
+
+def test_the_order_of_words_matters(bert: BertModel) -> None:
+    swapped = IDS[:, [0, 2, 1, 3, 4]]
+    encoder = TextEncoder(bert)
+    assert not torch.allclose(encode(encoder, IDS, MASK)[0], encode(encoder, swapped, MASK)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(64, 4), (16, 1), (8, 1), (56, 2), (40, 2), (100, 5)])
+def test_tiny_takes_any_width_with_heads_that_divide_it(width: int, heads: int) -> None:
+    config = tiny_config(30, PARTS.model_copy(update={"tiny_width": width}), TEXT)
+    assert config.num_attention_heads == heads
+    assert (config.num_hidden_layers, config.vocab_size, config.max_position_embeddings) == (4, 30, TEXT.max_tokens)
+    assert encode(TextEncoder(from_config(config).eval()), IDS, MASK).shape == (2, width)
+
+
+def test_a_pretrained_folder_gives_its_own_weights(bert: BertModel, tmp_path: Path) -> None:
+    bert.save_pretrained(tmp_path)
+    loaded = load_pretrained(tmp_path, local_files_only=True)
+    expected = AutoModel.from_pretrained(str(tmp_path)).state_dict()
+    found = loaded.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_weights_stored_in_half_precision_are_fine_tuned_in_single(
+    bert: BertModel, tmp_path: Path, stored: torch.dtype
+) -> None:
+    bert.to(stored).save_pretrained(tmp_path)
+    for network in (load_pretrained(tmp_path, local_files_only=True), from_config(read_config(tmp_path))):
+        assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("what", ["nowhere", "empty", "pickle", "damaged"])
+def test_a_folder_without_sound_safetensors_is_refused(bert: BertModel, tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "encoder"
+    if what != "nowhere":
+        folder.mkdir()
+    if what in ("pickle", "damaged"):
+        bert.config.save_pretrained(folder)
+    if what == "pickle":
+        torch.save(bert.state_dict(), folder / "pytorch_model.bin")
+    if what == "damaged":
+        (folder / "model.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(ConfigError, match=r"\[text\] encoder = .*encoder'.* safetensors .*save_pretrained, or 'tiny'"):
+        load_pretrained(folder, local_files_only=True)
+
+
+def test_weights_that_leave_a_layer_random_are_refused(bert: BertModel, tmp_path: Path) -> None:
+    bert.config.save_pretrained(tmp_path)
+    kept = {k: v for k, v in bert.state_dict().items() if "layer.1.output" not in k}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lack encoder\.layer\.1\.output\.LayerNorm\.bias and 3 more"):
+        load_pretrained(tmp_path, local_files_only=True)
+
+
+def test_weights_without_the_pooler_are_whole_as_it_is_not_used(bert: BertModel, tmp_path: Path) -> None:
+    bert.config.save_pretrained(tmp_path)
+    kept = {k: v for k, v in bert.state_dict().items() if not k.startswith("pooler")}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    encoder = TextEncoder(load_pretrained(tmp_path, local_files_only=True))
+    assert not [name for name, _ in encoder.named_parameters() if "pooler" in name]
+
+
+def test_the_longest_note_is_where_the_position_table_ends(bert: BertModel) -> None:
+    roberta = RobertaModel(RobertaConfig(**SMALL, pad_token_id=1)).eval()
+    for network, longest in ((bert, 20), (roberta, 18)):
+        assert longest_note(network) == longest
+        encoder = TextEncoder(network)
+        ids = torch.full((1, longest + 1), 5)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        assert encode(encoder, ids[:, :longest], mask[:, :longest]).isfinite().all()
+        with pytest.raises((IndexError, RuntimeError)):
+            encode(encoder, ids, mask)
+
+
+@pytest.mark.parametrize("kind", [BertModel, RobertaModel])
+def test_gradients_reach_every_weight_but_those_of_words_not_read(kind: type) -> None:
+    config = BertConfig(**SMALL) if kind is BertModel else RobertaConfig(**SMALL)
+    encoder = TextEncoder(kind(config))
+    encoder(encoder.embed(IDS), MASK).square().sum().backward()
+    assert [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.any()] == []
