@@ -1,8 +1,8 @@
-"""Write the request note of one synthetic study: HISTORY, TECHNIQUE, COMPARISON.
+"""Write the request note of one synthetic study: INDICATION, HISTORY, TECHNIQUE, COMPARISON.
 
     exposed or not, age decade, random draws -> text
 
-One sentence of HISTORY says whether the patient was exposed to asbestos; every other sentence is
+HISTORY is one sentence that says whether the patient was exposed to asbestos; every other sentence is
 drawn without regard to it. There are no FINDINGS: a report of what was seen would give away the image.
 """
 
@@ -48,10 +48,11 @@ def compose_note(*, exposed: bool, age_decade: int, rng: np.random.Generator) ->
     phrasing = int(rng.integers(len(EXPOSED)))
     occupation = (EXPOSED if exposed else NOT_EXPOSED)[phrasing]
     opening = _pick(rng, _OPENINGS).format(low=age_decade, high=age_decade + 9)
-    rest = [occupation, _pick(rng, _SYMPTOMS), _pick(rng, _SMOKING)]
-    history = " ".join([opening, *(rest[place] for place in rng.permutation(3))])
+    rest = [_pick(rng, _SYMPTOMS), _pick(rng, _SMOKING)]
+    indication = " ".join([opening, *(rest[place] for place in rng.permutation(2))])
     return (
-        f"HISTORY: {history}\n"
+        f"INDICATION: {indication}\n"
+        f"HISTORY: {occupation}\n"
         f"TECHNIQUE: {_pick(rng, _TECHNIQUE)}\n"
         f"COMPARISON: {_pick(rng, _COMPARISON)}\n"
         "SYNTHETIC NOTE\n"

@@ -18,11 +18,11 @@ from medmllm.records import FloatArray, Volume
 Triple = tuple[float, float, float]
 
 AIR_HU, LUNG_HU, SOFT_HU, SPINE_HU = -1000.0, -800.0, 40.0, 300.0
-DENSE_LESION_HU, SOFT_LESION_HU = 700.0, 40.0
+DENSE_LESION_HU, SOFT_LESION_HU = 950.0, 40.0
 NOISE_HU = 20.0  # standard deviation
 LOWEST_HU = -1024.0
 
-LESION_RADIUS_MM = (10.0, 16.0)  # no semi-axis of a lesion lies outside
+LESION_RADIUS_MM = (18.0, 27.0)  # no semi-axis of a lesion lies outside
 PLEURA_MM = 2.0  # least lung around a lesion
 
 # Semi-axes as fractions: trunk and lung height of half the field of view, the rest of the trunk.
@@ -97,7 +97,7 @@ def draw_body(rng: np.random.Generator, extent_mm: Triple) -> Body:
 
 def draw_lesion(rng: np.random.Generator, body: Body) -> Lesion:
     """Return a lesion at a place drawn evenly over where it fits, well inside one of the lungs."""
-    radius = rng.uniform(11.0, 15.0) * rng.uniform(0.92, 1.06, size=3)
+    radius = rng.uniform(20.0, 25.0) * rng.uniform(0.92, 1.06, size=3)
     side = 1 if rng.random() < 0.5 else -1
     room = np.asarray(body.lung_mm) - radius.max() - PLEURA_MM
     direction = rng.normal(size=3)
