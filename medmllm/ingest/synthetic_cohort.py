@@ -54,8 +54,9 @@ scoring/labels.csv                  the truth of the scoring folder; scoring doe
 lesion_masks                        where each lesion is, on the CT's grid (NIfTI, RAS+ mm), named by
                                     StudyInstanceUID: to judge explanations by, never an input
 
-Planted causes: outcome = 1 when the lesion is dense (about {dense:.0f} HU) and the note tells of exposure,
-or when it is soft (about {soft:.0f} HU) and the note tells of none; else 0. Neither alone says anything.
+Planted causes: outcome = 1 when the lesion is dense (about {dense:.0f} HU) and the note's HISTORY tells of
+exposure, or when it is soft (about {soft:.0f} HU) and HISTORY tells of none; else 0. Neither alone says anything,
+and the note's other sections say nothing of either.
 Planted faults in scoring/studies: one series lacks a slice in its middle, and one file is no DICOM.
 """
 

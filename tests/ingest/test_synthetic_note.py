@@ -7,17 +7,19 @@ from medmllm.ingest.synthetic_note import EXPOSED, NOT_EXPOSED, compose_note
 
 
 @pytest.mark.parametrize("exposed", [True, False])
-def test_a_note_has_three_sections_one_sentence_on_exposure_and_no_findings(exposed: bool) -> None:
+def test_history_is_the_sentence_on_exposure_alone_and_no_section_holds_findings(exposed: bool) -> None:
     rng = np.random.default_rng(2)
     for _ in range(50):
-        history, *rest = compose_note(exposed=exposed, age_decade=60, rng=rng).splitlines()
+        indication, history, *rest = compose_note(exposed=exposed, age_decade=60, rng=rng).splitlines()
         assert [line.split(":")[0] for line in rest] == ["TECHNIQUE", "COMPARISON", "SYNTHETIC NOTE"]
-        assert history.startswith("HISTORY: ")
-        assert "60 to 69" in history
-        said = [sentence for sentence in (*EXPOSED, *NOT_EXPOSED) if sentence in history]
-        assert len(said) == 1
-        assert (said[0] in EXPOSED) == exposed
-        assert "asbestos" not in " ".join(rest).lower()
+        assert indication.startswith("INDICATION: ")
+        assert "60 to 69" in indication
+        heading, _, sentence = history.partition(": ")
+        assert heading == "HISTORY"
+        assert sentence in (EXPOSED if exposed else NOT_EXPOSED)
+        elsewhere = " ".join([indication, *rest])
+        assert not [told for told in (*EXPOSED, *NOT_EXPOSED) if told in elsewhere]
+        assert "asbestos" not in elsewhere.lower()
 
 
 def test_the_two_ways_of_telling_are_of_equal_length_and_differ_by_a_plain_word() -> None:
