@@ -87,8 +87,10 @@ class TrainConfig(Document):
 class ExplainSettings(Document):
     """Integrated Gradients."""
 
-    steps: PositiveInt = Field(description="first number of steps along the path")
-    max_steps: PositiveInt = Field(description="steps are doubled up to this while completeness is not met")
+    steps: PositiveInt = Field(description="gradients taken along the path at first, per fold model")
+    max_steps: PositiveInt = Field(
+        description="steps are added up to this, where the path bends, while completeness is not met"
+    )
     completeness: PositiveFloat = Field(description="largest |convergence delta| as a fraction of the logit difference")
 
 

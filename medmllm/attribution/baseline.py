@@ -33,6 +33,14 @@ class Line:
     factor: float  # sign of the class / temperature
     baseline: str  # what the line starts from, in words
 
+    def point(self, fractions: Sequence[float]) -> tuple[Tensor, ...]:
+        """Return points of the line, one row per fraction; 0 is the start and 1 the end, both exactly."""
+        points = []
+        for start, end in zip(self.start, self.end, strict=True):
+            weights = torch.tensor(fractions, dtype=start.dtype, device=start.device)
+            points.append(torch.lerp(start, end, weights.view(-1, *[1] * (start.ndim - 1))))
+        return tuple(points)
+
     def logit(self, *inputs: Tensor) -> Tensor:
         """Return the explained logit, shape (rows,), at points given by one tensor per modality."""
         given = dict(zip(self.modalities, inputs, strict=True))
@@ -113,8 +121,10 @@ def _words_hidden(member: FoldNetwork, sample: Sample, embedded: Tensor) -> Tens
 
 def _blank_token(member: FoldNetwork) -> tuple[int, str]:
     """Return the id and name of the token that stands for no word."""
-    mask = None if member.tokenizer is None else member.tokenizer.mask_token_id
-    return (member.pad_token_id, "[PAD]") if mask is None else (int(mask), "[MASK]")
+    tokenizer = member.tokenizer
+    if tokenizer is None or tokenizer.mask_token_id is None:
+        return member.pad_token_id, "[PAD]"
+    return int(tokenizer.mask_token_id), str(tokenizer.mask_token)
 
 
 def _rows(tensor: Tensor, rows: int) -> Tensor:

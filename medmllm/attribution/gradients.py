@@ -3,25 +3,25 @@
     fold models, one Sample per fold -> straight line from baseline to study -> gradients along it
     -> mean over folds -> Explanation, with its completeness error stated
 
-Sundararajan, Taly & Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, by Captum, with
-Gauss-Legendre quadrature. The logit is the ensemble's: the mean over folds of logit / temperature.
-Attribution is linear in the logit, so the mean of the folds' attributions adds up to it.
+Sundararajan, Taly & Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, by Captum. The logit is the
+ensemble's: the mean over folds of logit / temperature. Attribution is linear in the logit, so the mean of
+the folds' attributions adds up to it.
 
-What is not part of the study gets exactly 0: missing channels, missing modalities, padding. Special
-tokens ([CLS], [SEP]) are the same at both ends of the line and get exactly 0 too.
+What is not part of the study gets exactly 0: missing channels and missing modalities. Special tokens
+([CLS], [SEP]) are the same at both ends of the line and get exactly 0 too.
 """
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
-from captum.attr import IntegratedGradients
 from monai.data import MetaTensor
 
 from medmllm.attribution.baseline import Line, lay_line
+from medmllm.attribution.integration import integrate
 from medmllm.attribution.modalities import modality_shares, modality_sums
 from medmllm.attribution.overlay import to_source_grid
 from medmllm.config import ExplainSettings
@@ -41,10 +41,7 @@ from medmllm.records import (
 
 logger = logging.getLogger(__name__)
 
-METHOD = "Integrated Gradients (Captum, Gauss-Legendre), mean over the fold models"
-MOST_ROWS = 32  # points of the line per forward pass
-MOST_VALUES = 2**20  # voxels, or embedding values, per forward pass: one volume of 96 x 96 x 96 at a time
-
+METHOD = "Integrated Gradients (Captum, Gauss-Legendre on adaptive segments), mean over the fold models"
 WordSpan = tuple[int, int, str]  # start and end in Note.text, section
 
 
@@ -67,9 +64,9 @@ def explain_study(
 ) -> Explanation:
     """Return how the ensemble's logit of one study came about.
 
-    Steps are doubled from `settings.steps` until the completeness error is at most
-    `settings.completeness`, or `settings.max_steps` is reached: then the most complete result is kept,
-    and its error says so. Runs in float32 where the networks lie; they are left as they were.
+    Steps are added to `settings.steps` until each fold's attributions sum to the change of its logit within
+    `settings.completeness` of the ensemble's change, or `settings.max_steps` are spent: then the finest result
+    is kept, and its completeness error says so. Runs in float32 where the networks lie; they are left as they were.
 
     Args:
         package: The fold models, their temperatures and the mean training image.
@@ -90,8 +87,8 @@ def explain_study(
             lay_line(package, fold, sample, explained_class)
             for fold, sample in enumerate(_one_per_fold(package, samples))
         ]
-        best = _adapt(lines, samples, explained_class, settings)
-    return replace(best.explanation, channels=_on_source_grids(package, samples[0], best.image, volumes, series))
+        explanation, image = _explain(lines, samples, explained_class, settings)
+    return replace(explanation, channels=_on_source_grids(package, samples[0], image, volumes, series))
 
 
 def _one_per_fold(package: ModelPackage, samples: Sequence[Sample]) -> Sequence[Sample]:
@@ -103,67 +100,31 @@ def _one_per_fold(package: ModelPackage, samples: Sequence[Sample]) -> Sequence[
     return samples
 
 
-# --- gradients along the line --------------------------------------------------------------
+# --- the mean over folds -------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Attempt:
-    """The ensemble's attributions for one number of steps."""
-
-    explanation: Explanation  # without channels yet
-    image: FloatArray  # (channels, x, y, z), float64, model grid, logit units; empty without an image
-
-    @property
-    def error(self) -> float:
-        """The completeness error."""
-        return self.explanation.completeness_error
-
-
-def _adapt(
+def _explain(
     lines: Sequence[Line], samples: Sequence[Sample], explained_class: int, settings: ExplainSettings
-) -> _Attempt:
-    """Double the steps until the attributions are complete enough; return the most complete attempt."""
-    steps = min(settings.steps, settings.max_steps)
-    best = _attempt(lines, samples, explained_class, steps)
-    while best.error > settings.completeness and steps < settings.max_steps:
-        steps = min(2 * steps, settings.max_steps)
-        best = min(best, _attempt(lines, samples, explained_class, steps), key=lambda attempt: attempt.error)
-    if not np.isfinite(best.error):
-        raise AttributionError(
-            "the logits of study and baseline are equal, so the completeness error of the attributions has no value",
-            code="not_finite",
-        )
-    if best.error > settings.completeness:
-        logger.warning(
-            "study %s: the attributions miss the change of the logit by %.2f %% after %d steps (bound %.2f %%)",
-            samples[0].study_key,
-            100 * best.error,
-            steps,
-            100 * settings.completeness,
-        )
-    return best
+) -> tuple[Explanation, FloatArray]:
+    """Return the explanation without its channels, and the image's attribution on the model's grid.
 
-
-def _attempt(lines: Sequence[Line], samples: Sequence[Sample], explained_class: int, steps: int) -> _Attempt:
-    """Return the mean over folds of the attributions with this many steps."""
+    The latter has shape (channels, x, y, z), float64, logit units; it is empty without an image.
+    """
+    logit, baseline_logit = _mean_logit(lines, 1.0), _mean_logit(lines, 0.0)
+    tolerance = settings.completeness * abs(logit - baseline_logit)
     image = np.zeros((0, 1, 1, 1)) if samples[0].image is None else np.zeros(tuple(samples[0].image.shape))
     words: dict[WordSpan, float] = {}
-    logit = baseline_logit = 0.0
+    steps = 0
     for line, sample in zip(lines, samples, strict=True):
-        found = dict(zip(line.modalities, _integrate(line, steps), strict=True))
-        if "image" in found:
-            image += found["image"][0] / len(lines)
+        integral = integrate(line, settings, tolerance=tolerance)
+        found = dict(zip(line.modalities, integral.attributions, strict=True))
+        image += found.get("image", 0.0) / len(lines)
         for span, attribution in _word_sums(sample, found.get("text")).items():
             words[span] = words.get(span, 0.0) + attribution / len(lines)
-        with torch.no_grad():
-            logit += float(line.logit(*line.end)) / len(lines)
-            baseline_logit += float(line.logit(*line.start)) / len(lines)
+        steps = max(steps, integral.steps)
     every = {"image": image, "text": np.array(list(words.values()))}
     read = {name: every[name] for name in lines[0].network.modalities}
     sums = modality_sums(read)
-    delta = sum(sums.values()) - (logit - baseline_logit)
-    if not np.isfinite([logit, baseline_logit, delta]).all():
-        raise AttributionError("a logit or an attribution is not a finite number", code="not_finite")
     explanation = Explanation(
         study_key=samples[0].study_key,
         explained_class=explained_class,
@@ -176,29 +137,43 @@ def _attempt(lines: Sequence[Line], samples: Sequence[Sample], explained_class: 
         steps=steps,
         logit=logit,
         baseline_logit=baseline_logit,
-        convergence_delta=delta,
+        convergence_delta=sum(sums.values()) - (logit - baseline_logit),
     )
-    return _Attempt(explanation, image)
+    _check_complete(explanation, settings)
+    return explanation, image
 
 
-def _integrate(line: Line, steps: int) -> list[FloatArray]:
-    """Return the integrated gradients of one fold, float64, shaped as the line's ends."""
-    largest = max(tensor.numel() for tensor in line.end)
-    found = IntegratedGradients(line.logit).attribute(
-        line.end,
-        baselines=line.start,
-        n_steps=steps,
-        method="gausslegendre",
-        internal_batch_size=max(1, min(MOST_ROWS, MOST_VALUES // largest)),
-    )
-    return [part.detach().cpu().double().numpy() for part in found]
+def _mean_logit(lines: Sequence[Line], fraction: float) -> float:
+    """Return the ensemble's logit at a point of the line."""
+    with torch.no_grad():
+        mean = sum(float(line.logit(*line.point([fraction]))) for line in lines) / len(lines)
+    if not np.isfinite(mean):
+        raise AttributionError("a logit is not a finite number", code="not_finite")
+    return mean
+
+
+def _check_complete(explanation: Explanation, settings: ExplainSettings) -> None:
+    error = explanation.completeness_error
+    if not np.isfinite(error):
+        raise AttributionError(
+            "the logits of study and baseline are equal, so the completeness error of the attributions has no value",
+            code="not_finite",
+        )
+    if error > settings.completeness:
+        logger.warning(
+            "study %s: the attributions miss the change of the logit by %.2f %% after %d steps (bound %.2f %%)",
+            explanation.study_key,
+            100 * error,
+            explanation.steps,
+            100 * settings.completeness,
+        )
 
 
 def _word_sums(sample: Sample, text: FloatArray | None) -> dict[WordSpan, float]:
-    """Merge a fold's attributions, (1, tokens, width), word by word."""
+    """Merge a fold's attributions, (tokens, width), word by word."""
     if text is None:
         return {}
-    pieces = text[0].sum(axis=1)
+    pieces = text.sum(axis=1)
     return {(word.start, word.end, word.section): float(pieces[list(word.pieces)].sum()) for word in sample.words}
 
 

@@ -1,0 +1,406 @@
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from medmllm.attribution.gradients import METHOD, class_to_explain, explain_study
+from medmllm.documents import Task
+from medmllm.errors import AttributionError
+from medmllm.models.package import ModelPackage
+from medmllm.preprocessing.sample import collate
+from medmllm.records import Explanation, Sample
+from tests.attribution.made_up import (
+    SERIES,
+    STUDY,
+    TEXT,
+    Linear,
+    a_contract,
+    a_network,
+    a_package,
+    a_sample,
+    a_tokenizer,
+    settings,
+    sources,
+)
+
+
+def explain(
+    package: ModelPackage, samples: list[Sample], *, explained_class: int = 1, **changes: object
+) -> Explanation:
+    return explain_study(
+        package,
+        samples,
+        **sources(package.card.contract),
+        explained_class=explained_class,
+        settings=settings(**changes),
+    )
+
+
+def in_text(explanation: Explanation) -> dict[str, float]:
+    return {TEXT[word.start : word.end]: word.attribution for word in explanation.words}
+
+
+# --- what the values are
+
+
+def test_voxels_of_a_linear_model_get_their_weight_times_their_distance_from_the_mean_image() -> None:
+    contract = a_contract(text=False)
+    network, sample = Linear(contract), a_sample(contract)
+    explanation = explain(a_package(contract, [network], temperatures=[1.6]), [sample])
+    (channel,) = explanation.channels
+    expected = network.voxel_weights[0, 0].detach().numpy() * (sample.image[0].numpy() - 0.25) / 1.6
+    np.testing.assert_allclose(channel.attribution, expected, atol=1e-5)
+    assert (channel.channel, channel.series_key, explanation.study_key) == ("ct", SERIES, STUDY)
+    assert channel.attribution.dtype == np.float32
+
+
+def test_a_word_of_a_linear_model_gets_the_sum_over_its_pieces() -> None:
+    contract = a_contract(image=False)
+    tokenizer = a_tokenizer("Made-up cough no Small effusion")
+    network, sample = Linear(contract, words=len(tokenizer)), a_sample(contract, tokenizer)
+    found = in_text(explain(a_package(contract, [network], [tokenizer]), [sample]))
+    value = network.table.detach() @ network.word_weights[0].detach()
+    expected = {
+        TEXT[word.start : word.end]: sum(
+            float(value[sample.token_ids[piece]] - value[tokenizer.mask_token_id]) for piece in word.pieces
+        )
+        for word in sample.words
+    }
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert max(len(word.pieces) for word in sample.words) > 3  # "unremarkable." was never learnt
+    assert [*found] == TEXT.replace("HISTORY: ", "").replace("FINDINGS: ", "").split()
+
+
+def test_attributions_and_baseline_add_up_to_the_logit_in_both_modalities() -> None:
+    contract, tokenizer = a_contract(), a_tokenizer(TEXT)
+    network, sample = Linear(contract, words=len(tokenizer)), a_sample(contract, tokenizer)
+    explanation = explain(a_package(contract, [network], [tokenizer]), [sample])
+    total = explanation.channels[0].attribution.sum() + sum(in_text(explanation).values())
+    assert total == pytest.approx(explanation.logit - explanation.baseline_logit, rel=1e-4)
+    assert explanation.completeness_error < 1e-5
+    words = sum(abs(value) for value in in_text(explanation).values())
+    voxels = float(np.abs(explanation.channels[0].attribution).sum())
+    assert explanation.modality_shares == pytest.approx(
+        {"image": voxels / (voxels + words), "text": words / (voxels + words)}, rel=1e-5
+    )
+    assert explanation.modality_sums["text"] == pytest.approx(sum(in_text(explanation).values()))
+
+
+def test_a_real_classifier_is_explained_within_one_percent_of_the_change_of_its_logit() -> None:
+    contract, tokenizer = a_contract(channels=("ct", "pet")), a_tokenizer(TEXT)
+    network, sample = a_network(contract, tokenizer), a_sample(contract, tokenizer)
+    explanation = explain(a_package(contract, [network], [tokenizer], temperatures=[1.3]), [sample])
+    batch = collate([sample], contract)
+    with torch.no_grad():
+        assert explanation.logit == pytest.approx(float(network(batch)) / 1.3, abs=1e-5)
+    change = explanation.logit - explanation.baseline_logit
+    total = sum(part.attribution.astype(float).sum() for part in explanation.channels)
+    total += sum(in_text(explanation).values())
+    assert abs(change) > 0.1
+    assert abs(total - change) <= 0.01 * abs(change)
+    assert explanation.convergence_delta == pytest.approx(total - change, abs=1e-5)
+    assert explanation.method == METHOD
+
+
+def test_image_only_and_text_only_classifiers_are_explained_by_what_they_read() -> None:
+    tokenizer = a_tokenizer(TEXT)
+    image, text = a_contract(text=False), a_contract(image=False)
+    of_image = explain(a_package(image, [a_network(image)]), [a_sample(image)])
+    of_text = explain(a_package(text, [a_network(text, tokenizer)], [tokenizer]), [a_sample(text, tokenizer)])
+    assert of_image.modality_shares == {"image": 1.0}
+    assert of_image.words == ()
+    assert of_image.baseline == "the mean training image"
+    assert of_text.modality_shares == {"text": 1.0}
+    assert of_text.channels == ()
+    assert of_text.baseline == "the note with [MASK] in place of every word piece"
+    assert max(of_image.completeness_error, of_text.completeness_error) <= 0.01
+
+
+# --- classes and folds
+
+
+def test_class_0_of_a_binary_task_has_the_negative_attribution_of_class_1() -> None:
+    contract, tokenizer = a_contract(), a_tokenizer(TEXT)
+    package = a_package(contract, [a_network(contract, tokenizer)], [tokenizer])
+    sample = a_sample(contract, tokenizer)
+    positive, negative = (explain(package, [sample], explained_class=k) for k in (1, 0))
+    assert negative.logit == pytest.approx(-positive.logit)
+    np.testing.assert_allclose(negative.channels[0].attribution, -positive.channels[0].attribution, atol=1e-6)
+    assert in_text(negative) == pytest.approx({word: -value for word, value in in_text(positive).items()}, abs=1e-6)
+
+
+def test_the_explained_class_of_many_has_its_own_weights() -> None:
+    contract = a_contract(text=False)
+    network, sample = Linear(contract, outputs=3), a_sample(contract)
+    package = a_package(contract, [network], classes=("chest", "head", "spine"))
+    for k in range(3):
+        explanation = explain(package, [sample], explained_class=k)
+        expected = network.voxel_weights[k, 0].detach().numpy() * (sample.image[0].numpy() - 0.25)
+        np.testing.assert_allclose(explanation.channels[0].attribution, expected, atol=1e-5)
+        assert explanation.explained_class == k
+
+
+def test_the_positive_class_of_two_is_explained_and_the_predicted_one_of_many() -> None:
+    binary = Task(target="effusion", kind="binary", classes=("no", "yes"))
+    many = Task(target="region", kind="multiclass", classes=("chest", "head", "spine"))
+    assert [class_to_explain(binary, predicted) for predicted in (0, 1)] == [1, 1]
+    assert [class_to_explain(many, predicted) for predicted in (0, 1, 2)] == [0, 1, 2]
+
+
+def test_an_ensemble_has_the_mean_of_its_folds_each_with_its_own_tokenizer_and_temperature() -> None:
+    contract = a_contract()
+    tokenizers = [a_tokenizer(TEXT), a_tokenizer("cough effusion no")]
+    networks = [a_network(contract, tokenizer, seed=fold) for fold, tokenizer in enumerate(tokenizers)]
+    samples = [a_sample(contract, tokenizer) for tokenizer in tokenizers]
+    assert len(samples[0].token_ids) != len(samples[1].token_ids)
+    fixed = {"steps": 16, "max_steps": 16, "completeness": 1e9}
+    both = explain(a_package(contract, networks, tokenizers, temperatures=[0.5, 2.0]), samples, **fixed)
+    alone = [
+        explain(a_package(contract, [network], [tokenizer], temperatures=[temperature]), [sample], **fixed)
+        for network, tokenizer, temperature, sample in zip(networks, tokenizers, [0.5, 2.0], samples, strict=True)
+    ]
+    first, second = (one.channels[0].attribution for one in alone)
+    np.testing.assert_allclose(both.channels[0].attribution, (first + second) / 2, atol=1e-6)
+    first_words, second_words = map(in_text, alone)
+    expected = {word: (first_words[word] + second_words[word]) / 2 for word in first_words}
+    assert in_text(both) == pytest.approx(expected, abs=1e-6)
+    for part in ("logit", "baseline_logit", "convergence_delta"):
+        assert getattr(both, part) == pytest.approx(sum(getattr(one, part) for one in alone) / 2, abs=1e-5)
+
+
+def test_a_word_that_one_fold_cut_off_counts_nothing_there() -> None:
+    contract, tokenizer = a_contract(image=False), a_tokenizer(TEXT)
+    network = Linear(contract, words=len(tokenizer))
+    whole = a_sample(contract, tokenizer)
+    last = whole.words[-1].pieces[0]
+    cut = replace(whole, token_ids=torch.cat([whole.token_ids[:last], whole.token_ids[-1:]]), words=whole.words[:-1])
+    package = a_package(contract, [network] * 2, [tokenizer] * 2, temperatures=[1.0, 1.0])
+    full, half = in_text(explain(package, [whole, whole])), in_text(explain(package, [whole, cut]))
+    assert half == pytest.approx(full | {"effusion.": full["effusion."] / 2})
+    assert in_text(explain(package, [cut, whole])) == pytest.approx(half)
+
+
+# --- what is not there
+
+
+def test_a_missing_channel_gets_no_map_and_what_is_stored_for_it_changes_nothing() -> None:
+    contract = a_contract(channels=("ct", "pet"), text=False)
+    package = a_package(contract, [a_network(contract)])
+    sample = a_sample(contract, channel_present=(False, True))
+    other = replace(sample, image=sample.image.clone())
+    other.image[0] = 77.0
+    first, second = explain(package, [sample]), explain(package, [other])
+    assert [part.channel for part in first.channels] == ["pet"]
+    np.testing.assert_array_equal(first.channels[0].attribution, second.channels[0].attribution)
+    assert first.modality_sums == second.modality_sums
+    assert first.modality_sums["image"] == pytest.approx(first.channels[0].attribution.sum(), abs=1e-5)
+
+
+def test_a_missing_modality_gets_exactly_nothing() -> None:
+    contract, tokenizer = a_contract(), a_tokenizer(TEXT)
+    package = a_package(contract, [a_network(contract, tokenizer)], [tokenizer])
+    no_note = explain(package, [a_sample(contract)])
+    no_image = explain(package, [a_sample(contract, tokenizer, image=False)])
+    assert no_note.modality_shares == {"image": 1.0, "text": 0.0}
+    assert no_note.modality_sums["text"] == 0.0
+    assert no_note.words == ()
+    assert no_note.baseline == "the mean training image"
+    assert no_image.modality_shares == {"image": 0.0, "text": 1.0}
+    assert no_image.modality_sums["image"] == 0.0
+    assert no_image.channels == ()
+    assert max(no_note.completeness_error, no_image.completeness_error) <= 0.01
+
+
+def test_special_tokens_get_exactly_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from medmllm.attribution import gradients
+
+    found = []
+    integrate = gradients.integrate
+    monkeypatch.setattr(gradients, "integrate", lambda *a, **k: found.append(integrate(*a, **k)) or found[-1])
+    contract, tokenizer = a_contract(image=False), a_tokenizer(TEXT)
+    sample = a_sample(contract, tokenizer)
+    explain(a_package(contract, [a_network(contract, tokenizer)], [tokenizer]), [sample])
+    pieces = np.abs(found[0].attributions[0]).sum(axis=1)
+    assert pieces[0] == pieces[-1] == 0.0
+    assert (pieces[1:-1] > 0).all()
+
+
+def test_a_study_with_nothing_to_read_is_refused() -> None:
+    contract, tokenizer = a_contract(), a_tokenizer(TEXT)
+    package = a_package(contract, [a_network(contract, tokenizer)], [tokenizer])
+    with pytest.raises(AttributionError) as caught:
+        explain(package, [a_sample(contract, image=False)])
+    assert caught.value.code == "nothing_to_explain"
+
+
+# --- steps and completeness
+
+
+class Kinked(Linear):
+    """The logit stays 0 on the first 0.7 of the way, then rises: a hinge that few steps do not see."""
+
+    def shape(self, total: Tensor) -> Tensor:
+        return torch.relu(total - self.kink)
+
+
+def kinked(kink: float = 0.7) -> tuple[ModelPackage, Sample]:
+    """The sum runs from 0 at the baseline to 1 at the study."""
+    contract = a_contract(text=False)
+    network = Kinked(contract)
+    network.kink = kink
+    sample = a_sample(contract)
+    with torch.no_grad():
+        difference = (sample.image - 0.25).as_tensor()
+        network.voxel_weights[0] = difference / (difference**2).sum()
+        network.bias[0] = -float((network.voxel_weights[0] * 0.25).sum())
+    return a_package(contract, [network]), sample
+
+
+def rise(*segments: tuple[float, float], points: int = 4) -> float:
+    """The rise seen by numpy's own Gauss-Legendre nodes in each segment: the slope is 1 beyond the hinge at 0.7."""
+    nodes, weights = np.polynomial.legendre.leggauss(points)
+    return sum(
+        (weights / 2 * (end - start))[start + (nodes + 1) / 2 * (end - start) > 0.7].sum() for start, end in segments
+    )
+
+
+def test_steps_are_added_where_the_attributions_are_least_complete() -> None:
+    package, sample = kinked()
+    meshes = {
+        4: [(0, 1)],
+        12: [(0, 0.5), (0.5, 1)],
+        20: [(0, 0.5), (0.5, 0.75), (0.75, 1)],
+        28: [(0, 0.5), (0.5, 0.625), (0.625, 0.75), (0.75, 1)],
+    }
+    for steps, mesh in meshes.items():
+        explanation = explain(package, [sample], steps=4, max_steps=steps, completeness=1e-9)
+        assert explanation.steps == steps
+        assert explanation.convergence_delta == pytest.approx(rise(*mesh) - 0.3, abs=1e-5)
+
+
+def test_steps_are_added_until_the_attributions_are_complete_enough() -> None:
+    package, sample = kinked()
+    first = explain(package, [sample], steps=4, max_steps=4)
+    enough = explain(package, [sample], steps=4, max_steps=512)
+    coarse = explain(package, [sample], steps=4, max_steps=512, completeness=2 * first.completeness_error)
+    assert first.completeness_error == pytest.approx(abs(rise((0, 1)) - 0.3) / 0.3, abs=1e-4)
+    assert first.completeness_error > 0.01
+    assert enough.completeness_error <= 0.01
+    assert 4 < enough.steps < 100
+    assert coarse.steps == 4
+
+
+def test_the_first_steps_are_spread_over_the_whole_line() -> None:
+    package, sample = kinked()
+    explanation = explain(package, [sample], steps=11, max_steps=11, completeness=1e-9)
+    assert explanation.steps == 8  # whole segments of four points
+    assert explanation.convergence_delta == pytest.approx(rise((0, 0.5), (0.5, 1)) - 0.3, abs=1e-5)
+    few = explain(package, [sample], steps=3, max_steps=3, completeness=1e-9)
+    assert few.convergence_delta == pytest.approx(rise((0, 1), points=3) - 0.3, abs=1e-5)
+
+
+def test_when_all_steps_are_spent_the_finest_result_is_kept_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    package, sample = kinked()
+    with caplog.at_level(logging.WARNING, logger="medmllm"):
+        explanation = explain(package, [sample], steps=4, max_steps=15)
+    assert explanation.steps == 12
+    assert explanation.completeness_error == pytest.approx(abs(rise((0, 0.5), (0.5, 1)) - 0.3) / 0.3, abs=1e-4)
+    assert explanation.completeness_error > 0.01
+    assert f"{STUDY}: the attributions miss" in caplog.text
+
+
+def test_a_study_that_is_its_own_baseline_has_no_attribution_and_no_error() -> None:
+    contract = a_contract(text=False)
+    sample = a_sample(contract)
+    package = a_package(contract, [a_network(contract)], background=sample.image.as_tensor())
+    explanation = explain(package, [sample])
+    assert explanation.completeness_error == 0.0
+    assert not explanation.channels[0].attribution.any()
+    assert explanation.modality_shares == {"image": 0.0}
+
+
+class ThereAndBack(Linear):
+    """Both ends of the line have the same logit, but the slope half-way is 0.25."""
+
+    kink = 0.0
+
+    def shape(self, total: Tensor) -> Tensor:
+        on_way = total.clamp(1e-6, 1 - 1e-6)
+        return torch.where((total - on_way).abs() > 0, total * 0, on_way * (1 - on_way) * (on_way - 0.3))
+
+
+def test_equal_logits_with_attributions_left_over_are_no_explanation() -> None:
+    package, sample = kinked()
+    network = package.folds[0].network
+    network.__class__ = ThereAndBack
+    with torch.no_grad():
+        network.voxel_weights *= 1.1  # a little beyond both ends, where the logit is exactly 0
+        network.bias[0] = -float((network.voxel_weights[0] * 0.25).sum()) - 0.05
+    with pytest.raises(AttributionError, match="equal") as caught:
+        explain(package, [sample], steps=1, max_steps=1)
+    assert caught.value.code == "not_finite"
+
+
+@pytest.mark.parametrize("place", ["bias", "voxel_weights"])
+def test_numbers_that_are_not_finite_are_refused(place: str) -> None:
+    contract = a_contract(text=False)
+    network = Linear(contract)
+    with torch.no_grad():
+        getattr(network, place).view(-1)[0] = float("nan")
+    with pytest.raises(AttributionError, match="finite") as caught:
+        explain(a_package(contract, [network]), [a_sample(contract)])
+    assert caught.value.code == "not_finite"
+
+
+def test_samples_must_be_one_per_fold_and_of_one_study() -> None:
+    contract = a_contract(text=False)
+    package = a_package(contract, [Linear(contract)] * 2, [None] * 2, temperatures=[1.0, 1.0])
+    sample = a_sample(contract)
+    stranger = replace(sample, study_key="st-00000000000000ff")
+    for samples in ([sample], [sample] * 3, [sample, stranger]):
+        with pytest.raises(AttributionError, match="one per fold"):
+            explain(package, samples)
+
+
+# --- the networks
+
+
+def test_many_points_at_a_time_and_one_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    contract, tokenizer = a_contract(), a_tokenizer(TEXT)
+    package = a_package(contract, [a_network(contract, tokenizer)], [tokenizer])
+    sample = a_sample(contract, tokenizer)
+    many = explain(package, [sample], steps=8, max_steps=8)
+    monkeypatch.setattr("medmllm.attribution.integration.MOST_VALUES", 1)
+    one = explain(package, [sample], steps=8, max_steps=8)
+    np.testing.assert_allclose(one.channels[0].attribution, many.channels[0].attribution, atol=1e-6)
+    assert in_text(one) == pytest.approx(in_text(many), abs=1e-6)
+
+
+def test_networks_are_explained_in_evaluation_mode_and_left_as_they_were() -> None:
+    contract, tokenizer = a_contract(), a_tokenizer(TEXT)
+    network = a_network(contract, tokenizer)
+    package, sample = a_package(contract, [network], [tokenizer]), a_sample(contract, tokenizer)
+    expected = explain(package, [sample])
+    network.train()
+    network.fusion.out.bias.requires_grad_(False)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    explanation = explain(package, [sample])
+    assert explanation.logit == expected.logit  # no dropout, no batch statistics
+    assert network.training
+    assert [n for n, p in network.named_parameters() if not p.requires_grad] == ["fusion.out.bias"]
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_networks_are_put_back_also_after_an_error() -> None:
+    contract = a_contract(text=False)
+    network = Linear(contract)
+    with torch.no_grad():
+        network.bias[0] = float("inf")
+    with pytest.raises(AttributionError):
+        explain(a_package(contract, [network]), [a_sample(contract)])
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
