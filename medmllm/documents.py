@@ -222,6 +222,7 @@ class ModelCard(Document):
     conformal_thresholds: tuple[float, ...] | None = None
     intended_use: str
     training_patients: tuple[Sha256, ...] = Field(description="sha256 of each training patient_key, sorted")
+    training_studies: tuple[Sha256, ...] = Field(description="sha256 of each training study_key, sorted")
     split_digest: Sha256
     synthetic: bool = Field(description="trained on synthetic data: no clinical meaning at all")
     provenance: Provenance

@@ -139,9 +139,9 @@ def write_reference(folder: Path, reference: pd.DataFrame) -> None:
     reference.to_parquet(folder / "reference.parquet", index=False)
 
 
-def patient_digest(patient_key: str) -> str:
-    """Return what a package remembers of a training patient: enough to recognise one, no more."""
-    return hashlib.sha256(patient_key.encode()).hexdigest()
+def key_digest(key: str) -> str:
+    """Return what a package remembers of a training patient or study: enough to recognise one, no more."""
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def digest_files(folder: Path) -> dict[str, str]:

@@ -19,9 +19,10 @@ import torch
 
 from medmllm.attribution.gradients import class_to_explain, explain_study
 from medmllm.config import ScoreConfig
+from medmllm.documents import ModelCard
 from medmllm.errors import ContractError, GeometryError, IngestError, MedmllmError
 from medmllm.evaluation.calibration import apply_temperature, to_probabilities
-from medmllm.models.package import ModelPackage, patient_digest
+from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.sample import collate, prepare_sample, to_device
 from medmllm.preprocessing.text import tokenize_note
 from medmllm.records import Explanation, FloatArray, Prediction, Refusal, Sample, Stage, Study
@@ -164,14 +165,16 @@ def predict(ready: Sequence[_Prepared], package: ModelPackage) -> list[Predictio
         raw = member.network(batch).double().cpu().numpy()
         per_fold.append(apply_temperature(raw, fold.temperature))
     stacked = np.stack(per_fold)  # (folds, studies, outputs)
-    known = set(package.card.training_patients)
-    return [
-        _prediction(item, stacked[:, row], package, patient_digest(item.study.patient_key) in known)
-        for row, item in enumerate(ready)
-    ]
+    return [_prediction(item, stacked[:, row], package) for row, item in enumerate(ready)]
 
 
-def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage, training_patient: bool) -> Prediction:
+def was_trained_on(study: Study, card: ModelCard) -> bool:
+    """Say whether the model has seen the patient, or the study under another patient's number."""
+    patient, own = key_digest(study.patient_key), key_digest(study.study_key)
+    return patient in card.training_patients or own in card.training_studies
+
+
+def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage) -> Prediction:
     mean = logits.mean(axis=0)
     binary = logits.shape[1] == 1
     probabilities = to_probabilities(mean if binary else mean[None])[0]
@@ -187,7 +190,7 @@ def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage, trai
         interval=(float(shown.min()), float(shown.max())),
         modalities_used=tuple(name for name, here in used if here),
         weights_digest=package.weights_digest,
-        training_patient=training_patient,
+        training_patient=was_trained_on(item.study, package.card),
     )
 
 

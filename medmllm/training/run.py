@@ -16,7 +16,7 @@ from medmllm.config import TrainConfig
 from medmllm.csv_tables import OutOfFoldRow, write_table
 from medmllm.documents import ArmDocument, EvaluationDocument, MetricDocument, ModelCard, Task
 from medmllm.evaluation.remarks import remarks
-from medmllm.models.package import CARD, digest_files, patient_digest, write_background, write_reference
+from medmllm.models.package import CARD, digest_files, key_digest, write_background, write_reference
 from medmllm.records import CohortEvaluation, Metric, Provenance
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult, count_folds, mean_image
@@ -58,7 +58,8 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
         operating_point=float(np.mean([fold.threshold for fold in arm.folds])),
         calibration="temperature scaling, fitted per fold on its tuning part; the folds' logits are then averaged",
         intended_use=trained.config.intended_use,
-        training_patients=tuple(sorted({patient_digest(key) for key in trained.patients})),
+        training_patients=tuple(sorted({key_digest(key) for key in trained.patients})),
+        training_studies=tuple(sorted(key_digest(m.sample.study_key) for m in trained.cohort.members)),
         split_digest=trained.plan.digest,
         synthetic=trained.synthetic,
         provenance=trained.provenance,

@@ -20,7 +20,7 @@ from medmllm.models.package import (
     digest_files,
     load_package,
     new_text_network,
-    patient_digest,
+    key_digest,
     weights_name,
     write_background,
     write_reference,
@@ -74,6 +74,7 @@ def write_card(folder: Path, arm: str = "fused", classes: tuple[str, ...] = CLAS
         calibration="none",
         intended_use="tests",
         training_patients=(),
+        training_studies=(),
         split_digest="0" * 64,
         synthetic=True,
         provenance=stamp("train"),
@@ -236,9 +237,9 @@ def test_the_weights_digest_changes_with_any_folds_weights(tmp_path: Path) -> No
     assert load_package(tmp_path).weights_digest != before
 
 
-def test_a_patient_digest_is_the_sha256_of_the_key() -> None:
+def test_a_key_digest_is_the_sha256_of_the_key() -> None:
     # sha256("abc"), FIPS 180-2 appendix B.1
-    assert patient_digest("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert key_digest("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 @pytest.fixture

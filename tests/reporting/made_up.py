@@ -137,6 +137,7 @@ def card(*, synthetic: bool = False, text: bool = True, kind: str = "binary") ->
         calibration="Temperature scaling on each fold's tuning part; mean over 3 fold models.",
         intended_use="Research on cohorts like the training cohort.",
         training_patients=(),
+        training_studies=(),
         split_digest=DIGEST,
         synthetic=synthetic,
         provenance=provenance(),
