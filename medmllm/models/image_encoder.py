@@ -6,6 +6,7 @@ A missing channel is replaced by a learned value before the network sees it: wha
 place is never read.
 """
 
+from contextlib import nullcontext
 from typing import Literal, Protocol
 
 import torch
@@ -117,5 +118,8 @@ class ImageEncoder(nn.Module):
         """Return features, shape (batch, width), for image (batch, channels, x, y, z)."""
         here = channel_present[:, :, None, None, None]
         filled = torch.where(here, image, self.missing_channel[None, :, None, None, None].to(image.dtype))
-        features: Tensor = self.network(filled).flatten(1)
+        # On the CPU, gradients of bfloat16 3D convolutions are wrong, often NaN, where a feature map is 2 or 3 voxels
+        # wide (oneDNN in torch 2.13; pytorch issue 169688 is the like of it): there it stays in single precision.
+        with torch.autocast("cpu", enabled=False) if image.device.type == "cpu" else nullcontext():
+            features: Tensor = self.network(filled).flatten(1)
         return features

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from medmllm.config import TrainingSettings
 from medmllm.documents import PreprocessingContract
-from medmllm.errors import ConfigError
+from medmllm.errors import ConfigError, MedmllmError
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.package import FoldNetwork
 from medmllm.preprocessing.sample import collate, to_device
@@ -64,9 +64,14 @@ class Machine:
         try:
             found = torch.device(device)
         except RuntimeError:
-            raise ConfigError(f"device = {device!r} is none of auto, cpu, cuda, cuda:N") from None
-        if found.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(f"device = {device!r}: no CUDA device is usable here; use device = 'cpu' or 'auto'")
+            found = None
+        if found is None or found.type not in ("cpu", "cuda"):
+            raise ConfigError(f"device = {device!r} is none of auto, cpu, cuda, cuda:N")
+        usable = torch.cuda.device_count() if found.type == "cuda" and torch.cuda.is_available() else 0
+        if found.type == "cuda" and (found.index or 0) >= usable:
+            raise ConfigError(
+                f"device = {device!r}: {usable or 'no'} CUDA devices are usable here; use device = 'cpu' or 'auto'"
+            )
         bf16 = precision == "bf16-mixed" or (precision == "auto" and found.type == "cuda")
         return cls(found, bf16, channels_last)
 
@@ -108,6 +113,10 @@ def fit(
         settings: Epochs, rates, batch size, device.
         seed: Of the order of samples, dropout and augmentation.
         tracker: Told of every epoch.
+
+    Raises:
+        ConfigError: The device is absent.
+        MedmllmError: `diverged`: no epoch had a finite tuning loss.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -123,16 +132,10 @@ def fit(
         network.train()
         total = 0.0
         for batch in batches(train, contract, settings, member.pad_token_id, generator):
-            here = augment(machine.bring(batch), settings, generator)
-            with machine.autocast():
-                logits = network(here)
-            loss = loss_of(logits, here.target)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
-            optimizer.step()
+            here = machine.bring(augment(batch, settings, generator))
+            loss = _step(network, here, loss_of, machine, optimizer, settings.gradient_clip)
             schedule.step()
-            total += float(loss.detach()) * len(batch.study_keys)
+            total += loss * len(batch.study_keys)
         tuning_loss = _tuning_loss(member, tune, contract, settings, loss_of, machine)
         tracker.log_epoch(epoch, {"train_loss": total / len(train), "tuning_loss": tuning_loss})
         if tuning_loss < best.tuning_loss:
@@ -140,9 +143,32 @@ def fit(
             best_weights = copy.deepcopy(network.state_dict())
         elif epoch - best.best_epoch >= settings.patience:
             break
+    if not best_weights:
+        raise MedmllmError(
+            f"training diverged: none of {epoch} epochs had a finite tuning loss. Lower [training] learning_rate.",
+            code="diverged",
+        )
     network.load_state_dict(best_weights)
     network.eval()
     return replace(best, epochs=epoch)
+
+
+def _step(
+    network: StudyClassifier,
+    batch: Batch,
+    loss_of: "_Loss",
+    machine: Machine,
+    optimizer: torch.optim.Optimizer,
+    gradient_clip: float,
+) -> float:
+    with machine.autocast():
+        logits = network(batch)
+    loss = loss_of(logits, batch.target)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), gradient_clip)
+    optimizer.step()
+    return float(loss.detach())
 
 
 def _optimizer(
@@ -205,12 +231,16 @@ def batches(
 
 
 def augment(batch: Batch, settings: TrainingSettings, generator: torch.Generator) -> Batch:
-    """Return the batch with random shifts, mirror images and noise, as the settings ask."""
+    """Return the batch with random shifts, mirror images and noise, as the settings ask.
+
+    What a shift pushes out is lost, and the outermost voxels are repeated on the other side: nothing comes back in
+    there that lies elsewhere in the patient.
+    """
     image = batch.image
     if settings.shift_voxels:
         reach = settings.shift_voxels
         moves = torch.randint(-reach, reach + 1, (len(image), 3), generator=generator).tolist()
-        image = torch.stack([torch.roll(one, move, (1, 2, 3)) for one, move in zip(image, moves, strict=True)])
+        image = torch.stack([_shift(one, move) for one, move in zip(image, moves, strict=True)])
     if settings.flips:
         chosen = torch.rand(len(image), 3, generator=generator) < 0.5
         image = torch.stack(
@@ -220,6 +250,12 @@ def augment(batch: Batch, settings: TrainingSettings, generator: torch.Generator
         noise = torch.randn(image.shape, generator=generator) * settings.noise
         image = image + noise.to(image.device)
     return batch if image is batch.image else replace(batch, image=image)
+
+
+def _shift(image: Tensor, voxels: Sequence[int]) -> Tensor:
+    for axis, (size, move) in enumerate(zip(image.shape[1:], voxels, strict=True), start=1):
+        image = image.index_select(axis, (torch.arange(size, device=image.device) - move).clamp(0, size - 1))
+    return image
 
 
 @torch.no_grad()

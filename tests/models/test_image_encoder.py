@@ -129,6 +129,21 @@ def test_gradients_reach_every_weight(name: str) -> None:
     assert [k for k, p in encoder.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+def test_half_precision_on_the_cpu_does_not_spoil_gradients() -> None:
+    # Feature maps end at 2 x 1 x 2, where oneDNN's bfloat16 weight gradients hold whatever the memory held before.
+    encoder = ImageEncoder(settings(image_width=16), 2).eval()  # eval: no running means between the two passes
+    image, present = images()
+    found = []
+    for half in (False, True):
+        encoder.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            features = encoder(image, present)
+        features.float().square().sum().backward()
+        found.append({name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None})
+    for name, expected in found[0].items():
+        torch.testing.assert_close(found[1][name], expected, atol=0.05 * float(expected.abs().max()), rtol=0.05)
+
+
 def test_pooling_lays_mean_and_maximum_side_by_side() -> None:
     features = torch.tensor([[1.0, 2.0, 6.0, 7.0], [0.0, -4.0, 0.0, 0.0]]).reshape(1, 2, 2, 1, 2)
     assert MeanAndMax()(features).tolist() == [[4.0, -1.0, 7.0, 0.0]]
