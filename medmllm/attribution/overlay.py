@@ -90,7 +90,10 @@ def write_attribution(path: Path, attribution: FloatArray, source: Volume) -> No
     if np.abs(image.get_qform() - source.affine).max() > SAME_PLACE_MM:
         image.set_qform(None, code=0)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as stream:
+    with (
+        partial.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=1) as stream,
+    ):
         image.to_stream(stream)
     os.replace(partial, path)
 
