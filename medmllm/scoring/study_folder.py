@@ -20,13 +20,13 @@ import torch
 from medmllm.attribution.gradients import class_to_explain, explain_study
 from medmllm.config import ScoreConfig
 from medmllm.documents import ModelCard
-from medmllm.errors import ContractError, GeometryError, IngestError, MedmllmError
+from medmllm.errors import ContractError, MedmllmError
 from medmllm.evaluation.calibration import apply_temperature, to_probabilities
 from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.sample import collate, prepare_sample, to_device
 from medmllm.preprocessing.text import tokenize_note
 from medmllm.records import Explanation, FloatArray, Prediction, Refusal, Sample, Stage, Study
-from medmllm.training.cohort import StudyParts, read_parts
+from medmllm.training.cohort import StudyParts, read_parts, stage_of
 
 logger = logging.getLogger(__name__)
 
@@ -103,15 +103,9 @@ def _prepare(study: Study, package: ModelPackage) -> _Prepared | Refused:
             raise ContractError("the study has no series and no note that the model can read.", code="nothing_to_read")
         return _Prepared(study, parts, tuple(samples))
     except MedmllmError as error:
-        return Refused(study, Refusal.of(error, _stage_of(error)))
+        return Refused(study, Refusal.of(error, stage_of(error)))
     except Exception as error:  # noqa: BLE001 - a study that breaks something unforeseen must not stop the others
         return Refused(study, _unforeseen(study, error, "read"))
-
-
-def _stage_of(error: MedmllmError) -> Stage:
-    if isinstance(error, ContractError):
-        return "contract"
-    return "read" if isinstance(error, IngestError | GeometryError) else "preprocess"
 
 
 def _unforeseen(study: Study, error: Exception, stage: Stage) -> Refusal:

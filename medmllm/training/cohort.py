@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from medmllm.documents import ImageSettings, PreprocessingContract, TextSettings
-from medmllm.errors import LabelError, MedmllmError
+from medmllm.errors import ContractError, GeometryError, IngestError, LabelError, MedmllmError
 from medmllm.ingest.study_folder import read_study_note, read_volume
 from medmllm.preprocessing.contract import VolumeFacts, accept, choose_series, measure
 from medmllm.preprocessing.sample import prepare_sample
-from medmllm.records import Note, Refusal, Sample, SeriesReference, Study, Volume
+from medmllm.records import Note, Refusal, Sample, SeriesReference, Stage, Study, Volume
 
 CONTRACT_VERSION = 1
 
@@ -71,6 +71,13 @@ def read_parts(study: Study, contract: PreprocessingContract) -> StudyParts:
     return StudyParts(series, volumes, read_study_note(study) if contract.text is not None else None)
 
 
+def stage_of(error: MedmllmError) -> Stage:
+    """Return the stage at which an error stopped the reading and preparing of a study."""
+    if isinstance(error, ContractError):
+        return "contract"
+    return "read" if isinstance(error, IngestError | GeometryError) else "preprocess"
+
+
 def draft_contract(image: ImageSettings | None, text: TextSettings | None) -> PreprocessingContract:
     """Return a contract before the cohort is known: nothing is out of range yet."""
     return PreprocessingContract(version=CONTRACT_VERSION, orientation="RAS", image=image, accepted={}, text=text)
@@ -102,7 +109,7 @@ def read_cohort(
         try:
             return _prepare(study, targets[study.study_key], contract)
         except MedmllmError as error:
-            return Refusal.of(error, "preprocess")
+            return Refusal.of(error, stage_of(error))
 
     members, refused = [], []
     with ThreadPoolExecutor(workers) as pool:

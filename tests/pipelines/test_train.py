@@ -1,0 +1,288 @@
+"""`medmllm train` end to end: files, folds, ledger, tracking, and nothing in them that names anyone."""
+
+import csv
+import json
+import re
+import sqlite3
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from medmllm.config import TrainConfig
+from medmllm.csv_tables import LedgerRow, OutOfFoldRow, read_table
+from medmllm.documents import EvaluationDocument, ModelCard
+from medmllm.ingest.keys import Keyring
+from medmllm.ingest.study_folder import index_folder
+from medmllm.ingest.tables import read_label_table
+from medmllm.models.package import check_package, key_digest, load_package
+from medmllm.preprocessing.sample import collate, prepare_sample
+from medmllm.training.cohort import read_parts
+from tests.factories import write_nifti_cohort
+from tests.pipelines import runs
+from tests.pipelines.conftest import SECRET_WORD
+from tests.pipelines.runs import SECRET, UNTRACKED, Trained, found_in_files, train
+
+ARMS = ("image", "text", "fused")
+KEYRING = Keyring(bytes.fromhex(SECRET.strip()))
+
+
+def labels_of(trained: Trained) -> dict[str, dict[str, str]]:
+    """The rows of the label table by study key."""
+    with trained.labels.open(newline="") as stream:
+        return {KEYRING.study(row["study_id"]): row for row in csv.DictReader(stream)}
+
+
+def out_of_fold(run: Path) -> list[OutOfFoldRow]:
+    return read_table(run / "out_of_fold.csv", OutOfFoldRow)
+
+
+# --- what is written ------------------------------------------------------------------------
+
+
+def test_a_run_holds_the_packages_the_tables_the_report_and_the_tracking(nifti_run: Trained) -> None:
+    assert {path.name for path in nifti_run.run.iterdir()} == {
+        "model", "model_image", "model_text", "out_of_fold.csv", "evaluation.json", "report.html",
+        "training_ledger.csv", "settings.json", "mlflow.db", "mlflow_artifacts",
+    }  # fmt: skip
+    for folder, arm in (("model", "fused"), ("model_image", "image"), ("model_text", "text")):
+        card = ModelCard.read(nifti_run.run / folder / "model.json")
+        check_package(nifti_run.run / folder, card)
+        assert card.arm == arm
+        assert [fold.fold for fold in card.folds] == [0, 1]
+        assert (card.contract.image is None) == (arm == "text")
+        assert (card.contract.text is None) == (arm == "image")
+    settings = TrainConfig.read(nifti_run.run / "settings.json")
+    assert (settings.training.folds, settings.model.image_width, settings.training.weight_decay) == (2, 4, 1e-2)
+
+
+def test_every_study_is_predicted_once_per_arm_by_the_fold_that_never_saw_its_patient(nifti_run: Trained) -> None:
+    rows = out_of_fold(nifti_run.run)
+    labels = labels_of(nifti_run)
+    usable = labels.keys() - {KEYRING.study("case-003-1")}
+    assert Counter((row.study_key, row.arm) for row in rows) == {(key, arm): 1 for key in usable for arm in ARMS}
+    assert {row.target == labels[row.study_key]["outcome"] for row in rows} == {True}
+    folds: dict[str, set[int]] = {}
+    for row in rows:
+        assert row.patient_key == KEYRING.patient(labels[row.study_key]["patient_id"])
+        folds.setdefault(row.patient_key, set()).add(row.fold)
+    # One fold per patient, the same in all arms: the other fold's model never trained on the patient.
+    assert {len(found) for found in folds.values()} == {1}
+    assert set.union(*folds.values()) == {0, 1}
+
+
+def test_out_of_fold_logits_are_those_of_the_fold_model_in_the_package(ct_run: Trained) -> None:
+    # The tuning and test parts share nothing, so the package's fold model must give the table's number again.
+    package = load_package(ct_run.run / "model")
+    rows = {row.study_key: row for row in out_of_fold(ct_run.run) if row.arm == "fused"}
+    studies = index_folder(ct_run.studies, keyring=KEYRING, table=read_label_table(ct_run.labels)).studies
+    assert {study.study_key for study in studies} == rows.keys()
+    for study in studies:
+        row = rows[study.study_key]
+        member, contract = package.folds[row.fold], package.card.contract
+        parts = read_parts(study, contract)
+        sample = prepare_sample(study, parts.volumes, parts.note, contract, member.tokenizer)
+        logit = member.network(collate([sample], contract, pad_token_id=member.pad_token_id)).item()
+        temperature = package.card.folds[row.fold].temperature
+        assert row.logits["1"] == pytest.approx(logit / temperature, rel=1e-4, abs=1e-5)
+        assert row.probabilities["1"] == pytest.approx(1 / (1 + np.exp(-row.logits["1"])))
+        threshold = package.card.folds[row.fold].threshold
+        assert row.predicted == str(int(row.probabilities["1"] >= threshold))
+
+
+def test_the_evaluation_counts_the_cohort_and_scores_the_table_that_lies_beside_it(nifti_run: Trained) -> None:
+    evaluation = EvaluationDocument.read(nifti_run.run / "evaluation.json")
+    assert (evaluation.n, evaluation.patients, evaluation.excluded, evaluation.synthetic) == (15, 12, 1, False)
+    assert sum(evaluation.class_counts.values()) == 15
+    rows = out_of_fold(nifti_run.run)
+    for arm in evaluation.arms:
+        own = [row for row in rows if row.arm == arm.arm]
+        expected = roc_auc_score([row.target == "1" for row in own], [row.probabilities["1"] for row in own])
+        found = next(metric for metric in arm.metrics if metric.name == "auroc")
+        assert found.estimate == pytest.approx(expected)
+        assert f"{arm.arm:6s} AUROC {expected:.3f}" in nifti_run.outcome.stdout
+    assert sum(fold.test_studies for fold in evaluation.folds) == 15
+    assert all(f.training_studies + f.tuning_studies + f.test_studies == 15 for f in evaluation.folds)
+    assert [arm.arm for arm in evaluation.arms] == list(ARMS)
+
+
+def test_a_study_that_cannot_be_read_is_left_out_and_listed(nifti_run: Trained) -> None:
+    assert nifti_run.outcome.code == 3
+    (row,) = read_table(nifti_run.run / "training_ledger.csv", LedgerRow)
+    assert (row.study_key, row.patient_key) == (KEYRING.study("case-003-1"), KEYRING.patient("P003"))
+    assert (row.stage, row.code) == ("read", "nifti_unreadable")
+    assert "cannot be read" in row.reason
+
+
+def test_a_cohort_without_faults_leaves_an_empty_ledger_and_exits_0(ct_run: Trained) -> None:
+    assert ct_run.outcome.code == 0
+    assert read_table(ct_run.run / "training_ledger.csv", LedgerRow) == []
+    assert not (ct_run.run / "mlflow.db").exists()  # tracking.enabled = false
+
+
+def test_the_package_remembers_patients_and_studies_by_digest_alone(nifti_run: Trained) -> None:
+    card = ModelCard.read(nifti_run.run / "model" / "model.json")
+    rows = out_of_fold(nifti_run.run)
+    assert set(card.training_patients) == {key_digest(row.patient_key) for row in rows}
+    assert set(card.training_studies) == {key_digest(row.study_key) for row in rows}
+    text = (nifti_run.run / "model" / "model.json").read_text()
+    assert [row.study_key for row in rows if row.study_key in text or row.patient_key in text] == []
+    reference = pd.read_parquet(nifti_run.run / "model" / "reference.parquet")
+    assert len(reference) == 15
+    assert not re.search(r"(pt|st|se)-[0-9a-f]{16}", reference.to_csv())
+
+
+def test_the_model_accepts_what_the_cohort_was_like_and_half_as_much_more(ct_run: Trained) -> None:
+    accepted = ModelCard.read(ct_run.run / "model" / "model.json").contract.accepted["ct"]
+    assert accepted.modalities == ("CT",)
+    for axis, spacing in enumerate((9.0, 8.0, 12.0)):  # of the small cohort; acceptance_margin = 0.5
+        assert accepted.spacing_mm[axis].low == pytest.approx(spacing / 1.5)
+        assert accepted.spacing_mm[axis].high == pytest.approx(spacing * 1.5)
+
+
+# --- tracking -------------------------------------------------------------------------------
+
+
+def test_mlflow_holds_one_parent_and_a_child_per_arm_and_fold(nifti_run: Trained) -> None:
+    with sqlite3.connect(nifti_run.run / "mlflow.db") as base:
+        runs = dict(base.execute("select run_uuid, name from runs").fetchall())
+        parents = dict(base.execute("select run_uuid, value from tags where key = 'mlflow.parentRunId'").fetchall())
+        states = {state for (state,) in base.execute("select status from runs")}
+        metrics = base.execute("select run_uuid, key from metrics").fetchall()
+        params = dict(base.execute("select key, value from params").fetchall())
+    (parent,) = set(runs) - set(parents)
+    assert runs[parent] == "outcome"
+    assert set(parents.values()) == {parent}
+    assert sorted(runs[child] for child in parents) == sorted(f"{arm} fold {k}" for arm in ARMS for k in (0, 1))
+    assert states == {"FINISHED"}
+    for child in parents:
+        kept = {name for run, name in metrics if run == child}
+        assert kept == {"train_loss", "tuning_loss", "temperature", "threshold"}
+    assert {f"{arm}_auroc" for arm in ARMS} <= {name for run, name in metrics if run == parent}
+    assert (params["training.folds"], params["target"]) == ("2", "outcome")
+
+
+# --- no one is named ------------------------------------------------------------------------
+
+
+def test_nothing_that_names_anyone_is_written_or_said(nifti_run: Trained) -> None:
+    with nifti_run.labels.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    words = {SECRET_WORD, SECRET_WORD.lower(), "image.nii", str(nifti_run.studies), *(r["study_id"] for r in rows)}
+    assert found_in_files(nifti_run.run, words) == []
+    assert [word for word in words if word in nifti_run.outcome.said] == []
+    patients = re.compile(r"\bP0\d\d\b")
+    texts = [file for file in nifti_run.run.rglob("*") if file.suffix in (".csv", ".json", ".toml")]
+    assert len(texts) > 10
+    assert [file.name for file in texts if patients.search(file.read_text())] == []
+    assert not patients.search(nifti_run.outcome.said)
+    assert "Preparing studies" in nifti_run.outcome.stderr
+
+
+def test_the_dicom_run_names_no_one_either(ct_run: Trained) -> None:
+    with ct_run.labels.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    words = {"SYN-0", "SYNTHETIC^PHANTOM", *(row["study_id"] for row in rows)}
+    assert found_in_files(ct_run.run, words) == []
+    assert [word for word in words if word in ct_run.outcome.said] == []
+
+
+# --- other cohorts --------------------------------------------------------------------------
+
+
+def test_a_cohort_without_notes_trains_the_image_arm_alone_and_says_so(tmp_path: Path) -> None:
+    labels = write_nifti_cohort(tmp_path / "data", patients=8, without_note=range(99))
+    outcome = train(tmp_path / "data" / "studies", labels, tmp_path / "run", *UNTRACKED)
+    assert outcome.code == 0
+    assert {row.arm for row in out_of_fold(tmp_path / "run")} == {"image"}
+    assert ModelCard.read(tmp_path / "run" / "model" / "model.json").arm == "image"
+    assert not list((tmp_path / "run").glob("model_*"))
+    for arm in ("text", "fused"):
+        assert f"No {arm} arm" in outcome.stdout
+        assert f"No {arm} arm" in (tmp_path / "run" / "evaluation.json").read_text()
+
+
+def test_notes_without_images_train_the_text_arm_alone(tmp_path: Path) -> None:
+    labels = write_nifti_cohort(tmp_path / "data", patients=8, without_image=range(99))
+    outcome = train(tmp_path / "data" / "studies", labels, tmp_path / "run", *UNTRACKED)
+    assert outcome.code == 0
+    assert {row.arm for row in out_of_fold(tmp_path / "run")} == {"text"}
+    assert ModelCard.read(tmp_path / "run" / "model" / "model.json").contract.accepted == {}
+
+
+def test_a_threshold_on_a_grade_is_learnt_like_a_column_of_its_own(tmp_path: Path, nifti_run: Trained) -> None:
+    arms = ("--set", 'training.arms=["image"]')
+    outcome = train(nifti_run.studies, nifti_run.labels, tmp_path / "run", *UNTRACKED, *arms, "--target", "grade>=3")
+    assert outcome.code == 3
+    card = ModelCard.read(tmp_path / "run" / "model" / "model.json")
+    assert card.task.classes == ("not grade>=3", "grade>=3")
+    labels = labels_of(nifti_run)
+    for row in out_of_fold(tmp_path / "run"):
+        assert (row.target == "grade>=3") == (int(labels[row.study_key]["grade"]) >= 3)
+
+
+def test_studies_without_a_value_are_left_out_and_counted(tmp_path: Path) -> None:
+    labels = write_nifti_cohort(tmp_path / "data", patients=12)
+    lines = labels.read_text().splitlines()
+    patient, study, _, grade = lines[3].split(",")
+    labels.write_text("\n".join([*lines[:3], f"{patient},{study},,{grade}", *lines[4:]]) + "\n")
+    arms = ("--set", 'training.arms=["text"]')
+    outcome = train(tmp_path / "data" / "studies", labels, tmp_path / "run", *UNTRACKED, *arms)
+    assert outcome.code == 0
+    assert KEYRING.study(study) not in {row.study_key for row in out_of_fold(tmp_path / "run")}
+    assert "1 studies have no value for outcome" in outcome.stdout
+
+
+# --- the same again, and misuse -------------------------------------------------------------
+
+
+def test_the_same_cohort_and_seed_give_the_same_numbers_whatever_the_secret(tmp_path: Path, nifti_run: Trained) -> None:
+    def numbers(run: Path) -> list[tuple[object, ...]]:
+        rows = [row for row in out_of_fold(run) if row.arm == "fused"]
+        return [(row.fold, row.target, row.logits["1"]) for row in rows]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "SECRET", "0f" * 32 + "\n")
+        with runs.site_key(tmp_path):
+            train(nifti_run.studies, nifti_run.labels, tmp_path / "run", *UNTRACKED)
+    assert numbers(tmp_path / "run") == numbers(nifti_run.run)
+    keys = {row.study_key for row in out_of_fold(tmp_path / "run")}
+    assert not keys & {row.study_key for row in out_of_fold(nifti_run.run)}
+
+
+def test_a_finished_run_is_written_over_only_when_asked_and_keeps_nothing_of_before(tmp_path: Path) -> None:
+    labels = write_nifti_cohort(tmp_path / "data", patients=8)
+    studies, arms = tmp_path / "data" / "studies", ("--set", 'training.arms=["text"]')
+    assert train(studies, labels, tmp_path / "run", *UNTRACKED, *arms, "--set", "training.folds=3").code == 0
+    before = (tmp_path / "run" / "evaluation.json").read_bytes()
+    again = train(studies, labels, tmp_path / "run", *UNTRACKED, *arms)
+    assert again.code == 2
+    assert "already holds evaluation.json" in again.stderr
+    assert (tmp_path / "run" / "evaluation.json").read_bytes() == before
+    assert train(studies, labels, tmp_path / "run", *UNTRACKED, *arms, "--overwrite").code == 0
+    assert not (tmp_path / "run" / "model" / "fold_2.safetensors").exists()
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["training"]["folds"] == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--target", "outcom"), "outcome"),
+        (("--target", "patient_id"), "patient_id"),
+        (("--set", "training.folds=13"), "12 patients cannot fill 13 folds"),
+        (("--set", "training.fold=3"), "did you mean 'folds'"),
+        (("--set", "training.device=tpu"), "none of auto, cpu, cuda"),
+        (("--set", "model.image_encoder=resnet11"), "resnet"),
+    ],
+)
+def test_misuse_exits_2_with_one_line_and_no_result(
+    tmp_path: Path, nifti_run: Trained, more: tuple[str, ...], message: str
+) -> None:
+    outcome = train(nifti_run.studies, nifti_run.labels, tmp_path / "run", *UNTRACKED, *more)
+    assert outcome.code == 2
+    assert message in outcome.stderr
+    assert outcome.stdout == ""
+    assert not (tmp_path / "run" / "evaluation.json").exists()
