@@ -178,7 +178,7 @@ def _optimizer(
     owned = {id(parameter) for parameter in text}
     rest = [parameter for parameter in network.parameters() if id(parameter) not in owned]
     groups = [{"params": rest, "lr": settings.learning_rate}, {"params": text, "lr": settings.text_learning_rate}]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=settings.weight_decay, fused=True)
     warmup = max(1, round(settings.warmup_epochs * steps))
     last = max(warmup + 1, settings.epochs * steps)
 
