@@ -5,6 +5,7 @@ studies/<study_key>/{prediction.json, explanation.json, attribution.nii.gz, repo
 """
 
 import os
+import shutil
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,9 +25,9 @@ from medmllm.csv_tables import (
     write_table,
 )
 from medmllm.documents import ScoringSummary
-from medmllm.errors import MedmllmError
+from medmllm.errors import MedmllmError, MisuseError
 from medmllm.ingest.study_folder import StudyIndex
-from medmllm.models.package import ModelPackage, load_package
+from medmllm.models.package import CARD, ModelPackage, load_package
 from medmllm.pipelines.index import read_index, write_linkage
 from medmllm.pipelines.progress import progress_bar
 from medmllm.provenance import stamp
@@ -60,9 +61,12 @@ def run(
     """Score every study of a folder; a bad study costs itself alone.
 
     Raises:
+        MisuseError: No model there, no such device, no such folder, or a folder that already holds results.
         MedmllmError: The model cannot be loaded, the folder holds no study, or results cannot be written.
     """
     machine = Machine.of(config.device)
+    if not (model / CARD).is_file():
+        raise MisuseError(f"no {CARD} in the --model folder: give the folder RUN/model that `medmllm train` wrote.")
     package = load_package(model, device=machine.device)
     check_writable(out, overwrite=overwrite, marker="predictions.csv")
     index = read_index(studies)
@@ -71,6 +75,8 @@ def run(
         write_linkage(linkage, index, out=out)
     if not index.studies:
         raise MedmllmError("the folder holds no study; problems.csv says what is there instead", code="no_study")
+    for earlier in (out / "studies").glob("st-*"):  # when overwriting: another model's explanation is not ours
+        shutil.rmtree(earlier)
     torch.set_num_threads(os.cpu_count() or 1)
     provenance = stamp(
         f"medmllm score STUDIES --model MODEL --out OUT{' --explain' if explain else ''}",

@@ -61,6 +61,7 @@ CT_SETTINGS = SETTINGS.format(
     spacing="26.0, 20.0, 18.0", intensity="window", channel="ct", modality="CT", required="true"
 )
 UNTRACKED = ("--set", "tracking.enabled=false")
+EXPLAINED = ("--explain", "--set", "explain.steps=8")  # a start; integration goes on until it is complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,9 @@ def train(studies: Path, labels: Path, out: Path, *more: object, settings: str =
 
 
 def score(studies: Path, model: Path, out: Path, *more: object) -> Outcome:
-    """Run `medmllm score` on the CPU, one worker unless `more` says otherwise."""
-    return invoke("score", studies, "--model", model, "--out", out, "--device", "cpu", *more)
+    """Run `medmllm score` on the CPU unless `more` says otherwise."""
+    device = () if "--device" in more else ("--device", "cpu")
+    return invoke("score", studies, "--model", model, "--out", out, *device, *more)
 
 
 def cut_image(study: Path) -> None:
