@@ -34,7 +34,7 @@ from medmllm.provenance import stamp
 from medmllm.records import Explanation, Provenance, Refusal
 from medmllm.reporting.case import write_case_report
 from medmllm.reporting.folder import write_folder_index
-from medmllm.scoring.results import prediction_document, prediction_row
+from medmllm.scoring.results import prediction_document, prediction_row, summarise
 from medmllm.scoring.study_folder import Refused, Scored, predicted_class, score_folder
 from medmllm.training.loop import Machine
 
@@ -118,15 +118,7 @@ def _score_all(
             explained += isinstance(result.explanation, Explanation)
             predicted = predicted_class(result.prediction, package)
             predictions.write(prediction_row(result.prediction, package.card, predicted))
-    return ScoringSummary(
-        scored=predictions.count,
-        refused=ledger.count,
-        refused_by_code=dict(refused),
-        explained=explained,
-        ignored_files=sum(problem.severity == "ignored" for problem in index.problems),
-        synthetic=package.card.synthetic,
-        provenance=provenance,
-    )
+    return summarise(predictions.count, refused, explained, index, package.card, provenance)
 
 
 def write_study(

@@ -22,7 +22,7 @@ from medmllm.pipelines.progress import progress_bar
 from medmllm.provenance import file_digest, stamp
 from medmllm.reporting.cohort import write_training_report
 from medmllm.training.cohort import draft_contract, read_cohort
-from medmllm.training.cross_validation import cross_validate, main_arm, usable_arms
+from medmllm.training.cross_validation import cross_validate, main_arm, split_cohort, usable_arms
 from medmllm.training.loop import Machine
 from medmllm.training.run import (
     Trained,
@@ -33,7 +33,6 @@ from medmllm.training.run import (
     write_out_of_fold,
     write_package,
 )
-from medmllm.training.splits import make_splits
 from medmllm.training.tracking import parent_run
 
 
@@ -93,14 +92,7 @@ def run(
     arms, said = usable_arms(cohort, config)
     if found.missing:
         said.append(f"{len(found.missing)} studies have no value for {parsed.expression} and were left out.")
-    plan = make_splits(
-        [member.sample.patient_key for member in cohort.members],
-        cohort.targets,
-        study_keys=[member.sample.study_key for member in cohort.members],
-        folds=config.training.folds,
-        tuning_fraction=config.training.tuning_fraction,
-        seed=config.training.seed,
-    )
+    plan = split_cohort(cohort, config.training)
     provenance = stamp(
         f"medmllm train --studies STUDIES --labels LABELS --target '{parsed.expression}' --out RUN",
         seed=config.training.seed,

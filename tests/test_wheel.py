@@ -114,3 +114,19 @@ for verb in {verbs}:
     sizes = dict(line.split() for line in run(installed / "python", "-c", show, cwd=tmp_path).splitlines())
     assert sorted(sizes) == verbs
     assert "0" not in sizes.values()
+
+
+def test_the_installed_command_runs_the_demo_small(installed: Path, tmp_path: Path) -> None:
+    small = (
+        "cohort.training_patients=16",
+        "cohort.scoring_patients=4",
+        "train.training.folds=2",
+        "train.training.epochs=1",
+        "train.training.batch_size=4",
+        "train.tracking.enabled=false",
+        "train.evaluation.bootstrap_samples=100",
+    )
+    settings = [part for setting in small for part in ("--set", setting)]
+    printed = run(installed / "medmllm", "demo", "--out", tmp_path / "demo", *settings, cwd=tmp_path)
+    assert str(tmp_path / "demo" / "scored" / "index.html") in printed
+    assert list((tmp_path / "demo" / "scored" / "studies").glob("*/prediction.json"))

@@ -91,7 +91,7 @@ def write_ct_series(
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         dataset.InstanceNumber = number
         dataset.ImagePositionPatient = _decimals(position)
-        dataset.SliceLocation = _decimals([position @ normal])[0]
+        dataset.SliceLocation = _decimals([float(position @ normal)])[0]
         pixels = np.ascontiguousarray(stored[:, :, slice_].T)  # rows, then columns
         dataset.add_new("PixelData", "OW", pixels.tobytes())
         fixed = fixed or _between_varying(dataset)

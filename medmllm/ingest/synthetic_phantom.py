@@ -160,8 +160,8 @@ def paint(
 
 def _inside(place: Sequence[FloatArray], centre_mm: Triple, radius_mm: Triple) -> npt.NDArray[np.bool_]:
     axes = zip(place, centre_mm, radius_mm, strict=True)
-    distance: FloatArray = sum(((along - centre) / radius) ** 2 for along, centre, radius in axes)
-    return distance <= 1
+    x, y, z = (((along - centre) / radius) ** 2 for along, centre, radius in axes)
+    return x + y + z <= 1
 
 
 def _triple(values: FloatArray | tuple[float, ...]) -> Triple:

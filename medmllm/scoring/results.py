@@ -3,8 +3,11 @@
 Prediction, ModelCard -> PredictionRow, PredictionDocument
 """
 
+from collections.abc import Mapping
+
 from medmllm.csv_tables import PredictionRow
-from medmllm.documents import ModelCard, PredictionDocument
+from medmllm.documents import ModelCard, PredictionDocument, ScoringSummary
+from medmllm.ingest.study_folder import StudyIndex
 from medmllm.records import Prediction, Provenance
 
 
@@ -59,3 +62,32 @@ def prediction_document(
 def shown_probability(prediction: Prediction, predicted: int) -> float:
     """Return the probability that is shown: of the positive class when binary, else of the predicted class."""
     return prediction.probabilities[1 if len(prediction.probabilities) == 2 else predicted]
+
+
+def summarise(
+    scored: int,
+    refused: Mapping[str, int],
+    explained: int,
+    index: StudyIndex,
+    card: ModelCard,
+    provenance: Provenance,
+) -> ScoringSummary:
+    """Return summary.json.
+
+    Args:
+        scored: Studies with a prediction.
+        refused: Refusal code -> studies.
+        explained: Studies with an explanation.
+        index: Of the folder; its ignored files are counted.
+        card: Says whether all of this is synthetic.
+        provenance: Of the run.
+    """
+    return ScoringSummary(
+        scored=scored,
+        refused=sum(refused.values()),
+        refused_by_code=dict(refused),
+        explained=explained,
+        ignored_files=sum(problem.severity == "ignored" for problem in index.problems),
+        synthetic=card.synthetic,
+        provenance=provenance,
+    )

@@ -78,7 +78,7 @@ def score_folder(
         coming = (pool.submit(_prepare, study, package) for study in studies)
         waiting: deque[Future[_Prepared | Refused]] = deque(islice(coming, ahead))
         while waiting:
-            chunk = []
+            chunk: list[_Prepared | Refused] = []
             while waiting and len(chunk) < settings.batch_size:
                 chunk.append(waiting.popleft().result())
                 waiting.extend(islice(coming, 1))

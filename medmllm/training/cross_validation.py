@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from medmllm.config import TrainConfig
+from medmllm.config import Arm, TrainConfig, TrainingSettings
 from medmllm.documents import FoldDocument, FoldModel, PreprocessingContract
 from medmllm.errors import ConfigError
 from medmllm.evaluation.calibration import apply_temperature, fit_temperature, to_probabilities
@@ -27,7 +27,7 @@ from medmllm.provenance import file_digest
 from medmllm.records import FloatArray, Sample
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
 from medmllm.training.loop import Machine, Tracker, fit, predict_logits
-from medmllm.training.splits import FoldSplit, SplitPlan
+from medmllm.training.splits import FoldSplit, SplitPlan, make_splits
 from medmllm.training.tracking import Run
 
 
@@ -35,7 +35,7 @@ from medmllm.training.tracking import Run
 class ArmResult:
     """One arm, cross-validated."""
 
-    arm: str
+    arm: Arm
     contract: PreprocessingContract  # the cohort's, less what the arm does not read
     out_of_fold: OutOfFold
     folds: tuple[FoldModel, ...]
@@ -60,7 +60,7 @@ def arm_contract(contract: PreprocessingContract, arm: str) -> PreprocessingCont
     return contract
 
 
-def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[str], list[str]]:
+def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[str]]:
     """Return the arms that the cohort can train, and remarks on those it cannot.
 
     Raises:
@@ -74,13 +74,25 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[str], list[st
     return arms, said
 
 
-def main_arm(arms: Sequence[str]) -> str:
+def split_cohort(cohort: Cohort, settings: TrainingSettings) -> SplitPlan:
+    """Return the folds of a cohort, as the settings ask."""
+    return make_splits(
+        [member.sample.patient_key for member in cohort.members],
+        cohort.targets,
+        study_keys=[member.sample.study_key for member in cohort.members],
+        folds=settings.folds,
+        tuning_fraction=settings.tuning_fraction,
+        seed=settings.seed,
+    )
+
+
+def main_arm(arms: Sequence[Arm]) -> Arm:
     """Return the arm whose package is RUN/model: fused where there is one."""
     return "fused" if "fused" in arms else arms[0]
 
 
 def cross_validate(
-    arms: Sequence[str],
+    arms: Sequence[Arm],
     cohort: Cohort,
     plan: SplitPlan,
     config: TrainConfig,
@@ -113,7 +125,7 @@ def cross_validate(
 
 
 def _assemble(
-    arm: str, contract: PreprocessingContract, plan: SplitPlan, folds: Sequence[FoldPrediction], folder: Path
+    arm: Arm, contract: PreprocessingContract, plan: SplitPlan, folds: Sequence[FoldPrediction], folder: Path
 ) -> ArmResult:
     n = len(plan.test_fold)
     logits, predicted = np.zeros((n, folds[0].logits.shape[1])), np.zeros(n, dtype=np.int64)
@@ -214,7 +226,7 @@ def mean_image(cohort: Cohort) -> Tensor:
     for member in cohort.members:
         if member.sample.image is None:
             continue
-        image = torch.as_tensor(member.sample.image.as_tensor()).double()
+        image = member.sample.image.as_subclass(Tensor).double()
         here = torch.tensor(member.sample.channel_present).double()[:, None, None, None]
         total = image * here if total is None else total + image * here
         count = here if count is None else count + here

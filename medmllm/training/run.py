@@ -49,7 +49,7 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
     weights = {fold.weights for fold in arm.folds}
     card = ModelCard(
         task=trained.task,
-        arm=arm.arm,  # type: ignore[arg-type]
+        arm=arm.arm,
         contract=arm.contract,
         contract_fingerprint=arm.contract.fingerprint,
         model=trained.config.model,
