@@ -1,0 +1,164 @@
+"""A cohort is read once, in order, with bounded look-ahead; what cannot be read is kept beside it with the reason."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medmllm.errors import ContractError, DicomError, GeometryError, LabelError, MedmllmError, NiftiError, NoteError
+from medmllm.ingest.keys import Keyring
+from medmllm.ingest.study_folder import index_folder
+from medmllm.ingest.tables import read_label_table
+from medmllm.records import SeriesReference, Study, Volume
+from medmllm.training import cohort as cohort_module
+from medmllm.training.cohort import Cohort, draft_contract, final_contract, read_cohort, read_parts, stage_of
+from tests.factories import a_volume, write_nifti_cohort, write_nifti_study
+from tests.models.small import IMAGE, TEXT
+
+KEYRING = Keyring(b"a secret of thirty-two bytes ....")
+ONE = IMAGE.model_copy(update={"channels": {"image": IMAGE.channels["ct"]}})
+DRAFT = draft_contract(ONE, TEXT)
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> tuple[Study, ...]:
+    """Eight studies of six patients; one has no image, one no note, one an image that is cut."""
+    labels = write_nifti_cohort(tmp_path, patients=6, without_image=[1], without_note=[4])
+    image = tmp_path / "studies" / "case-002-0" / "image.nii.gz"
+    image.write_bytes(image.read_bytes()[:900])
+    return index_folder(tmp_path / "studies", keyring=KEYRING, table=read_label_table(labels)).studies
+
+
+def read(studies: tuple[Study, ...], *, workers: int = 2, steps: list[int] | None = None) -> Cohort:
+    targets = {study.study_key: int(study.facts["outcome"]) for study in studies}
+    told = [] if steps is None else steps
+    return read_cohort(studies, targets, DRAFT, workers=workers, advance=told.append)
+
+
+def test_members_come_in_the_order_of_the_index_whatever_the_number_of_workers(studies: tuple[Study, ...]) -> None:
+    expected = [study.study_key for study in studies if study.study_key != KEYRING.study("case-002-0")]
+    for workers in (1, 5):
+        steps: list[int] = []
+        cohort = read(studies, workers=workers, steps=steps)
+        assert [member.sample.study_key for member in cohort.members] == expected
+        assert steps == [1] * 8
+        by_key = {study.study_key: study for study in studies}
+        assert cohort.targets == [int(by_key[key].facts["outcome"]) for key in expected]
+
+
+def test_a_study_that_cannot_be_read_is_kept_beside_the_cohort_with_stage_and_reason(
+    studies: tuple[Study, ...],
+) -> None:
+    ((study, refusal),) = read(studies).refused
+    assert study.study_key == KEYRING.study("case-002-0")
+    assert (refusal.stage, refusal.code) == ("read", "nifti_unreadable")
+
+
+def test_what_a_study_lacks_is_none_and_the_rest_is_read(studies: tuple[Study, ...]) -> None:
+    cohort = read(studies)
+    without_image = [m.sample.study_key for m in cohort.members if m.sample.image is None]
+    without_note = [m.sample.study_key for m in cohort.members if m.note is None]
+    # Rows 1 and 4 of the table: case-000-1, and case-003-0 (case-000 and case-003 come twice).
+    assert without_image == [KEYRING.study("case-000-1")]
+    assert without_note == [KEYRING.study("case-003-0")]
+    assert [tuple(m.facts) for m in cohort.members if m.sample.image is None] == [()]
+    assert all(m.sample.token_ids is None for m in cohort.members)  # words come fold by fold
+    assert cohort.has_images
+    assert cohort.has_notes
+
+
+def test_studies_without_a_target_are_passed_over(studies: tuple[Study, ...]) -> None:
+    some = {studies[0].study_key: 1, studies[5].study_key: 0}
+    cohort = read_cohort(studies, some, DRAFT, workers=2, advance=lambda more: None)
+    assert {m.sample.study_key: m.sample.target for m in cohort.members} == some
+    assert cohort.refused == ()
+
+
+def test_no_more_studies_are_read_ahead_than_twice_the_workers(
+    studies: tuple[Study, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, lock, seen = [0], threading.Lock(), []
+    original = cohort_module.read_parts
+
+    def counting(study: Study, *more: object) -> object:
+        with lock:
+            started[0] += 1
+        return original(study, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cohort_module, "read_parts", counting)
+    targets = {study.study_key: int(study.facts["outcome"]) for study in studies}
+    done = [0]
+
+    def advance(more: int) -> None:
+        done[0] += more
+        seen.append(started[0] - done[0])
+
+    read_cohort(studies, targets, DRAFT, workers=1, advance=advance)
+    assert done[0] == started[0] == 8
+    assert max(seen) <= 2
+
+
+def test_a_cohort_of_which_nothing_can_be_read_is_refused_with_the_first_reason(
+    studies: tuple[Study, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(reference: SeriesReference) -> Volume:
+        raise DicomError("the first reason")
+
+    monkeypatch.setattr(cohort_module, "read_volume", fail)
+    with_image = tuple(study for study in studies if study.series)
+    with pytest.raises(LabelError, match=r"none of the 7 labelled studies can be used; the first: the first reason"):
+        read(with_image)
+
+
+def test_an_empty_set_of_targets_is_refused(studies: tuple[Study, ...]) -> None:
+    with pytest.raises(LabelError, match="no labelled study"):
+        read_cohort(studies, {}, DRAFT, workers=1, advance=lambda more: None)
+
+
+def test_only_what_the_contract_reads_is_read(studies: tuple[Study, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*more: object) -> None:
+        raise AssertionError("read although the contract does not ask for it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cohort_module, "read_volume", never)
+        parts = read_parts(studies[0], draft_contract(None, TEXT))
+    assert parts.volumes == {}
+    assert parts.note is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(cohort_module, "read_study_note", never)
+        parts = read_parts(studies[0], draft_contract(ONE, None))
+    assert parts.note is None
+    assert parts.volumes["image"].voxels.shape == (12, 10, 8)
+
+
+@pytest.mark.parametrize(
+    ("error", "stage"),
+    [
+        (ContractError("x"), "contract"),
+        (NiftiError("x"), "read"),
+        (NoteError("x"), "read"),
+        (GeometryError("x"), "read"),
+        (MedmllmError("x"), "preprocess"),
+    ],
+)
+def test_each_kind_of_error_has_its_stage(error: MedmllmError, stage: str) -> None:
+    assert stage_of(error) == stage
+
+
+def test_the_final_contract_spans_the_cohort_and_a_margin(tmp_path: Path) -> None:
+    for name, spacing in (("a", 2.0), ("b", 3.0)):
+        volume = a_volume((6, 5, 4), spacing_mm=(spacing, 4.0, 5.0))
+        write_nifti_study(tmp_path / name, {"image": volume})
+    found = index_folder(tmp_path, keyring=KEYRING).studies
+    cohort = read_cohort(found, {s.study_key: 0 for s in found}, DRAFT, workers=1, advance=lambda more: None)
+    contract = final_contract(cohort, DRAFT, margin=0.5)
+    accepted = contract.accepted["image"]
+    assert (accepted.spacing_mm[0].low, accepted.spacing_mm[0].high) == pytest.approx((2.0 / 1.5, 3.0 * 1.5))
+    assert (accepted.extent_mm[0].low, accepted.extent_mm[0].high) == pytest.approx((12.0 / 1.5, 18.0 * 1.5))
+    assert accepted.modalities == (None,)
+    values = a_volume((6, 5, 4)).voxels  # the same values in both
+    low, high = np.percentile(values, [1, 99])
+    assert accepted.intensity.low == pytest.approx(low - 0.5 * (high - low), rel=1e-5)
+    assert contract.fingerprint != DRAFT.fingerprint
+    assert contract.model_copy(update={"accepted": {}}) == DRAFT

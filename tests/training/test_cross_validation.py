@@ -1,0 +1,302 @@
+"""Nothing of a fold's test part reaches its model; temperature and threshold come from its tuning part."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize_scalar
+
+from medmllm.config import TrainConfig, load_config
+from medmllm.documents import FoldModel
+from medmllm.errors import ConfigError
+from medmllm.evaluation.calibration import TEMPERATURE_BOUNDS
+from medmllm.preprocessing.contract import VolumeFacts
+from medmllm.records import Note, Section
+from medmllm.training import cross_validation
+from medmllm.training.cohort import Cohort, Member, draft_contract
+from medmllm.training.cross_validation import (
+    ArmResult,
+    arm_contract,
+    count_folds,
+    cross_validate,
+    decide,
+    fold_tokenizer,
+    main_arm,
+    mean_image,
+    split_cohort,
+    tokenize_cohort,
+    usable_arms,
+)
+from medmllm.training.splits import FoldSplit
+from medmllm.training.tracking import NoRun
+from tests.models.small import IMAGE, PARTS, SIZE, TEXT, a_sample
+
+CLASSES = ("no", "yes")
+FACTS = VolumeFacts("CT", (4.0, 4.0, 4.0), (36.0, 32.0, 40.0), -900.0, 400.0)
+TRAINING = {"folds": 2, "epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "text_learning_rate": 1e-2,
+            "shift_voxels": 0, "device": "cpu", "channels_last": False, "threads": 1}  # fmt: skip
+
+
+def a_config(**training: object) -> TrainConfig:
+    packaged = load_config(TrainConfig, "train")
+    settings = packaged.training.model_copy(update=TRAINING | training)
+    return packaged.model_copy(update={"image": IMAGE, "text": TEXT, "model": PARTS, "training": settings})
+
+
+def a_note(text: str) -> Note:
+    return Note(text, (Section("history", 0, len(text)),))
+
+
+def a_cohort(
+    patients: int = 12, *, images: bool = True, notes: bool = True, planted: Mapping[int, str] | None = None
+) -> Cohort:
+    """Every third patient comes twice; image and note tell the outcome. `planted`: member -> its note."""
+    members = []
+    for patient in range(patients):
+        outcome = patient % 2
+        for _ in range(2 if patient % 3 == 0 else 1):
+            k = len(members)
+            sample = a_sample(k, image=images, note=None, target=outcome)
+            sample = replace(sample, patient_key=f"pt-{patient:016x}")
+            text = (planted or {}).get(k, ("clear lungs and no cough", "marked cough and nodule")[outcome])
+            members.append(Member(sample, a_note(text) if notes else None, {"ct": FACTS} if images else {}))
+    return Cohort(tuple(members), ())
+
+
+def run(cohort: Cohort, config: TrainConfig, out: Path, arms: tuple[str, ...] = ("fused",)) -> tuple[ArmResult, ...]:
+    plan = split_cohort(a_cohort(), config.training)
+    return cross_validate(
+        arms, cohort, plan, config, CLASSES, out=out, tracked=NoRun(), advance=lambda more: None  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def with_targets_turned(cohort: Cohort, which: np.ndarray) -> Cohort:
+    members = list(cohort.members)
+    for k in which:
+        sample = members[k].sample
+        members[k] = replace(members[k], sample=replace(sample, target=1 - int(sample.target or 0)))
+    return Cohort(tuple(members), ())
+
+
+def with_other_content(cohort: Cohort, which: np.ndarray) -> Cohort:
+    """Other voxels and other words."""
+    members = list(cohort.members)
+    for k in which:
+        other = replace(members[k].sample, image=a_sample(900 + int(k)).image)
+        members[k] = replace(members[k], sample=other, note=a_note("zebra zebra stripes stripes"))
+    return Cohort(tuple(members), ())
+
+
+def fold_models(results: tuple[ArmResult, ...]) -> tuple[FoldModel, ...]:
+    (arm,) = results
+    return arm.folds
+
+
+# --- no leak --------------------------------------------------------------------------------
+
+
+def test_neither_targets_nor_content_of_a_test_part_change_its_fold_model(tmp_path: Path) -> None:
+    config, cohort = a_config(), a_cohort()
+    first = split_cohort(cohort, config.training).folds[0]
+    fold, other = fold_models(run(cohort, config, tmp_path / "a"))
+    for number, changed in enumerate((with_targets_turned(cohort, first.test), with_other_content(cohort, first.test))):
+        again, other_again = fold_models(run(changed, config, tmp_path / f"b{number}"))
+        assert again == fold  # weights to the last bit, temperature, threshold and epoch
+        assert other_again.weights_sha256 != other.weights_sha256  # there the same studies are trained on
+
+
+def test_the_tuning_part_sets_temperature_and_threshold_and_trains_no_weight(tmp_path: Path) -> None:
+    config, cohort = a_config(epochs=1), a_cohort()
+    first = split_cohort(cohort, config.training).folds[0]
+    fold, _ = fold_models(run(cohort, config, tmp_path / "a"))
+    turned, _ = fold_models(run(with_targets_turned(cohort, first.tune), config, tmp_path / "b"))
+    assert turned.weights_sha256 == fold.weights_sha256  # one epoch: there is no epoch to choose
+    assert turned.temperature != fold.temperature
+    retrained, _ = fold_models(run(with_targets_turned(cohort, first.train), config, tmp_path / "c"))
+    assert retrained.weights_sha256 != fold.weights_sha256
+
+
+def test_a_word_that_only_test_notes_hold_is_not_in_the_folds_vocabulary() -> None:
+    config = a_config()
+    plain = a_cohort()
+    split = split_cohort(plain, config.training).folds[0]
+    contract = draft_contract(config.image, config.text)
+    for part, known in (("test", False), ("tune", False), ("train", True)):
+        chosen = getattr(split, part)[:2]
+        cohort = a_cohort(planted={int(k): "xylophone xylophone marked cough" for k in chosen})
+        tokenizer = fold_tokenizer(cohort, split, contract)
+        assert tokenizer is not None
+        assert ("xylophone" in tokenizer.get_vocab()) == known, part
+        assert "cough" in tokenizer.get_vocab()
+
+
+def test_only_the_sections_that_are_read_are_learnt_from() -> None:
+    text = TEXT.model_copy(update={"sections": ("history",)})
+    split = FoldSplit(0, np.array([0]), np.array([], dtype=int), np.array([], dtype=int))
+    note = Note("cough cough xylophone xylophone", (Section("history", 0, 11), Section("findings", 12, 31)))
+    cohort = Cohort((Member(a_sample(0, note=None, target=0), note, {}),), ())
+    tokenizer = fold_tokenizer(cohort, split, draft_contract(None, text))
+    assert tokenizer is not None
+    assert "cough" in tokenizer.get_vocab()
+    assert "xylophone" not in tokenizer.get_vocab()
+
+
+# --- what comes out -------------------------------------------------------------------------
+
+
+def test_temperature_minimises_the_tuning_loss_and_threshold_maximises_youdens_j(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[str], np.ndarray]] = []
+    predict = cross_validation.predict_logits
+
+    def spy(member, samples, *more):  # type: ignore[no-untyped-def]
+        logits = predict(member, samples, *more)
+        asked.append(([sample.study_key for sample in samples], logits))
+        return logits
+
+    monkeypatch.setattr(cross_validation, "predict_logits", spy)
+    config, cohort = a_config(), a_cohort()
+    plan = split_cohort(cohort, config.training)
+    cohort = with_targets_turned(cohort, np.array([split.tune[0] for split in plan.folds]))  # not separable
+    (arm,) = run(cohort, config, tmp_path)
+    keys = [member.sample.study_key for member in cohort.members]
+    for split, fold, tune, test in zip(plan.folds, arm.folds, asked[0::2], asked[1::2], strict=True):
+        assert tune[0] == [keys[k] for k in split.tune]
+        assert test[0] == [keys[k] for k in split.test]
+        truth = np.array([cohort.targets[k] for k in split.tune])
+        logits = tune[1][:, 0]
+
+        def loss(log_temperature: float, z: np.ndarray = logits, y: np.ndarray = truth) -> float:
+            cooled = z / np.exp(log_temperature)
+            return float(np.mean(np.logaddexp(0, cooled) - y * cooled))
+
+        best = minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded")
+        assert loss(float(np.log(fold.temperature))) <= best.fun + 1e-4
+        np.testing.assert_allclose(arm.out_of_fold.logits[split.test], test[1][:, 0] / fold.temperature)
+        probabilities = 1 / (1 + np.exp(-logits / fold.temperature))
+
+        def youden(threshold: float, p: np.ndarray = probabilities, y: np.ndarray = truth) -> float:
+            return float((p[y == 1] >= threshold).mean() - (p[y == 0] >= threshold).mean())
+
+        assert youden(fold.threshold) == pytest.approx(max(youden(p) for p in probabilities))
+        expected = 1 / (1 + np.exp(-arm.out_of_fold.logits[split.test])) >= fold.threshold
+        assert arm.out_of_fold.predicted[split.test].tolist() == expected.astype(int).tolist()
+
+
+def test_all_arms_share_the_folds_and_read_their_own_modality_alone(tmp_path: Path) -> None:
+    config, cohort = a_config(epochs=1), a_cohort()
+    results = {arm.arm: arm for arm in run(cohort, config, tmp_path, ("image", "text", "fused"))}
+    other = with_other_content(cohort, np.arange(len(cohort.members)))
+    unread = Cohort(
+        tuple(replace(m, note=o.note) for m, o in zip(cohort.members, other.members, strict=True)), ()
+    )  # other notes, the same images
+    again = {arm.arm: arm for arm in run(unread, config, tmp_path / "again", ("image", "text"))}
+    assert again["image"].folds == results["image"].folds
+    np.testing.assert_array_equal(again["image"].out_of_fold.logits, results["image"].out_of_fold.logits)
+    assert again["text"].folds[0].weights_sha256 != results["text"].folds[0].weights_sha256
+    assert results["image"].contract.text is None
+    assert results["text"].contract.image is None
+    assert results["text"].contract.accepted == {}
+    assert results["fused"].contract.accepted["ct"].modalities == ("CT",)
+    assert {arm.folder.name for arm in results.values()} == {"model", "model_image", "model_text"}
+    assert results["fused"].folder.name == "model"
+
+
+def test_three_classes_give_three_logits_and_the_most_probable_is_predicted(tmp_path: Path) -> None:
+    cohort = a_cohort()
+    members = tuple(
+        replace(m, sample=replace(m.sample, target=int(m.sample.patient_key[-1], 16) % 3)) for m in cohort.members
+    )
+    cohort = Cohort(members, ())
+    config = a_config(epochs=1)
+    plan = split_cohort(cohort, config.training)
+    (arm,) = cross_validate(
+        ["image"], cohort, plan, config, ("a", "b", "c"), out=tmp_path, tracked=NoRun(), advance=lambda more: None
+    )
+    found = arm.out_of_fold
+    assert found.logits.shape == found.probabilities.shape == (16, 3)
+    assert found.predicted.tolist() == found.probabilities.argmax(axis=1).tolist()
+    assert {fold.threshold for fold in arm.folds} == {0.5}
+
+
+def test_each_fold_is_told_of_once(tmp_path: Path) -> None:
+    steps: list[int] = []
+    config, cohort = a_config(epochs=1), a_cohort()
+    plan = split_cohort(cohort, config.training)
+    cross_validate(
+        ["image", "text"], cohort, plan, config, CLASSES, out=tmp_path, tracked=NoRun(), advance=steps.append
+    )
+    assert steps == [1, 1, 1, 1]
+
+
+# --- the parts ------------------------------------------------------------------------------
+
+
+def test_a_probability_at_the_threshold_counts_as_positive() -> None:
+    logits = np.log([[0.25 / 0.75], [0.2499 / 0.7501], [0.9 / 0.1]])
+    assert decide(logits, 0.25 - 1e-12).tolist() == [1, 0, 1]
+    assert decide(np.array([[0.1, 2.0, 1.0], [3.0, 0.0, 1.0]]), 0.5).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("images", "notes", "arms"),
+    [(True, True, ["image", "text", "fused"]), (True, False, ["image"]), (False, True, ["text"])],
+)
+def test_the_arms_are_those_that_the_cohort_can_feed(images: bool, notes: bool, arms: list[str]) -> None:
+    found, said = usable_arms(a_cohort(4, images=images, notes=notes), a_config())
+    assert found == arms
+    assert [remark.split()[1] for remark in said] == [a for a in ("image", "text", "fused") if a not in arms]
+
+
+def test_a_cohort_that_feeds_no_arm_asked_for_is_refused() -> None:
+    with pytest.raises(ConfigError, match="arms"):
+        usable_arms(a_cohort(4, notes=False), a_config(arms=("text", "fused")))
+
+
+def test_the_main_arm_is_the_fused_one_where_there_is_one() -> None:
+    assert [main_arm(arms) for arms in (["image", "fused"], ["text", "image"], ["image"])] == ["fused", "text", "image"]
+
+
+def test_the_contract_of_an_arm_leaves_out_what_it_does_not_read() -> None:
+    contract = draft_contract(IMAGE, TEXT)
+    assert arm_contract(contract, "image").text is None
+    assert arm_contract(contract, "text").image is None
+    assert arm_contract(contract, "fused") == contract
+
+
+def test_an_arm_that_reads_no_image_gets_none() -> None:
+    cohort = a_cohort(4)
+    contract = arm_contract(draft_contract(IMAGE, TEXT), "text")
+    split = FoldSplit(0, np.arange(5), np.array([], dtype=int), np.array([], dtype=int))
+    samples = tokenize_cohort(cohort, contract, fold_tokenizer(cohort, split, contract))
+    assert all(sample.image is None and sample.token_ids is not None for sample in samples)
+    images = tokenize_cohort(cohort, arm_contract(draft_contract(IMAGE, TEXT), "image"), None)
+    assert all(sample.image is not None and sample.token_ids is None for sample in images)
+
+
+def test_the_mean_image_averages_each_channel_over_the_studies_that_have_it() -> None:
+    def member(k: int, value: float, channels: tuple[bool, bool]) -> Member:
+        sample = replace(a_sample(k, channels=channels), image=torch.full((2, *SIZE), value))
+        return Member(sample, None, {})
+
+    cohort = Cohort((member(0, 1.0, (True, True)), member(1, 5.0, (True, False)), member(2, 4.0, (False, True))), ())
+    cohort = Cohort((*cohort.members, Member(a_sample(3, image=False), None, {})), ())
+    mean = mean_image(cohort)
+    assert mean.shape == (2, *SIZE)
+    assert mean[0].unique().tolist() == [3.0]  # (1 + 5) / 2
+    assert mean[1].unique().tolist() == [2.5]  # (1 + 4) / 2
+
+
+def test_folds_are_counted_by_study_and_by_patient() -> None:
+    config, cohort = a_config(), a_cohort()
+    patients = [member.sample.patient_key for member in cohort.members]
+    folds = count_folds(split_cohort(cohort, config.training), patients)
+    assert sum(fold.test_studies for fold in folds) == 16
+    assert sum(fold.test_patients for fold in folds) == 12
+    for fold in folds:
+        assert fold.training_studies + fold.tuning_studies + fold.test_studies == 16
+        assert fold.training_patients + fold.tuning_patients + fold.test_patients == 12
