@@ -302,6 +302,20 @@ def test_the_first_steps_are_spread_over_the_whole_line() -> None:
     assert few.convergence_delta == pytest.approx(rise((0, 1), points=3) - 0.3, abs=1e-5)
 
 
+class KinkedTwice(Kinked):
+    """A second hinge, at the same place of the other half."""
+
+    def shape(self, total: Tensor) -> Tensor:
+        return torch.relu(total - 0.7) + torch.relu(total - 0.2)
+
+
+def test_equally_incomplete_segments_are_halved_together_but_never_beyond_the_bound() -> None:
+    package, sample = kinked()
+    package.folds[0].network.__class__ = KinkedTwice
+    spent = [explain(package, [sample], steps=8, max_steps=most, completeness=1e-9).steps for most in (15, 16, 23, 24)]
+    assert spent == [8, 16, 16, 24]
+
+
 def test_when_all_steps_are_spent_the_finest_result_is_kept_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     package, sample = kinked()
     with caplog.at_level(logging.WARNING, logger="medmllm"):
@@ -352,6 +366,23 @@ def test_numbers_that_are_not_finite_are_refused(place: str) -> None:
         getattr(network, place).view(-1)[0] = float("nan")
     with pytest.raises(AttributionError, match="finite") as caught:
         explain(a_package(contract, [network]), [a_sample(contract)])
+    assert caught.value.code == "not_finite"
+
+
+class LostOnTheWay(Linear):
+    """Both ends are fine; between them the logit is not a number."""
+
+    kink = 0.0
+
+    def shape(self, total: Tensor) -> Tensor:
+        return torch.where((total > 0.6) & (total < 0.7), total * float("nan"), total)
+
+
+def test_gradients_that_are_not_finite_are_refused() -> None:
+    package, sample = kinked()
+    package.folds[0].network.__class__ = LostOnTheWay
+    with pytest.raises(AttributionError, match="attribution is not a finite number") as caught:
+        explain(package, [sample])
     assert caught.value.code == "not_finite"
 
 
