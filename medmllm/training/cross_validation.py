@@ -108,10 +108,11 @@ def cross_validate(
     """
     draft = draft_contract(config.image if cohort.has_images else None, config.text if cohort.has_notes else None)
     contract = final_contract(cohort, draft, margin=config.acceptance_margin)
+    for earlier in [out / "model", *out.glob("model_*")]:  # when overwriting, also arms that are not trained now
+        shutil.rmtree(earlier, ignore_errors=True)
     results = []
     for arm in arms:
         folder = out / ("model" if arm == main_arm(arms) else f"model_{arm}")
-        shutil.rmtree(folder, ignore_errors=True)  # an earlier run's, when overwriting
         own, folds = arm_contract(contract, arm), []
         for split in plan.folds:
             child = tracked.child(f"{arm} fold {split.fold}")

@@ -256,13 +256,15 @@ def test_the_same_cohort_and_seed_give_the_same_numbers_whatever_the_secret(tmp_
 def test_a_finished_run_is_written_over_only_when_asked_and_keeps_nothing_of_before(tmp_path: Path) -> None:
     labels = write_nifti_cohort(tmp_path / "data", patients=8)
     studies, arms = tmp_path / "data" / "studies", ("--set", 'training.arms=["text"]')
-    assert train(studies, labels, tmp_path / "run", *UNTRACKED, *arms, "--set", "training.folds=3").code == 0
+    assert train(studies, labels, tmp_path / "run", *UNTRACKED, "--set", "training.folds=3").code == 0
+    assert (tmp_path / "run" / "model_image").is_dir()
     before = (tmp_path / "run" / "evaluation.json").read_bytes()
     again = train(studies, labels, tmp_path / "run", *UNTRACKED, *arms)
     assert again.code == 2
     assert "already holds evaluation.json" in again.stderr
     assert (tmp_path / "run" / "evaluation.json").read_bytes() == before
     assert train(studies, labels, tmp_path / "run", *UNTRACKED, *arms, "--overwrite").code == 0
+    assert not list((tmp_path / "run").glob("model_*"))
     assert not (tmp_path / "run" / "model" / "fold_2.safetensors").exists()
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["training"]["folds"] == 2
 

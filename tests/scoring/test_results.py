@@ -1,0 +1,65 @@
+"""A row and a prediction.json say the same of a study, with the classes by name."""
+
+from typing import Any
+
+import pytest
+
+from medmllm.ingest.study_folder import StudyIndex
+from medmllm.records import Prediction
+from medmllm.scoring.results import prediction_document, prediction_row, shown_probability, summarise
+from tests.reporting import made_up
+
+
+def a_prediction(**changes: Any) -> Prediction:
+    fields: dict[str, Any] = {
+        "study_key": "st-" + "1" * 16,
+        "patient_key": "pt-" + "2" * 16,
+        "probabilities": (0.3, 0.7),
+        "logits": (0.847,),
+        "interval": (0.6, 0.8),
+        "modalities_used": ("image", "text"),
+        "weights_digest": "a" * 64,
+        "training_patient": True,
+    }
+    return Prediction(**(fields | changes))
+
+
+def test_a_row_and_its_file_say_the_same_with_classes_by_name() -> None:
+    card, prediction = made_up.card(), a_prediction()
+    row = prediction_row(prediction, card, 0)
+    document = prediction_document(prediction, card, 0, made_up.provenance())
+    assert row.predicted == document.predicted == "no"  # the operating point decides, not the larger probability
+    assert row.probability == document.probability == 0.7  # of the positive class all the same
+    assert row.probabilities == document.probabilities == {"no": 0.3, "yes": 0.7}
+    assert (row.interval_low, row.interval_high) == document.interval == (0.6, 0.8)
+    assert (row.modalities_used, document.modalities_used) == ("image+text", ("image", "text"))
+    assert row.training_patient
+    assert document.training_patient
+    assert (document.operating_point, document.contract_fingerprint) == (
+        card.operating_point,
+        card.contract_fingerprint,
+    )
+    assert document.conformal_set is None
+
+
+def test_a_conformal_set_is_written_by_class_names() -> None:
+    document = prediction_document(a_prediction(conformal_set=(1, 0)), made_up.card(), 1, made_up.provenance())
+    assert document.conformal_set == ("yes", "no")
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "predicted", "shown"), [((0.3, 0.7), 0, 0.7), ((0.3, 0.7), 1, 0.7), ((0.2, 0.5, 0.3), 2, 0.3)]
+)
+def test_the_shown_probability_is_of_the_positive_or_else_of_the_predicted_class(
+    probabilities: tuple[float, ...], predicted: int, shown: float
+) -> None:
+    assert shown_probability(a_prediction(probabilities=probabilities), predicted) == shown
+
+
+def test_the_summary_adds_refusals_up_and_counts_ignored_files() -> None:
+    index = StudyIndex((), (), ())
+    refused = {"nothing_to_read": 2, "unforeseen": 1}
+    summary = summarise(7, refused, 4, index, made_up.card(synthetic=True), made_up.provenance())
+    assert (summary.scored, summary.refused, summary.explained, summary.ignored_files) == (7, 3, 4, 0)
+    assert summary.refused_by_code == refused
+    assert summary.synthetic

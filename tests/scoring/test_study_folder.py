@@ -1,0 +1,178 @@
+"""Scoring goes on whatever one study does, in order, with few studies ahead; folds are averaged by their logits."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medmllm.config import ScoreConfig, load_config
+from medmllm.documents import FoldModel, ModelCard, PreprocessingContract, Task
+from medmllm.ingest.keys import Keyring
+from medmllm.ingest.study_folder import index_folder
+from medmllm.models.package import ModelPackage, key_digest
+from medmllm.preprocessing.sample import collate, prepare_sample
+from medmllm.provenance import stamp
+from medmllm.records import Study
+from medmllm.scoring import study_folder
+from medmllm.scoring.study_folder import Refused, Scored, predicted_class, score_folder, was_trained_on
+from medmllm.training.cohort import draft_contract, read_parts
+from tests.factories import write_nifti_cohort
+from tests.models.small import CLASSES, IMAGE, PARTS, TEXT, a_member
+
+KEYRING = Keyring(b"a secret of thirty-two bytes ....")
+CHANNELS = {"ct": IMAGE.channels["ct"], "pet": IMAGE.channels["pet"].model_copy(update={"description": "pet"})}
+CONTRACT = draft_contract(
+    IMAGE.model_copy(
+        update={"channels": CHANNELS | {"ct": CHANNELS["ct"].model_copy(update={"description": "image"})}}
+    ),
+    TEXT,
+)
+TEMPERATURES = (0.5, 2.0)
+
+
+def a_package(classes: tuple[str, ...] = CLASSES, contract: PreprocessingContract = CONTRACT) -> ModelPackage:
+    """Two folds with random weights and temperatures of their own."""
+    folds = tuple(
+        FoldModel(fold=k, weights=f"fold_{k}", weights_sha256=str(k) * 64, temperature=t, best_epoch=1, threshold=0.5)
+        for k, t in enumerate(TEMPERATURES)
+    )
+    card = ModelCard(
+        task=Task(target="outcome", kind="binary" if len(classes) == 2 else "multiclass", classes=classes),
+        arm="fused",
+        contract=contract,
+        contract_fingerprint=contract.fingerprint,
+        model=PARTS,
+        folds=folds,
+        files={},
+        operating_point=0.4,
+        calibration="none",
+        intended_use="tests",
+        training_patients=(),
+        training_studies=(),
+        split_digest="0" * 64,
+        synthetic=True,
+        provenance=stamp("train"),
+    )
+    members = tuple(a_member(classes=classes, seed=seed) for seed in (3, 4))
+    for member in members:
+        member.network.eval()
+    return ModelPackage(card, members, None)
+
+
+def settings(**changes: object) -> ScoreConfig:
+    return load_config(ScoreConfig, "score").model_copy(update={"batch_size": 2, "workers": 1} | changes)
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> tuple[Study, ...]:
+    write_nifti_cohort(tmp_path, patients=6)
+    return index_folder(tmp_path / "studies", keyring=KEYRING).studies
+
+
+def test_results_come_one_per_study_in_the_order_given(studies: tuple[Study, ...]) -> None:
+    steps: list[int] = []
+    turned = studies[::-1]
+    found = list(score_folder(turned, a_package(), settings(), advance=steps.append))
+    assert [result.study.study_key for result in found] == [study.study_key for study in turned]
+    assert all(isinstance(result, Scored) for result in found)
+    assert steps == [1] * len(studies) == [1] * 8
+
+
+@pytest.mark.parametrize("classes", [CLASSES, ("low", "mid", "high")])
+def test_the_folds_calibrated_logits_are_averaged_and_the_interval_spans_them(
+    studies: tuple[Study, ...], classes: tuple[str, ...]
+) -> None:
+    package = a_package(classes)
+    for result in score_folder(studies[:3], package, settings()):
+        assert isinstance(result, Scored)
+        parts = read_parts(result.study, CONTRACT)
+        per_fold = []
+        for member, temperature in zip(package.folds, TEMPERATURES, strict=True):
+            sample = prepare_sample(result.study, parts.volumes, parts.note, CONTRACT, member.tokenizer)
+            raw = member.network(collate([sample], CONTRACT)).detach().double().numpy()[0]
+            per_fold.append(raw / temperature)
+        mean = np.mean(per_fold, axis=0)
+        np.testing.assert_allclose(result.prediction.logits, mean, rtol=1e-5, atol=1e-6)
+        padded = [np.array([0.0, z[0]]) if len(z) == 1 else z for z in (*per_fold, mean)]
+        *each, expected = [np.exp(z) / np.exp(z).sum() for z in padded]
+        np.testing.assert_allclose(result.prediction.probabilities, expected, rtol=1e-5)
+        shown = 1 if len(classes) == 2 else int(expected.argmax())
+        bounds = min(p[shown] for p in each), max(p[shown] for p in each)
+        np.testing.assert_allclose(result.prediction.interval, bounds, rtol=1e-5)
+        wanted = int(expected[1] >= 0.4) if len(classes) == 2 else int(expected.argmax())
+        assert predicted_class(result.prediction, package) == wanted
+
+
+def test_no_more_studies_are_prepared_ahead_than_a_batch_and_two_per_worker(
+    studies: tuple[Study, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, lock, ahead = [0], threading.Lock(), []
+    original = study_folder._prepare
+
+    def counting(study: Study, package: ModelPackage) -> object:
+        with lock:
+            started[0] += 1
+        return original(study, package)
+
+    monkeypatch.setattr(study_folder, "_prepare", counting)
+    done = 0
+    for _ in score_folder(studies, a_package(), settings(batch_size=1, workers=1)):
+        ahead.append(started[0] - done)
+        done += 1
+    assert done == 8
+    assert max(ahead) <= 1 + 1 + 2  # the one in hand, and batch_size + 2 * workers more
+
+
+@pytest.mark.parametrize("where", ["read", "predict"])
+def test_an_unforeseen_error_names_its_kind_and_nothing_else(
+    studies: tuple[Study, ...], where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    victim = studies[2].study_key
+    if where == "read":
+        original = study_folder.read_parts
+
+        def failing(study: Study, contract: PreprocessingContract) -> object:
+            if study.study_key == victim:
+                raise KeyError("Mr Huber")
+            return original(study, contract)
+
+        monkeypatch.setattr(study_folder, "read_parts", failing)
+    else:
+        predict = study_folder.predict
+
+        def breaking(ready, package):  # type: ignore[no-untyped-def]
+            if any(item.study.study_key == victim for item in ready):
+                raise KeyError("Mr Huber")
+            return predict(ready, package)
+
+        monkeypatch.setattr(study_folder, "predict", breaking)
+    found = list(score_folder(studies, a_package(), settings(batch_size=5)))
+    refused = [result for result in found if isinstance(result, Refused)]
+    assert [(r.study.study_key, r.refusal.stage, r.refusal.code) for r in refused] == [(victim, where, "unforeseen")]
+    assert "KeyError" in refused[0].refusal.reason
+    assert len(found) == 8
+    assert victim in caplog.text
+    assert "Huber" not in caplog.text + refused[0].refusal.reason
+
+
+def test_a_study_with_nothing_to_read_is_refused(studies: tuple[Study, ...]) -> None:
+    bare = Study("st-" + "0" * 16, "pt-" + "0" * 16, "folder")
+    (result,) = score_folder([bare], a_package(), settings())
+    assert isinstance(result, Refused)
+    assert (result.refusal.stage, result.refusal.code) == ("contract", "nothing_to_read")
+
+
+def test_an_empty_folder_gives_no_result() -> None:
+    assert list(score_folder([], a_package(), settings())) == []
+
+
+def test_a_training_study_is_known_by_its_patient_or_by_itself(studies: tuple[Study, ...]) -> None:
+    card = a_package().card
+    study, other = studies[0], studies[-1]
+    assert not was_trained_on(study, card)
+    by_patient = card.model_copy(update={"training_patients": (key_digest(study.patient_key),)})
+    by_study = card.model_copy(update={"training_studies": (key_digest(study.study_key),)})
+    for known in (by_patient, by_study):
+        assert was_trained_on(study, known)
+        assert not was_trained_on(other, known)

@@ -1,0 +1,40 @@
+"""The small parts of a run's files; the files themselves are tested end to end in tests/pipelines/test_train.py."""
+
+from pathlib import Path
+
+from medmllm.training.run import flatten, headline, summary
+from tests.reporting import made_up
+
+
+def test_nested_tables_become_dotted_keys() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": (2, 3)}, "e": None}) == {"a.b.c": 1, "a.d": (2, 3), "e": None}
+
+
+def test_the_headline_holds_every_defined_estimate_by_arm() -> None:
+    evaluation = made_up.evaluation()
+    found = headline(evaluation)
+    defined = [(arm.arm, m.name, m.estimate) for arm in evaluation.arms for m in arm.metrics if m.estimate is not None]
+    assert found == {f"{arm}_{name}": estimate for arm, name, estimate in defined}
+    assert len(found) == len(defined) > 3
+    undefined = sum(m.estimate is None for arm in evaluation.arms for m in arm.metrics)
+    assert sum(len(arm.metrics) for arm in evaluation.arms) == len(found) + undefined
+
+
+def test_the_terminal_is_told_each_arms_auroc_with_its_interval_and_every_remark() -> None:
+    evaluation = made_up.evaluation()
+    lines = summary(evaluation, Path("RUN")).splitlines()
+    assert lines[0].startswith(f"{evaluation.n} studies of {evaluation.patients} patients")
+    for arm in evaluation.arms:
+        auroc = next(metric for metric in arm.metrics if metric.name == "auroc")
+        assert f"  {arm.arm:6s} AUROC {auroc.estimate:.3f} [{auroc.low:.3f}, {auroc.high:.3f}]" in lines
+    assert [f"  {remark}" for remark in evaluation.remarks if f"  {remark}" not in lines] == []
+    assert lines[-1] == "-> RUN/report.html, RUN/model"
+
+
+def test_synthetic_numbers_are_called_synthetic_on_every_line_that_holds_one() -> None:
+    lines = summary(made_up.evaluation(synthetic=True), Path("RUN")).splitlines()
+    assert lines[0].startswith("SYNTHETIC cohort: ")
+    numbers = [line for line in lines if " AUROC " in line and "[" in line and line.startswith("  ")]
+    with_interval = [line for line in numbers if line.split()[1] == "AUROC"]
+    assert with_interval
+    assert all(line.endswith("(synthetic)") for line in with_interval)
