@@ -1,6 +1,7 @@
 """Scoring goes on whatever one study does, in order, with few studies ahead; folds are averaged by their logits."""
 
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,7 @@ def test_no_more_studies_are_prepared_ahead_than_a_batch_and_two_per_worker(
     monkeypatch.setattr(study_folder, "_prepare", counting)
     done = 0
     for _ in score_folder(studies, a_package(), settings(batch_size=1, workers=1)):
+        time.sleep(0.05)  # a slow taker: a reader without bounds runs ahead
         ahead.append(started[0] - done)
         done += 1
     assert done == 8

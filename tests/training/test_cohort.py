@@ -1,6 +1,7 @@
 """A cohort is read once, in order, with bounded look-ahead; what cannot be read is kept beside it with the reason."""
 
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,7 @@ def test_no_more_studies_are_read_ahead_than_twice_the_workers(
     done = [0]
 
     def advance(more: int) -> None:
+        time.sleep(0.05)  # a slow taker: a reader without bounds runs ahead
         done[0] += more
         seen.append(started[0] - done[0])
 
