@@ -1,5 +1,6 @@
 import logging
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -424,6 +425,25 @@ def test_networks_are_explained_in_evaluation_mode_and_left_as_they_were() -> No
     assert [n for n, p in network.named_parameters() if not p.requires_grad] == ["fusion.out.bias"]
     assert all(parameter.grad is None for parameter in network.parameters())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+class Watched(Linear):
+    """Remembers how it was run."""
+
+    seen: ClassVar[list[tuple[bool, bool, bool]]] = []
+
+    def shape(self, total: Tensor) -> Tensor:
+        self.seen.append((self.training, self.bias.requires_grad, torch.is_autocast_enabled("cpu")))
+        return total
+
+
+def test_no_gradient_of_a_weight_and_no_half_precision_is_computed() -> None:
+    contract = a_contract(text=False)
+    package, sample = a_package(contract, [Watched(contract)]), a_sample(contract)
+    with torch.autocast("cpu", torch.bfloat16):
+        explanation = explain(package, [sample])
+    assert set(Watched.seen) == {(False, False, False)}
+    assert explanation.completeness_error < 1e-5
 
 
 def test_networks_are_put_back_also_after_an_error() -> None:
