@@ -182,9 +182,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     parts = {"dropout": 0.2, "modality_dropout": 0.3}
     asked = {"flips": True, "noise": 0.1, "shift_voxels": 1, "epochs": 2}
     found = []
-    for seed in (7, 7, 8):
+    for before, seed in ((1, 7), (2, 7), (2, 8)):
         member = a_member(**parts)  # type: ignore[arg-type]
-        torch.manual_seed(int(torch.randint(1000, ()).item()))  # whatever went before must not matter
+        torch.manual_seed(before)  # what was drawn before must not matter
         train(member, seed=seed, **asked)
         found.append(weights(member))
     assert same(found[0], found[1])
