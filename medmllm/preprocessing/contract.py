@@ -38,8 +38,9 @@ def choose_series(study: Study, settings: ImageSettings) -> dict[str, SeriesRefe
     A channel that no series matches is absent from the result.
 
     Raises:
-        ContractError: A required channel has no series (`no_matching_series`; the reasons why matching series were
-            refused are passed on), or several match one channel, or one matches several (`ambiguous_series`).
+        ContractError: A required channel has no series, or every series of a channel was refused
+            (`no_matching_series`; the reasons are passed on), or several match one channel, or one matches several
+            (`ambiguous_series`).
     """
     chosen: dict[str, SeriesReference] = {}
     for name, channel in settings.channels.items():
@@ -54,12 +55,9 @@ def choose_series(study: Study, settings: ImageSettings) -> dict[str, SeriesRefe
             )
         if readable:
             chosen[name] = readable[0]
-        elif channel.required:
+        elif channel.required or matching:  # a series that cannot be read is not a missing one
             raise ContractError(_why_none(study, name, channel, matching), code="no_matching_series")
     _check_one_channel_each(chosen)
-    if not chosen and any(series.refusal for series in study.series) and not study.notes:
-        refusals = "; ".join(sorted({s.refusal.reason for s in study.series if s.refusal}))
-        raise ContractError(f"none of the study's series can be read: {refusals}", code="no_matching_series")
     return chosen
 
 
@@ -87,7 +85,7 @@ def _why_none(study: Study, name: str, channel: Channel, matching: Sequence[Seri
     )
     if matching:
         reasons = "; ".join(sorted({series.refusal.reason for series in matching if series.refusal}))
-        return f"channel '{name}' is required, and its series cannot be read: {reasons}"
+        return f"the series of channel '{name}' cannot be read: {reasons}"
     seen = ", ".join(sorted({series.modality or "unknown" for series in study.series})) or "none"
     return (
         f"channel '{name}' is required ({wanted or 'any series'}), and no series of the study fits; "

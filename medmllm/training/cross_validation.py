@@ -195,9 +195,16 @@ def fold_tokenizer(cohort: Cohort, split: FoldSplit, contract: PreprocessingCont
         return None
     if text.encoder != TINY:
         return load_tokenizer(text.encoder, local_files_only=text.local_files_only)
-    notes = [note for k in split.train if (note := cohort.members[k].note) is not None]
-    parts = [note.text[section.start : section.end] for note in notes for section in read_text(note, text)]
-    return learn_tiny_tokenizer(parts, text)
+    words: dict[str, set[str]] = {}
+    for k in split.train:
+        member = cohort.members[k]
+        for section in [] if member.note is None else read_text(member.note, text):
+            assert member.note is not None
+            words.setdefault(member.sample.patient_key, set()).update(
+                member.note.text[section.start : section.end].split()
+            )
+    # Each word counts once per patient: a name repeated in one patient's notes must not become a whole word piece.
+    return learn_tiny_tokenizer([" ".join(sorted(own)) for own in words.values()], text)
 
 
 def tokenize_cohort(

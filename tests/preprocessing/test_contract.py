@@ -70,16 +70,16 @@ def test_a_missing_required_channel_is_refused_with_what_was_wanted_and_what_is_
 
 
 def test_why_a_required_series_cannot_be_read_is_passed_on() -> None:
-    with pytest.raises(ContractError, match=r"'ct' is required, .* slice 3 is missing") as caught:
+    with pytest.raises(ContractError, match=r"channel 'ct' cannot be read: slice 3 is missing") as caught:
         choose_series(study(series(1, refused="slice 3 is missing")), IMAGE)
     assert caught.value.code == "no_matching_series"
 
 
-def test_a_study_with_nothing_but_unreadable_series_is_refused_but_a_note_saves_it() -> None:
+def test_a_series_that_cannot_be_read_is_not_taken_for_a_missing_one_even_beside_a_note() -> None:
     optional = settings(ct=Channel(modality="CT"))
-    with pytest.raises(ContractError, match="none of the study's series can be read: slice 3 is missing"):
-        choose_series(study(series(1, refused="slice 3 is missing")), optional)
-    assert choose_series(study(series(1, refused="slice 3 is missing"), notes=1), optional) == {}
+    with pytest.raises(ContractError, match="channel 'ct' cannot be read: slice 3 is missing"):
+        choose_series(study(series(1, refused="slice 3 is missing"), notes=1), optional)
+    assert choose_series(study(notes=1), optional) == {}
 
 
 @pytest.mark.parametrize(

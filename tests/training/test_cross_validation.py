@@ -135,13 +135,27 @@ def test_a_word_that_only_test_notes_hold_is_not_in_the_folds_vocabulary() -> No
 
 def test_only_the_sections_that_are_read_are_learnt_from() -> None:
     text = TEXT.model_copy(update={"sections": ("history",)})
-    split = FoldSplit(0, np.array([0]), np.array([], dtype=int), np.array([], dtype=int))
+    split = FoldSplit(0, np.array([0, 1]), np.array([], dtype=int), np.array([], dtype=int))
     note = Note("cough cough xylophone xylophone", (Section("history", 0, 11), Section("findings", 12, 31)))
-    cohort = Cohort((Member(a_sample(0, note=None, target=0), note, {}),), ())
+    cohort = Cohort(tuple(Member(a_sample(k, note=None, target=0), note, {}) for k in range(2)), ())
     tokenizer = fold_tokenizer(cohort, split, draft_contract(None, text))
     assert tokenizer is not None
     assert "cough" in tokenizer.get_vocab()
     assert "xylophone" not in tokenizer.get_vocab()
+
+
+def test_a_word_that_one_patient_alone_has_is_no_whole_word_of_the_vocabulary() -> None:
+    split = FoldSplit(0, np.array([0, 1, 2]), np.array([], dtype=int), np.array([], dtype=int))
+    notes = [Note("cough Quockerwodger Quockerwodger", ()), Note("cough Quockerwodger", ()), Note("cough", ())]
+    patients = ["pt-1", "pt-1", "pt-2"]
+    members = [
+        Member(replace(a_sample(k, note=None, target=0), patient_key=patient), note, {})
+        for k, (patient, note) in enumerate(zip(patients, notes, strict=True))
+    ]
+    tokenizer = fold_tokenizer(Cohort(tuple(members), ()), split, draft_contract(None, TEXT))
+    assert tokenizer is not None
+    assert "cough" in tokenizer.get_vocab()
+    assert "quockerwodger" not in tokenizer.get_vocab()
 
 
 # --- what comes out -------------------------------------------------------------------------
