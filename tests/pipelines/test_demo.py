@@ -120,7 +120,7 @@ def test_the_word_that_decides_gets_the_note_its_share(demo: tuple[Path, str]) -
 
 
 def test_every_link_of_every_page_leads_somewhere_and_none_to_the_network(demo: tuple[Path, str]) -> None:
-    pages = list(demo[0].rglob("*.html"))
+    pages = [page for page in demo[0].rglob("*.html") if "mlflow_artifacts" not in page.parts]  # copies, not pages
     assert len(pages) == 2 + len(_rows(demo[0] / "scored" / "predictions.csv"))
     dead = []
     for page in pages:
