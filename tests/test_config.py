@@ -64,7 +64,8 @@ def test_the_demo_lays_its_tables_over_those_of_train_and_score() -> None:
     assert demo.train.training.folds == own["train"]["training"]["folds"] != train().training.folds
     assert demo.train.training.weight_decay == train().training.weight_decay
     assert set(demo.train.image.channels) == set(own["train"]["image"]["channels"]), "channels are replaced whole"
-    assert demo.score.explain.max_steps == load_config(ScoreConfig, "score").explain.max_steps
+    assert demo.score.explain.steps == load_config(ScoreConfig, "score").explain.steps
+    assert demo.score.explain.max_steps == own["score"]["explain"]["max_steps"]
 
 
 # --- laying over ---------------------------------------------------------------------------
