@@ -190,6 +190,10 @@ class ModelSettings(Document):
         ge=0, lt=1, description="chance that a modality is hidden from the fused model while training"
     )
     tiny_width: PositiveInt = Field(description="hidden size of the 'tiny' text encoder")
+    text_batch_norm: bool = Field(
+        description="standardise the notes' features over the batch, as image features are: notes that share most of "
+        "their words have nearly the same features"
+    )
 
 
 class FoldModel(Document):

@@ -183,7 +183,7 @@ def small_cohort_settings(**changes: Any) -> CohortSettings:
         "scoring_patients": 4,
         "seed": 3,
         "size": (24, 20, 12),
-        "spacing_mm": (9.0, 8.0, 12.0),
+        "spacing_mm": (9.0, 9.0, 12.0),
     }
     return CohortSettings(**(small | changes))
 

@@ -1,12 +1,14 @@
 """Write a synthetic cohort whose outcome needs both the image and the note.
 
-    settings -> plan (who is exposed, whose lesion is dense) -> DICOM series, notes, labels, lesion masks
+    settings -> plan (who is exposed, whose lesion is upright) -> DICOM series, notes, labels, lesion masks
 
-    outcome = 1 when the lesion is dense and the note tells of exposure, or neither; else 0
+    outcome = 1 when the lesion is upright and the note tells of exposure, or neither; else 0
 
-All four combinations are equally frequent in each folder, so neither cause alone says anything of the
-outcome, and every other draw (body, place and size of the lesion, grid, headers, wording, names) is made
-without looking at either. The same settings give the same bytes. Nothing here is clinical evidence.
+Each lesion is a bright rod, upright (along S-I) or lying (along A-P), of the same brightness and volume: either
+kind must be looked for, and neither is known by the other's absence. All four combinations are equally frequent
+in each folder, so neither cause alone says anything of the outcome, and every other draw (body, place and size of
+the lesion, grid, headers, wording, names) is made without looking at either. The same settings give the same bytes.
+Nothing here is clinical evidence.
 """
 
 import csv
@@ -26,8 +28,7 @@ from medmllm.errors import ConfigError, MisuseError
 from medmllm.ingest.synthetic_dicom import Acquisition, SeriesIdentity, write_ct_series
 from medmllm.ingest.synthetic_note import compose_note
 from medmllm.ingest.synthetic_phantom import (
-    DENSE_LESION_HU,
-    SOFT_LESION_HU,
+    LESION_HU,
     Body,
     Lesion,
     check_field_of_view,
@@ -54,9 +55,9 @@ scoring/labels.csv                  the truth of the scoring folder; scoring doe
 lesion_masks                        where each lesion is, on the CT's grid (NIfTI, RAS+ mm), named by
                                     StudyInstanceUID: to judge explanations by, never an input
 
-Planted causes: outcome = 1 when the lesion is dense (about {dense:.0f} HU) and the note's HISTORY tells of
-exposure, or when it is soft (about {soft:.0f} HU) and HISTORY tells of none; else 0. Neither alone says anything,
-and the note's other sections say nothing of either.
+Planted causes: each study has one bright lesion in a lung (a rod of about {lesion:.0f} HU). outcome = 1 when it is
+upright (along S-I) and the note's HISTORY tells of exposure, or when it lies (along A-P) and HISTORY tells of none;
+else 0. Neither alone says anything, and the note's other sections say nothing of either.
 Planted faults in scoring/studies: one series lacks a slice in its middle, and one file is no DICOM.
 """
 
@@ -67,14 +68,14 @@ class PlannedStudy:
 
     patient: int  # counted through both folders, from 1
     visit: int  # 0, or 1 for a patient's second study
-    dense: bool
+    upright: bool
     exposed: bool
     broken: bool = False  # a slice in the middle is left out
 
     @property
     def outcome(self) -> int:
         """1 when both causes are there or neither is, else 0."""
-        return int(self.dense == self.exposed)
+        return int(self.upright == self.exposed)
 
     @property
     def patient_id(self) -> str:
@@ -116,7 +117,7 @@ def write_cohort(
     if folder.exists() and any(folder.iterdir()):
         raise MisuseError("the folder for the synthetic cohort is not empty: choose another, or empty it")
     folder.mkdir(parents=True, exist_ok=True)
-    text = _README.format(dense=DENSE_LESION_HU, soft=SOFT_LESION_HU)
+    text = _README.format(lesion=LESION_HU)
     (folder / "README.txt").write_text(text, encoding="utf-8")
     for part in ("training", "scoring"):
         masks = folder / "lesion_masks" / part
@@ -153,13 +154,13 @@ def plan_studies(part: Part, settings: CohortSettings) -> tuple[PlannedStudy, ..
     exposed_once = (patients + second) // 2 - 2 * exposed_twice
     exposed = {int(p) for p in (*twice[:exposed_twice], *once[:exposed_once])}
     visits = [(p, visit) for p in range(patients) for visit in range(2 if p in set(twice) else 1)]
-    dense: set[int] = set()
+    upright: set[int] = set()
     for group in (True, False):
         members = [row for row, (p, _) in enumerate(visits) if (p in exposed) == group]
-        dense |= {int(row) for row in rng.permutation(members)[: len(members) // 2]}
+        upright |= {int(row) for row in rng.permutation(members)[: len(members) // 2]}
     broken = int(rng.integers(len(visits))) if scoring else None
     return tuple(
-        PlannedStudy(first + p, visit, row in dense, p in exposed, row == broken)
+        PlannedStudy(first + p, visit, row in upright, p in exposed, row == broken)
         for row, (p, visit) in enumerate(visits)
     )
 
@@ -193,7 +194,7 @@ def paint_study(study: PlannedStudy, draw: StudyDraw, settings: CohortSettings) 
     return paint(
         draw.body,
         draw.lesion,
-        DENSE_LESION_HU if study.dense else SOFT_LESION_HU,
+        upright=study.upright,
         affine=draw.affine,
         size=settings.size,
         frame_of_reference_uid=draw.frame_of_reference_uid,

@@ -18,11 +18,11 @@ from medmllm.records import FloatArray, Volume
 Triple = tuple[float, float, float]
 
 AIR_HU, LUNG_HU, SOFT_HU, SPINE_HU = -1000.0, -800.0, 40.0, 300.0
-DENSE_LESION_HU, SOFT_LESION_HU = 950.0, 40.0
+LESION_HU = 950.0
 NOISE_HU = 20.0  # standard deviation
 LOWEST_HU = -1024.0
 
-LESION_RADIUS_MM = (18.0, 27.0)  # no semi-axis of a lesion lies outside
+SHORT_MM, LONG_MM = (17.0, 18.5), (34.0, 36.0)  # semi-axes of a lesion across and along
 PLEURA_MM = 2.0  # least lung around a lesion
 
 # Semi-axes as fractions: trunk and lung height of half the field of view, the rest of the trunk.
@@ -46,10 +46,15 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Lesion:
-    """One blob, nearly a sphere; RAS+ mm."""
+    """One rod with round ends, without its direction; RAS+ mm."""
 
     centre_mm: Triple
-    radius_mm: Triple  # semi-axes
+    short_mm: float  # semi-axis across
+    long_mm: float  # semi-axis along
+
+    def radius_mm(self, *, upright: bool) -> Triple:
+        """Return the semi-axes of the rod along S-I (upright) or along A-P; equal volume either way."""
+        return (self.short_mm, self.short_mm, self.long_mm) if upright else (self.short_mm, self.long_mm, self.short_mm)
 
 
 def check_field_of_view(size: tuple[int, int, int], spacing_mm: Triple) -> None:
@@ -58,11 +63,11 @@ def check_field_of_view(size: tuple[int, int, int], spacing_mm: Triple) -> None:
     Raises:
         ConfigError: The field of view is too small or the voxels are too coarse; names the bound.
     """
-    least = LESION_RADIUS_MM[1] + PLEURA_MM + 2.0  # a lesion must also have room to move
+    across, along = (longest + PLEURA_MM + 2.0 for longest in (SHORT_MM[1], LONG_MM[1]))  # with room to move
     bounds = (
-        2 * least / (_LUNG_X * _TRUNK_X[0]),
-        2 * least / (_LUNG_Y * _TRUNK_Y[0]),
-        2 * least / _LUNG_Z[0],
+        2 * across / (_LUNG_X * _TRUNK_X[0]),
+        2 * along / (_LUNG_Y * _TRUNK_Y[0]),
+        2 * along / _LUNG_Z[0],
     )
     extent = tuple(n * s for n, s in zip(size, spacing_mm, strict=True))
     if any(e < bound for e, bound in zip(extent, bounds, strict=True)):
@@ -71,10 +76,10 @@ def check_field_of_view(size: tuple[int, int, int], spacing_mm: Triple) -> None:
             f"from {_times(tuple(float(np.ceil(b)) for b in bounds))} mm on. Raise size or spacing_mm."
         )
     half_diagonal = float(np.linalg.norm(spacing_mm)) / 2
-    if half_diagonal >= LESION_RADIUS_MM[0]:
+    if half_diagonal >= SHORT_MM[0]:
         raise ConfigError(
             f"[cohort] spacing_mm {_times(spacing_mm)}: half a voxel's diagonal is {half_diagonal:.1f} mm, so a "
-            f"lesion of {LESION_RADIUS_MM[0]:.0f} mm could fall between voxels. Lower spacing_mm."
+            f"lesion of {SHORT_MM[0]:.0f} mm could fall between voxels. Lower spacing_mm."
         )
 
 
@@ -96,13 +101,14 @@ def draw_body(rng: np.random.Generator, extent_mm: Triple) -> Body:
 
 
 def draw_lesion(rng: np.random.Generator, body: Body) -> Lesion:
-    """Return a lesion at a place drawn evenly over where it fits, well inside one of the lungs."""
-    radius = rng.uniform(20.0, 25.0) * rng.uniform(0.92, 1.06, size=3)
+    """Return a lesion well inside one of the lungs, at a place where it fits along A-P and along S-I alike."""
+    short, long = rng.uniform(*SHORT_MM), rng.uniform(*LONG_MM)
     side = 1 if rng.random() < 0.5 else -1
-    room = np.asarray(body.lung_mm) - radius.max() - PLEURA_MM
+    lung = np.asarray(body.lung_mm)
+    reach = ((np.array([short, long, long]) + PLEURA_MM) / lung).max()  # in units of the lung's semi-axes
     direction = rng.normal(size=3)
     inside_unit_ball = direction / np.linalg.norm(direction) * rng.random() ** (1 / 3)
-    return Lesion(_triple(body.lung_centre(side) + inside_unit_ball * room), _triple(radius))
+    return Lesion(_triple(body.lung_centre(side) + inside_unit_ball * (1 - reach) * lung), short, long)
 
 
 def draw_affine(
@@ -129,14 +135,14 @@ def draw_affine(
 def paint(
     body: Body,
     lesion: Lesion,
-    lesion_hu: float,
     *,
+    upright: bool,
     affine: FloatArray,
     size: tuple[int, int, int],
     frame_of_reference_uid: str,
     rng: np.random.Generator,
 ) -> tuple[Volume, npt.NDArray[np.uint8]]:
-    """Return the CT of a body with one lesion, and the lesion's mask on the same grid.
+    """Return the CT of a body with one lesion along S-I (upright) or A-P, and the lesion's mask on the same grid.
 
     Returns:
         The volume in whole HU, and a mask of shape `size` that is 1 where the voxel's centre lies in the lesion.
@@ -151,8 +157,8 @@ def paint(
     for side in (1, -1):
         hu[_inside(place, body.lung_centre(side), body.lung_mm)] = LUNG_HU
     hu[np.hypot(x, y + 0.7 * depth) <= 0.13 * width] = SPINE_HU
-    mask = _inside(place, lesion.centre_mm, lesion.radius_mm)
-    hu[mask] = lesion_hu
+    mask = _inside(place, lesion.centre_mm, lesion.radius_mm(upright=upright))
+    hu[mask] = LESION_HU
     noisy = np.rint(hu + rng.normal(0.0, NOISE_HU, size))
     voxels = np.maximum(noisy, LOWEST_HU).astype(np.float32)
     return Volume(voxels, affine, frame_of_reference_uid, "CT"), mask.astype(np.uint8)

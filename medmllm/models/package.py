@@ -87,7 +87,7 @@ def build_network(
     return StudyClassifier(
         settings,
         image_encoder=None if contract.image is None else ImageEncoder(settings, len(contract.image.channels)),
-        text_encoder=None if text_network is None else TextEncoder(text_network),
+        text_encoder=None if text_network is None else TextEncoder(text_network, batch_norm=settings.text_batch_norm),
         outputs=output_count(classes),
     )
 

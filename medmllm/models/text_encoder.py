@@ -99,14 +99,17 @@ class TextEncoder(nn.Module):
 
     Args:
         network: A Hugging Face encoder that takes `inputs_embeds`.
+        batch_norm: Standardise the features over the batch's notes. Contextual embeddings share a large common part
+            (Ethayarajh, EMNLP 2019), which hides what tells one note from another.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, batch_norm: bool = False) -> None:
         super().__init__()
         self.network = network
         if hasattr(network, "pooler"):
             network.pooler = None  # type: ignore[assignment]  # the mean of the pieces is used; an unused layer would get no gradient
         self.width = int(self.config.hidden_size)
+        self.norm = nn.BatchNorm1d(self.width) if batch_norm else None
 
     @property
     def config(self) -> PretrainedConfig:
@@ -127,4 +130,11 @@ class TextEncoder(nn.Module):
         hidden = self.network(inputs_embeds=embedded, attention_mask=safe.long()).last_hidden_state
         weights = token_mask.to(hidden.dtype)[:, :, None]
         pooled: Tensor = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
-        return pooled
+        return pooled if self.norm is None else self._standardise(self.norm, pooled, token_mask.any(dim=1))
+
+    def _standardise(self, norm: nn.BatchNorm1d, pooled: Tensor, real: Tensor) -> Tensor:
+        """Batch normalisation over the rows that hold a note; a lone note is measured by the running statistics."""
+        norm.train(self.training and int(real.sum()) > 1)
+        standardised = pooled.clone()
+        standardised[real] = norm(pooled[real])
+        return standardised

@@ -92,6 +92,7 @@ class CasePage:
     raising: tuple[StrongWord, ...]
     lowering: tuple[StrongWord, ...]
     largest_sum: float
+    image_cancels: bool  # the image moved the logit by next to nothing
     colour_bar: str  # CSS
 
 
@@ -149,6 +150,7 @@ def write_case_report(
         raising=tuple(word for word in strong if word.attribution > 0)[:STRONGEST_WORDS],
         lowering=tuple(word for word in reversed(strong) if word.attribution < 0)[:STRONGEST_WORDS],
         largest_sum=_largest(explanation_document.modality_sums if explanation_document else {}),
+        image_cancels=_image_cancels(explanation_document.modality_sums if explanation_document else {}),
         colour_bar=colour_bar(),
     )
     write_page(path, "case.html.j2", synthetic=prediction.synthetic or card.synthetic, page=page)
@@ -321,6 +323,11 @@ def _strong_words(note: Note, words: Sequence[WordDocument]) -> list[StrongWord]
     """Return all words, the largest attribution first."""
     ordered = sorted(words, key=lambda word: -word.attribution)
     return [StrongWord(note.text[word.start : word.end], word.section, word.attribution) for word in ordered]
+
+
+def _image_cancels(sums: Mapping[str, float]) -> bool:
+    """Say whether the voxels' attributions add up to less than a twentieth of what all modalities moved."""
+    return "image" in sums and abs(sums["image"]) < sum(map(abs, sums.values())) / 20
 
 
 def _section_sums(document: ExplanationDocument | None) -> Mapping[str, float]:

@@ -14,7 +14,6 @@ import numpy as np
 from medmllm.ingest.keys import load_keyring
 
 HERE = Path(__file__).resolve().parent
-IMAGE_DRIVEN = 1.0  # logit units: the image moved the logit at least this far from the mean training image
 
 
 def peak_lies_in_lesion(study: Path, mask_file: Path) -> bool:
@@ -33,7 +32,7 @@ def judge(out: Path) -> dict[str, object]:
         truth = {keys.study(row["study_id"]): row for row in csv.DictReader(stream)}
     with (out / "scored" / "predictions.csv").open(newline="") as stream:
         predictions = list(csv.DictReader(stream))
-    hits, driven, errors = [], [], []
+    hits, errors = [], []
     for row in predictions:
         planted, study = truth[row["study_key"]], out / "scored" / "studies" / row["study_key"]
         explained = json.loads((study / "explanation.json").read_text())
@@ -41,7 +40,6 @@ def judge(out: Path) -> dict[str, object]:
         if planted["outcome"] == row["predicted"] == "1":
             mask = out / "cohort" / "lesion_masks" / "scoring" / f"{planted['study_id']}.nii.gz"
             hits.append(peak_lies_in_lesion(study, mask))
-            driven.append(abs(explained["modality_sums"]["image"]) >= IMAGE_DRIVEN)
     evaluation = json.loads((out / "run" / "evaluation.json").read_text())
     return {
         "command": "medmllm demo --out OUT; python reports/demo/judge.py OUT",
@@ -56,8 +54,6 @@ def judge(out: Path) -> dict[str, object]:
         "correct": sum(truth[row["study_key"]]["outcome"] == row["predicted"] for row in predictions),
         "true_positives": len(hits),
         "peak_in_lesion": float(np.mean(hits)),
-        "image_driven_true_positives": sum(driven),
-        "peak_in_lesion_image_driven": float(np.mean([hit for hit, moved in zip(hits, driven, strict=True) if moved])),
         "largest_completeness_error": max(errors),
         "provenance": evaluation["provenance"],
     }

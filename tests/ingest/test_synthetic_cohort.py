@@ -25,6 +25,7 @@ from medmllm.ingest.synthetic_cohort import (
     write_cohort,
 )
 from medmllm.ingest.synthetic_note import EXPOSED, NOT_EXPOSED
+from medmllm.ingest.synthetic_phantom import LESION_HU
 from tests.factories import small_cohort_settings
 
 PARTS = ("training", "scoring")
@@ -86,6 +87,13 @@ def hu_under_the_mask(slices: list[pydicom.Dataset], mask_file: Path) -> np.ndar
     return np.concatenate(found)
 
 
+def upright(mask_file: Path) -> bool:
+    """Whether a marked lesion reaches farther along S-I than along A-P, in mm."""
+    mask = nibabel.load(mask_file)
+    ras = nibabel.affines.apply_affine(mask.affine, np.argwhere(np.asarray(mask.dataobj)))
+    return bool(ras[:, 2].std() > ras[:, 1].std())
+
+
 # --- the causes -----------------------------------------------------------------------------
 
 
@@ -94,9 +102,9 @@ def test_the_outcome_in_the_table_follows_from_the_image_and_the_note_on_disk(co
     labels = labels_of(cohort, part)
     seen = {}
     for uid, slices in series_of(cohort, part).items():
-        hu = hu_under_the_mask(slices, cohort / "lesion_masks" / part / f"{uid}.nii.gz").mean()
-        assert min(abs(hu - 950), abs(hu - 40)) < 25
-        seen[uid] = int((hu > 500) == ("asbestos" in note_beside(slices[0]).lower()))
+        mask_file = cohort / "lesion_masks" / part / f"{uid}.nii.gz"
+        assert abs(hu_under_the_mask(slices, mask_file).mean() - LESION_HU) < 25
+        seen[uid] = int(upright(mask_file) == ("asbestos" in note_beside(slices[0]).lower()))
     assert seen == labels
 
 
@@ -104,17 +112,16 @@ def test_the_mask_marks_the_whole_lesion_and_nothing_else(cohort: Path) -> None:
     for uid, slices in series_of(cohort, "training").items():
         mask_file = cohort / "lesion_masks" / "training" / f"{uid}.nii.gz"
         under = hu_under_the_mask(slices, mask_file)
-        if under.mean() > 500:
-            # Spine is 300 HU, noise 20 HU: all that is brighter than 600 HU is a dense lesion.
-            everywhere = np.concatenate([ras_and_hu(header)[1] for header in slices])
-            assert (everywhere > 600).sum() == len(under) == np.asarray(nibabel.load(mask_file).dataobj).sum()
+        # Spine is 300 HU, noise 20 HU: all that is brighter than 600 HU is the lesion.
+        everywhere = np.concatenate([ras_and_hu(header)[1] for header in slices])
+        assert (everywhere > 600).sum() == len(under) == np.asarray(nibabel.load(mask_file).dataobj).sum()
 
 
 @pytest.mark.parametrize("patients", [4, 5, 6, 7, 8, 13, 24, 160])
 @pytest.mark.parametrize("part", PARTS)
 def test_all_four_combinations_of_causes_are_equally_frequent(part: Any, patients: int) -> None:
     plan = plan_studies(part, small_cohort_settings(training_patients=patients, scoring_patients=patients))
-    cells = Counter((study.dense, study.exposed) for study in plan)
+    cells = Counter((study.upright, study.exposed) for study in plan)
     assert len({study.patient for study in plan}) == patients
     assert set(cells.values()) == {len(plan) / 4}
     assert len(cells) == 4
@@ -122,8 +129,8 @@ def test_all_four_combinations_of_causes_are_equally_frequent(part: Any, patient
 
 def test_the_outcome_is_one_when_both_causes_are_there_or_neither() -> None:
     outcomes = {
-        (dense, exposed): PlannedStudy(1, 0, dense, exposed).outcome
-        for dense in (True, False)
+        (upright, exposed): PlannedStudy(1, 0, upright, exposed).outcome
+        for upright in (True, False)
         for exposed in (True, False)
     }
     assert outcomes == {(True, True): 1, (False, False): 1, (True, False): 0, (False, True): 0}
@@ -138,16 +145,16 @@ def test_a_tenth_of_the_patients_has_two_studies_with_the_same_exposure() -> Non
     assert len(plan) == 176
     assert len(twice) == 16
     assert all(first.exposed == second.exposed for first, second in twice)
-    assert {first.dense == second.dense for first, second in twice} == {True, False}
+    assert {first.upright == second.upright for first, second in twice} == {True, False}
 
 
 # --- no other way to the answer ----------------------------------------------------------------
 
 
-def test_turning_the_causes_round_changes_the_lesion_and_one_sentence_only() -> None:
+def test_turning_the_causes_round_turns_the_lesion_and_changes_one_sentence_only() -> None:
     settings = small_cohort_settings()
     study = plan_studies("training", settings)[2]
-    turned = replace(study, dense=not study.dense, exposed=not study.exposed)
+    turned = replace(study, upright=not study.upright, exposed=not study.exposed)
     draw, other = draw_study(study, settings), draw_study(turned, settings)
     for field in fields(draw):
         assert np.all(getattr(draw, field.name) == getattr(other, field.name)), field.name
@@ -156,8 +163,9 @@ def test_turning_the_causes_round_changes_the_lesion_and_one_sentence_only() -> 
         paint_study(study, draw, settings),
         paint_study(turned, other, settings),
     )
-    assert (mask == mask_turned).all()
-    assert ((volume.voxels != volume_turned.voxels) == (mask == 1)).all()
+    assert ((volume.voxels != volume_turned.voxels) == (mask != mask_turned)).all()
+    inside = [np.count_nonzero(one) for one in (mask, mask_turned)]
+    assert inside[0] == pytest.approx(inside[1], rel=0.15)  # equal volumes, on a coarse grid
 
     note, note_turned = note_of(study, draw, settings), note_of(turned, other, settings)
     pairs = list(zip(EXPOSED, NOT_EXPOSED, strict=True))
@@ -181,7 +189,8 @@ def nuisances() -> tuple[dict[str, list[float]], list[int]]:
         numbers = draw.acquisition.instance_numbers or ()
         values = {
             "row": row,
-            "radius": float(np.prod(draw.lesion.radius_mm)),
+            "across": draw.lesion.short_mm,
+            "along": draw.lesion.long_mm,
             **{f"lesion {axis}": draw.lesion.centre_mm[axis] for axis in range(3)},
             "lesion from the middle": draw.lesion.centre_mm[0] - draw.body.centre_mm[0],
             "trunk": draw.body.trunk_mm[0] * draw.body.trunk_mm[1],
@@ -315,12 +324,13 @@ def test_the_folder_is_read_back_by_the_reader_that_scores_it(cohort: Path) -> N
         volume = read_volume(study.series[0])
         mask = nibabel.load(cohort / "lesion_masks" / "scoring" / f"{uid}.nii.gz")
         np.testing.assert_allclose(volume.affine, mask.affine, atol=1e-6)
-        dense = volume.voxels[np.asarray(mask.dataobj) == 1].mean() > 500
+        np.testing.assert_allclose(volume.voxels[np.asarray(mask.dataobj) == 1].mean(), LESION_HU, atol=25)
         note = read_study_note(study)
         assert note is not None
         assert {section.name for section in note.sections} >= {"indication", "history", "technique", "comparison"}
         history = next(note.text[s.start : s.end] for s in note.sections if s.name == "history")
-        assert int(dense == ("asbestos" in history.lower())) == outcome
+        lying_or_upright = upright(cohort / "lesion_masks" / "scoring" / f"{uid}.nii.gz")
+        assert int(lying_or_upright == ("asbestos" in history.lower())) == outcome
         assert history.removeprefix("HISTORY:").strip() in (*EXPOSED, *NOT_EXPOSED)  # nothing else to learn by heart
 
 
@@ -339,7 +349,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     [
         ({"scoring_patients": 3}, "at least 4 patients"),
         ({"size": (24, 20, 4), "spacing_mm": (9.0, 8.0, 30.0)}, "at least 5 slices"),
-        ({"size": (14, 20, 12)}, "126 x 160 x 144 mm"),
+        ({"size": (14, 20, 12)}, "126 x 180 x 144 mm"),
         ({"size": (24, 20, 12), "spacing_mm": (21.0, 21.0, 21.0)}, "between voxels"),
     ],
 )

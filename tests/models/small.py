@@ -34,6 +34,7 @@ PARTS = ModelSettings(
     dropout=0.0,
     modality_dropout=0.0,
     tiny_width=16,
+    text_batch_norm=False,
 )
 TOKENIZER = learn_tiny_tokenizer(NOTES * 2, TEXT)
 

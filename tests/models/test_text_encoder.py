@@ -67,6 +67,36 @@ def test_a_row_without_any_piece_gives_zeros_and_leaves_the_others_alone(bert: B
     assert not mask[1].any()  # the caller's mask is not written to
 
 
+def a_standardising(bert: BertModel) -> tuple[TextEncoder, TextEncoder]:
+    """An encoder that standardises over the batch, training, and one of the same network that does not."""
+    return TextEncoder(bert, batch_norm=True).train(), TextEncoder(bert)
+
+
+def test_standardised_features_have_no_mean_and_unit_spread_over_the_notes_of_a_batch(bert: BertModel) -> None:
+    encoder, plain = a_standardising(bert)
+    bert.eval()  # no dropout
+    ids = torch.randint(5, 30, (6, 5), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(6, 5, dtype=torch.bool)
+    mask[2] = False  # a study without a note
+    found, raw = encode(encoder, ids, mask), encode(plain, ids, mask)
+    notes = [0, 1, 3, 4, 5]
+    expected = (raw[notes] - raw[notes].mean(0)) / raw[notes].std(0, correction=0)
+    torch.testing.assert_close(found[notes], expected, atol=1e-3, rtol=1e-3)
+    assert not found[2].any()
+
+
+def test_a_lone_note_is_measured_by_what_the_batches_before_it_were_like(bert: BertModel) -> None:
+    encoder, plain = a_standardising(bert)
+    bert.eval()
+    assert encoder.norm is not None
+    encoder.norm.running_mean += 0.5
+    alone = encode(encoder, IDS[:1], MASK[:1])
+    torch.testing.assert_close(alone, encode(plain, IDS[:1], MASK[:1]) - 0.5, atol=1e-3, rtol=1e-3)
+    assert torch.equal(encode(encoder, IDS[:1], torch.zeros_like(MASK[:1])), torch.zeros(1, 12))
+    encoder.eval()
+    torch.testing.assert_close(encode(encoder, IDS, MASK)[:1], alone)
+
+
 def test_the_order_of_words_matters(bert: BertModel) -> None:
     swapped = IDS[:, [0, 2, 1, 3, 4]]
     encoder = TextEncoder(bert)

@@ -82,9 +82,7 @@ def test_new_studies_are_classified_as_planted(demo: tuple[Path, str]) -> None:
     assert np.mean([row["predicted"] == truth[row["study_key"]] for row in rows]) > 0.9
 
 
-def test_the_peak_of_the_attribution_lies_in_the_bright_lesion(demo: tuple[Path, str]) -> None:
-    # Only where the planted lesion is the bright one: of the two kinds the model needs to detect one, and
-    # where that one is absent its image moves the logit by next to nothing, so a peak there means nothing.
+def test_the_peak_of_the_attribution_lies_in_the_planted_lesion(demo: tuple[Path, str]) -> None:
     out = demo[0]
     keys = Keyring(bytes.fromhex(SECRET))
     uid_of = {keys.study(row["study_id"]): row for row in _rows(out / "cohort" / "scoring" / "labels.csv")}
@@ -98,16 +96,12 @@ def test_the_peak_of_the_attribution_lies_in_the_bright_lesion(demo: tuple[Path,
         peak = np.unravel_index(int(attribution.argmax()), attribution.shape)
         place = image.affine @ [*peak, 1]
         mask = nib.load(out / "cohort" / "lesion_masks" / "scoring" / f"{planted['study_id']}.nii.gz")
-        explained = json.loads((out / "scored" / "studies" / row["study_key"] / "explanation.json").read_text())
-        if abs(explained["modality_sums"]["image"]) < 1.0:
-            continue  # logit units; where the bright lesion is there, it moves the logit by about 10
         voxel = np.rint(np.linalg.inv(mask.affine) @ place)[:3].astype(int)
         hits.append(bool(np.asanyarray(mask.dataobj)[tuple(voxel)]))
-    assert len(hits) >= 5
+    assert len(hits) >= 10
     assert np.mean(hits) >= 0.9
 
 
-@pytest.mark.xfail(reason="1.3 % in one study at 512 steps; not yet seen with the 2048 of demo.toml", strict=False)
 def test_attributions_add_up_to_the_logit_within_one_percent(demo: tuple[Path, str]) -> None:
     documents = [json.loads(path.read_text()) for path in (demo[0] / "scored" / "studies").glob("*/explanation.json")]
     assert len(documents) == len(_rows(demo[0] / "scored" / "predictions.csv"))

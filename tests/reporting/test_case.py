@@ -230,6 +230,15 @@ def test_zero_attribution_is_said_not_scaled_up(tmp_path: Path) -> None:
     assert np.ptp(overlay, axis=2).max() < 3
 
 
+@pytest.mark.parametrize(("image", "said"), [(0.03, True), (-0.03, True), (0.04, False), (-1.1, False)])
+def test_an_image_that_moved_the_logit_by_next_to_nothing_is_said(tmp_path: Path, image: float, said: bool) -> None:
+    volume, voxel = made_up.phantom("LPS")
+    record, document = made_up.explanation(volume, voxel, made_up.attribution_of(volume))
+    document = document.model_copy(update={"modality_sums": {"image": image, "text": 0.7072}})
+    page = report(tmp_path, explanation=record, explanation_document=document)
+    assert ("All voxels together moved the logit by" in page.text) == said
+
+
 def test_an_oblique_series_is_called_oblique(tmp_path: Path) -> None:
     angle = np.radians(30)
     affine = np.diag([4.0, 3.5, 6.0, 1.0])
