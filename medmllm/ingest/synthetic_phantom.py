@@ -18,7 +18,7 @@ from medmllm.records import FloatArray, Volume
 Triple = tuple[float, float, float]
 
 AIR_HU, LUNG_HU, SOFT_HU, SPINE_HU = -1000.0, -800.0, 40.0, 300.0
-LESION_HU = 950.0
+LESION_HU = 1950.0
 NOISE_HU = 20.0  # standard deviation
 LOWEST_HU = -1024.0
 
