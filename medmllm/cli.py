@@ -162,8 +162,9 @@ def score(
     result = story.run(
         studies, model=model, out=out, config=settings, explain=explain, linkage=linkage, overwrite=overwrite
     )
-    typer.echo(f"{result.scored} scored, {result.refused} refused -> {out / 'index.html'}")
-    return ExitCode.PARTIAL if result.refused else ExitCode.OK
+    files = f", and {result.files} damaged files of no study (problems.csv)" if result.files else ""
+    typer.echo(f"{result.scored} scored, {result.refused} refused{files} -> {out / 'index.html'}")
+    return ExitCode.PARTIAL if result.refused or result.files else ExitCode.OK
 
 
 @app.command()

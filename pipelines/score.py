@@ -44,7 +44,8 @@ class ScoreResult:
     """How the folder went."""
 
     scored: int
-    refused: int  # studies of the ledger, and refused files that belong to no study
+    refused: int  # studies of the ledger
+    files: int  # refused, of no study
     index: Path
 
 
@@ -93,7 +94,7 @@ def run(
         card=package.card,
     )
     orphans = sum(problem.severity == "refused" and problem.study_key is None for problem in index.problems)
-    return ScoreResult(summary.scored, summary.refused + orphans, out / "index.html")
+    return ScoreResult(summary.scored, summary.refused, orphans, out / "index.html")
 
 
 def _score_all(

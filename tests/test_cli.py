@@ -125,17 +125,21 @@ def test_train_hands_over_the_resolved_settings(stand_in: Any) -> None:
 
 
 def test_score_is_partial_when_a_study_was_refused_and_says_where_the_results_are(stand_in: Any) -> None:
-    story = stand_in("score", SimpleNamespace(scored=40, refused=0))
+    story = stand_in("score", SimpleNamespace(scored=40, refused=0, files=0))
     assert command(*VERBS["score"]).exit_code == 0
     assert story.calls[-1][1]["explain"] is False
     story.answer.refused = 2
     result = command(*VERBS["score"], "--explain")
     assert (result.exit_code, result.stdout) == (3, f"40 scored, 2 refused -> {Path('OUT/index.html')}\n")
+    story.answer.refused, story.answer.files = 0, 1
+    result = command(*VERBS["score"], "--explain")
+    assert result.exit_code == 3
+    assert "0 refused, and 1 damaged files of no study (problems.csv)" in result.stdout
     assert story.calls[-1][1]["explain"] is True
 
 
 def test_a_flag_of_score_wins_over_set_which_wins_over_the_file(stand_in: Any, tmp_path: Path) -> None:
-    story = stand_in("score", SimpleNamespace(scored=1, refused=0))
+    story = stand_in("score", SimpleNamespace(scored=1, refused=0, files=0))
     (tmp_path / "my.toml").write_text('batch_size = 3\nworkers = 3\ndevice = "cpu"\n')
     sets = ["--config", str(tmp_path / "my.toml"), "--set", "batch_size=4", "--set", "workers=4"]
     assert command(*VERBS["score"], *sets, "--batch-size", "5").exit_code == 0
@@ -153,7 +157,7 @@ def test_demo_and_its_settings(stand_in: Any) -> None:
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
 def test_results_are_overwritten_only_when_asked_for(verb: str, stand_in: Any) -> None:
-    story = stand_in(verb, SimpleNamespace(studies=0, series=0, problems=0, scored=0, summary="", refused=0))
+    story = stand_in(verb, SimpleNamespace(studies=0, series=0, problems=0, scored=0, summary="", refused=0, files=0))
     command(*VERBS[verb])
     command(*VERBS[verb], "--overwrite")
     assert [kwargs["overwrite"] for _, kwargs in story.calls] == [False, True]
@@ -196,7 +200,7 @@ def test_a_defect_of_ours_is_not_dressed_up(stand_in: Any) -> None:
 
 @pytest.mark.parametrize("verb", ["train", "score", "demo"])
 def test_wrong_settings_are_misuse_and_stop_before_the_pipeline(verb: str, stand_in: Any) -> None:
-    story = stand_in(verb, SimpleNamespace(summary="", refused=0, scored=0))
+    story = stand_in(verb, SimpleNamespace(summary="", refused=0, scored=0, files=0))
     result = command(*VERBS[verb], "--set", "batch_siz=3")
     assert result.exit_code == 2
     assert result.stderr.startswith(f"medmllm: {verb}.toml with --set: has no key 'batch_siz'")
@@ -208,7 +212,7 @@ def test_wrong_settings_are_misuse_and_stop_before_the_pipeline(verb: str, stand
 
 @pytest.mark.parametrize("flag", [["--batch-size", "0"], ["--workers", "0"], ["--batch-size", "x"]])
 def test_a_flag_out_of_range_is_misuse(flag: list[str], stand_in: Any) -> None:
-    story = stand_in("score", SimpleNamespace(scored=0, refused=0))
+    story = stand_in("score", SimpleNamespace(scored=0, refused=0, files=0))
     assert command(*VERBS["score"], *flag).exit_code == 2
     assert story.calls == []
 

@@ -61,7 +61,13 @@ CT_SETTINGS = SETTINGS.format(
     spacing="26.0, 20.0, 18.0", intensity="window", channel="ct", modality="CT", required="true"
 )
 UNTRACKED = ("--set", "tracking.enabled=false")
-EXPLAINED = ("--explain", "--set", "explain.steps=8")  # a start; integration goes on until it is complete
+EXPLAINED = (
+    "--explain",
+    "--set",
+    "explain.steps=8",
+    "--set",
+    "explain.max_steps=8192",
+)  # a start; integration goes on until it is complete
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,7 @@ def test_neither_batch_size_nor_workers_change_a_number(
         score(folder, nifti_run.run / "model", out, "--batch-size", batch_size, "--workers", workers)
         assert [row.study_key for row in predictions(out)] == [row.study_key for row in predictions(scored[0])]
         np.testing.assert_allclose(
-            numbers(out), numbers(scored[0]), rtol=1e-4, atol=1e-6
+            numbers(out), numbers(scored[0]), rtol=1e-5, atol=1e-6
         )  # float32 sums in another order
         assert ledger(out) == ledger(scored[0])
 
@@ -180,8 +180,7 @@ def test_an_explained_study_has_four_files_and_its_map_lies_on_the_series_own_gr
         assert found.shape == source.shape
         np.testing.assert_array_equal(found.affine, source.affine)
         explained = ExplanationDocument.read(home / "explanation.json")
-        # barely trained models may spend all steps on a difference of almost nothing: then the error is stated
-        assert explained.completeness_error <= 0.01 or explained.steps > 400
+        assert explained.completeness_error <= 0.01
         assert explained.logit == pytest.approx(PredictionDocument.read(home / "prediction.json").logits[0], abs=1e-4)
         total = explained.logit - explained.baseline_logit + explained.convergence_delta
         assert sum(explained.modality_sums.values()) == pytest.approx(total, abs=1e-5)
@@ -288,7 +287,7 @@ def test_a_batch_that_fails_as_a_whole_costs_its_culprit_alone(
     assert len(refused) == 2
     rows = {row.study_key: row.probability for row in predictions(tmp_path / "out")}
     expected = {row.study_key: row.probability for row in predictions(scored[0]) if row.study_key != culprit}
-    assert rows == pytest.approx(expected, rel=1e-4)
+    assert rows == pytest.approx(expected, rel=1e-5)
     assert "Huber" not in outcome.said
 
 
