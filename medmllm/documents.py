@@ -76,6 +76,9 @@ class Channel(Document):
         description="regular expression, case ignored, found in the series description or NIfTI file name; empty: any",
     )
     required: bool = Field(default=False, description="refuse a study that lacks this channel; else it is masked")
+    min_slices: PositiveInt = Field(
+        default=2, description="series with fewer voxels along any axis are passed over; 1 lets lone slices in"
+    )
 
     @field_validator("description")
     @classmethod

@@ -45,6 +45,7 @@ class SeriesReference:
     description: str | None = field(repr=False)  # Series Description (0008,103E) or NIfTI file stem
     files: tuple[Path, ...] = field(repr=False)
     refusal: "Refusal | None" = None  # why it cannot become a Volume, when the headers show it
+    frames: tuple[int, ...] = field(default=(), repr=False)  # of each file, the frame or volume; empty: all the first
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,12 @@ def test_set_changes_one_channel_and_leaves_the_others(tmp_path: Path) -> None:
     file = a_file(tmp_path, '[image.channels.flair]\ndescription = "flair"\n[image.channels.t1]\nmodality = "MR"\n')
     channels = train(file, "image.channels.t1.required=true", "image.channels.t1.description=t1").image.channels
     assert list(channels) == ["flair", "t1"]
-    assert channels["t1"].model_dump() == {"modality": "MR", "description": "t1", "required": True}
+    assert channels["t1"].model_dump() == {
+        "modality": "MR",
+        "description": "t1",
+        "required": True,
+        "min_slices": 2,
+    }
     assert channels["flair"].required is False
 
 

@@ -13,17 +13,19 @@ from pathlib import Path
 import numpy as np
 
 from medmllm.errors import DicomError
+from medmllm.ingest.dicom_frames import frames_of
 from medmllm.ingest.dicom_header import read_header
-from medmllm.ingest.dicom_pixels import read_slice
+from medmllm.ingest.dicom_pixels import FrameCache, read_slice
 from medmllm.ingest.dicom_stack import Stack, arrange
 from medmllm.records import Volume
 
 
-def read_series(files: Sequence[Path]) -> Volume:
+def read_series(files: Sequence[Path], frames: Sequence[int] = ()) -> Volume:
     """Read the slices of one series, in any order, into one volume.
 
     Args:
-        files: The files of the series, one slice each.
+        files: The files of the series; a multi-frame file once per frame.
+        frames: Which frame of each file; empty for files of one slice each.
 
     Returns:
         Voxels (column, row, slice) float32 after rescale, slices along the normal row x column; RAS+ mm.
@@ -34,7 +36,9 @@ def read_series(files: Sequence[Path]) -> Volume:
     """
     if not files:
         raise DicomError("the series has no files")
-    return read_stack(arrange([read_header(file) for file in files]))
+    found = {file: frames_of(read_header(file)) for file in dict.fromkeys(files)}
+    numbers = frames or [0] * len(files)
+    return read_stack(arrange([found[file][number] for file, number in zip(files, numbers, strict=True)]))
 
 
 def read_stack(stack: Stack) -> Volume:
@@ -45,9 +49,10 @@ def read_stack(stack: Stack) -> Volume:
     """
     columns, rows, count = stack.shape
     voxels = np.empty((count, rows, columns), dtype=np.float32)
+    frames: FrameCache = {}
     for number, header in enumerate(stack.slices):
         try:
-            read_slice(header, out=voxels[number])
+            read_slice(header, out=voxels[number], frames=frames)
         except DicomError as error:
             error.add_note(f"(slice {number} of {count})")
             raise

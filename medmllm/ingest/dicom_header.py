@@ -6,21 +6,25 @@ The file meta is looked at first, because a deflated data set of a megabyte may 
 the DICM mark is read only when its first element is a plausible one. DICOM PS3.10 section 7, PS3.5 annex A.
 """
 
+import contextlib
 import io
 import logging
 import math
+import os
 import re
 import struct
 import warnings
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn
 
 import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -31,6 +35,7 @@ from pydicom.uid import (
 )
 
 from medmllm.errors import DicomError
+from medmllm.ingest.dicom_part10 import PlainFile, compile_keywords, walk
 from medmllm.ingest.opening import one_error, open_regular
 
 HEADER_INFLATES_TO = 2**25  # bytes of a deflated data set looked at for its header
@@ -52,7 +57,7 @@ TAGS = (
     "FrameOfReferenceUID", "EchoTime", "EchoNumbers", "InversionTime", "TriggerTime", "DiffusionBValue",
     "DiffusionGradientOrientation", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows",
     "Columns", "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "RescaleIntercept", "RescaleSlope",
+    "RescaleIntercept", "RescaleSlope", "SliceThickness", "SpacingBetweenSlices",
 )  # fmt: skip
 PIXEL_TAGS = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PlanarConfiguration")
 _CODE_STRING = re.compile(r"[A-Z0-9_ ]{1,16}")
@@ -70,6 +75,7 @@ class DicomHeader:
 
     file: Path
     transfer_syntax: str
+    sop_class_uid: str | None
     patient_id: str | None
     study_uid: str | None
     series_uid: str | None
@@ -80,24 +86,41 @@ class DicomHeader:
     frame_of_reference_uid: str | None
     rows: int
     columns: int
-    frames: int
+    frames: int  # in the file
     samples: int
     photometric: str
     bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool | None  # None when the header does not say
+    slope: float | None  # Rescale Slope; None when there is none
+    intercept: float | None
     pixel_spacing_mm: tuple[float, float] | None  # between rows, between columns
     position: tuple[float, float, float] | None  # Image Position (Patient), mm, LPS
     orientation: tuple[float, ...] | None  # Image Orientation (Patient), six cosines, LPS
-    has_rescale: bool
+    thickness_mm: float | None  # Spacing Between Slices, else Slice Thickness: all that a lone slice tells of its depth
     has_modality_lut: bool
     truncated: bool  # the pixel data end before they should
+    pixel_place: int | None  # byte of the file where the value of Pixel Data starts; None when not looked up
     acquisition: tuple[tuple[str, str], ...]  # (keyword, value) of what tells volumes of one series apart
+    instance: int | None = None  # Instance Number, or the number of the frame
+    placed: bool = False  # by the functional groups of a multi-frame object
+    frame: int = 0  # which frame of the file this is about
+
+    @property
+    def has_rescale(self) -> bool:
+        """Whether both Rescale Slope and Rescale Intercept are there."""
+        return self.slope is not None and self.intercept is not None
 
 
 APART = (
     "AcquisitionNumber", "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "InversionTime", "TriggerTime",
-    "DiffusionBValue", "DiffusionGradientOrientation", "ImageType",
+    "DiffusionBValue", "DiffusionGradientOrientation", "ImageType", "DimensionIndexValues",
 )  # fmt: skip
 """Attributes that may tell volumes at the same place within one series apart, the plainest first."""
+
+
+_WANTED = compile_keywords(TAGS)
 
 
 def looks_like_dicom(start: bytes) -> bool:
@@ -133,11 +156,30 @@ def read_header(path: Path) -> DicomHeader:
     """
     doing = "the DICOM header cannot be parsed"
     with open_regular(path) as file, one_error(DicomError, doing, also=DICOM_FAILURES):
+        plain = walk(file.fileno(), _WANTED)
+        if plain is not None:
+            return _of_plain(path, plain, os.fstat(file.fileno()).st_size)
         stream, force, transfer_syntax = data_set_stream(file, HEADER_INFLATES_TO)
         data = pydicom.dcmread(stream, stop_before_pixels=True, force=force, specific_tags=list(TAGS))
-        _refuse_other_objects(data)
-        missing = _missing_pixel_bytes(stream, data, inflated=stream is not file)
-        return _header(path, data, transfer_syntax, missing)
+        values = {keyword: text for keyword in TAGS if (text := element_text(data, keyword)) is not None}
+        _refuse_other_objects(values)
+        place, missing = _pixel_place(stream, data, values, inflated=stream is not file)
+        has_lut = bool(data.get("ModalityLUTSequence"))
+        return _header(path, values, transfer_syntax or _encoding(data), has_lut, place, missing)
+
+
+def _of_plain(path: Path, plain: PlainFile, size: int) -> DicomHeader:
+    if plain.media_storage_class == MediaStorageDirectoryStorage:
+        raise DicomError("a DICOMDIR lists files and holds no image", code="dicomdir")
+    _refuse_other_objects(plain.values)
+    if plain.pixel_place is None:
+        _refuse_without("pixel data", plain.values)
+    missing = False
+    if plain.pixel_bytes is not None:
+        expected = _expected_pixel_bytes(plain.values)
+        missing = size - plain.pixel_place < max(expected, plain.pixel_bytes - 1) or plain.pixel_bytes < expected
+    has_lut = "ModalityLUTSequence" in plain.sequences
+    return _header(path, plain.values, plain.transfer_syntax, has_lut, plain.pixel_place, missing)
 
 
 def read_with_pixels(path: Path) -> pydicom.Dataset:
@@ -186,23 +228,31 @@ def _encoding(data: pydicom.Dataset) -> str:
     return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
-def _refuse_other_objects(data: pydicom.Dataset) -> None:
-    kind = NOT_IMAGES.get(str(data.get("SOPClassUID", "")))
+def _refuse_other_objects(values: Mapping[str, str]) -> None:
+    kind = NOT_IMAGES.get(values.get("SOPClassUID", ""))
     if kind:
         raise DicomError(f"the object is {kind}, not an image", code="not_an_image")
-    if not (data.get("Rows") and data.get("Columns")):
-        _refuse_without("rows and columns", data)
+    if not all(values.get(keyword, "0").strip("0") for keyword in ("Rows", "Columns")):
+        _refuse_without("rows and columns", values)
 
 
-def _refuse_without(what: str, data: pydicom.Dataset) -> NoReturn:
+def _refuse_without(what: str, values: Mapping[str, str]) -> NoReturn:
     """Raise for an object without what an image has: damaged where its class is an image, else another object."""
-    if UID(str(data.get("SOPClassUID", ""))).name.endswith("Image Storage"):
+    if UID(values.get("SOPClassUID", "")).name.endswith("Image Storage"):
         raise DicomError(f"the image holds no {what}: it was cut short or emptied", code="no_pixels")
     raise DicomError(f"the object has no {what}: a report, plan, curve or the like", code="not_an_image")
 
 
-def _missing_pixel_bytes(stream: BinaryIO, data: pydicom.Dataset, *, inflated: bool) -> bool:
-    """Return whether the pixel data end before they should; the stream stands at their element.
+def _expected_pixel_bytes(values: Mapping[str, str]) -> int:
+    """Return how many bytes the pixels of an uncompressed image take."""
+    count = int(values["Rows"]) * int(values["Columns"]) * int(values.get("NumberOfFrames", "1"))
+    return count * int(values.get("SamplesPerPixel", "1")) * int(values.get("BitsAllocated", "8")) // 8
+
+
+def _pixel_place(
+    stream: BinaryIO, data: pydicom.Dataset, values: Mapping[str, str], *, inflated: bool
+) -> tuple[int | None, bool]:
+    """Return where the value of Pixel Data starts, and whether it ends before it should; the stream stands at it.
 
     pydicom takes what is there and only warns. An inflated stream may have been cut on purpose.
 
@@ -216,65 +266,100 @@ def _missing_pixel_bytes(stream: BinaryIO, data: pydicom.Dataset, *, inflated: b
     order = "<" if little else ">"
     if len(start) < 12 or struct.unpack(f"{order}H", start[:2])[0] != 0x7FE0:
         if inflated:
-            return False
-        _refuse_without("pixel data", data)
+            return None, False
+        _refuse_without("pixel data", values)
     header_bytes = 8 if implicit else 12
     declared = struct.unpack(f"{order}I", start[header_bytes - 4 : header_bytes])[0]
-    if inflated or declared == 0xFFFFFFFF:
-        return False
-    count = int(data.Rows) * int(data.Columns) * int(data.get("NumberOfFrames") or 1)
-    expected = count * int(data.get("SamplesPerPixel") or 1) * int(data.get("BitsAllocated") or 8) // 8
-    return end - place - header_bytes < max(expected, declared - 1) or declared < expected
+    if inflated:
+        return None, False
+    if declared == 0xFFFFFFFF:
+        return place + header_bytes, False
+    expected = _expected_pixel_bytes(values)
+    missing = end - place - header_bytes < max(expected, declared - 1) or declared < expected
+    return place + header_bytes, missing
 
 
-def _header(path: Path, data: pydicom.Dataset, transfer_syntax: str | None, truncated: bool) -> DicomHeader:
-    spacing, position = _numbers(data, "PixelSpacing", 2), _numbers(data, "ImagePositionPatient", 3)
+def _header(
+    path: Path,
+    values: Mapping[str, str],
+    transfer_syntax: str,
+    has_modality_lut: bool,
+    pixel_place: int | None,
+    truncated: bool,
+) -> DicomHeader:
+    spacing, position = _numbers(values, "PixelSpacing", 2), _numbers(values, "ImagePositionPatient", 3)
+    stored = int(values.get("BitsStored", "0"))
     return DicomHeader(
         file=path,
-        transfer_syntax=transfer_syntax or _encoding(data),
-        patient_id=_text(data, "PatientID"),
-        study_uid=_text(data, "StudyInstanceUID"),
-        series_uid=_text(data, "SeriesInstanceUID"),
-        sop_uid=_text(data, "SOPInstanceUID"),
-        modality=_modality(data),
-        description=_text(data, "SeriesDescription"),
-        image_type=tuple(word.strip().upper() for word in (_text(data, "ImageType") or "").split("\\")),
-        frame_of_reference_uid=_text(data, "FrameOfReferenceUID"),
-        rows=int(data.Rows),
-        columns=int(data.Columns),
-        frames=int(data.get("NumberOfFrames") or 1),
-        samples=int(data.get("SamplesPerPixel") or 1),
-        photometric=_text(data, "PhotometricInterpretation") or "",
-        bits_allocated=int(data.get("BitsAllocated") or 0),
+        transfer_syntax=transfer_syntax,
+        sop_class_uid=values.get("SOPClassUID"),
+        patient_id=values.get("PatientID"),
+        study_uid=values.get("StudyInstanceUID"),
+        series_uid=values.get("SeriesInstanceUID"),
+        sop_uid=values.get("SOPInstanceUID"),
+        modality=_modality(values),
+        description=values.get("SeriesDescription"),
+        image_type=tuple(word.strip().upper() for word in values.get("ImageType", "").split("\\")),
+        frame_of_reference_uid=values.get("FrameOfReferenceUID"),
+        rows=int(values["Rows"]),
+        columns=int(values["Columns"]),
+        frames=int(values.get("NumberOfFrames", "1")) or 1,
+        samples=int(values.get("SamplesPerPixel", "1")) or 1,
+        photometric=values.get("PhotometricInterpretation", ""),
+        bits_allocated=int(values.get("BitsAllocated", "0")),
+        bits_stored=stored,
+        high_bit=int(values.get("HighBit", stored - 1)),
+        signed={"0": False, "1": True}.get(values.get("PixelRepresentation", "")),
+        slope=_number(values, "RescaleSlope"),
+        intercept=_number(values, "RescaleIntercept"),
         pixel_spacing_mm=(spacing[0], spacing[1]) if spacing and min(spacing) > 0 else None,
         position=(position[0], position[1], position[2]) if position else None,
-        orientation=_numbers(data, "ImageOrientationPatient", 6),
-        has_rescale="RescaleSlope" in data and "RescaleIntercept" in data,
-        has_modality_lut=bool(data.get("ModalityLUTSequence")),
+        orientation=_numbers(values, "ImageOrientationPatient", 6),
+        thickness_mm=_thickness(values),
+        has_modality_lut=has_modality_lut,
         truncated=truncated,
-        acquisition=tuple((keyword, _text(data, keyword) or "") for keyword in APART),
+        pixel_place=pixel_place,
+        acquisition=tuple((keyword, values.get(keyword, "")) for keyword in APART),
+        instance=int(values["InstanceNumber"]) if "InstanceNumber" in values else None,
     )
 
 
-def _modality(data: pydicom.Dataset) -> str | None:
+def _modality(values: Mapping[str, str]) -> str | None:
     """Return Modality (0008,0060); None unless it is a code string, since results show it."""
-    modality = _text(data, "Modality") or ""
+    modality = values.get("Modality", "")
     return modality if _CODE_STRING.fullmatch(modality) else None
 
 
-def _text(data: pydicom.Dataset, keyword: str) -> str | None:
+def element_text(data: pydicom.Dataset, keyword: str) -> str | None:
     """Return a value as text, several joined by backslashes as in the file; None when empty or absent."""
     value = data.get(keyword)
-    if value is None:
+    if value is None or isinstance(value, Sequence):
         return None
-    many = value if isinstance(value, MultiValue) else [value]
+    many = value if isinstance(value, MultiValue | list) else [value]
     return "\\".join(str(part) for part in many).strip(" \0") or None
 
 
-def _numbers(data: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    """Return a value of exactly `count` finite numbers; None when it is anything else."""
-    value: Any = data.get(keyword)
-    if not isinstance(value, MultiValue) or len(value) != count:
+def _number(values: Mapping[str, str], keyword: str) -> float | None:
+    return float(values[keyword]) if keyword in values else None
+
+
+def _thickness(values: Mapping[str, str]) -> float | None:
+    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
+        with contextlib.suppress(ValueError):  # only ever asked of a lone slice
+            found = abs(_number(values, keyword) or 0.0)
+            if 0 < found < math.inf:
+                return found
+    return None
+
+
+def _numbers(values: Mapping[str, str], keyword: str, count: int) -> tuple[float, ...] | None:
+    return numbers_of(values.get(keyword, ""), count)
+
+
+def numbers_of(text: str, count: int) -> tuple[float, ...] | None:
+    """Return the numbers in a value's text, if there are exactly `count` finite ones; None else."""
+    parts = text.split("\\")
+    if not text or len(parts) != count:
         return None
-    numbers = tuple(float(part) for part in value)
+    numbers = tuple(float(part) for part in parts)
     return numbers if all(math.isfinite(number) for number in numbers) else None

@@ -7,24 +7,26 @@ compared before the codec may allocate it. Pixel Padding Values stay as they are
 PS3.3 C.11.1, slice by slice, since PET slices may each carry their own slope (C.8.9.4).
 """
 
+import os
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
-import pydicom
 from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
 from medmllm.errors import DicomError
 from medmllm.ingest.dicom_header import DICOM_FAILURES, DicomHeader, read_with_pixels
-from medmllm.ingest.opening import one_error
+from medmllm.ingest.opening import one_error, open_regular
 from medmllm.records import FloatArray
 
 Codec = Callable[[bytes], npt.NDArray[Any]]
+FrameCache = dict[Path, list[bytes]]
 
 LITTLE_ENDIAN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99")  # the last is deflated
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -48,12 +50,13 @@ END_WITHIN_BYTES = 32  # frames are padded
 TRANSFER_SYNTAXES = frozenset((*LITTLE_ENDIAN, BIG_ENDIAN, RLE, *CODECS))
 
 
-def read_slice(header: DicomHeader, out: FloatArray | None = None) -> FloatArray:
+def read_slice(header: DicomHeader, out: FloatArray | None = None, *, frames: FrameCache | None = None) -> FloatArray:
     """Return the values of one slice after rescale: HU for CT; shape (rows, columns), float32.
 
     Args:
-        header: The slice.
+        header: The slice, or the frame of a multi-frame object.
         out: Where to put them, shape (rows, columns), float32; None makes a new array.
+        frames: Keeps the compressed frames of a file between calls, so that a multi-frame file is read once.
 
     Raises:
         DicomError: The pixels are damaged, cut short, of another size than the header says, or of an
@@ -61,32 +64,37 @@ def read_slice(header: DicomHeader, out: FloatArray | None = None) -> FloatArray
     """
     doing = "the pixels of a slice cannot be decoded"
     with one_error(DicomError, doing, code="pixels_unreadable", also=DICOM_FAILURES):
-        data = read_with_pixels(header.file)
-        stored = _stored_values(_decode(data, header), data)
-        slope, intercept = float(data.get("RescaleSlope", 1.0)), float(data.get("RescaleIntercept", 0.0))
+        stored = _stored_values(_frame(header, {} if frames is None else frames), header)
+        slope = 1.0 if header.slope is None else header.slope
+        intercept = 0.0 if header.intercept is None else header.intercept
         if not (np.isfinite(slope) and np.isfinite(intercept)):
             raise DicomError("Rescale Slope or Intercept is not finite", code="bad_rescale")
-        exact = np.float64 if stored.dtype.itemsize > 4 else np.float32  # 32 bits do not fit into a float32
-        values = np.multiply(stored, exact(slope), out=None if exact is np.float64 else out, dtype=exact)
-        values += exact(intercept)
         if out is None:
-            return values.astype(np.float32, copy=False)
-        if values is not out:
-            out[...] = values
+            out = np.empty((header.rows, header.columns), dtype=np.float32)
+        if stored.dtype.itemsize > 2:  # 32 bits do not fit into a float32
+            out[...] = stored * np.float64(slope) + np.float64(intercept)
+        elif slope == 1.0:
+            np.add(stored, np.float32(intercept), out=out, dtype=np.float32)
+        else:
+            np.multiply(stored, np.float32(slope), out=out, dtype=np.float32)
+            out += np.float32(intercept)
         return out
 
 
-def _decode(data: pydicom.Dataset, header: DicomHeader) -> npt.NDArray[Any]:
+def _frame(header: DicomHeader, frames: FrameCache) -> npt.NDArray[Any]:
     """Return the frame as the codec gives it; shape (rows, columns)."""
     size = header.rows, header.columns
     codec = CODECS.get(header.transfer_syntax)
-    if header.transfer_syntax in LITTLE_ENDIAN:  # what most files are; pydicom's way is sound, but 4 times slower
-        kind = np.dtype(f"<u{int(data.BitsAllocated) // 8}")
-        return np.frombuffer(data.PixelData, dtype=kind, count=header.rows * header.columns).reshape(size)
+    if header.transfer_syntax in LITTLE_ENDIAN:
+        return _native(header)
     if codec is None:
-        frame, _ = get_decoder(UID(header.transfer_syntax)).as_array(data, raw=True)
+        data = read_with_pixels(header.file)
+        frame, _ = get_decoder(UID(header.transfer_syntax)).as_array(data, raw=True, index=header.frame)
     else:
-        encoded = next(generate_frames(data.PixelData, number_of_frames=1), b"")
+        if header.file not in frames:
+            frames.clear()
+            frames[header.file] = _compressed(header)
+        encoded = frames[header.file][header.frame]
         said = coded_size(encoded)
         if said != size:
             raise DicomError(f"the compressed frame says it has {said} rows and columns, the header says {size}",
@@ -101,23 +109,56 @@ def _decode(data: pydicom.Dataset, header: DicomHeader) -> npt.NDArray[Any]:
     return frame
 
 
-def _stored_values(frame: npt.NDArray[Any], data: pydicom.Dataset) -> npt.NDArray[np.int32 | np.int64]:
+def _native(header: DicomHeader) -> npt.NDArray[Any]:
+    """Return an uncompressed frame; little endian."""
+    kind = np.dtype(f"<u{header.bits_allocated // 8}")
+    length = header.rows * header.columns * kind.itemsize
+    if header.pixel_place is None:  # deflated
+        start = header.frame * length
+        held = memoryview(read_with_pixels(header.file).PixelData)[start : start + length]
+    else:
+        with open_regular(header.file) as file:
+            held = memoryview(os.pread(file.fileno(), length, header.pixel_place + header.frame * length))
+    if len(held) < length:
+        raise DicomError("the pixel data of a slice end before they should: copy the file again",
+                         code="truncated_pixels")  # fmt: skip
+    return np.frombuffer(held, dtype=kind).reshape(header.rows, header.columns)
+
+
+def _compressed(header: DicomHeader) -> list[bytes]:
+    """Return every compressed frame of a file."""
+    if header.pixel_place is None:
+        data = read_with_pixels(header.file)
+        return list(generate_frames(data.PixelData, number_of_frames=header.frames))
+    with open_regular(header.file) as file:
+        file.seek(header.pixel_place)
+        return list(generate_frames(file.read(), number_of_frames=header.frames))
+
+
+def _stored_values(frame: npt.NDArray[Any], header: DicomHeader) -> npt.NDArray[Any]:
     """Return the stored values alone: bits outside Bits Stored (old overlays) are cleared, the sign is extended."""
-    allocated, stored = int(data.BitsAllocated), int(data.BitsStored)
-    shift = int(data.HighBit) + 1 - stored
+    allocated, stored = header.bits_allocated, header.bits_stored
+    shift = header.high_bit + 1 - stored
     if not 0 < stored <= allocated or not 0 <= shift <= allocated - stored:
-        raise DicomError(f"{stored} bits stored of {allocated} allocated, high bit {data.HighBit}", code="bad_bits")
-    if str(data.file_meta.TransferSyntaxUID) in CODECS:
+        raise DicomError(f"{stored} bits stored of {allocated} allocated, high bit {header.high_bit}", code="bad_bits")
+    if header.signed is None:
+        raise DicomError("Pixel Representation (0028,0103) is missing: signed or not?", code="bad_bits")
+    width = 8 * frame.dtype.itemsize
+    if header.transfer_syntax in CODECS:
         shift = 0  # codecs give the stored values at the low end
-    values: npt.NDArray[np.int32 | np.int64]
-    values = frame.astype(np.int32) if allocated <= 16 else frame.astype(np.int64)  # room for the sign
-    values >>= shift
-    values &= (1 << stored) - 1
-    if int(data.PixelRepresentation) == 1:
-        sign = 1 << (stored - 1)
-        values ^= sign
-        values -= sign
-    return values
+    unsigned = frame.view(f"{frame.dtype.byteorder}u{frame.dtype.itemsize}")
+    if width < stored:
+        raise DicomError(f"decoding gives {width} bits where the header says {stored}", code="pixels_unreadable")
+    unsigned = unsigned.astype(unsigned.dtype.newbyteorder("="), copy=False)
+    if header.signed:  # up to the top, and down again with the sign
+        raised = np.left_shift(unsigned, width - stored - shift)
+        values: npt.NDArray[Any] = np.right_shift(raised.view(f"i{frame.dtype.itemsize}"), width - stored)
+        return values
+    if shift:
+        unsigned = np.right_shift(unsigned, shift)
+    if stored < width:
+        unsigned = np.bitwise_and(unsigned, unsigned.dtype.type((1 << stored) - 1))
+    return unsigned
 
 
 def coded_size(encoded: bytes) -> tuple[int, int] | None:

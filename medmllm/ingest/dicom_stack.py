@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 
@@ -32,6 +33,7 @@ LARGEST_VOXELS = 2**30  # 4 GiB as float32
 SAME_SPACING = 1e-3  # largest difference of Pixel Spacing within a stack, as a fraction
 NO_TILT_DEG = 0.5  # positions are rounded: less is not a tilted gantry
 SAME_PLACE_MM = 1e-3
+LONE_SLICE_MM = 1.0  # depth of a slice without a neighbour whose header states none: it has to be something
 DICOM_ROOT = "1.2.840.10008."
 LOCALIZERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM"})
 
@@ -79,7 +81,7 @@ def arrange(headers: Sequence[DicomHeader]) -> Stack:
     if math.prod(shape) > LARGEST_VOXELS:
         raise DicomError(f"the series declares shape {shape}; at most {LARGEST_VOXELS:,} voxels are read",
                          code="too_large")  # fmt: skip
-    step = slice_step(positions, normal)
+    step = _lone_step(first, normal) if len(headers) == 1 else slice_step(positions, normal)
     order = slice_order(positions, normal)
     slices = tuple(headers[index] for index in order)
     start = slices[0]
@@ -88,8 +90,16 @@ def arrange(headers: Sequence[DicomHeader]) -> Stack:
     return Stack(slices, shape, affine, _warnings(slices, shear_deg(step, normal)))
 
 
+def _lone_step(header: DicomHeader, normal: FloatArray) -> FloatArray:
+    """Return the step of a slice without a neighbour: as deep as the header says, else 1 mm; see the warning."""
+    return (header.thickness_mm or LONE_SLICE_MM) * normal
+
+
 def _warnings(slices: Sequence[DicomHeader], shear: float) -> tuple[tuple[str, str], ...]:
     found = []
+    if len(slices) == 1:
+        said = "what the header says" if slices[0].thickness_mm else f"unknown, and was set to {LONE_SLICE_MM:g} mm"
+        found.append(("single_slice", f"one slice without a neighbour: its depth is {said}"))
     if shear > NO_TILT_DEG:
         reason = f"the slices are sheared by {shear:.1f} degrees (tilted gantry); the affine holds the shear"
         found.append(("gantry_tilt", reason))
@@ -108,8 +118,8 @@ def _refuse_slice(header: DicomHeader) -> None:
         raise DicomError(f"the transfer syntax {syntax} is not supported: convert the files",
                          code="unsupported_transfer_syntax")  # fmt: skip
     refusals = (
-        ("multi_frame", header.frames > 1,
-         f"objects of {header.frames} frames are not read yet: export single slices"),
+        ("multi_frame", header.frames > 1 and not header.placed,
+         f"the {header.frames} frames of the object have no place in the patient: it is a film, or was cut short"),
         ("mosaic", "MOSAIC" in kind, "the image is a mosaic that tiles all slices: convert it first"),
         ("localizer", not LOCALIZERS.isdisjoint(kind), "the image is a localizer, not part of a volume"),
         ("colour", header.samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2"),
@@ -179,16 +189,60 @@ def _volumes(stack: Sequence[DicomHeader]) -> list[tuple[str, tuple[DicomHeader,
     places = _count_places(stack)
     if places == len(stack):
         return [("", tuple(stack))]
-    for index, keyword in enumerate(APART):
-        groups: defaultdict[str, list[DicomHeader]] = defaultdict(list)
-        for header in stack:
-            groups[header.acquisition[index][1]].append(header)
-        if all(len(group) == places == _count_places(group) for group in groups.values()):
-            return [
-                (f"{keyword} {number} of {len(groups)}", tuple(groups[value]))
-                for number, value in enumerate(sorted(groups), start=1)
-            ]
-    return [("", tuple(stack))]
+    for many in (1, 2, 3):  # attributes that tell the volumes apart together, as few as will do
+        for chosen in combinations(range(len(APART)), many):
+            groups: defaultdict[tuple[_Order, ...], list[DicomHeader]] = defaultdict(list)
+            for header in stack:
+                groups[tuple(_in_order(header.acquisition[index][1]) for index in chosen)].append(header)
+            if len(groups) * places == len(stack) and all(
+                len(group) == places == _count_places(group) for group in groups.values()
+            ):
+                keywords = ", ".join(APART[index] for index in chosen)
+                return [
+                    (f"{keywords} {number} of {len(groups)}", tuple(groups[value]))
+                    for number, value in enumerate(sorted(groups), start=1)
+                ]
+    return _time_points(stack, places) or [("", tuple(stack))]
+
+
+_Order = tuple[int, float, str]
+
+
+def _in_order(text: str) -> _Order:
+    """Return what a value is sorted by: numbers by size, before words."""
+    try:
+        return (0, float(text), "")
+    except ValueError:
+        return (1, 0.0, text)
+
+
+def _time_points(stack: Sequence[DicomHeader], places: int) -> list[tuple[str, tuple[DicomHeader, ...]]]:
+    """Return the volumes of a scan that repeats its places as often as it goes round, told apart by Instance Number.
+
+    Only where the numbers themselves show the order: every place comes equally often, and either one volume's numbers
+    all come before the next one's, or one place's do. Empty when they show none.
+    """
+    count, rest = divmod(len(stack), places)
+    numbers = [header.instance for header in stack]
+    if rest or None in numbers or len(set(numbers)) < len(stack) or any(header.position is None for header in stack):
+        return []
+    normal = slice_normal(np.array(stack[0].orientation))
+    heights = np.array([header.position for header in stack]) @ normal
+    by_height = np.argsort(heights, kind="stable").reshape(places, count)
+    if np.ptp(heights[by_height], axis=1).max() > SAME_PLACE_MM:
+        return []
+    instance = np.array(numbers)
+    ranked = np.take_along_axis(by_height, np.argsort(instance[by_height], axis=1), axis=1)  # (places, time points)
+    found = instance[ranked]
+    volume_by_volume = bool(np.all(found.max(axis=0)[:-1] < found.min(axis=0)[1:]))
+    first = found[np.argsort(found[:, 0])]
+    place_by_place = bool(np.all(first.max(axis=1)[:-1] < first.min(axis=1)[1:]))
+    if not (volume_by_volume or place_by_place):
+        return []
+    return [
+        (f"InstanceNumber {number + 1} of {count}", tuple(stack[k] for k in ranked[:, number]))
+        for number in range(count)
+    ]
 
 
 def _count_places(headers: Sequence[DicomHeader]) -> int:

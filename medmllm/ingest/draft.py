@@ -31,6 +31,7 @@ class SeriesDraft:
     modality: str | None
     description: str | None
     files: tuple[Path, ...]
+    frames: tuple[int, ...] = ()
     shape: tuple[int, int, int] | None = None
     spacing_mm: tuple[float, float, float] | None = None
     refusal: Refusal | None = None

@@ -35,7 +35,7 @@ def group_dicom(recognised: Sequence[Recognised]) -> tuple[list[StudyDraft], lis
     by_study: defaultdict[str, list[Recognised]] = defaultdict(list)
     for item in recognised:
         if item.dicom:
-            by_study[item.dicom.study_uid or f"folder {item.found.folder or '.'}"].append(item)
+            by_study[item.dicom[0].study_uid or f"folder {item.found.folder or '.'}"].append(item)
     studies, copies = [], []
     for original, items in by_study.items():
         kept, left_out = _without_copies(items)
@@ -45,7 +45,7 @@ def group_dicom(recognised: Sequence[Recognised]) -> tuple[list[StudyDraft], lis
 
 
 def _dicom_study(original: str, items: Sequence[Recognised]) -> StudyDraft:
-    headers = [item.dicom for item in items if item.dicom]
+    headers = [header for item in items for header in item.dicom]
     patients = sorted({header.patient_id for header in headers if header.patient_id})
     study = StudyDraft(
         original=original,
@@ -63,8 +63,8 @@ def _dicom_study(original: str, items: Sequence[Recognised]) -> StudyDraft:
         study.remarks.append(Remark("warning", "no_uid", reason))
     by_series: defaultdict[str, list[DicomHeader]] = defaultdict(list)
     for item in items:
-        if item.dicom:
-            by_series[item.dicom.series_uid or f"folder {item.found.folder or '.'}"].append(item.dicom)
+        for header in item.dicom:
+            by_series[header.series_uid or f"folder {item.found.folder or '.'}"].append(header)
     for series_uid, slices in by_series.items():
         parts = split(slices)
         study.series += [_dicom_series(f"{original}/{series_uid}", part, len(parts)) for part in parts]
@@ -83,6 +83,7 @@ def _dicom_series(original: str, part: Part, parts: int) -> SeriesDraft:
         modality=first.modality,
         description=" ".join(filter(None, (first.description, part.label))) or None,
         files=tuple(header.file for header in part.headers),
+        frames=tuple(header.frame for header in part.headers),
     )
     try:
         stack = arrange(part.headers)
@@ -104,8 +105,7 @@ def _without_copies(items: Sequence[Recognised]) -> tuple[list[Recognised], list
     """
     alike: defaultdict[object, list[Recognised]] = defaultdict(list)
     for item in items:
-        assert item.dicom is not None
-        alike[item.found.size, item.dicom.sop_uid, item.dicom.position].append(item)
+        alike[item.found.size, item.dicom[0].sop_uid, item.dicom[0].position].append(item)
     copies: dict[str, FileProblem] = {}
     for same in alike.values():
         seen: set[str] = set()
@@ -149,7 +149,7 @@ def group_nifti(recognised: Sequence[Recognised], root_name: str) -> list[StudyD
             subject = patient.rpartition("/")[2]
             study.names += [original[len(patient) - len(subject) :].replace("/", "_"), name]
             study.patient_names += [subject, subject.removeprefix("sub-")]
-        study.series = [_nifti_series(item) for item in items]
+        study.series = [series for item in items for series in _nifti_series(item)]
         studies.append(study)
     return studies
 
@@ -170,19 +170,27 @@ def _place(found: FoundFile, root_name: str) -> tuple[str, str, str]:
     return "folder", folder, folder
 
 
-def _nifti_series(item: Recognised) -> SeriesDraft:
+def _nifti_series(item: Recognised) -> list[SeriesDraft]:
+    """Return one series per volume of a file: a 4D image has several."""
     found, header = item.found, item.nifti
-    return SeriesDraft(
-        original=found.relative,
-        kind="nifti",
-        modality=nifti.modality_of(found.path),
-        description=found.name.partition(".")[0],
-        files=(found.path, nifti.image_beside(found.path)) if ".hdr" in found.name.lower() else (found.path,),
-        shape=header.shape if header else None,
-        spacing_mm=header.spacing_mm if header else None,
-        refusal=item.refusal,
-        remarks=[Remark("warning", code, reason) for code, reason in header.warnings] if header else [],
-    )
+    files = (found.path, nifti.image_beside(found.path)) if ".hdr" in found.name.lower() else (found.path,)
+    volumes = header.volumes if header else 1
+    labels = [f"volume {number + 1} of {volumes}" if volumes > 1 else "" for number in range(volumes)]
+    return [
+        SeriesDraft(
+            original=f"{found.relative}#{label}" if label else found.relative,
+            kind="nifti",
+            modality=nifti.modality_of(found.path),
+            description=" ".join(filter(None, (found.name.partition(".")[0], label))),
+            files=files,
+            frames=(number,) * len(files),
+            shape=header.shape if header else None,
+            spacing_mm=header.spacing_mm if header else None,
+            refusal=item.refusal,
+            remarks=[Remark("warning", code, reason) for code, reason in header.warnings] if header else [],
+        )
+        for number, label in enumerate(labels)
+    ]
 
 
 def not_raw(files: Iterable[FoundFile]) -> set[str]:

@@ -9,6 +9,8 @@ import logging
 import secrets
 from pathlib import Path
 
+import numpy as np
+
 from medmllm.errors import IngestError, MedmllmError
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder, read_volume
@@ -34,6 +36,9 @@ def load(folder: str) -> list[tuple[FloatArray, FloatArray]]:
             log.warning("refused %s: %s", error.code, error.reason)
             last = error
         else:
+            bad = volume.voxels.size - np.count_nonzero(np.isfinite(volume.voxels))
+            if bad:
+                log.warning("warning nan_voxels: %d voxels are NaN or infinite", bad)
             volumes.append((volume.voxels, volume.affine))
     if not volumes:
         raise IngestError(last.reason, code=last.code)

@@ -59,6 +59,7 @@ class NiftiHeader:
     shape: tuple[int, int, int]  # (x, y, z)
     affine: FloatArray = field(repr=False)  # (4, 4), RAS+ mm
     warnings: tuple[tuple[str, str], ...]  # (code, reason): it loads, but somebody should look
+    volumes: int = 1  # time points, echoes or the like: the product of the axes beyond the third
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -72,7 +73,7 @@ def read_header(path: Path) -> NiftiHeader:
 
     Raises:
         IngestError: The file cannot be opened.
-        NiftiError: Not NIfTI, not three-dimensional, not millimetres, not one number per voxel, without
+        NiftiError: Not NIfTI, of fewer than three axes, not millimetres, not one number per voxel, without
             a place in the patient, or too large.
     """
     failures = (*NIBABEL_FAILURES, gzip.BadGzipFile)
@@ -80,28 +81,32 @@ def read_header(path: Path) -> NiftiHeader:
         return _judge(_parse_header(stream.read(HEADER_BYTES)))
 
 
-def read_volume(path: Path, *, modality: str | None = None) -> Volume:
-    """Read the voxels of a NIfTI file, scaled by its slope and intercept.
+def read_volume(path: Path, *, number: int = 0, modality: str | None = None) -> Volume:
+    """Read the voxels of a NIfTI file, scaled by its slope and intercept; those that are not finite stay so.
+
+    Args:
+        path: The file; the .hdr of a pair.
+        number: Which volume, when the image has more than three axes.
+        modality: What to call it.
 
     Raises:
         IngestError: A file cannot be opened.
-        NiftiError: As `read_header`; or damaged, cut short, or holding voxels that are not finite.
+        NiftiError: As `read_header`; or damaged, cut short, or with values that no float32 can hold.
     """
     with one_error(NiftiError, "the voxels cannot be read", also=(*NIBABEL_FAILURES, gzip.BadGzipFile)):
         with _open_plain(path) as stream:
             raw = _parse_header(stream.read(HEADER_BYTES))
             header = _judge(raw)
-            stored = None if _is_pair(raw) else _read_voxels(stream, raw)
+            stored = None if _is_pair(raw) else _read_voxels(stream, raw, number)
         if stored is None:
             with _open_plain(image_beside(path)) as stream:
-                stored = _read_voxels(stream, raw)
+                stored = _read_voxels(stream, raw, number)
         with np.errstate(over="ignore", invalid="ignore"):  # what no float32 can hold is refused below
             voxels = _scale(stored, *raw.get_slope_inter())
-    bad = voxels.size - np.count_nonzero(np.isfinite(voxels))
-    if bad:
-        raise NiftiError(
-            f"{bad:,} of {voxels.size:,} voxels are NaN or infinite: what they mean is not known", code="nan_voxels"
-        )
+    overflown = np.count_nonzero(np.isfinite(stored)) - np.count_nonzero(np.isfinite(voxels))
+    if overflown:
+        raise NiftiError(f"{overflown:,} of {voxels.size:,} voxels are larger than a float32 can hold",
+                         code="out_of_range")  # fmt: skip
     voxels = voxels.reshape(header.shape, order="F")
     return Volume(voxels=voxels, affine=header.affine, frame_of_reference_uid=None, modality=modality)
 
@@ -165,8 +170,8 @@ def _judge(raw: Any) -> NiftiHeader:
         what = "colours" if stored.names else f"{stored} values"
         raise NiftiError(f"the voxels are {what}, not single real numbers", code="not_scalar")
     shape = tuple(int(size) for size in raw.get_data_shape())
-    if len(shape) < 3 or any(size != 1 for size in shape[3:]):
-        raise NiftiError(f"the image has shape {shape}, a volume has 3 axes: split it first", code="not_3d")
+    if len(shape) < 3:
+        raise NiftiError(f"the image has shape {shape}, a volume has 3 axes", code="not_3d")
     if min(shape) < 1 or math.prod(shape) > LARGEST_VOXELS:
         raise NiftiError(f"the header declares shape {shape}; at most {LARGEST_VOXELS:,} voxels are read",
                          code="too_large")  # fmt: skip
@@ -176,7 +181,8 @@ def _judge(raw: Any) -> NiftiHeader:
     affine = np.asarray(raw.get_best_affine(), dtype=np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < SMALLEST_VOXEL_MM3:
         raise NiftiError("the affine is singular or not finite: voxels have no place", code="singular_affine")
-    return NiftiHeader((shape[0], shape[1], shape[2]), affine, _warnings(raw, affine, shape[:3]))
+    volumes = math.prod(shape[3:])
+    return NiftiHeader((shape[0], shape[1], shape[2]), affine, _warnings(raw, affine, shape[:3]), volumes)
 
 
 def _warnings(raw: Any, affine: FloatArray, shape: tuple[int, ...]) -> tuple[tuple[str, str], ...]:
@@ -198,13 +204,17 @@ def _warnings(raw: Any, affine: FloatArray, shape: tuple[int, ...]) -> tuple[tup
     return (("sform_qform_differ", reason),)
 
 
-def _read_voxels(stream: BinaryIO, raw: Any) -> npt.NDArray[Any]:
-    """Return the stored values, flat; the header was held against the bounds before."""
+def _read_voxels(stream: BinaryIO, raw: Any, number: int) -> npt.NDArray[Any]:
+    """Return the stored values of one volume, flat; the header was held against the bounds before."""
     offset, stored = int(raw.get_data_offset()), raw.get_data_dtype()
     if not 0 <= offset <= LARGEST_EXTRA_BYTES:
         raise NiftiError(f"the voxels are said to start at byte {offset:,}", code="nifti_unreadable")
-    stream.seek(offset)
-    values = np.empty(math.prod(raw.get_data_shape()), dtype=stored)
+    shape = raw.get_data_shape()
+    values = np.empty(math.prod(shape[:3]), dtype=stored)
+    if not 0 <= number < math.prod(shape[3:]):
+        raise NiftiError(f"there is no volume {number + 1} among {math.prod(shape[3:])}", code="nifti_unreadable")
+    stream.seek(offset + number * values.nbytes)
+    after = (math.prod(shape[3:]) - number - 1) * values.nbytes
     into = values.view(np.uint8).data
     done = 0
     while done < len(into):
@@ -216,8 +226,10 @@ def _read_voxels(stream: BinaryIO, raw: Any) -> npt.NDArray[Any]:
     extra = 0
     while data := stream.read(CHUNK_BYTES):  # to the end: only there gzip checks length and checksum
         extra += len(data)
-        if extra > LARGEST_EXTRA_BYTES:
+        if extra > after + LARGEST_EXTRA_BYTES:
             raise NiftiError("much follows the voxels that the header does not declare", code="nifti_unreadable")
+    if extra < after:
+        raise NiftiError(f"{after - extra:,} bytes of the volumes after this one are missing", code="nifti_truncated")
     return values
 
 

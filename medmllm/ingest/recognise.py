@@ -10,6 +10,7 @@ from enum import Enum
 
 from medmllm.errors import IngestError, MedmllmError
 from medmllm.ingest import audio, dicom_header, nifti, notes
+from medmllm.ingest.dicom_frames import frames_of
 from medmllm.ingest.dicom_header import DicomHeader
 from medmllm.ingest.nifti import NiftiHeader
 from medmllm.ingest.opening import one_error, open_regular
@@ -42,7 +43,7 @@ class Recognised:
 
     found: FoundFile = field(repr=False)
     kind: Kind
-    dicom: DicomHeader | None = None
+    dicom: tuple[DicomHeader, ...] = ()  # one per frame
     nifti: NiftiHeader | None = None
     refusal: Refusal | None = None  # it is what it is, but cannot be read
     problem: FileProblem | None = field(default=None, repr=False)  # it is no part of any study
@@ -67,7 +68,7 @@ def recognise(found: FoundFile, names: frozenset[str]) -> Recognised:
     try:
         kind = _kind(found, names)
         if kind is Kind.DICOM:
-            return Recognised(found, kind, dicom=dicom_header.read_header(found.path))
+            return Recognised(found, kind, dicom=_frames(dicom_header.read_header(found.path)))
         if kind is Kind.NIFTI:
             return _recognise_nifti(found)
         if kind is Kind.RECORDING:
@@ -112,6 +113,14 @@ def _partner(relative: str, suffix: str, names: frozenset[str]) -> bool:
     stem = relative.removesuffix(".gz")[:-4]
     ends = (suffix, suffix.upper(), f"{suffix}.gz")
     return any(stem + end in names for end in ends)
+
+
+def _frames(header: DicomHeader) -> tuple[DicomHeader, ...]:
+    """Return a header per frame; an object whose frames cannot be told apart stays whole, and its series is refused."""
+    try:
+        return frames_of(header)
+    except IngestError:
+        return (header,)
 
 
 def _recognise_nifti(found: FoundFile) -> Recognised:

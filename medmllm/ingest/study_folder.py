@@ -82,8 +82,8 @@ def read_volume(series: SeriesReference) -> Volume:
         if series.refusal:
             raise IngestError(series.refusal.reason, code=series.refusal.code, retryable=series.refusal.retryable)
         if series.kind == "dicom":
-            return dicom.read_series(series.files)
-        return nifti.read_volume(series.files[0], modality=series.modality)
+            return dicom.read_series(series.files, series.frames)
+        return nifti.read_volume(series.files[0], number=(*series.frames, 0)[0], modality=series.modality)
     except MedmllmError as error:
         error.add_note(f"(in series {series.series_key})")
         raise
@@ -217,6 +217,7 @@ def _refer(series: SeriesDraft, key: str) -> SeriesReference:
         spacing_mm=series.spacing_mm,
         description=series.description,
         files=series.files,
+        frames=series.frames,
         refusal=series.refusal,
     )
 

@@ -97,6 +97,8 @@ def matches(series: SeriesReference, channel: Channel) -> bool:
     """Say whether a series may become a channel."""
     if channel.modality and series.modality != channel.modality:
         return False
+    if series.shape and min(series.shape) < channel.min_slices:
+        return False
     return not channel.description or re.search(channel.description, series.description or "", re.I) is not None
 
 

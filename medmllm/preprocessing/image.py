@@ -76,6 +76,13 @@ def check_one_frame(volumes: Mapping[str, Volume]) -> None:
 def _scaled(volume: Volume, settings: ImageSettings) -> MetaTensor:
     """Return the volume as (1, x, y, z) with the model's intensities; its lowest value is what padding gets."""
     # Copied: a reader's array may be flipped, read-only or in another byte order, which torch does not take.
+    bad = volume.voxels.size - np.count_nonzero(np.isfinite(volume.voxels))
+    if bad:
+        raise ContractError(
+            f"{bad:,} of {volume.voxels.size:,} voxels are NaN or infinite: what they mean is not known. Write a value "
+            "in their place, or leave the study out.",
+            code="nan_voxels",
+        )
     voxels = torch.from_numpy(np.array(volume.voxels, dtype=np.float32))
     image = MetaTensor(voxels[None], affine=torch.from_numpy(np.array(volume.affine, dtype=np.float64)))
     if settings.intensity == "window":

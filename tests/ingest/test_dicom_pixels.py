@@ -208,9 +208,9 @@ def test_noise_instead_of_a_frame_is_refused(file: Path) -> None:
         ({"BitsStored": 0, "HighBit": 0}, "bad_bits"),
         ({"HighBit": 15, "BitsStored": 8, "BitsAllocated": 8}, "bad_bits"),
         ({"HighBit": 10}, "bad_bits"),
-        ({"BitsStored": None}, "pixels_unreadable"),
-        ({"PixelRepresentation": None}, "pixels_unreadable"),
-        ({"PixelData": bytes(20)}, "pixels_unreadable"),
+        ({"BitsStored": None}, "bad_bits"),
+        ({"PixelRepresentation": None}, "bad_bits"),
+        ({"PixelData": bytes(20)}, "truncated_pixels"),
     ],
 )
 def test_a_header_that_contradicts_itself_is_refused(file: Path, elements: dict[str, object], code: str) -> None:

@@ -20,11 +20,13 @@ def a_slice(z: float = 0.0, **changes: Any) -> DicomHeader:
     """An axial CT slice of 5 rows and 6 columns at height z; `changes` win, APART keywords among them."""
     apart = {keyword: str(changes.pop(keyword, "")) for keyword in APART}
     plain = DicomHeader(
-        file=Path(f"{z}.dcm"), transfer_syntax="1.2.840.10008.1.2.1", patient_id="P", study_uid="1.2", series_uid="1.3",
+        file=Path(f"{z}.dcm"), transfer_syntax="1.2.840.10008.1.2.1", sop_class_uid=None,
+        patient_id="P", study_uid="1.2", series_uid="1.3",
         sop_uid=None, modality="CT", description=None, image_type=("ORIGINAL", "PRIMARY", "AXIAL"),
         frame_of_reference_uid="1.4", rows=5, columns=6, frames=1, samples=1, photometric="MONOCHROME2",
-        bits_allocated=16, pixel_spacing_mm=(3.0, 2.0), position=(-4.0, 8.0, z), orientation=(1.0, 0, 0, 0, 1.0, 0),
-        has_rescale=True, has_modality_lut=False, truncated=False, acquisition=tuple(apart.items()),
+        bits_allocated=16, bits_stored=16, high_bit=15, signed=False, slope=1.0, intercept=0.0, pixel_place=None,
+        thickness_mm=None, pixel_spacing_mm=(3.0, 2.0), position=(-4.0, 8.0, z), orientation=(1.0, 0, 0, 0, 1.0, 0),
+        has_modality_lut=False, truncated=False, acquisition=tuple(apart.items()),
     )  # fmt: skip
     return replace(plain, **changes)
 
@@ -61,7 +63,7 @@ def test_a_tilted_gantry_keeps_its_shear_and_is_remarked() -> None:
 
 
 def test_ct_without_rescale_is_remarked_and_mr_is_not() -> None:
-    bare = [a_slice(z, has_rescale=False) for z in (0.0, 2.0)]
+    bare = [a_slice(z, slope=None) for z in (0.0, 2.0)]
     assert [code for code, _ in arrange(bare).warnings] == ["no_rescale"]
     assert arrange([replace(header, modality="MR") for header in bare]).warnings == ()
 
@@ -100,8 +102,16 @@ def test_one_odd_slice_refuses_the_series_with_its_own_code(changes: dict[str, A
     assert code_of([a_slice(0.0), a_slice(2.0), a_slice(**({"position": (-4.0, 8.0, 4.0)} | changes))]) == code
 
 
-def test_a_single_slice_is_refused() -> None:
-    assert code_of([a_slice()]) == "single_slice"
+@pytest.mark.parametrize(("thickness", "depth", "said"), [(5.5, 5.5, "what the header says"), (None, 1.0, "unknown")])
+def test_a_single_slice_is_as_deep_as_its_header_says_and_a_warning_tells(
+    thickness: float | None, depth: float, said: str
+) -> None:
+    stack = arrange([a_slice(thickness_mm=thickness)])
+    assert stack.shape == (6, 5, 1)
+    assert stack.spacing_mm == pytest.approx((2.0, 3.0, depth))
+    ((code, reason),) = stack.warnings
+    assert code == "single_slice"
+    assert said in reason
 
 
 def test_an_orientation_that_is_none_is_refused() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -67,6 +69,17 @@ def test_a_missing_required_channel_is_refused_with_what_was_wanted_and_what_is_
     ) as caught:
         choose_series(study(series(1), series(2, None)), wanted)
     assert caught.value.code == "no_matching_series"
+
+
+@pytest.mark.parametrize(("min_slices", "found"), [(None, [2]), (1, []), (5, [])])
+def test_lone_slices_are_passed_over_unless_a_channel_asks_for_them(min_slices: int | None, found: list[int]) -> None:
+    both = study(replace(series(1), shape=(6, 5, 1)), replace(series(2), shape=(6, 5, 4)))
+    channel = Channel(modality="CT") if min_slices is None else Channel(modality="CT", min_slices=min_slices)
+    if min_slices == 1:
+        with pytest.raises(ContractError, match="2 series match channel 'ct'"):
+            choose_series(both, settings(ct=channel))
+        return
+    assert list(choose_series(both, settings(ct=channel)).values()) == [both.series[number - 1] for number in found]
 
 
 def test_why_a_required_series_cannot_be_read_is_passed_on() -> None:

@@ -1,0 +1,141 @@
+"""Take a multi-frame DICOM object apart into frames that look like slices.
+
+    DicomHeader of a file -> functional groups -> one DicomHeader per frame
+
+Each frame has its own place, spacing and rescale, from the functional groups that it has for itself or shares with
+the others (DICOM PS3.3 C.7.6.16). Frames without a place are refused, never stacked by their order.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pydicom
+from pydicom.datadict import tag_for_keyword
+
+from medmllm.errors import DicomError
+from medmllm.ingest.dicom_header import (
+    APART,
+    DICOM_FAILURES,
+    HEADER_INFLATES_TO,
+    DicomHeader,
+    data_set_stream,
+    element_text,
+    numbers_of,
+)
+from medmllm.ingest.opening import one_error, open_regular
+
+MOST_FRAMES = 2**16
+GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence")
+PLACES = frozenset(map(tag_for_keyword, ("InStackPositionNumber", "ImagePositionPatient", "ImagePositionVolume")))
+# APART's attribute -> where a functional group holds the like: (sequence, keyword), the plainest first.
+_IN_GROUPS = {
+    "AcquisitionNumber": (("FrameContentSequence", "FrameAcquisitionNumber"),),
+    "EchoTime": (("MREchoSequence", "EffectiveEchoTime"),),
+    "TemporalPositionIdentifier": (("FrameContentSequence", "TemporalPositionIndex"),),
+    "TriggerTime": (("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),),
+    "DiffusionBValue": (("MRDiffusionSequence", "DiffusionBValue"),),
+    "ImageType": (
+        ("MRImageFrameTypeSequence", "FrameType"),
+        ("CTImageFrameTypeSequence", "FrameType"),
+        ("PETFrameTypeSequence", "FrameType"),
+    ),
+}
+
+
+def frames_of(header: DicomHeader) -> tuple[DicomHeader, ...]:
+    """Return one header per frame of a file: the header itself when the file is a plain slice.
+
+    Raises:
+        DicomError: `multi_frame` when the frames have no functional groups that place them; `dicom_unreadable`.
+    """
+    if header.frames == 1 and header.position is not None:
+        return (header,)
+    if header.frames > MOST_FRAMES:
+        raise DicomError(f"the object declares {header.frames:,} frames; at most {MOST_FRAMES:,} are read",
+                         code="too_large")  # fmt: skip
+    doing = "the functional groups of a multi-frame object cannot be parsed"
+    with open_regular(header.file) as file, one_error(DicomError, doing, also=DICOM_FAILURES):
+        stream, force, _ = data_set_stream(file, HEADER_INFLATES_TO)
+        data = pydicom.dcmread(stream, stop_before_pixels=True, force=force, specific_tags=list(GROUPS))
+        own, shared = data.get("PerFrameFunctionalGroupsSequence"), data.get("SharedFunctionalGroupsSequence")
+        if not own and header.frames == 1:
+            return (header,)
+        if not own or len(own) != header.frames:
+            raise DicomError(
+                f"the object has {header.frames} frames and {len(own or ())} groups of attributes for them: the "
+                "frames have no place in the patient",
+                code="multi_frame",
+            )
+        common = shared[0] if shared else pydicom.Dataset()
+        kept = _dimensions(data.get("DimensionIndexSequence"))
+        return tuple(_frame(header, number, _Groups(groups, common), kept) for number, groups in enumerate(own))
+
+
+class _Groups:
+    """The functional groups of one frame: its own before those that all share."""
+
+    def __init__(self, own: pydicom.Dataset, shared: pydicom.Dataset) -> None:
+        self.both = own, shared
+
+    def items(self, sequence: str) -> Iterator[pydicom.Dataset]:
+        for groups in self.both:
+            found: Any = groups.get(sequence)
+            if found:
+                yield found[0]
+
+    def text(self, sequence: str, keyword: str) -> str | None:
+        for item in self.items(sequence):
+            text = element_text(item, keyword)
+            if text is not None:
+                return text
+        return None
+
+
+def _dimensions(index: Any) -> tuple[int, ...] | None:
+    """Return which dimensions of the index tell anything but the place of a slice; None when there is no index."""
+    if not index:
+        return None
+    return tuple(k for k, item in enumerate(index) if item.get("DimensionIndexPointer") not in PLACES)
+
+
+def _frame(header: DicomHeader, number: int, groups: _Groups, kept: tuple[int, ...] | None) -> DicomHeader:
+    def numbers(sequence: str, keyword: str, count: int) -> tuple[float, ...] | None:
+        return numbers_of(groups.text(sequence, keyword) or "", count)
+
+    position = numbers("PlanePositionSequence", "ImagePositionPatient", 3)
+    spacing = numbers("PixelMeasuresSequence", "PixelSpacing", 2) or header.pixel_spacing_mm
+    slope, intercept = (numbers("PixelValueTransformationSequence", f"Rescale{name}", 1)
+                        for name in ("Slope", "Intercept"))  # fmt: skip
+    depth = numbers("PixelMeasuresSequence", "SpacingBetweenSlices", 1) or numbers(
+        "PixelMeasuresSequence", "SliceThickness", 1
+    )
+    return replace(
+        header,
+        placed=True,
+        frame=number,
+        position=(position[0], position[1], position[2]) if position else header.position,
+        orientation=numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6) or header.orientation,
+        pixel_spacing_mm=(spacing[0], spacing[1]) if spacing and min(spacing) > 0 else None,
+        slope=slope[0] if slope else header.slope,
+        intercept=intercept[0] if intercept else header.intercept,
+        thickness_mm=abs(depth[0]) or None if depth else header.thickness_mm,
+        acquisition=_acquisition(header, groups, kept),
+        instance=number,
+    )
+
+
+def _acquisition(header: DicomHeader, groups: _Groups, kept: tuple[int, ...] | None) -> tuple[tuple[str, str], ...]:
+    found = dict(header.acquisition)
+    for keyword, places in _IN_GROUPS.items():
+        texts = (groups.text(sequence, inside) for sequence, inside in places)
+        found[keyword] = next((text for text in texts if text), found[keyword])
+    for item in groups.items("MRDiffusionSequence"):
+        directions: Any = item.get("DiffusionGradientDirectionSequence")
+        if directions:
+            found["DiffusionGradientOrientation"] = element_text(directions[0], "DiffusionGradientOrientation") or ""
+            break
+    index = (groups.text("FrameContentSequence", "DimensionIndexValues") or "").split("\\")
+    if kept is not None and len(index) > max(kept, default=0):
+        found["DimensionIndexValues"] = "\\".join(index[k] for k in kept)
+    return tuple((keyword, found[keyword]) for keyword in APART)

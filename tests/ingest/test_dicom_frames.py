@@ -1,0 +1,154 @@
+"""Multi-frame objects: every frame at its own place, with its own rescale, in the volume that it belongs to."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import EnhancedMRImageStorage
+
+from medmllm.errors import DicomError, MedmllmError
+from medmllm.ingest.dicom_frames import frames_of
+from medmllm.ingest.dicom_header import read_header
+from medmllm.ingest.judged import load
+from tests.factories import write_dicom_study
+
+SLICES = 3
+
+
+def group(keyword: str, **elements: Any) -> Dataset:
+    """A functional group of one item."""
+    outer, item = Dataset(), Dataset()
+    for name, value in elements.items():
+        setattr(item, name, value)
+    setattr(outer, keyword, Sequence([item]))
+    return outer
+
+
+def merged(*groups: Dataset) -> Dataset:
+    found = Dataset()
+    for one in groups:
+        found.update(one)
+    return found
+
+
+@pytest.fixture
+def enhanced(tmp_path: Path) -> Path:
+    """Two echoes of three slices of 5 rows and 6 columns; frame k holds the value 10 k, times k + 1, less 1.
+
+    Frames run from the head down, the two echoes of each place side by side.
+    """
+    write_dicom_study(tmp_path / "ct", note=None)
+    file = tmp_path / "ct" / "0001.dcm"
+    for other in (tmp_path / "ct").iterdir():
+        if other != file:
+            other.unlink()
+    data = pydicom.dcmread(file)
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope",
+                    "RescaleIntercept", "SliceThickness"):  # fmt: skip
+        if keyword in data:
+            delattr(data, keyword)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    data.Modality = "MR"
+    data.NumberOfFrames = 2 * SLICES
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 0
+    data.PixelData = np.repeat(np.arange(2 * SLICES, dtype="<u2") * 10, 30).tobytes()
+    data.SharedFunctionalGroupsSequence = Sequence([merged(
+        group("PixelMeasuresSequence", PixelSpacing=[3.0, 2.0], SliceThickness=9.0),
+        group("PlaneOrientationSequence", ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
+    )])  # fmt: skip
+    frames = []
+    for number in range(2 * SLICES):
+        place, echo = divmod(number, 2)
+        frames.append(merged(
+            group("PlanePositionSequence", ImagePositionPatient=[-4.0, 8.0, 40.0 - 5.0 * place]),
+            group("MREchoSequence", EffectiveEchoTime=[90.0, 12.5][echo]),
+            group("PixelValueTransformationSequence", RescaleSlope=number + 1, RescaleIntercept=-1),
+            group("FrameContentSequence", DimensionIndexValues=[1, place + 1, echo + 1]),
+        ))  # fmt: skip
+    data.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    data.save_as(file)
+    return file
+
+
+def changed(file: Path, **elements: Any) -> Path:
+    data = pydicom.dcmread(file)
+    for keyword, value in elements.items():
+        setattr(data, keyword, value)
+    data.save_as(file)
+    return file
+
+
+def test_each_echo_is_a_volume_with_every_frame_at_its_place_and_scale(enhanced: Path) -> None:
+    volumes = load(str(enhanced.parent))
+    assert len(volumes) == 2
+    frames_by_echo = [[5, 3, 1], [4, 2, 0]]  # from the feet up; the shorter echo first
+    for (voxels, affine), frames in zip(volumes, frames_by_echo, strict=True):
+        assert voxels.shape == (6, 5, 3)
+        assert [voxels[..., z].tolist() for z in range(3)] == [
+            np.full((6, 5), 10 * k * (k + 1) - 1).tolist() for k in frames
+        ]
+        np.testing.assert_allclose(affine @ [0, 0, 0, 1], [4.0, -8.0, 30.0, 1.0])
+        np.testing.assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), [2.0, 3.0, 5.0])
+
+
+def test_a_plain_slice_is_its_own_only_frame(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path / "ct", note=None)
+    header = read_header(tmp_path / "ct" / "0001.dcm")
+    assert frames_of(header) == (header,)
+
+
+def test_dimensions_tell_volumes_apart_where_nothing_else_does(enhanced: Path) -> None:
+    data = pydicom.dcmread(enhanced)
+    for groups in data.PerFrameFunctionalGroupsSequence:
+        del groups.MREchoSequence
+    pointers = [0x00209056, 0x00209057, 0x00189073]  # Stack ID, In-Stack Position Number, and something else
+    data.DimensionIndexSequence = Sequence([Dataset() for _ in pointers])
+    for item, pointer in zip(data.DimensionIndexSequence, pointers, strict=True):
+        item.DimensionIndexPointer = pointer
+    data.save_as(enhanced)
+    assert sorted(voxels[0, 0, 0] for voxels, _ in load(str(enhanced.parent))) == [199.0, 299.0]
+
+
+def test_frames_that_nothing_tells_apart_but_their_order_are_split_by_it_only_when_it_is_plain(enhanced: Path) -> None:
+    data = pydicom.dcmread(enhanced)
+    for groups in data.PerFrameFunctionalGroupsSequence:
+        del groups.MREchoSequence, groups.FrameContentSequence
+    data.save_as(enhanced)
+    assert len(load(str(enhanced.parent))) == 2  # place by place
+    first, second = data.PerFrameFunctionalGroupsSequence[0], data.PerFrameFunctionalGroupsSequence[3]
+    first.PlanePositionSequence, second.PlanePositionSequence = (
+        second.PlanePositionSequence,
+        first.PlanePositionSequence,
+    )
+    data.save_as(enhanced)
+    with pytest.raises(MedmllmError, match="lie where another slice lies"):
+        load(str(enhanced.parent))
+
+
+@pytest.mark.parametrize("groups", [None, 4])
+def test_frames_without_groups_of_their_own_are_refused(enhanced: Path, groups: int | None) -> None:
+    data = pydicom.dcmread(enhanced)
+    kept = [] if groups is None else data.PerFrameFunctionalGroupsSequence[:groups]
+    changed(enhanced, PerFrameFunctionalGroupsSequence=Sequence(kept))
+    with pytest.raises(DicomError, match=f"6 frames and {groups or 0} groups") as refusal:
+        frames_of(read_header(enhanced))
+    assert refusal.value.code == "multi_frame"
+    with pytest.raises(MedmllmError, match="no place in the patient"):
+        load(str(enhanced.parent))
+
+
+def test_a_film_whose_first_frame_has_a_place_is_no_volume(enhanced: Path) -> None:
+    changed(enhanced, PerFrameFunctionalGroupsSequence=Sequence([]), ImagePositionPatient=[0, 0, 0],
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0], PixelSpacing=[1, 1])  # fmt: skip
+    with pytest.raises(MedmllmError, match="no place in the patient"):
+        load(str(enhanced.parent))
+
+
+def test_a_declared_multitude_of_frames_is_refused_before_it_is_looked_for(enhanced: Path) -> None:
+    header = read_header(changed(enhanced, NumberOfFrames=2**31 - 1))
+    with pytest.raises(DicomError, match="at most 65,536"):
+        frames_of(header)

@@ -1,0 +1,155 @@
+"""The quick walk over a plain file: the same header as pydicom's, or nothing at all."""
+
+import random
+import struct
+from dataclasses import fields
+from pathlib import Path
+
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.filewriter import dcmwrite
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from medmllm.errors import MedmllmError
+from medmllm.ingest import dicom_header
+from medmllm.ingest.dicom_header import read_header
+from medmllm.ingest.dicom_part10 import compile_keywords, walk
+from tests.factories import edit_dicom, write_dicom_study
+
+WANTED = compile_keywords(("PatientID", "Rows", "EchoTime", "ModalityLUTSequence"))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    write_dicom_study(tmp_path / "ct", patient="MEIER-1", note=None)
+    return tmp_path / "ct" / "0001.dcm"
+
+
+def walked(file: Path):
+    with file.open("rb") as stream:
+        return walk(stream.fileno(), WANTED)
+
+
+def both(file: Path) -> list[object]:
+    """What the quick walk and pydicom make of a file: all fields, or the error's code."""
+    found: list[object] = []
+    real = dicom_header.walk
+    for read in (real, lambda number, wanted: None):
+        dicom_header.walk = read  # type: ignore[assignment]
+        try:
+            header = read_header(file)
+            found.append({field.name: getattr(header, field.name) for field in fields(header)})
+        except MedmllmError as error:
+            found.append(error.code)
+        finally:
+            dicom_header.walk = real
+    return found
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_plain_file_is_walked_and_says_what_pydicom_says(file: Path, syntax: str) -> None:
+    data = pydicom.dcmread(file)
+    data.file_meta.TransferSyntaxUID = syntax
+    nested = Dataset()
+    nested.PatientID = "not this one"
+    nested.is_undefined_length_sequence_item = True
+    outer = Dataset()
+    outer.ReferencedStudySequence = Sequence([nested])
+    data.ReferencedStudySequence = Sequence([outer, outer])
+    data["ReferencedStudySequence"].is_undefined_length = True
+    data.EchoTime = 12.5
+    dcmwrite(file, data)
+    found = walked(file)
+    assert found is not None
+    assert found.values == {"PatientID": "MEIER-1", "Rows": "5", "EchoTime": "12.5"}
+    assert file.read_bytes()[found.pixel_place :] == data.PixelData
+    assert found.pixel_bytes == len(data.PixelData)
+    assert "MEIER" not in repr(found)
+    quick, thorough = both(file)
+    assert quick == thorough
+
+
+def test_a_large_private_element_is_stepped_over(file: Path) -> None:
+    data = pydicom.dcmread(file)
+    data.private_block(0x0029, "SIEMENS CSA HEADER", create=True).add_new(0x10, "OB", bytes(100_001 + 1))
+    dcmwrite(file, data)
+    quick, thorough = both(file)
+    assert walked(file) is not None
+    assert quick == thorough
+
+
+@pytest.mark.parametrize("content", [[], [Dataset()]])
+def test_a_sequence_counts_when_it_holds_something(file: Path, content: list[Dataset]) -> None:
+    edit_dicom(file.parent, only=[0], ModalityLUTSequence=Sequence(content))
+    found = walked(file)
+    assert found is not None
+    assert found.sequences == ({"ModalityLUTSequence"} if content else set())
+
+
+def test_what_is_out_of_the_ordinary_is_left_to_pydicom(file: Path, tmp_path: Path) -> None:
+    plain = file.read_bytes()
+    odd = tmp_path / "odd.dcm"
+    data = pydicom.dcmread(file)
+    data.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    dcmwrite(odd, data, little_endian=False, implicit_vr=False)
+    assert walked(odd) is None
+    rows = plain.index(struct.pack("<HH2s", 0x0028, 0x0010, b"US"))
+    variants = {
+        "no preamble": plain[132:],
+        "another VR than the dictionary's": plain.replace(b"\x28\0\x10\0US", b"\x28\0\x10\0SS"),
+        "no VR at all": plain.replace(b"\x28\0\x10\0US", b"\x28\0\x10\0\x01\x02"),
+        "out of order": plain[:rows] + plain[rows + 10 : rows + 20] + plain[rows : rows + 10] + plain[rows + 20 :],
+        "cut within an element": plain[: rows + 5],
+        "an unknown transfer syntax": plain.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"),
+    }
+    for name, content in variants.items():
+        odd.write_bytes(content)
+        assert walked(odd) is None, name
+
+
+@pytest.mark.parametrize(
+    ("character_set", "patient", "quick"),
+    [
+        (None, "MÜLLER", True),
+        ("ISO_IR 100", "MÜLLER", True),
+        ("ISO_IR 192", "山田 Ü", True),
+        ("ISO_IR 144", "Люк", False),
+    ],
+)
+def test_texts_are_decoded_as_pydicom_decodes_them(
+    file: Path, character_set: str | None, patient: str, quick: bool
+) -> None:
+    data = pydicom.dcmread(file)
+    if character_set:
+        data.SpecificCharacterSet = character_set
+    data.PatientID = patient
+    dcmwrite(file, data)
+    with file.open("rb") as stream:
+        found = walk(stream.fileno(), compile_keywords(("SpecificCharacterSet", "PatientID")))
+    assert (found is not None) == quick
+    one, other = both(file)
+    assert one == other
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_a_damaged_file_gives_pydicoms_header_or_pydicoms_refusal(file: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    content = bytearray(file.read_bytes()[: rng.choice([None, None, rng.randrange(132, 900)])])
+    for _ in range(rng.randrange(1, 4)):
+        content[rng.randrange(128, min(len(content), 900))] = rng.choice([0, 1, 0x20, 0x5C, 0xFF, rng.randrange(256)])
+    damaged = file.with_name("damaged.bin")
+    damaged.write_bytes(content)
+    quick, thorough = both(damaged)
+    assert quick == thorough
+
+
+def test_the_hard_cases_give_the_same_headers_either_way(shared: Path) -> None:
+    files = [file for file in (shared / "torture" / "open").rglob("*") if file.is_file() and not file.is_symlink()]
+    differ = [file.name for file in files for quick, thorough in [both(file)] if quick != thorough]
+    assert differ == []
+    assert sum(walked(file) is not None for file in files) > 400
