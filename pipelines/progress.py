@@ -1,6 +1,7 @@
 """Show how far a pipeline is, on stderr; stdout is for results.
 
-A bar where stderr is a terminal; elsewhere (a log file, a batch job) one line at the start and one at the end.
+A bar where stderr is a terminal; elsewhere (a log file, a batch job) a line at the start, one at the end, and one every
+half minute between.
 """
 
 import sys
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 30.0
 
 
 @contextmanager
@@ -32,10 +35,17 @@ def progress_bar(doing: str, total: int | None = None) -> Iterator[Callable[[int
 
 def _lines(doing: str, total: int | None) -> Iterator[Callable[[int], None]]:
     start, done = time.monotonic(), 0
+    said = start
 
     def advance(more: int) -> None:
-        nonlocal done
+        nonlocal done, said
         done += more
+        now = time.monotonic()
+        if now - said >= LINE_EVERY_S:
+            of = "" if total is None else f" of {total}"
+            sys.stderr.write(f"{doing}: {done}{of} after {now - start:.0f} s\n")
+            sys.stderr.flush()
+            said = now
 
     sys.stderr.write(f"{doing}{'' if total is None else f' {total}'} ...\n")
     yield advance

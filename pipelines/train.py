@@ -90,6 +90,13 @@ def run(
     write_table(out / "training_ledger.csv", LedgerRow, ledger)
     config.write(out / "settings.json")
     arms, said = usable_arms(cohort, config)
+    if synthetic:
+        said.append(
+            "Synthetic: the outcome was planted so that it needs image and note together; this is no real result."
+        )
+    unclaimed = sum(problem.code == "row_without_study" for problem in index.problems)
+    if unclaimed:
+        said.append(f"{unclaimed} rows of the label table fit no study of the folder.")
     if found.missing:
         said.append(f"{len(found.missing)} studies have no value for {parsed.expression} and were left out.")
     plan = split_cohort(cohort, config.training)

@@ -11,6 +11,7 @@ import csv
 import difflib
 import io
 import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -106,7 +107,8 @@ def _parse(path: Path) -> list[tuple[int, list[str]]]:
             data = stream.read(LARGEST_TABLE_BYTES + 1)
         text = data.decode("utf-8-sig")
     except (IngestError, OSError, RuntimeError):  # RuntimeError: links in a circle
-        raise LabelError("the label table cannot be read") from None
+        there = "cannot be read" if os.path.lexists(path) else "is not there"
+        raise LabelError(f"the label table {there}") from None
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise LabelError(f"the label table is not UTF-8 text (line {line})") from None
@@ -189,8 +191,12 @@ def assign_targets(studies: Sequence[Study], target: Target) -> Targets:
     if target.column not in columns:
         near = difflib.get_close_matches(target.column, columns, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(columns)}" if columns else ""
-        joined = "the label table" if columns else "no study was joined with a row of a label table, which"
-        raise LabelError(f"{joined} has no column {target.column!r}{hint}")
+        if not columns:
+            raise LabelError(
+                f"none of the {len(studies)} studies found fits a row of the label table: is this the right folder of "
+                "studies, and do study_id or patient_id name its folders or identifiers?"
+            )
+        raise LabelError(f"the label table has no column {target.column!r}{hint}")
     cells = {study.study_key: _cell(study, target.column) for study in studies}
     missing = tuple(key for key, cell in cells.items() if cell is None)
     known = {key: cell for key, cell in cells.items() if cell is not None}

@@ -83,9 +83,10 @@ def test_a_table_that_is_no_utf8_is_refused_with_the_line(tmp_path: Path) -> Non
 
 
 def test_an_absent_table_and_a_folder_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent.csv", tmp_path):
-        with pytest.raises(LabelError, match="cannot be read"):
-            read_label_table(path)
+    with pytest.raises(LabelError, match="is not there"):
+        read_label_table(tmp_path / "absent.csv")
+    with pytest.raises(LabelError, match="cannot be read"):
+        read_label_table(tmp_path)
 
 
 def test_cells_show_in_no_repr_and_rows_travel_between_processes(tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_an_absent_column_is_answered_with_the_nearest() -> None:
 
 
 def test_no_joined_table_at_all_is_said_so() -> None:
-    with pytest.raises(LabelError, match="no study was joined with a row"):
+    with pytest.raises(LabelError, match="none of the 2 studies found fits a row of the label table"):
         targets_of("grade", None, None)
 
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from medmllm.pipelines import progress
 from medmllm.pipelines.progress import progress_bar
 
 
@@ -17,6 +18,15 @@ def test_without_a_terminal_there_is_a_line_at_the_start_and_one_at_the_end(caps
     shown = capsys.readouterr()
     assert re.fullmatch(r"Reading: 5 done in \d+\.\d s\n", shown.err)
     assert shown.out == ""
+
+
+def test_long_work_without_a_terminal_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    with progress_bar("Reading", total=5) as advance:
+        advance(2)
+    assert "Reading: 2 of 5 after 0 s\n" in capsys.readouterr().err
 
 
 def test_an_unknown_total_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:

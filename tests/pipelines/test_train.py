@@ -228,12 +228,14 @@ def test_studies_without_a_value_are_left_out_and_counted(tmp_path: Path) -> Non
     labels = write_nifti_cohort(tmp_path / "data", patients=12)
     lines = labels.read_text().splitlines()
     patient, study, _, grade = lines[3].split(",")
-    labels.write_text("\n".join([*lines[:3], f"{patient},{study},,{grade}", *lines[4:]]) + "\n")
+    lost = "nobody,nowhere,1,1"
+    labels.write_text("\n".join([*lines[:3], f"{patient},{study},,{grade}", *lines[4:], lost]) + "\n")
     arms = ("--set", 'training.arms=["text"]')
     outcome = train(tmp_path / "data" / "studies", labels, tmp_path / "run", *UNTRACKED, *arms)
     assert outcome.code == 0
     assert KEYRING.study(study) not in {row.study_key for row in out_of_fold(tmp_path / "run")}
     assert "1 studies have no value for outcome" in outcome.stdout
+    assert "1 rows of the label table fit no study" in outcome.stdout
 
 
 # --- the same again, and misuse -------------------------------------------------------------

@@ -169,6 +169,10 @@ def test_a_refused_explanation_gives_its_reason(tmp_path: Path) -> None:
     assert "completeness error 3 % after 512 steps, bound 1 % attribution_failed" in page.text
 
 
+def test_a_patient_is_called_not_recognised_rather_than_unknown_to_the_training(tmp_path: Path) -> None:
+    assert "Not recognised: neither the key of this study nor that of its patient" in report(tmp_path).text
+
+
 def test_a_training_patient_is_warned_about(tmp_path: Path) -> None:
     warning = "This patient was in the training cohort. The probability is not a test result"
     assert warning in report(tmp_path, prediction=made_up.prediction(training_patient=True)).text
