@@ -5,6 +5,7 @@ Results go to stdout, progress and warnings to stderr. Exit codes: 0 all done, 1
 `medmllm --help` answers at once.
 """
 
+import errno
 import logging
 from collections.abc import Callable
 from enum import IntEnum
@@ -25,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Folders of imaging studies to calibrated, explained predictions. Research use only; not a medical device.",
 )
+
+
+OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE})
 
 
 class ExitCode(IntEnum):
@@ -63,6 +67,11 @@ def honest(verb: Callable[Parameters, ExitCode]) -> Callable[Parameters, None]:
             raise typer.Exit(ExitCode.MISUSED) from None
         except MedmllmError as error:
             typer.secho(f"medmllm: {error.reason}", err=True, fg=typer.colors.RED)
+            raise typer.Exit(ExitCode.FAILED) from None
+        except OSError as error:
+            if error.errno not in OF_THE_MACHINE:
+                raise
+            typer.secho(f"medmllm: {error.strerror}: not everything could be written", err=True, fg=typer.colors.RED)
             raise typer.Exit(ExitCode.FAILED) from None
         except KeyboardInterrupt:
             typer.secho("medmllm: interrupted", err=True, fg=typer.colors.RED)

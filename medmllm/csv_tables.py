@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, Literal, TextIO, TypeVar
 
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two runs into one folder are not told apart
+    fcntl = None  # type: ignore[assignment]
+
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
 from medmllm.documents import Document, PatientKey, Probability, SeriesKey, Sha256, StudyKey, first_fault
@@ -140,6 +145,9 @@ ROWS: Mapping[str, type[Document]] = {
 # --- writing and reading ---
 
 
+LOCK = ".medmllm.lock"
+
+
 @contextmanager
 def table_writer(path: Path, row_type: type[Row], *, classes: tuple[str, ...] = ()) -> Iterator["RowWriter[Row]"]:
     """Open a CSV for rows of one document type; each row is on disk when `write` returns.
@@ -241,17 +249,21 @@ def _read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     return rows
 
 
-def check_writable(folder: Path, *, overwrite: bool, marker: str) -> None:
+def check_writable(folder: Path, *, overwrite: bool, marker: str, studies: Path | None = None) -> None:
     """Make an output folder, refusing one that already holds results.
 
     Args:
         folder: The folder that will hold the results.
         overwrite: Go on although `marker` is there.
         marker: A file whose presence means that the folder holds results.
+        studies: Where the studies are; results among them would be taken for studies the next time.
 
     Raises:
-        MedmllmError: The folder cannot be made or written to, or holds results.
+        MedmllmError: The folder cannot be made or written to, holds results, or lies among the studies.
     """
+    if studies is not None and folder.resolve().is_relative_to(studies.resolve()):
+        raise MisuseError("--out lies inside the folder of studies: results would be taken for studies the next time. "
+                          "Choose a folder outside it.")  # fmt: skip
     try:
         if (folder / marker).exists() and not overwrite:
             raise MisuseError(f"the output folder already holds {marker}: choose another --out, or add --overwrite")
@@ -260,3 +272,20 @@ def check_writable(folder: Path, *, overwrite: bool, marker: str) -> None:
         raise MedmllmError(f"cannot make the output folder: {error.strerror}", code="cannot_write") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise MedmllmError("the output folder cannot be written to: choose another --out", code="cannot_write")
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold an output folder against a second run for as long as the block, or this process, lasts.
+
+    Raises:
+        MisuseError: Another run is writing to it.
+    """
+    with (folder / LOCK).open("w") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise MisuseError("another run is writing to this output folder: wait, or choose another") from None
+        yield
+        (folder / LOCK).unlink(missing_ok=True)

@@ -48,7 +48,7 @@ def run(
     Raises:
         MisuseError: No studies to index, results already there, the label table cannot be used.
     """
-    check_writable(out, overwrite=overwrite, marker="studies.csv")  # before the long part
+    check_writable(out, overwrite=overwrite, marker="studies.csv", studies=studies)  # before the long part
     index = read_index(studies, labels=labels)
     if linkage is not None:
         write_linkage(linkage, index, out=out)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from medmllm.attribution.overlay import explanation_document, write_attributions
 from medmllm.config import ScoreConfig
 from medmllm.csv_tables import (
     LedgerRow,
@@ -21,6 +20,7 @@ from medmllm.csv_tables import (
     ProblemRow,
     check_writable,
     read_table,
+    sole_writer,
     table_writer,
     write_table,
 )
@@ -30,12 +30,12 @@ from medmllm.ingest.study_folder import StudyIndex
 from medmllm.models.package import CARD, ModelPackage, load_package
 from medmllm.pipelines.index import read_index, write_linkage
 from medmllm.pipelines.progress import progress_bar
+from medmllm.pipelines.study_output import write_study
 from medmllm.provenance import stamp
-from medmllm.records import Explanation, Provenance, Refusal
-from medmllm.reporting.case import write_case_report
+from medmllm.records import Explanation, Provenance
 from medmllm.reporting.folder import write_folder_index
-from medmllm.scoring.results import prediction_document, prediction_row, summarise
-from medmllm.scoring.study_folder import Refused, Scored, predicted_class, score_folder
+from medmllm.scoring.results import prediction_row, summarise
+from medmllm.scoring.study_folder import Refused, predicted_class, score_folder
 from medmllm.training.loop import Machine
 
 
@@ -69,7 +69,16 @@ def run(
     if not (model / CARD).is_file():
         raise MisuseError(f"no {CARD} in the --model folder: give the folder RUN/model that `medmllm train` wrote.")
     package = load_package(model, device=machine.device)
-    check_writable(out, overwrite=overwrite, marker="predictions.csv")
+    check_writable(out, overwrite=overwrite, marker="predictions.csv", studies=studies)
+    with sole_writer(out):
+        return _run(studies, package, out, config, explain=explain, linkage=linkage)
+
+
+def _run(
+    studies: Path, package: ModelPackage, out: Path, config: ScoreConfig, *, explain: bool, linkage: Path | None
+) -> ScoreResult:
+    for whole in ("summary.json", "index.html"):  # these mark a finished folder
+        (out / whole).unlink(missing_ok=True)
     index = read_index(studies)
     write_table(out / "problems.csv", ProblemRow, index.problems)
     if linkage is not None:
@@ -120,32 +129,3 @@ def _score_all(
             predicted = predicted_class(result.prediction, package)
             predictions.write(prediction_row(result.prediction, package.card, predicted))
     return summarise(predictions.count, refused, explained, index, package.card, provenance)
-
-
-def write_study(
-    result: Scored, package: ModelPackage, config: ScoreConfig, folder: Path, provenance: Provenance
-) -> None:
-    """Write one study's folder: its prediction, and its explanation and report where one was asked for."""
-    folder.mkdir(parents=True, exist_ok=True)
-    predicted = predicted_class(result.prediction, package)
-    prediction = prediction_document(result.prediction, package.card, predicted, provenance)
-    prediction.write(folder / "prediction.json")
-    found = result.explanation
-    if found is None:
-        return
-    document = None
-    if isinstance(found, Explanation):
-        files = write_attributions(folder, found)
-        document = explanation_document(found, classes=package.card.task.classes, files=files, provenance=provenance)
-        document.write(folder / "explanation.json")
-    write_case_report(
-        folder / "report.html",
-        prediction=prediction,
-        card=package.card,
-        note=result.parts.note,
-        volumes=result.parts.volumes,
-        explanation=found if isinstance(found, Explanation) else None,
-        explanation_document=document,
-        explanation_refusal=found if isinstance(found, Refusal) else None,
-        completeness_bound=config.explain.completeness,
-    )

@@ -29,6 +29,7 @@ from medmllm.training.run import (
     evaluation_document,
     flatten,
     headline,
+    left_out,
     summary,
     write_out_of_fold,
     write_package,
@@ -75,7 +76,7 @@ def run(
     torch.set_num_threads(config.training.threads or os.cpu_count() or 1)
     Machine.of(config.training.device)  # a wrong device should not cost an index
     parsed = parse_target(target)
-    check_writable(out, overwrite=overwrite, marker="evaluation.json")
+    check_writable(out, overwrite=overwrite, marker="evaluation.json", studies=studies)
     index = read_index(studies, labels=labels)
     if linkage is not None:
         write_linkage(linkage, index, out=out)
@@ -90,15 +91,7 @@ def run(
     write_table(out / "training_ledger.csv", LedgerRow, ledger)
     config.write(out / "settings.json")
     arms, said = usable_arms(cohort, config)
-    if synthetic:
-        said.append(
-            "Synthetic: the outcome was planted so that it needs image and note together; this is no real result."
-        )
-    unclaimed = sum(problem.code == "row_without_study" for problem in index.problems)
-    if unclaimed:
-        said.append(f"{unclaimed} rows of the label table fit no study of the folder.")
-    if found.missing:
-        said.append(f"{len(found.missing)} studies have no value for {parsed.expression} and were left out.")
+    said += left_out(index, found, parsed.expression, synthetic=synthetic)
     plan = split_cohort(cohort, config.training)
     provenance = stamp(
         f"medmllm train --studies STUDIES --labels LABELS --target '{parsed.expression}' --out RUN",

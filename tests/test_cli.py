@@ -1,5 +1,6 @@
 """The command line: exit codes, one clear line on stderr, results on stdout. The pipelines have their own tests."""
 
+import errno
 import logging
 import sys
 from collections.abc import Iterator
@@ -241,3 +242,12 @@ def test_a_public_name_that_does_not_exist_is_an_ordinary_attribute_error() -> N
     with pytest.raises(AttributeError, match="module 'medmllm' has no attribute 'read_volumes'"):
         medmllm.read_volumes  # noqa: B018 - asking for it is the test
     assert set(medmllm.__all__) <= set(dir(medmllm))
+
+
+def test_a_full_disk_is_one_line_and_another_fault_of_the_system_keeps_its_traceback(stand_in: Any) -> None:
+    stand_in("index", OSError(errno.ENOSPC, "No space left on device"))
+    result = command(*VERBS["index"])
+    assert result.exit_code == 1
+    assert "No space left on device: not everything could be written" in result.output
+    stand_in("index", OSError(errno.ENOENT, "No such file"))
+    assert isinstance(command(*VERBS["index"]).exception, OSError)

@@ -21,6 +21,7 @@ from medmllm.csv_tables import (
     StudyRow,
     check_writable,
     read_table,
+    sole_writer,
     table_writer,
     write_table,
 )
@@ -308,3 +309,19 @@ def test_a_folder_that_may_not_be_written_to_is_refused_before_the_work(
     with pytest.raises(MedmllmError, match="cannot be written to") as caught:
         check_writable(tmp_path, overwrite=False, marker="studies.csv")
     assert caught.value.code == "cannot_write"
+
+
+def test_results_are_not_written_among_the_studies(tmp_path: Path) -> None:
+    for out in (tmp_path, tmp_path / "a" / "out"):
+        with pytest.raises(MisuseError, match="inside the folder of studies"):
+            check_writable(out, overwrite=True, marker="x.csv", studies=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    check_writable(tmp_path / "out", overwrite=False, marker="x.csv", studies=tmp_path / "studies")
+
+
+def test_a_second_run_into_a_folder_is_refused_while_the_first_one_writes(tmp_path: Path) -> None:
+    with sole_writer(tmp_path), pytest.raises(MisuseError, match="another run is writing"), sole_writer(tmp_path):
+        pass
+    with sole_writer(tmp_path):  # free again
+        pass
+    assert list(tmp_path.iterdir()) == []

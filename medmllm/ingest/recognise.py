@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from medmllm.errors import IngestError, MedmllmError
-from medmllm.ingest import audio, dicom_header, nifti, notes
+from medmllm.ingest import audio, dicom_header, nifti
 from medmllm.ingest.dicom_frames import frames_of
 from medmllm.ingest.dicom_header import DicomHeader
 from medmllm.ingest.nifti import NiftiHeader
@@ -73,8 +73,6 @@ def recognise(found: FoundFile, names: frozenset[str]) -> Recognised:
             return _recognise_nifti(found)
         if kind is Kind.RECORDING:
             audio.check_recording(found.path)
-        if kind is Kind.NOTE and found.size > notes.LARGEST_NOTE_BYTES:
-            raise IngestError(f"the note is larger than {notes.LARGEST_NOTE_BYTES:,} bytes", code="note_too_large")
         problem = _not_for_us(found) if kind is Kind.OTHER else None
         return Recognised(found, kind, problem=problem)
     except MedmllmError as error:

@@ -79,7 +79,7 @@ def read_label_table(path: Path) -> LabelTable:
     if not (study_column or patient_column):
         raise LabelError(
             f"the label table has neither of the columns {', '.join(STUDY_COLUMNS + PATIENT_COLUMNS)}; "
-            f"it has {', '.join(header)}"
+            f"its first line should name its columns; {len(header)} cells were found there"
         )
     identifiers = {study_column, patient_column}
     by_key: defaultdict[str, list[TableRow]] = defaultdict(list)

@@ -16,6 +16,8 @@ from medmllm.config import TrainConfig
 from medmllm.csv_tables import OutOfFoldRow, write_table
 from medmllm.documents import ArmDocument, EvaluationDocument, MetricDocument, ModelCard, Task
 from medmllm.evaluation.remarks import remarks
+from medmllm.ingest.study_folder import StudyIndex
+from medmllm.ingest.tables import Targets
 from medmllm.models.package import CARD, digest_files, key_digest, write_background, write_reference
 from medmllm.records import CohortEvaluation, Metric, Provenance
 from medmllm.training.cohort import Cohort
@@ -181,3 +183,16 @@ def summary(evaluation: EvaluationDocument, out: Path) -> str:
             lines.append(f"  {arm.arm:6s} AUROC {found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]{synthetic}")
     lines += [f"  {remark}" for remark in evaluation.remarks]
     return "\n".join([*lines, f"-> {out / 'report.html'}, {out / 'model'}"])
+
+
+def left_out(index: StudyIndex, found: Targets, target: str, *, synthetic: bool) -> list[str]:
+    """Return remarks on what the cohort lacks, and on what it is."""
+    said = []
+    if synthetic:
+        said.append("Synthetic: the outcome was planted, to need image and note together. This is no real result.")
+    unclaimed = sum(problem.code == "row_without_study" for problem in index.problems)
+    if unclaimed:
+        said.append(f"{unclaimed} rows of the label table fit no study of the folder.")
+    if found.missing:
+        said.append(f"{len(found.missing)} studies have no value for {target} and were left out.")
+    return said

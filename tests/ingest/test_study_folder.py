@@ -470,3 +470,11 @@ def test_the_lidc_cohort_is_indexed_and_joined(shared: Path) -> None:
     assert all(study.facts and len(study.series) == len(study.notes) == 1 for study in found.studies)
     assert found.problems == ()
     assert read_volume(found.studies[0].series[0]).voxels.shape == (51, 51, 51)
+
+
+def test_a_note_too_large_to_read_refuses_its_study_rather_than_leaving_it_without(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path / "a", note="x " * 500_001)
+    (study,) = index(tmp_path).studies
+    with pytest.raises(IngestError, match="larger than") as refusal:
+        read_study_note(study)
+    assert refusal.value.code == "note_too_large"

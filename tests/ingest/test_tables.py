@@ -59,7 +59,7 @@ def test_semicolons_quotes_blank_lines_and_a_byte_order_mark_are_understood(tmp_
         ("", "is empty"),
         (
             "recording_id,label\nMEIER,1\n",
-            "neither of the columns study_id, patient_id, participant_id; it has recording_id",
+            "neither of the columns study_id, patient_id, participant_id; its first line should name",
         ),
         ("study_id,a,a\nMEIER,1,2\n", "column 'a' twice"),
         ("study_id,a\nMEIER,1,2\n", "line 2 of the label table has 3 cells, the header has 2"),
