@@ -6,6 +6,7 @@ Results go to stdout, progress and warnings to stderr. Exit codes: 0 all done, 1
 """
 
 import errno
+import json
 import logging
 from collections.abc import Callable
 from enum import IntEnum
@@ -40,6 +41,9 @@ class ExitCode(IntEnum):
     PARTIAL = 3
 
 
+Studies = Annotated[
+    Path, typer.Argument(help="Folder of DICOM or NIfTI studies, a MONAI datalist (.json) or a manifest (.csv).")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; made if absent.")]
 Labels = Annotated[
     Path | None, typer.Option("--labels", help="CSV or TSV with a study_id or patient_id column.", dir_okay=False)
@@ -106,27 +110,34 @@ def main(
 @app.command()
 @honest
 def index(
-    studies: Annotated[Path, typer.Argument(help="Folder of DICOM or NIfTI studies.")],
+    studies: Studies,
     out: Out,
     labels: Labels = None,
     linkage: Linkage = None,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Write files.parquet instead of files.csv.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
     overwrite: Overwrite = False,
 ) -> ExitCode:
-    """List what is in a folder: studies.csv, series.csv and problems.csv, by headers only."""
+    """List what is in a folder, by headers only: files, studies, series, problems. Again: reads only what changed."""
     from medmllm.pipelines import index as story
 
-    result = story.run(studies, out=out, labels=labels, linkage=linkage, overwrite=overwrite)
-    typer.echo(f"{result.studies} studies, {result.series} series, {result.problems} problems -> {out}")
+    result = story.run(studies, out=out, labels=labels, linkage=linkage, parquet=parquet, overwrite=overwrite)
+    typer.echo(
+        json.dumps(result.as_json())
+        if as_json
+        else f"{result.files} files ({result.read} read), {result.studies} studies, {result.series} series, "
+        f"{result.problems} problems -> {out}"
+    )
     return ExitCode.PARTIAL if result.refused else ExitCode.OK
 
 
 @app.command()
 @honest
 def train(
-    studies: Annotated[Path, typer.Option("--studies", help="Folder of DICOM or NIfTI studies.")],
-    labels: Annotated[Path, typer.Option("--labels", help="CSV or TSV with a study_id or patient_id column.")],
+    studies: Annotated[Path, typer.Option("--studies", help="Folder of DICOM or NIfTI studies, or a list of them.")],
     target: Annotated[str, typer.Option("--target", help='Column, or a threshold on one: "spiculation>=3".')],
     out: Out,
+    labels: Labels = None,
     config: Config = None,
     set_: Set = None,
     linkage: Linkage = None,
@@ -148,7 +159,7 @@ def train(
 @app.command()
 @honest
 def score(
-    studies: Annotated[Path, typer.Argument(help="Folder of DICOM or NIfTI studies.")],
+    studies: Studies,
     model: Annotated[Path, typer.Option("--model", help="Model package: RUN/model of `medmllm train`.")],
     out: Out,
     explain: Annotated[bool, typer.Option("--explain", help="Also explain each study.")] = False,

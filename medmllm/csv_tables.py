@@ -7,6 +7,7 @@ import csv
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Generic, Literal, TextIO, TypeVar
 
@@ -17,11 +18,13 @@ except ImportError:  # not on Windows, where two runs into one folder are not to
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
-from medmllm.documents import Document, PatientKey, Probability, SeriesKey, Sha256, StudyKey, first_fault
+from medmllm.documents import Document, FileKey, PatientKey, Probability, SeriesKey, Sha256, StudyKey, first_fault
 from medmllm.errors import MedmllmError, MisuseError, PackageError
 from medmllm.records import Refusal, Stage
 
 Row = TypeVar("Row", bound=Document)
+
+PARQUET_ROWS = 10_000
 
 _DICTS = (dict[str, Probability], dict[str, float])
 
@@ -34,7 +37,7 @@ class StudyRow(Document):
 
     study_key: StudyKey
     patient_key: PatientKey
-    layout: Literal["dicom", "folder", "bids"]
+    layout: Literal["dicom", "folder", "bids", "nnunet", "list"]
     series: int = Field(ge=0, description="image series found")
     refused_series: int = Field(ge=0, description="of these, series that cannot become a volume")
     notes: int = Field(ge=0)
@@ -59,6 +62,21 @@ class SeriesRow(Document):
     status: Literal["readable", "refused"]
     code: str | None = Field(description="why it was refused, as a word")
     reason: str | None
+
+
+class FileRow(Document):
+    """files.csv: one row per file under the folder, in order of their paths, and what became of it."""
+
+    file_key: FileKey
+    kind: Literal["dicom", "nifti", "nifti_voxels", "note", "recording", "table", "other"]
+    bytes: int = Field(ge=0)
+    status: Literal["used", "ignored", "warning", "refused"]
+    code: str | None = Field(description="why it is not used, as a word")
+    reason: str | None
+    retryable: bool
+    study_key: StudyKey | None
+    series_key: SeriesKey | None = Field(description="the series it is part of; the first, where it holds several")
+    series: int = Field(ge=0, description="how many series it is part of")
 
 
 class ProblemRow(Document):
@@ -133,6 +151,7 @@ class OutOfFoldRow(Document):
 ROWS: Mapping[str, type[Document]] = {
     "studies_row": StudyRow,
     "series_row": SeriesRow,
+    "files_row": FileRow,
     "problems_row": ProblemRow,
     "linkage_row": LinkageRow,
     "predictions_row": PredictionRow,
@@ -208,6 +227,37 @@ def write_table(path: Path, row_type: type[Row], rows: Iterable[Row], *, classes
         for row in rows:
             writer.write(row)
     return writer.count
+
+
+def write_parquet(path: Path, row_type: type[Row], rows: Iterable[Row]) -> int:
+    """Write a whole Parquet file, some thousand rows at a time, and return the number of rows.
+
+    For documents of numbers and text alone; literals become text.
+    """
+    import pyarrow as pa  # a heavy import, for those who ask for it
+    import pyarrow.parquet as pq
+
+    kinds: dict[object, pa.DataType] = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    schema = pa.schema(
+        [(name, kinds.get(field.annotation, pa.string())) for name, field in row_type.model_fields.items()]
+    )
+    count = 0
+    with pq.ParquetWriter(path, schema) as writer:
+        for part in batched(rows, PARQUET_ROWS):
+            writer.write_table(pa.Table.from_pylist([row.model_dump() for row in part], schema))
+            count += len(part)
+    return count
+
+
+def batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """Yield rows in lists of at most `size`.
+
+    >>> list(batched([1, 2, 3], 2))
+    [[1, 2], [3]]
+    """
+    rest = iter(rows)
+    while part := list(islice(rest, size)):
+        yield part
 
 
 def read_table(path: Path, row_type: type[Row]) -> list[Row]:

@@ -68,7 +68,7 @@ class Study:
 
     study_key: str
     patient_key: str
-    layout: Literal["dicom", "folder", "bids"]
+    layout: Literal["dicom", "folder", "bids", "nnunet", "list"]
     series: tuple[SeriesReference, ...] = ()
     notes: tuple[NoteReference, ...] = ()
     recordings: tuple[RecordingReference, ...] = ()

@@ -1,71 +1,92 @@
 """List what a folder of studies holds, by headers only.
 
-STUDIES -> index -> OUT/studies.csv, OUT/series.csv, OUT/problems.csv; and the linkage table where it is asked for
+STUDIES -> index -> OUT/files.csv, studies.csv, series.csv, problems.csv; and the linkage table where it is asked for
+
+Rows are written as they come. OUT/headers.sqlite keeps what the headers said, sealed with the site's secret: a second
+run over the same folder opens only what is new or changed.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from medmllm.csv_tables import (
-    LinkageRow,
-    ProblemRow,
-    SeriesRow,
-    StudyRow,
-    check_writable,
-    write_table,
-)
-from medmllm.errors import MedmllmError, MisuseError
+from medmllm.csv_tables import FileRow, check_writable, sole_writer, write_parquet, write_table
+from medmllm.errors import MisuseError
+from medmllm.ingest.file_store import STORE, FileStore
 from medmllm.ingest.keys import load_keyring
-from medmllm.ingest.study_folder import StudyIndex, index_folder
+from medmllm.ingest.recognise import TABLES
+from medmllm.ingest.study_folder import StudyIndex, folder_of, index_folder, open_index
 from medmllm.ingest.tables import read_label_table
+from medmllm.pipelines.index_output import check_linkage, write_index
 from medmllm.pipelines.progress import progress_bar
-from medmllm.records import Study
+
+MARKER = "studies.csv"
 
 
 @dataclass(frozen=True, slots=True)
 class IndexResult:
     """How many of what were found."""
 
+    files: int
+    read: int  # of these, opened in this run: new or changed since the one before
     studies: int
+    patients: int
     series: int
     problems: int  # rows of problems.csv
     refused: int  # of these, files, series and studies that cannot be used as they are
+    problems_by_code: dict[str, int]
+
+    def as_json(self) -> dict[str, object]:
+        """Return the counts for a machine to read."""
+        return asdict(self)
 
 
 def run(
-    studies: Path, *, out: Path, labels: Path | None = None, linkage: Path | None = None, overwrite: bool = False
+    studies: Path,
+    *,
+    out: Path,
+    labels: Path | None = None,
+    linkage: Path | None = None,
+    parquet: bool = False,
+    overwrite: bool = False,
 ) -> IndexResult:
-    """Index a folder and write the tables.
+    """Index a folder and write the tables; again into the same OUT, reading only what changed.
 
     Args:
-        studies: Folder of DICOM or NIfTI studies.
+        studies: Folder of DICOM or NIfTI studies, or a list of them (MONAI datalist, CSV manifest).
         out: Folder for the tables; made if absent.
         labels: Label table; None takes labels.csv or participants.tsv of `studies` if there.
         linkage: Where to write the table from key to original identifier; None writes none.
-        overwrite: Write over tables that are already there.
+        parquet: Write files.parquet instead of files.csv.
+        overwrite: Write over the tables of another folder.
 
     Raises:
-        MisuseError: No studies to index, results already there, the label table cannot be used.
+        MisuseError: No studies to index, results of another folder already there, the label table cannot be used.
     """
-    check_writable(out, overwrite=overwrite, marker="studies.csv", studies=studies)  # before the long part
-    index = read_index(studies, labels=labels)
-    if linkage is not None:
-        write_linkage(linkage, index, out=out)
-    rows = [row for study in index.studies for row in series_rows(study)]
-    write_table(out / "series.csv", SeriesRow, rows)
-    write_table(out / "problems.csv", ProblemRow, index.problems)
-    write_table(out / "studies.csv", StudyRow, map(study_row, index.studies))  # last: it marks the folder as whole
-    return IndexResult(
-        studies=len(index.studies),
-        series=len(rows),
-        problems=len(index.problems),
-        refused=sum(problem.severity == "refused" for problem in index.problems),
-    )
+    folder, keyring = folder_of(studies), load_keyring()
+    again = FileStore.is_of(out / STORE, keyring, folder)
+    check_writable(out, overwrite=overwrite or again, marker=MARKER, studies=folder)  # before the long part
+    check_linkage(linkage, out)
+    table = read_label_table(labels) if labels else None
+    with sole_writer(out), FileStore(out / STORE, keyring, folder) as store:
+        with progress_bar("Reading headers") as advance:
+            index = open_index(
+                studies, keyring=keyring, store=store, table=table, workers=os.cpu_count() or 1, advance=advance
+            )
+        with ExitStack() as stack:
+            counts = write_index(index, out, linkage, f"{MARKER}.partial", stack)
+        if parquet:
+            files = write_parquet(out / "files.parquet", FileRow, index.files())
+        else:
+            files = write_table(out / "files.csv", FileRow, index.files())
+        read = store.read
+    os.replace(out / f"{MARKER}.partial", out / MARKER)  # last: it marks the folder as whole
+    return IndexResult(files, read, **counts)
 
 
 def read_index(studies: Path, *, labels: Path | None = None) -> StudyIndex:
-    """Index a folder with this site's keys, showing progress.
+    """Index a folder with this site's keys, showing progress; keeps nothing.
 
     Raises:
         MisuseError: The folder is absent or empty, or the label table or site secret cannot be used.
@@ -76,55 +97,13 @@ def read_index(studies: Path, *, labels: Path | None = None) -> StudyIndex:
         return index_folder(studies, keyring=keyring, table=table, advance=advance)
 
 
-def write_linkage(path: Path, index: StudyIndex, *, out: Path) -> None:
-    """Write the linkage table, readable by its owner alone, and never among the results.
+def label_file(studies: Path) -> Path:
+    """Return the table that labels come from when none is named: the list of studies, or the one in its folder.
 
     Raises:
-        MisuseError: It would lie inside the results folder.
-        MedmllmError: It cannot be written.
+        MisuseError: There is none.
     """
-    if path.resolve().is_relative_to(out.resolve()):
-        raise MisuseError("the linkage table may not lie among the results: choose another --linkage")
-    try:
-        path.touch(mode=0o600)
-        path.chmod(0o600)
-        write_table(path, LinkageRow, index.linkage)
-    except OSError as error:
-        raise MedmllmError(f"cannot write the linkage table: {error.strerror}", code="cannot_write") from None
-
-
-def study_row(study: Study) -> StudyRow:
-    """Return the row of studies.csv for one study."""
-    return StudyRow(
-        study_key=study.study_key,
-        patient_key=study.patient_key,
-        layout=study.layout,
-        series=len(study.series),
-        refused_series=sum(series.refusal is not None for series in study.series),
-        notes=len(study.notes),
-        recordings=len(study.recordings),
-        in_table=bool(study.facts),
-    )
-
-
-def series_rows(study: Study) -> Iterator[SeriesRow]:
-    """Yield the rows of series.csv for one study."""
-    for series in study.series:
-        size_x, size_y, size_z = series.shape or (None, None, None)
-        spacing_x, spacing_y, spacing_z = series.spacing_mm or (None, None, None)
-        yield SeriesRow(
-            series_key=series.series_key,
-            study_key=study.study_key,
-            kind=series.kind,
-            modality=series.modality,
-            files=len(series.files),
-            size_x=size_x,
-            size_y=size_y,
-            size_z=size_z,
-            spacing_x_mm=spacing_x,
-            spacing_y_mm=spacing_y,
-            spacing_z_mm=spacing_z,
-            status="refused" if series.refusal else "readable",
-            code=series.refusal.code if series.refusal else None,
-            reason=series.refusal.reason if series.refusal else None,
-        )
+    found = [studies] if studies.is_file() else [studies / name for name in TABLES if (studies / name).is_file()]
+    if not found:
+        raise MisuseError(f"no --labels, and the folder of studies holds none of {', '.join(TABLES)}")
+    return found[0]

@@ -26,9 +26,10 @@ from medmllm.csv_tables import (
 )
 from medmllm.documents import ScoringSummary
 from medmllm.errors import MedmllmError, MisuseError
-from medmllm.ingest.study_folder import StudyIndex
+from medmllm.ingest.study_folder import StudyIndex, folder_of
 from medmllm.models.package import CARD, ModelPackage, load_package
-from medmllm.pipelines.index import read_index, write_linkage
+from medmllm.pipelines.index import read_index
+from medmllm.pipelines.index_output import write_linkage
 from medmllm.pipelines.progress import progress_bar
 from medmllm.pipelines.study_output import write_study
 from medmllm.provenance import stamp
@@ -69,7 +70,7 @@ def run(
     if not (model / CARD).is_file():
         raise MisuseError(f"no {CARD} in the --model folder: give the folder RUN/model that `medmllm train` wrote.")
     package = load_package(model, device=machine.device)
-    check_writable(out, overwrite=overwrite, marker="predictions.csv", studies=studies)
+    check_writable(out, overwrite=overwrite, marker="predictions.csv", studies=folder_of(studies))
     with sole_writer(out):
         return _run(studies, package, out, config, explain=explain, linkage=linkage)
 

@@ -16,8 +16,10 @@ from medmllm.config import TrainConfig
 from medmllm.csv_tables import LedgerRow, check_writable, write_table
 from medmllm.documents import EvaluationDocument, Task
 from medmllm.evaluation.cohort import evaluate_arms
+from medmllm.ingest.study_folder import folder_of
 from medmllm.ingest.tables import assign_targets, parse_target
-from medmllm.pipelines.index import read_index, write_linkage
+from medmllm.pipelines.index import label_file, read_index
+from medmllm.pipelines.index_output import write_linkage
 from medmllm.pipelines.progress import progress_bar
 from medmllm.provenance import file_digest, stamp
 from medmllm.reporting.cohort import write_training_report
@@ -49,7 +51,7 @@ class TrainResult:
 def run(
     studies: Path,
     *,
-    labels: Path,
+    labels: Path | None,
     target: str,
     out: Path,
     config: TrainConfig,
@@ -60,8 +62,8 @@ def run(
     """Train, evaluate out of fold, and write RUN.
 
     Args:
-        studies: Folder of DICOM or NIfTI studies.
-        labels: Label table.
+        studies: Folder of DICOM or NIfTI studies, or a list of them.
+        labels: Label table; None takes the list of studies, or the table in its folder.
         target: Column, or a threshold on one.
         out: RUN.
         config: Resolved settings.
@@ -75,8 +77,8 @@ def run(
     """
     torch.set_num_threads(config.training.threads or os.cpu_count() or 1)
     Machine.of(config.training.device)  # a wrong device should not cost an index
-    parsed = parse_target(target)
-    check_writable(out, overwrite=overwrite, marker="evaluation.json", studies=studies)
+    parsed, source = parse_target(target), labels or label_file(studies)
+    check_writable(out, overwrite=overwrite, marker="evaluation.json", studies=folder_of(studies))
     index = read_index(studies, labels=labels)
     if linkage is not None:
         write_linkage(linkage, index, out=out)
@@ -96,7 +98,7 @@ def run(
     provenance = stamp(
         f"medmllm train --studies STUDIES --labels LABELS --target '{parsed.expression}' --out RUN",
         seed=config.training.seed,
-        inputs={"labels": file_digest(labels), "split": plan.digest},
+        inputs={"labels": file_digest(source), "split": plan.digest},
     )
     with parent_run(config.tracking, folder=out, name=parsed.expression) as tracked:
         tracked.log_params(flatten(config.model_dump(mode="json")) | {"target": task.target, "split": plan.digest})

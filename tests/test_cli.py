@@ -102,15 +102,30 @@ def test_no_command_at_all_shows_the_help() -> None:
 
 
 def test_index_counts_on_stdout_and_is_partial_when_something_was_refused(stand_in: Any) -> None:
-    story = stand_in("index", SimpleNamespace(studies=4, series=9, problems=2, refused=0))
+    story = stand_in("index", SimpleNamespace(files=12, read=3, studies=4, series=9, problems=2, refused=0))
     result = command("index", "in", "--out", "out", "--labels", "l.csv", "--linkage", "k.csv", "--overwrite")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "4 studies, 9 series, 2 problems -> out\n", "")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        0,
+        "12 files (3 read), 4 studies, 9 series, 2 problems -> out\n",
+        "",
+    )
     assert story.calls == [
-        ((Path("in"),), {"out": Path("out"), "labels": Path("l.csv"), "linkage": Path("k.csv"), "overwrite": True})
+        (
+            (Path("in"),),
+            {
+                "out": Path("out"),
+                "labels": Path("l.csv"),
+                "linkage": Path("k.csv"),
+                "parquet": False,
+                "overwrite": True,
+            },  # fmt: skip
+        )
     ]
     story.answer.refused = 1
     assert command("index", "in", "--out", "out").exit_code == ExitCode.PARTIAL == 3
-    assert story.calls[-1][1] == {"out": Path("out"), "labels": None, "linkage": None, "overwrite": False}
+    assert story.calls[-1][1] == {
+        "out": Path("out"), "labels": None, "linkage": None, "parquet": False, "overwrite": False,
+    }  # fmt: skip
 
 
 def test_train_hands_over_the_resolved_settings(stand_in: Any) -> None:
@@ -224,14 +239,14 @@ def test_a_flag_out_of_range_is_misuse(flag: list[str], stand_in: Any) -> None:
 @pytest.mark.parametrize(("words", "level"), [([], logging.WARNING), (["--log-level", "debug"], logging.DEBUG)])
 def test_the_log_level_is_that_of_our_own_log_alone(words: list[str], level: int, stand_in: Any) -> None:
     logging.getLogger().setLevel(logging.WARNING)
-    stand_in("index", SimpleNamespace(studies=0, series=0, problems=0, refused=0))
+    stand_in("index", SimpleNamespace(files=0, read=0, studies=0, series=0, problems=0, refused=0))
     assert command(*words, *VERBS["index"]).exit_code == 0
     assert logging.getLogger("medmllm").level == level
     assert logging.getLogger("pydicom").getEffectiveLevel() >= logging.WARNING, "others' debug logs may name patients"
 
 
 def test_an_unknown_log_level_is_misuse(stand_in: Any) -> None:
-    story = stand_in("index", SimpleNamespace(studies=0, series=0, problems=0, refused=0))
+    story = stand_in("index", SimpleNamespace(files=0, read=0, studies=0, series=0, problems=0, refused=0))
     result = command("--log-level", "loud", *VERBS["index"])
     assert result.exit_code == 2
     assert "'loud' is none of debug, info, warning, error" in " ".join(result.stderr.replace("│", " ").split())

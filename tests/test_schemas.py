@@ -28,6 +28,7 @@ FAULTS: dict[str, tuple[str | int, ...]] = {
     "summary": ("refused",),  # -1
     "studies_row": ("patient_key",),  # a name where a key belongs
     "series_row": ("spacing_z_mm",),  # 0 mm
+    "files_row": ("status",),  # lost
     "problems_row": ("where_key",),  # a path where a key belongs
     "linkage_row": ("kind",),
     "predictions_row": ("patient_key",),  # a hospital number

@@ -77,6 +77,16 @@ def walk(number: int, wanted: Mapping[int, tuple[str, bytes]]) -> PlainFile | No
         return None
 
 
+@dataclass(slots=True)
+class _Found:
+    """What was wanted, as bytes."""
+
+    raw: dict[str, bytes] = field(default_factory=dict)
+    sequences: set[str] = field(default_factory=set)
+    pixel_place: int | None = None
+    pixel_bytes: int | None = None
+
+
 class _Walk:
     """A window on a file that moves forward."""
 
@@ -107,40 +117,88 @@ class _Walk:
         if syntax != IMPLICIT and syntax not in EXPLICIT and not syntax.startswith(ENCAPSULATED):
             raise _UnusualError
         self.implicit = syntax == IMPLICIT
-        raw: dict[str, bytes] = {}
-        vrs: dict[str, bytes] = {}
-        sequences = set()
-        before, size = 0, self.size
-        pixel_place = pixel_bytes = None
-        while place < size:
+        found = self.explicit_elements(place, wanted) if not self.implicit else self.implicit_elements(place, wanted)
+        values = _texts(found.raw, dict(wanted.values()))
+        empty = frozenset(found.raw.keys() - values.keys())
+        return PlainFile(
+            syntax, media_storage, values, empty, frozenset(found.sequences), found.pixel_place, found.pixel_bytes
+        )
+
+    def explicit_elements(self, place: int, wanted: Mapping[int, tuple[str, bytes]]) -> "_Found":
+        """Return the wanted elements of an explicit data set; flat and terse, since it runs for every element."""
+        found = _Found()
+        piece, start, before, size = self.piece, self.start, 0, self.size
+        inside, last = place - start, len(piece) - 12
+        while start + inside < size:
+            if not 0 <= inside <= last:
+                inside = self.at(start + inside, min(12, size - start - inside))
+                piece, start, last = self.piece, self.start, len(self.piece) - 12
+                if last < 0:
+                    raise _UnusualError  # a last element without a value, at the very end
+            group, number, vr, length = _tag_vr_length(piece, inside)
+            if vr in _SHORT:
+                inside += 8
+            elif vr in _LONG:
+                length = _length(piece, inside + 8)[0]
+                inside += 12
+            else:
+                raise _UnusualError
+            tag = group << 16 | number
+            if tag <= before:
+                raise _UnusualError
+            before = tag
+            if tag in wanted or length == UNDEFINED or tag == _PIXEL_DATA:
+                after = self.note(found, tag, vr, length, start + inside, wanted)
+                if after is None:
+                    return found
+                piece, last = self.piece, len(self.piece) - 12
+                start, inside = self.start, after - self.start
+            else:
+                inside += length
+        if start + inside > size:
+            raise _UnusualError
+        return found
+
+    def implicit_elements(self, place: int, wanted: Mapping[int, tuple[str, bytes]]) -> "_Found":
+        """Return the wanted elements of an implicit data set."""
+        found, before = _Found(), 0
+        while place < self.size:
             tag, vr, length, value = self.element(place)
             if tag <= before:
                 raise _UnusualError
             before = tag
-            if tag == _PIXEL_DATA:
-                pixel_place, pixel_bytes = value, None if length == UNDEFINED else length
-                break
-            asked = wanted.get(tag)
-            if length == UNDEFINED:
-                if asked or vr not in (b"SQ", b""):
-                    raise _UnusualError
-                place = self.after_sequence(value, 1)
-                continue
-            if asked:
-                if vr and vr != asked[1]:
-                    raise _UnusualError
-                if asked[1] == b"SQ":
-                    if length:
-                        sequences.add(asked[0])
-                else:
-                    inside = self.at(value, length)
-                    raw[asked[0]], vrs[asked[0]] = self.piece[inside : inside + length], asked[1]
-            place = value + length
-        if place > size:
+            after = value + length
+            if tag in wanted or length == UNDEFINED or tag == _PIXEL_DATA:
+                noted = self.note(found, tag, vr, length, value, wanted)
+                if noted is None:
+                    return found
+                after = noted
+            place = after
+        if place > self.size:
             raise _UnusualError
-        values = _texts(raw, vrs)
-        empty = frozenset(raw.keys() - values.keys())
-        return PlainFile(syntax, media_storage, values, empty, frozenset(sequences), pixel_place, pixel_bytes)
+        return found
+
+    def note(
+        self, found: "_Found", tag: int, vr: bytes, length: int, value: int, wanted: Mapping[int, tuple[str, bytes]]
+    ) -> int | None:
+        """Take an element that matters into account; return where the next one starts, None after the last."""
+        if tag == _PIXEL_DATA:
+            found.pixel_place, found.pixel_bytes = value, None if length == UNDEFINED else length
+            return None
+        asked = wanted.get(tag)
+        if length == UNDEFINED:
+            if asked or vr not in (b"SQ", b""):
+                raise _UnusualError
+            return self.after_sequence(value, 1)
+        if asked:
+            if vr and vr != asked[1]:
+                raise _UnusualError
+            if asked[1] == b"SQ":
+                found.sequences.update([asked[0]] if length else [])
+            else:
+                inside = self.at(value, length)
+                found.raw[asked[0]] = self.piece[inside : inside + length]
+        return value + length
 
     def meta(self) -> tuple[str, str, int]:
         """Return transfer syntax, media storage class, and where the data set starts."""

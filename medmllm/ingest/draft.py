@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from medmllm.ingest.layouts import Layout
 from medmllm.ingest.tables import TableRow
 from medmllm.ingest.walk import FoundFile, Severity
 from medmllm.records import Refusal
@@ -44,10 +45,11 @@ class StudyDraft:
 
     original: str  # StudyInstanceUID, or the folder
     patient: str  # PatientID, the table's patient_id, or the folder
-    layout: Literal["dicom", "folder", "bids"]
+    layout: Layout
     folders: set[str]  # that its images lie in, relative to the root; the empty text is the root
     names: list[str]  # under which the label table may know it, the surest first
     patient_names: list[str]  # under which the label table may know its patient
+    stored: bytes | None = None  # what the store knows its files by
     series: list[SeriesDraft] = field(default_factory=list)
     notes: list[FoundFile] = field(default_factory=list)
     recordings: list[FoundFile] = field(default_factory=list)

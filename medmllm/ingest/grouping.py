@@ -1,78 +1,107 @@
 """Group recognised files into studies.
 
-DICOM headers -> by StudyInstanceUID and SeriesInstanceUID, wherever the files lie
-NIfTI files   -> by folder; in a BIDS tree by sub-*/ses-*
+where images lie -> StudyDraft: which studies there are, without their series
+the files of one study -> its series: DICOM by SeriesInstanceUID, wherever the files lie; NIfTI by file
 notes and recordings -> the study of the nearest folder that holds exactly one
 """
 
 import hashlib
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from medmllm.errors import MedmllmError
+from medmllm.errors import IngestError, MedmllmError
 from medmllm.ingest import nifti
 from medmllm.ingest.dicom_header import DicomHeader
 from medmllm.ingest.dicom_stack import Part, arrange, split
 from medmllm.ingest.draft import FolderMap, Remark, SeriesDraft, StudyDraft
+from medmllm.ingest.layouts import Layouts, Place
 from medmllm.ingest.opening import open_regular
 from medmllm.ingest.recognise import Kind, Recognised
 from medmllm.ingest.walk import FileProblem, FoundFile
 from medmllm.records import Refusal
 
 PIECE_BYTES = 2**20
-_BIDS_FILE = re.compile(r"^(?P<subject>sub-[A-Za-z0-9]+)_(?:(?P<session>ses-[A-Za-z0-9]+)_)?")
-_BIDS_TREE = re.compile(r"^((?:.*/)?)sub-[A-Za-z0-9]+/")
-NOT_RAW = frozenset({"derivatives", "sourcedata", "code"})  # beside sub-* in a BIDS tree: not the raw images
 
 
-# --- DICOM ---------------------------------------------------------------------------------
+# --- which studies there are ---------------------------------------------------------------
 
 
-def group_dicom(recognised: Sequence[Recognised]) -> tuple[list[StudyDraft], list[FileProblem]]:
-    """Return DICOM studies, and the copies of files that were left out."""
-    by_study: defaultdict[str, list[Recognised]] = defaultdict(list)
-    for item in recognised:
-        if item.dicom:
-            by_study[item.dicom[0].study_uid or f"folder {item.found.folder or '.'}"].append(item)
-    studies, copies = [], []
-    for original, items in by_study.items():
-        kept, left_out = _without_copies(items)
-        studies.append(_dicom_study(original, kept))
-        copies += left_out
-    return studies, copies
+def draft_studies(places: Iterable[tuple[Place, bytes]]) -> list[StudyDraft]:
+    """Return a study for each one that images lie in, sorted by original identifier; its series are not looked at.
+
+    Args:
+        places: Where images lie, and what the store knows the study by; any order, doubled or not.
+    """
+    drafts: dict[bytes, StudyDraft] = {}
+    for place, stored in places:
+        if stored not in drafts:
+            drafts[stored] = StudyDraft(place.original, "", place.layout, set(), [place.original], [], stored=stored)
+        drafts[stored].folders.add(place.folder)
+        if place.patient and place.patient not in drafts[stored].patient_names:
+            drafts[stored].patient_names.append(place.patient)
+    for draft in drafts.values():
+        draft.patient_names.sort()
+        draft.patient = draft.patient_names[0] if draft.patient_names else f"study {draft.original}"
+        if draft.layout == "bids":
+            _name_bids(draft)
+        elif not draft.patient_names:
+            reason = "no PatientID: the study counts as a patient of its own unless the label table names one"
+            draft.remarks.append(Remark("warning", "no_patient_id", reason))
+    return sorted(drafts.values(), key=lambda draft: (draft.original, draft.layout))
 
 
-def _dicom_study(original: str, items: Sequence[Recognised]) -> StudyDraft:
+def _name_bids(draft: StudyDraft) -> None:
+    """Add the names by which a table may know a BIDS subject and session."""
+    subject = draft.patient.rpartition("/")[2]
+    session = draft.original.rpartition("/")[2]
+    draft.names += [draft.original[len(draft.patient) - len(subject) :].replace("/", "_"), session]
+    draft.patient_names += [subject, subject.removeprefix("sub-")]
+
+
+# --- the series of one study ---------------------------------------------------------------
+
+
+def add_series(study: StudyDraft, items: Sequence[Recognised], layouts: Layouts, damaged: Mapping[str, int]) -> None:
+    """Add the series that the files of a study make.
+
+    Args:
+        study: Gets them, and remarks.
+        items: Its files, without copies, in order of their paths.
+        layouts: May give a series its name.
+        damaged: Folder -> DICOM files in it that cannot be read: slices may be missing at a series' ends.
+    """
+    _add_dicom_series(study, [item for item in items if item.dicom], damaged)
+    for item in items:
+        if item.kind is Kind.NIFTI:
+            study.series += _nifti_series(item, layouts)
+
+
+def _add_dicom_series(study: StudyDraft, items: Sequence[Recognised], damaged: Mapping[str, int]) -> None:
     headers = [header for item in items for header in item.dicom]
-    patients = sorted({header.patient_id for header in headers if header.patient_id})
-    study = StudyDraft(
-        original=original,
-        patient=patients[0] if patients else f"study {original}",
-        layout="dicom",
-        folders={item.found.folder for item in items},
-        names=[original],
-        patient_names=list(patients),
-    )
-    if not patients:
-        reason = "no PatientID: the study counts as a patient of its own unless the label table names one"
-        study.remarks.append(Remark("warning", "no_patient_id", reason))
     if any(not (header.study_uid and header.series_uid) for header in headers):
         reason = "StudyInstanceUID or SeriesInstanceUID is empty: the files of a folder were taken as one"
         study.remarks.append(Remark("warning", "no_uid", reason))
     by_series: defaultdict[str, list[DicomHeader]] = defaultdict(list)
+    folders: defaultdict[str, set[str]] = defaultdict(set)
     for item in items:
         for header in item.dicom:
-            by_series[header.series_uid or f"folder {item.found.folder or '.'}"].append(header)
+            uid = header.series_uid or f"folder {item.found.folder or '.'}"
+            by_series[uid].append(header)
+            folders[uid].add(item.found.folder)
+    patients = {header.patient_id for header in headers if header.patient_id}
     for series_uid, slices in by_series.items():
+        beside = sum(damaged.get(folder, 0) for folder in folders[series_uid])
         parts = split(slices)
-        study.series += [_dicom_series(f"{original}/{series_uid}", part, len(parts)) for part in parts]
-    if len(patients) > 1:
-        reason = f"files of {len(patients)} different PatientIDs share this study"
-        for series in study.series:
-            series.refusal = Refusal("index", "mixed_patients", reason)
-    return study
+        for part in parts:
+            series = _dicom_series(f"{study.original}/{series_uid}", part, len(parts))
+            if beside:
+                reason = (f"{beside} DICOM files in the folder of this series cannot be read: slices may be missing at "
+                          "its ends")  # fmt: skip
+                series.remarks.append(Remark("warning", "damaged_beside", reason))
+            if len(patients) > 1:
+                reason = f"files of {len(patients)} different PatientIDs share this study"
+                series.refusal = Refusal("index", "mixed_patients", reason)
+            study.series.append(series)
 
 
 def _dicom_series(original: str, part: Part, parts: int) -> SeriesDraft:
@@ -97,91 +126,54 @@ def _dicom_series(original: str, part: Part, parts: int) -> SeriesDraft:
     return series
 
 
-def _without_copies(items: Sequence[Recognised]) -> tuple[list[Recognised], list[FileProblem]]:
-    """Leave out files that are byte for byte the same as another one of the study.
+def find_copies(alike: Iterable[list[tuple[str, FoundFile]]]) -> Iterator[str]:
+    """Yield the keys of files that are byte for byte the same as an earlier one of their study.
 
     Only files of the same size, SOPInstanceUID and position are compared: exporters have written one SOPInstanceUID
-    into every slice.
+    into every slice. Hard links are the same without a look.
     """
-    alike: defaultdict[object, list[Recognised]] = defaultdict(list)
-    for item in items:
-        alike[item.found.size, item.dicom[0].sop_uid, item.dicom[0].position].append(item)
-    copies: dict[str, FileProblem] = {}
-    for same in alike.values():
-        seen: set[str] = set()
-        for item in same if len(same) > 1 else ():
-            digest = _digest(item.found)
-            if digest in seen:
-                reason = "the file is byte for byte the same as another one of its study"
-                copies[item.found.relative] = FileProblem(item.found.relative, "ignored", "duplicate_file", reason)
-            seen.add(digest)
-    return [item for item in items if item.found.relative not in copies], list(copies.values())
+    for files in alike:
+        inodes: set[tuple[int, int]] = set()
+        digests: set[str] = set()
+        several = len({found.inode for _, found in files}) > 1
+        for key, found in files:
+            if found.inode in inodes:
+                yield key
+                continue
+            inodes.add(found.inode)
+            if several:
+                digest = _digest(found)
+                if digest in digests:
+                    yield key
+                digests.add(digest)
 
 
 def _digest(found: FoundFile) -> str:
+    """Return a digest of a file's content; one that cannot be read is like no other."""
     digest = hashlib.sha256()
-    with open_regular(found.path) as stream:
-        while piece := stream.read(PIECE_BYTES):
-            digest.update(piece)
+    try:
+        with open_regular(found.path) as stream:
+            while piece := stream.read(PIECE_BYTES):
+                digest.update(piece)
+    except (IngestError, OSError):
+        return f"unreadable {found.relative}"
     return digest.hexdigest()
 
 
-# --- NIfTI ---------------------------------------------------------------------------------
-
-
-def group_nifti(recognised: Sequence[Recognised], root_name: str) -> list[StudyDraft]:
-    """Return one study per folder of NIfTI files, and one per subject and session of BIDS trees."""
-    images = [item for item in recognised if item.kind is Kind.NIFTI]
-    placed = sorted(((_place(item.found, root_name), item) for item in images), key=lambda pair: pair[0])
-    studies = []
-    for (layout, original, patient), pairs in groupby(placed, key=lambda pair: pair[0]):
-        items = [item for _, item in pairs]
-        name = original.rpartition("/")[2]
-        study = StudyDraft(
-            original=original,
-            patient=patient,
-            layout="bids" if layout == "bids" else "folder",
-            folders={item.found.folder for item in items},
-            names=[original],
-            patient_names=[patient],
-        )
-        if layout == "bids":
-            subject = patient.rpartition("/")[2]
-            study.names += [original[len(patient) - len(subject) :].replace("/", "_"), name]
-            study.patient_names += [subject, subject.removeprefix("sub-")]
-        study.series = [series for item in items for series in _nifti_series(item)]
-        studies.append(study)
-    return studies
-
-
-def _place(found: FoundFile, root_name: str) -> tuple[str, str, str]:
-    """Return (layout, original study, original patient) of a NIfTI file.
-
-    A root that is itself one study goes by its own name, so that a study has the same key whether it was indexed
-    alone or among others.
-    """
-    folders = found.folder.split("/") if found.folder else []
-    bids = _BIDS_FILE.match(found.name)
-    if bids and bids["subject"] in (root_name, *folders):
-        subject, session = bids["subject"], bids["session"]
-        patient = "/".join(folders[: folders.index(subject) + 1]) if subject in folders else subject
-        return "bids", f"{patient}/{session}" if session else patient, patient
-    folder = found.folder or root_name
-    return "folder", folder, folder
-
-
-def _nifti_series(item: Recognised) -> list[SeriesDraft]:
+def _nifti_series(item: Recognised, layouts: Layouts) -> list[SeriesDraft]:
     """Return one series per volume of a file: a 4D image has several."""
     found, header = item.found, item.nifti
     files = (found.path, nifti.image_beside(found.path)) if ".hdr" in found.name.lower() else (found.path,)
     volumes = header.volumes if header else 1
+    channel, modality = layouts.channel(found)
+    name = " ".join(filter(None, (channel, found.name.partition(".")[0])))
     labels = [f"volume {number + 1} of {volumes}" if volumes > 1 else "" for number in range(volumes)]
     return [
         SeriesDraft(
             original=f"{found.relative}#{label}" if label else found.relative,
             kind="nifti",
-            modality=nifti.modality_of(found.path),
-            description=" ".join(filter(None, (found.name.partition(".")[0], label))),
+            modality=modality or nifti.modality_of(found.path),
+            description=" ".join(filter(None, (name, label))),
             files=files,
             frames=(number,) * len(files),
             shape=header.shape if header else None,
@@ -193,35 +185,18 @@ def _nifti_series(item: Recognised) -> list[SeriesDraft]:
     ]
 
 
-def not_raw(files: Iterable[FoundFile]) -> set[str]:
-    """Return the relative paths under derivatives/, sourcedata/ and code/ of BIDS trees.
-
-    Their subjects are those of the raw images: indexed as studies of their own, one patient would count as two.
-    """
-    paths = [found.relative for found in files]
-    trees = {match[1] for path in paths if (match := _BIDS_TREE.match(path))}
-    beside = tuple(f"{tree}{folder}/" for tree in trees for folder in NOT_RAW)
-    return {path for path in paths if path.startswith(beside)}
-
-
 # --- notes and recordings ------------------------------------------------------------------
 
 
-def attach(recognised: Sequence[Recognised], folders: FolderMap) -> list[FileProblem]:
-    """Give each note and recording to the study of the nearest folder that holds one; return the orphans."""
-    orphans = []
-    for item in recognised:
-        if item.kind not in (Kind.NOTE, Kind.RECORDING):
-            continue
-        near = folders.nearest(item.found.folder)
-        if len(near) == 1:
-            (near[0].notes if item.kind is Kind.NOTE else near[0].recordings).append(item.found)
-            continue
-        word = item.kind.value
-        reason = (
-            f"the {word} lies beside {len(near)} studies: put it into the folder of one"
-            if near
-            else f"no study lies in the folder of the {word} or around it"
-        )
-        orphans.append(FileProblem(item.found.relative, "ignored", f"orphan_{word}", reason))
-    return orphans
+def home_of(item: Recognised, folders: FolderMap) -> StudyDraft | FileProblem:
+    """Return the study that a note or recording belongs to: that of the nearest folder that holds exactly one."""
+    near = folders.nearest(item.found.folder)
+    if len(near) == 1:
+        return near[0]
+    word = item.kind.value
+    reason = (
+        f"the {word} lies beside {len(near)} studies: put it into the folder of one"
+        if near
+        else f"no study lies in the folder of the {word} or around it"
+    )
+    return FileProblem(item.found.relative, "ignored", f"orphan_{word}", reason)

@@ -7,7 +7,6 @@ guess. The secret lies in a file of its own, never among results. Keyed hashing:
 two among a million originals collide with a chance of one in 37 million.
 """
 
-import hashlib
 import hmac
 import logging
 import os
@@ -59,7 +58,8 @@ class Keyring:
 
     def _key(self, prefix: str, kind: str, original: str) -> str:
         message = f"{kind}\0{original}".encode("utf-8", "surrogateescape")  # file names may be no valid UTF-8
-        return f"{prefix}-{hmac.new(self.secret, message, hashlib.sha256).hexdigest()[:KEY_DIGITS]}"
+        digest = hmac.digest(self.secret, message, "sha256").hex()
+        return f"{prefix}-{digest[:KEY_DIGITS]}"
 
 
 def load_keyring() -> Keyring:

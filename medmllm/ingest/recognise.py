@@ -3,10 +3,9 @@
 FoundFile -> DICOM image, NIfTI image, note, recording or table, with its header; or a FileProblem
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 
 from medmllm.errors import IngestError, MedmllmError
 from medmllm.ingest import audio, dicom_header, nifti
@@ -17,7 +16,6 @@ from medmllm.ingest.opening import one_error, open_regular
 from medmllm.ingest.walk import FileProblem, FoundFile, Severity
 from medmllm.records import Refusal
 
-THREADS = 8  # reading headers mostly waits for the disk or the network
 SNIFFED_BYTES = 132
 NOT_NOTES = frozenset({"readme", "changes", "changelog", "license", "licence", "copying", "notice", "citation"})
 TABLES = ("labels.csv", "participants.tsv")  # in the root; the first that is there is used
@@ -49,24 +47,10 @@ class Recognised:
     problem: FileProblem | None = field(default=None, repr=False)  # it is no part of any study
 
 
-def recognise_all(files: Sequence[FoundFile], advance: Callable[[int], None]) -> list[Recognised]:
-    """Return what each file is, in the same order; `advance` is called with 1 after each."""
-    names = frozenset(found.relative for found in files)
-    recognised = []
-    with ThreadPoolExecutor(THREADS) as pool:
-        for result in pool.map(lambda found: recognise(found, names), files):
-            recognised.append(result)
-            advance(1)
-    return recognised
-
-
-def recognise(found: FoundFile, names: frozenset[str]) -> Recognised:
-    """Return what one file is; `names` are the relative paths of all files, to find the partner of a pair.
-
-    Never raises for what a file holds: that becomes a refusal or a problem.
-    """
+def recognise(found: FoundFile) -> Recognised:
+    """Return what one file is; never raises for what it holds: that becomes a refusal or a problem."""
     try:
-        kind = _kind(found, names)
+        kind = _kind(found)
         if kind is Kind.DICOM:
             return Recognised(found, kind, dicom=_frames(dicom_header.read_header(found.path)))
         if kind is Kind.NIFTI:
@@ -81,7 +65,7 @@ def recognise(found: FoundFile, names: frozenset[str]) -> Recognised:
         return Recognised(found, Kind.OTHER, problem=problem)
 
 
-def _kind(found: FoundFile, names: frozenset[str]) -> Kind:
+def _kind(found: FoundFile) -> Kind:
     name = found.name.lower()
     if name.endswith((".nii", ".nii.gz")):
         return Kind.NIFTI
@@ -97,20 +81,19 @@ def _kind(found: FoundFile, names: frozenset[str]) -> Kind:
     if suffix in ("wav", "flac") and dot:
         return Kind.RECORDING
     plain = name.removesuffix(".gz")
-    if plain.endswith(".hdr") and _partner(found.relative, ".img", names):
+    if plain.endswith(".hdr") and _has_beside(found.path, ".img"):
         return Kind.NIFTI
-    if plain.endswith(".img") and _partner(found.relative, ".hdr", names):
+    if plain.endswith(".img") and _has_beside(found.path, ".hdr"):
         return Kind.NIFTI_VOXELS
     if not start:
         raise IngestError("the file is empty", code="empty_file")
     return Kind.DICOM if dicom_header.looks_like_dicom(start) else Kind.OTHER
 
 
-def _partner(relative: str, suffix: str, names: frozenset[str]) -> bool:
+def _has_beside(path: Path, suffix: str) -> bool:
     """Return whether the other half of a header and image pair is there, zipped or not."""
-    stem = relative.removesuffix(".gz")[:-4]
-    ends = (suffix, suffix.upper(), f"{suffix}.gz")
-    return any(stem + end in names for end in ends)
+    stem = path.name.removesuffix(".gz")[:-4]
+    return any(path.with_name(stem + end).is_file() for end in (suffix, suffix.upper(), f"{suffix}.gz"))
 
 
 def _frames(header: DicomHeader) -> tuple[DicomHeader, ...]:

@@ -67,7 +67,7 @@ def read_label_table(path: Path) -> LabelTable:
         LabelError: Unreadable, no identifier column, a doubled column, a row of another length, or a
             doubled identifier; names columns and lines, never cells.
     """
-    rows = _parse(path)
+    rows = parse_cells(path)
     if not rows:
         raise LabelError("the label table is empty")
     header = [cell.strip() for _, row in rows[:1] for cell in row]
@@ -100,7 +100,7 @@ def read_label_table(path: Path) -> LabelTable:
     return LabelTable(path, columns, found if study_column else {}, {} if study_column else found, patient_of)
 
 
-def _parse(path: Path) -> list[tuple[int, list[str]]]:
+def parse_cells(path: Path, what: str = "the label table") -> list[tuple[int, list[str]]]:
     """Return (line number, cells) of every row that is not blank."""
     try:
         with open_regular(path.resolve()) as stream:
@@ -108,19 +108,19 @@ def _parse(path: Path) -> list[tuple[int, list[str]]]:
         text = data.decode("utf-8-sig")
     except (IngestError, OSError, RuntimeError):  # RuntimeError: links in a circle
         there = "cannot be read" if os.path.lexists(path) else "is not there"
-        raise LabelError(f"the label table {there}") from None
+        raise LabelError(f"{what} {there}") from None
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise LabelError(f"the label table is not UTF-8 text (line {line})") from None
+        raise LabelError(f"{what} is not UTF-8 text (line {line})") from None
     if len(data) > LARGEST_TABLE_BYTES:
-        raise LabelError(f"the label table is larger than {LARGEST_TABLE_BYTES:,} bytes")
+        raise LabelError(f"{what} is larger than {LARGEST_TABLE_BYTES:,} bytes")
     first = text.partition("\n")[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in first and "," not in first else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
-        raise LabelError(f"line {reader.line_num} of the label table is no valid CSV: {error}") from None
+        raise LabelError(f"line {reader.line_num} of {what} is no valid CSV: {error}") from None
 
 
 def _refuse_doubled(column: str, by_key: Mapping[str, Sequence[TableRow]]) -> None:

@@ -1,10 +1,14 @@
 """Find every file under a folder, in the same order each time, without leaving it.
 
-root -> regular files, sorted; and a problem for each link, pipe, device and closed folder
+root -> regular files, in order of their paths; and a problem for each link, pipe, device and closed folder
+
+One folder's listing is held at a time, so that millions of files take no more memory than a few.
 """
 
 import os
+import re
 import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,6 +16,8 @@ from typing import Literal
 from medmllm.errors import MisuseError
 
 Severity = Literal["ignored", "warning", "refused"]
+NOT_RAW = frozenset({"derivatives", "sourcedata", "code"})  # beside sub-* in a BIDS tree: not the raw images
+_BIDS_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +27,8 @@ class FoundFile:
     path: Path = field(repr=False)
     relative: str = field(repr=False)  # to the root, with forward slashes
     size: int  # bytes
+    changed: tuple[int, int] = (0, 0)  # times of the last change of content and of status, ns
+    inode: tuple[int, int] = (0, 0)  # device and number: the same for hard links to one file
 
     @property
     def name(self) -> str:
@@ -44,45 +52,86 @@ class FileProblem:
     retryable: bool = False
 
 
-def walk(root: Path) -> tuple[list[FoundFile], list[FileProblem]]:
-    """Return the regular files under a folder, sorted by path, and what was passed over.
+def walk(root: Path) -> Iterator[FoundFile | FileProblem]:
+    """Yield the regular files under a folder in order of their paths, and what is passed over.
 
     Symbolic links are passed over: they may lead out of the folder, to a file twice, or in a circle. The root itself
-    may be one.
+    may be one. In a BIDS tree, what lies in derivatives, sourcedata and code beside the subjects is passed over: its
+    subjects are those of the raw images, and one patient would count as two.
 
     Raises:
         MisuseError: The root is no folder or cannot be listed.
     """
     if not root.is_dir():
         raise MisuseError("the folder of studies is not there, or is not a folder")
-    files: list[FoundFile] = []
-    problems: list[FileProblem] = []
-    waiting = [""]
+    try:
+        os.scandir(root).close()
+    except OSError as error:
+        raise MisuseError(f"the folder of studies cannot be listed: {error.strerror}") from None
+    yield from walk_folder(root, "")
+
+
+def walk_folder(root: Path, start: str) -> Iterator[FoundFile | FileProblem]:
+    """Yield what lies in one folder of the root and below; `start` is relative to the root, empty for all of it."""
+    waiting: list[Iterator[FoundFile | FileProblem | _Folder]] = [iter([_Folder(start, raw=True)])]
     while waiting:
-        folder = waiting.pop()
-        try:
-            with os.scandir(root / folder) as entries:
-                listed = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            if not folder:
-                raise MisuseError(f"the folder of studies cannot be listed: {error.strerror}") from None
-            reason = f"the folder cannot be listed: {error.strerror}"
-            problems.append(FileProblem(folder, "refused", "unreadable_folder", reason, retryable=True))
-            continue
-        for entry in listed:
-            relative = f"{folder}/{entry.name}" if folder else entry.name
-            found = _look(entry, relative)
-            if isinstance(found, FoundFile):
-                files.append(found)
-            elif isinstance(found, FileProblem):
-                problems.append(found)
-            else:
-                waiting.append(relative)
-    files.sort(key=lambda found: found.relative)
-    return files, problems
+        found = next(waiting[-1], None)
+        if found is None:
+            waiting.pop()
+        elif isinstance(found, _Folder):
+            waiting.append(_list(root, found))
+        else:
+            yield found
 
 
-def _look(entry: os.DirEntry[str], relative: str) -> FoundFile | FileProblem | None:
+def walk_listed(root: Path, listed: Iterable[str]) -> Iterator[FoundFile | FileProblem]:
+    """Yield the files that a list names, relative to the root, and those in the folders it names; no others."""
+    inside = root.resolve()
+    for relative in sorted(set(listed)):
+        path = root / relative
+        if not os.path.lexists(path):
+            reason = "the list names this file, and it is not there: put the list beside the data, or mend its path"
+            yield FileProblem(relative, "refused", "listed_file_missing", reason, retryable=True)
+        elif path.parent.resolve() != inside / path.parent.relative_to(root):
+            yield FileProblem(relative, "refused", "symbolic_link", "the path leads through a symbolic link")
+        else:
+            found = look(path, relative)
+            yield from walk_folder(root, relative) if found is None else [found]
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    relative: str
+    raw: bool  # False beside the raw images of a BIDS tree
+
+
+def _list(root: Path, folder: _Folder) -> Iterator["FoundFile | FileProblem | _Folder"]:
+    """Yield what one folder holds, in order."""
+    try:
+        with os.scandir(root / folder.relative) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        reason = f"the folder cannot be listed: {error.strerror}"
+        yield FileProblem(folder.relative, "refused", "unreadable_folder", reason, retryable=True)
+        return
+    bids = any(_is_subject(entry) for entry in listed)
+    for entry in listed:
+        relative = f"{folder.relative}/{entry.name}" if folder.relative else entry.name
+        found = look(entry, relative)
+        if found is None:
+            yield _Folder(relative, raw=folder.raw and not (bids and entry.name in NOT_RAW))
+        elif isinstance(found, FoundFile) and not folder.raw:
+            reason = "beside the raw images of a BIDS tree: derivatives, source data or code"
+            yield FileProblem(relative, "ignored", "bids_not_raw", reason)
+        else:
+            yield found
+
+
+def _is_subject(entry: os.DirEntry[str]) -> bool:
+    return _BIDS_SUBJECT.fullmatch(entry.name) is not None and entry.is_dir(follow_symlinks=False)
+
+
+def look(entry: os.DirEntry[str] | Path, relative: str) -> FoundFile | FileProblem | None:
     """Return the file or the problem that a folder entry is; None for a folder to go into."""
     try:
         status = entry.stat(follow_symlinks=False)
@@ -95,4 +144,5 @@ def _look(entry: os.DirEntry[str], relative: str) -> FoundFile | FileProblem | N
         return FileProblem(relative, "ignored", "symbolic_link", "symbolic links are not followed")
     if not stat.S_ISREG(status.st_mode):
         return FileProblem(relative, "ignored", "not_a_file", "this is a pipe, socket or device, not a regular file")
-    return FoundFile(Path(entry.path), relative, status.st_size)
+    changed = status.st_mtime_ns, status.st_ctime_ns
+    return FoundFile(Path(entry), relative, status.st_size, changed, (status.st_dev, status.st_ino))

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from medmllm.ingest.recognise import Kind, Recognised, recognise, recognise_all
-from medmllm.ingest.walk import walk
+from medmllm.ingest.recognise import Kind, Recognised, recognise
+from medmllm.ingest.walk import FoundFile, walk
 from tests.factories import a_volume, edit_dicom, write_dicom_study, write_nifti
 
 
 def recognised(root: Path, name: str) -> Recognised:
-    files, _ = walk(root)
-    return recognise(next(found for found in files if found.relative == name), frozenset(f.relative for f in files))
+    return recognise(next(found for found in walk(root) if isinstance(found, FoundFile) and found.relative == name))
 
 
 def put(root: Path, name: str, content: bytes) -> Recognised:
@@ -117,13 +116,3 @@ def test_a_slice_without_pixels_is_refused_not_ignored(tmp_path: Path) -> None:
     problem = recognised(tmp_path, "0002.dcm").problem
     assert problem is not None
     assert (problem.severity, problem.code) == ("refused", "no_pixels")
-
-
-def test_files_are_recognised_in_order_and_counted(tmp_path: Path) -> None:
-    for number in range(30):
-        (tmp_path / f"{number:02d}.txt").write_text("x")
-    files, _ = walk(tmp_path)
-    counted: list[int] = []
-    items = recognise_all(files, counted.append)
-    assert [item.found for item in items] == files
-    assert counted == [1] * 30

@@ -7,7 +7,15 @@ import pytest
 
 from medmllm.errors import MisuseError
 from medmllm.ingest import walk as walk_module
-from medmllm.ingest.walk import walk
+from medmllm.ingest.walk import FileProblem, FoundFile
+from medmllm.ingest.walk import walk as walk_lazily
+
+
+def walk(root: Path) -> tuple[list[FoundFile], list[FileProblem]]:
+    """Return the files and the problems of a walk."""
+    entries = list(walk_lazily(root))
+    files = [entry for entry in entries if isinstance(entry, FoundFile)]
+    return files, [entry for entry in entries if isinstance(entry, FileProblem)]
 
 
 def test_files_are_found_in_order_of_their_paths(tmp_path: Path) -> None:
@@ -92,7 +100,7 @@ def test_a_file_that_vanishes_while_looked_at_is_a_problem(tmp_path: Path) -> No
         def stat(self, *, follow_symlinks: bool) -> os.stat_result:
             raise FileNotFoundError(2, "No such file or directory")
 
-    problem = walk_module._look(Gone(), "gone")  # type: ignore[arg-type]
+    problem = walk_module.look(Gone(), "gone")  # type: ignore[arg-type]
     assert isinstance(problem, walk_module.FileProblem)
     assert (problem.code, problem.retryable) == ("unreadable", True)
 
@@ -101,3 +109,49 @@ def test_a_problem_does_not_show_its_path(tmp_path: Path) -> None:
     (tmp_path / "MEIER").symlink_to(tmp_path)
     _, problems = walk(tmp_path)
     assert "MEIER" not in repr(problems)
+
+
+def test_nothing_is_listed_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1").write_text("x")
+    listed: list[str] = []
+    listing = os.scandir
+
+    def scandir(path: Path) -> object:
+        listed.append(Path(path).name)
+        return listing(path)
+
+    monkeypatch.setattr(walk_module.os, "scandir", scandir)
+    first = next(walk_lazily(tmp_path))
+    assert isinstance(first, FoundFile)
+    assert first.relative == "a/1"
+    assert "b" not in listed
+
+
+def test_what_lies_beside_the_subjects_of_a_bids_tree_is_no_raw_image(tmp_path: Path) -> None:
+    for name in ("tree/sub-1/anat/a", "tree/derivatives/x/sub-1/b", "tree/code/c", "other/derivatives/d"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("x")
+    files, problems = walk(tmp_path)
+    assert [found.relative for found in files] == ["other/derivatives/d", "tree/sub-1/anat/a"]
+    assert [(problem.relative, problem.code) for problem in problems] == [
+        ("tree/code/c", "bids_not_raw"),
+        ("tree/derivatives/x/sub-1/b", "bids_not_raw"),
+    ]
+
+
+def test_a_list_is_walked_alone_and_never_out_of_the_folder(tmp_path: Path) -> None:
+    for name in ("root/a.nii", "root/b/1.dcm", "root/b/c/2.dcm", "root/unlisted", "outside/secret.nii"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "outside")
+    listed = ["a.nii", "b", "gone.nii", "link/secret.nii", "link"]
+    entries = list(walk_module.walk_listed(tmp_path / "root", listed))
+    files = [entry.relative for entry in entries if isinstance(entry, FoundFile)]
+    assert files == ["a.nii", "b/1.dcm", "b/c/2.dcm"]
+    assert {(entry.relative, entry.code) for entry in entries if isinstance(entry, FileProblem)} == {
+        ("gone.nii", "listed_file_missing"),
+        ("link", "symbolic_link"),
+        ("link/secret.nii", "symbolic_link"),
+    }

@@ -1,15 +1,22 @@
 """`medmllm index`: three tables, exit codes, and originals in the linkage table alone."""
 
+import json
+import shutil
+from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from medmllm.cli import app
-from medmllm.csv_tables import LinkageRow, ProblemRow, SeriesRow, StudyRow, read_table
+from medmllm.csv_tables import FileRow, LinkageRow, ProblemRow, SeriesRow, StudyRow, read_table
 from medmllm.errors import LabelError, MedmllmError, MisuseError
+from medmllm.ingest.keys import Keyring
 from medmllm.pipelines import index
-from tests.factories import a_volume, write_dicom_study, write_nifti_study
+from tests.factories import a_volume, edit_dicom, write_dicom_study, write_nifti_study
+
+KEYS = Keyring(bytes.fromhex("5ec0de" * 10 + "beef"))  # as in the fixture site_secret
 
 
 @pytest.fixture
@@ -27,6 +34,7 @@ def studies(tmp_path: Path) -> Path:
 def test_the_tables_say_what_was_found(studies: Path, tmp_path: Path) -> None:
     result = index.run(studies, out=tmp_path / "out")
     assert (result.studies, result.series, result.problems, result.refused) == (3, 3, 2, 1)
+    assert (result.patients, result.problems_by_code) == (3, {"missing_slice": 1, "not_recognised": 1})
     rows = read_table(tmp_path / "out" / "studies.csv", StudyRow)
     assert sorted((row.layout, row.series, row.refused_series, row.notes, row.in_table) for row in rows) == [
         ("dicom", 1, 0, 1, False),
@@ -51,9 +59,76 @@ def test_the_tables_say_what_was_found(studies: Path, tmp_path: Path) -> None:
 
 def test_no_original_identifier_is_in_any_table(studies: Path, tmp_path: Path) -> None:
     index.run(studies, out=tmp_path / "out")
-    written = "".join(file.read_text() for file in (tmp_path / "out").iterdir())
+    written = b"".join(file.read_bytes() for file in (tmp_path / "out").iterdir())
+    assert (tmp_path / "out" / "headers.sqlite").stat().st_mode & 0o777 == 0o600
     assert len(written) > 500
-    assert [name for name in ("HUBER", "MEIER", "KOCH", "t1", "scan.pdf") if name in written] == []
+    names = ("HUBER", "MEIER", "KOCH", "t1.nii", "scan.pdf", "1.2.826", str(studies))
+    assert [name for name in names if name.encode() in written] == []
+
+
+def test_every_file_stands_in_files_csv_once_with_what_became_of_it(studies: Path, tmp_path: Path) -> None:
+    index.run(studies, out=tmp_path / "out", linkage=tmp_path / "guarded.csv")
+    rows = read_table(tmp_path / "out" / "files.csv", FileRow)
+    names = {KEYS.file(str(path.relative_to(studies))): path.name for path in studies.rglob("*") if path.is_file()}
+    assert sorted(row.file_key for row in rows) == sorted(names)
+    fates = Counter((row.kind, row.status, row.code) for row in rows)
+    assert fates == {
+        ("dicom", "used", None): 4,
+        ("dicom", "refused", "missing_slice"): 3,
+        ("nifti", "used", None): 1,
+        ("note", "used", None): 2,
+        ("table", "used", None): 1,
+        ("other", "ignored", "not_recognised"): 1,
+    }
+    series = {row.series_key for row in read_table(tmp_path / "out" / "series.csv", SeriesRow)}
+    assert {row.series_key for row in rows if row.kind in ("dicom", "nifti")} == series
+    sizes = {KEYS.file(str(path.relative_to(studies))): path.stat().st_size for path in studies.rglob("*")}
+    assert all(row.bytes == sizes[row.file_key] for row in rows)
+
+
+def test_files_may_be_written_as_parquet(studies: Path, tmp_path: Path) -> None:
+    index.run(studies, out=tmp_path / "a")
+    index.run(studies, out=tmp_path / "b", parquet=True)
+    table = pd.read_parquet(tmp_path / "b" / "files.parquet")
+    rows = read_table(tmp_path / "a" / "files.csv", FileRow)
+    assert not (tmp_path / "b" / "files.csv").exists()
+    assert list(table["file_key"]) == [row.file_key for row in rows]
+    assert table["bytes"].sum() == sum(row.bytes for row in rows)
+    assert table["code"].isna().sum() == sum(row.code is None for row in rows)
+
+
+def test_a_second_run_opens_only_what_is_new_or_changed(studies: Path, tmp_path: Path) -> None:
+    first = index.run(studies, out=tmp_path / "out")
+    assert (first.files, first.read) == (12, 12)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").glob("*.csv")}
+    assert index.run(studies, out=tmp_path / "out").read == 0
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").glob("*.csv")} == before
+    edit_dicom(studies / "HUBER", only=[2], RescaleIntercept=-1000)  # same size, other content
+    write_dicom_study(studies / "NEU", patient="NEU", study=3, note=None)
+    shutil.rmtree(studies / "KOCH")
+    again = index.run(studies, out=tmp_path / "out")
+    assert (again.files, again.read, again.studies) == (14, 5, 3)
+    fresh = index.run(studies, out=tmp_path / "fresh")
+    assert (fresh.files, fresh.read, fresh.problems_by_code) == (14, 14, again.problems_by_code)
+    for name in before:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+
+
+def test_a_store_that_is_damaged_or_of_another_secret_is_made_anew(
+    studies: Path, tmp_path: Path, site_secret: Path
+) -> None:
+    index.run(studies, out=tmp_path / "out")
+    (tmp_path / "out" / "headers.sqlite").write_bytes(b"SQLite format 3\0" + b"x" * 5000)
+    assert index.run(studies, out=tmp_path / "out", overwrite=True).read == 12
+    site_secret.write_text("0ff1ce" * 10 + "beef\n")
+    assert index.run(studies, out=tmp_path / "out", overwrite=True).read == 12
+
+
+def test_the_counts_are_printed_as_json(studies: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["index", str(studies), "--out", str(tmp_path / "out"), "--json"])
+    said = json.loads(result.stdout)
+    assert (said["files"], said["studies"], said["refused"]) == (12, 3, 1)
+    assert said["problems_by_code"] == {"missing_slice": 1, "not_recognised": 1}
 
 
 def test_the_linkage_table_is_written_on_request_for_its_owner_alone(studies: Path, tmp_path: Path) -> None:
@@ -76,8 +151,9 @@ def test_a_linkage_table_that_cannot_be_written_is_an_error_of_ours(studies: Pat
         index.run(studies, out=tmp_path / "out", linkage=tmp_path / "absent" / "linkage.csv")
 
 
-def test_results_are_written_over_only_when_asked(studies: Path, tmp_path: Path) -> None:
-    index.run(studies, out=tmp_path / "out")
+def test_results_of_another_folder_are_written_over_only_when_asked(studies: Path, tmp_path: Path) -> None:
+    write_dicom_study(tmp_path / "other", note=None)
+    index.run(tmp_path / "other", out=tmp_path / "out")
     with pytest.raises(MisuseError, match=r"already holds studies\.csv"):
         index.run(studies, out=tmp_path / "out")
     assert index.run(studies, out=tmp_path / "out", overwrite=True).studies == 3

@@ -1,0 +1,57 @@
+"""Write down what was recognised of a file as text, and read it back.
+
+    Recognised -> JSON text -> Recognised
+
+What the index keeps between runs, and what worker processes hand over. No pickle: text can be looked at and cannot run.
+"""
+
+import json
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+
+from medmllm.ingest.dicom_header import TAGS, DicomHeader
+from medmllm.ingest.nifti import NiftiHeader
+from medmllm.ingest.recognise import Kind, Recognised
+from medmllm.ingest.walk import FileProblem, FoundFile
+from medmllm.records import Refusal
+
+_DICOM = tuple(field.name for field in fields(DicomHeader) if field.name != "file")
+_NIFTI = tuple(field.name for field in fields(NiftiHeader))
+FORM = json.dumps([TAGS, _DICOM, _NIFTI])
+"""What a text depends on: kept texts of another form are of no use."""
+
+
+def write(item: Recognised) -> str:
+    """Return what was recognised as JSON text; the file's own place is not part of it."""
+    nifti = None
+    if item.nifti:
+        nifti = [getattr(item.nifti, name) for name in _NIFTI]
+        nifti = [value.tolist() if isinstance(value, np.ndarray) else value for value in nifti]
+    problem = item.problem and [item.problem.severity, item.problem.code, item.problem.reason, item.problem.retryable]
+    dicom = [[getattr(header, name) for name in _DICOM] for header in item.dicom]
+    return json.dumps([dicom, nifti, item.refusal and asdict(item.refusal), problem], separators=(",", ":"))
+
+
+def read(text: str, found: FoundFile, kind: Kind) -> Recognised:
+    """Return what `write` was given, about this file."""
+    dicom, nifti, refusal, problem = json.loads(text)
+    return Recognised(
+        found,
+        kind,
+        dicom=tuple(DicomHeader(found.path, *map(_frozen, values)) for values in dicom),
+        nifti=_nifti(nifti) if nifti else None,
+        refusal=Refusal(**refusal) if refusal else None,
+        problem=FileProblem(found.relative, *problem) if problem else None,
+    )
+
+
+def _nifti(values: list[Any]) -> NiftiHeader:
+    named = dict(zip(_NIFTI, map(_frozen, values), strict=True))
+    return NiftiHeader(**(named | {"affine": np.array(named["affine"])}))
+
+
+def _frozen(value: Any) -> Any:
+    """Return lists as tuples, all the way down."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
