@@ -118,7 +118,7 @@ def test_index_counts_on_stdout_and_is_partial_when_something_was_refused(stand_
                 "linkage": Path("k.csv"),
                 "parquet": False,
                 "overwrite": True,
-            },  # fmt: skip
+            },
         )
     ]
     story.answer.refused = 1
