@@ -18,8 +18,9 @@ from medmllm.ingest.dicom_stack import Part, arrange, split
 from medmllm.ingest.draft import FolderMap, Remark, SeriesDraft, StudyDraft
 from medmllm.ingest.opening import open_regular
 from medmllm.ingest.recognise import Kind, Recognised
+from medmllm.ingest.technique import first_acquired, technique_of, technique_of_grid
 from medmllm.ingest.walk import FileProblem, FoundFile
-from medmllm.records import Refusal
+from medmllm.records import Refusal, Technique
 
 PIECE_BYTES = 2**20
 _BIDS_FILE = re.compile(r"^(?P<subject>sub-[A-Za-z0-9]+)_(?:(?P<session>ses-[A-Za-z0-9]+)_)?")
@@ -76,7 +77,7 @@ def _dicom_study(original: str, items: Sequence[Recognised]) -> StudyDraft:
 
 
 def _dicom_series(original: str, part: Part, parts: int) -> SeriesDraft:
-    first = part.headers[0]
+    first, told = part.headers[0], [header.told for header in part.headers]
     series = SeriesDraft(
         original=f"{original}#{part.label}" if part.label else original,
         kind="dicom",
@@ -84,6 +85,8 @@ def _dicom_series(original: str, part: Part, parts: int) -> SeriesDraft:
         description=" ".join(filter(None, (first.description, part.label))) or None,
         files=tuple(header.file for header in part.headers),
         frames=tuple(header.frame for header in part.headers),
+        technique=technique_of(told, first.orientation),
+        acquired=first_acquired(told),
     )
     try:
         stack = arrange(part.headers)
@@ -188,6 +191,7 @@ def _nifti_series(item: Recognised) -> list[SeriesDraft]:
             spacing_mm=header.spacing_mm if header else None,
             refusal=item.refusal,
             remarks=[Remark("warning", code, reason) for code, reason in header.warnings] if header else [],
+            technique=technique_of_grid(header.affine, header.spacing_mm) if header else Technique(),
         )
         for number, label in enumerate(labels)
     ]

@@ -38,6 +38,7 @@ def test_the_tables_say_what_was_found(studies: Path, tmp_path: Path) -> None:
     good = next(row for row in series if row.kind == "dicom" and row.status == "readable")
     assert (good.size_x, good.size_y, good.size_z, good.files) == (6, 5, 4, 4)
     assert (good.spacing_x_mm, good.spacing_y_mm, good.spacing_z_mm) == (2.0, 3.0, 4.0)
+    assert (good.plane, good.kernel, good.contrast, good.thickness_mm) == ("axial", None, "no", 4.0)
     bad = next(row for row in series if row.status == "refused")
     assert (bad.code, bad.size_x) == ("missing_slice", None)
     assert bad.reason is not None
@@ -53,7 +54,7 @@ def test_no_original_identifier_is_in_any_table(studies: Path, tmp_path: Path) -
     index.run(studies, out=tmp_path / "out")
     written = "".join(file.read_text() for file in (tmp_path / "out").iterdir())
     assert len(written) > 500
-    assert [name for name in ("HUBER", "MEIER", "KOCH", "t1", "scan.pdf") if name in written] == []
+    assert [name for name in ("HUBER", "MEIER", "KOCH", "t1", "scan.pdf", "20200102") if name in written] == []
 
 
 def test_the_linkage_table_is_written_on_request_for_its_owner_alone(studies: Path, tmp_path: Path) -> None:
