@@ -45,19 +45,21 @@ def document(selections: Sequence[StudySelection], *, descriptions: bool) -> Sel
         selections: Of all studies.
         descriptions: Hold the series descriptions too; they may hold identifiers.
     """
-    outcomes = Counter(selection.outcome for selection in selections)
     series = [one.series for study in selections for channel in study.channels[:1] for one in channel.considered]
     return SelectionDocument(
-        studies=len(selections),
-        complete=outcomes["complete"],
-        incomplete=outcomes["incomplete"],
-        without=outcomes["without"],
-        ambiguous=outcomes["ambiguous"],
-        refused=outcomes["refused"],
-        would_be_refused=sum(selection.is_refused for selection in selections),
+        **_counts(selections),
         rows=tuple(row for selection in selections for row in rows(selection)),
         descriptions={one.series_key: one.description for one in series if one.description} if descriptions else None,
     )
+
+
+def _counts(selections: Sequence[StudySelection]) -> dict[str, int]:
+    outcomes = Counter(selection.outcome for selection in selections)
+    return {
+        "studies": len(selections),
+        **{name: outcomes[name] for name in ("complete", "incomplete", "without", "ambiguous", "refused")},
+        "would_be_refused": sum(selection.is_refused for selection in selections),
+    }
 
 
 def rows(selection: StudySelection) -> Iterator[SelectionRow]:
@@ -135,10 +137,10 @@ def _study_lines(selection: StudySelection, *, descriptions: bool) -> Iterator[s
 
 
 def _summary(selections: Sequence[StudySelection]) -> Iterator[str]:
-    found = document(selections, descriptions=False)
+    counts = _counts(selections)
     yield (
-        f"{found.studies} studies: {found.complete} complete, {found.incomplete} lack a channel, {found.without} "
-        f"without any series, {found.ambiguous} ambiguous, {found.refused} refused"
+        "{studies} studies: {complete} complete, {incomplete} lack a channel, {without} without any series, "
+        "{ambiguous} ambiguous, {refused} refused".format(**counts)
     )
     unused = []
     names = [channel.channel for channel in selections[0].channels] if selections else []
@@ -151,14 +153,20 @@ def _summary(selections: Sequence[StudySelection]) -> Iterator[str]:
         rest += [f"masked in {masked}"] if masked else []
         unused += [] if chosen else [name]
         yield f"  {name}: " + ", ".join([f"used in {chosen}", *rest])
-    yield from _hints(found, unused)
-    yield f"A run would refuse {found.would_be_refused} of {found.studies} studies for their series."
+    considered = [one for selection in selections for channel in selection.channels for one in channel.considered]
+    yield from _remarks(considered, unused, ambiguous=counts["ambiguous"] > 0)
+    yield "A run would refuse {would_be_refused} of {studies} studies for their series.".format(**counts)
 
 
-def _hints(found: SelectionDocument, unused: Sequence[str]) -> Iterator[str]:
+def _remarks(considered: Sequence[Considered], unused: Sequence[str], *, ambiguous: bool) -> Iterator[str]:
+    damaged = {one.series.series_key: one.series.refusal for one in considered if one.outcome == "refused"}
+    codes = Counter(refusal.code for refusal in damaged.values() if refusal)
+    if codes:
+        counted = ", ".join(f"{code} {count}" for code, count in codes.most_common())
+        yield f"  series that fit and cannot be read: {counted}"
     for name in unused:
         yield f"  hint: no study gives channel '{name}' a series: are its rules right?"
-    if found.ambiguous:
+    if ambiguous:
         yield "  hint: ambiguous: narrow the rules of [image.channels], or say what decides: prefer = [...]"
-    if any("does not tell its modality" in row.why for row in found.rows):
+    if any("does not tell its modality" in one.why and one.series.kind == "nifti" for one in considered):
         yield f"  hint: {PLAIN_NIFTI}"

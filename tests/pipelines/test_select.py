@@ -92,6 +92,7 @@ def test_the_summary_counts_studies_and_channels_and_hints_at_what_to_do(studies
         "4 studies: 1 complete, 0 lack a channel, 0 without any series, 1 ambiguous, 2 refused",
         "  lung: used in 1, ambiguous_series in 1, no_matching_series in 2",
         "  soft: used in 1, masked in 3",
+        "  series that fit and cannot be read: missing_slice 1",
         "  hint: ambiguous: narrow the rules of [image.channels], or say what decides: prefer = [...]",
         '  hint: a plain NIfTI file does not say its modality: for such files set modality = ""',
         "A run would refuse 3 of 4 studies for their series.",
