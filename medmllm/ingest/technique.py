@@ -85,7 +85,7 @@ def _contrast(agent: str | None, *, is_empty: bool) -> bool | None:
 def _acquired(values: Mapping[str, str]) -> str | None:
     for keywords in _TIMES:
         parts = [values.get(keyword, "").partition("\\")[0].strip() for keyword in keywords]
-        found = _TIME.match("".join(parts)) if all(parts) else None
+        found = _TIME.match("".join(parts))  # a date or a time alone is too short
         if found:
             return f"{found[1]:0<14}{found[2] or '.':0<7}"
     return None

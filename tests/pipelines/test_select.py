@@ -111,6 +111,14 @@ def test_a_channel_that_no_study_fills_is_pointed_at(studies: Path) -> None:
     assert command(studies).exit_code == 0
 
 
+def test_the_way_out_for_nifti_is_not_offered_for_dicom_without_a_modality(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path)
+    edit_dicom(tmp_path, Modality="")
+    result = CliRunner().invoke(app, ["select", str(tmp_path), "--set", "image.channels.image.modality=CT"])
+    assert "does not tell its modality" in result.stdout
+    assert "NIfTI" not in result.stdout
+
+
 @pytest.mark.parametrize(
     ("only", "shown"), [("all", 4), ("incomplete", 3), ("ambiguous", 1), ("refused", 3)]
 )  # fmt: skip
