@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Literal, ParamSpec
 
 import typer
 
@@ -128,6 +128,40 @@ def index(
         else f"{result.files} files ({result.read} read), {result.studies} studies, {result.series} series, "
         f"{result.problems} problems -> {out}"
     )
+    return ExitCode.PARTIAL if result.refused else ExitCode.OK
+
+
+@app.command()
+@honest
+def select(
+    studies: Annotated[Path, typer.Argument(help="Folder of DICOM or NIfTI studies.")],
+    model: Annotated[Path | None, typer.Option("--model", help="Take the channels of this model, RUN/model.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Also write selection.csv into this folder.")] = None,
+    only: Annotated[
+        Literal["all", "incomplete", "ambiguous", "refused"],
+        typer.Option("--only", help="Which studies to show; refused: the ambiguous ones too."),
+    ] = "all",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document of all studies instead.")] = False,
+    show_descriptions: Annotated[
+        bool, typer.Option("--show-descriptions", help="Print series descriptions too: they may name patients.")
+    ] = False,
+    config: Config = None,
+    set_: Set = None,
+    overwrite: Overwrite = False,
+) -> ExitCode:
+    """Dry run: which series every study gives each image channel, and why the others lost; by headers only."""
+    from medmllm.config import TrainConfig, load_config
+
+    if model is not None and (config is not None or set_):
+        raise MisuseError("--model brings its own channels: leave out --config and --set, or --model")
+    image = None if model else load_config(TrainConfig, "train", file=config, overrides=set_ or ()).image
+    from medmllm.pipelines import select as story
+
+    result = story.run(
+        studies, image=image, model=model, out=out, only=only, as_json=as_json, show_descriptions=show_descriptions,
+        overwrite=overwrite,
+    )  # fmt: skip
+    typer.echo(result.text)
     return ExitCode.PARTIAL if result.refused else ExitCode.OK
 
 

@@ -20,7 +20,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
 from medmllm.documents import Document, FileKey, PatientKey, Probability, SeriesKey, Sha256, StudyKey, first_fault
 from medmllm.errors import MedmllmError, MisuseError, PackageError
-from medmllm.records import Refusal, Stage
+from medmllm.records import Plane, Refusal, Stage
 
 Row = TypeVar("Row", bound=Document)
 
@@ -62,6 +62,24 @@ class SeriesRow(Document):
     status: Literal["readable", "refused"]
     code: str | None = Field(description="why it was refused, as a word")
     reason: str | None
+    plane: Plane | None = Field(description="of its slices; empty when it cannot be told")
+    kernel: str | None = Field(description="Convolution Kernel (0018,1210)")
+    contrast: Literal["yes", "no"] | None = Field(description="whether an agent is recorded; empty: not told")
+    thickness_mm: PositiveFloat | None = Field(description="Slice Thickness (0018,0050)")
+    time_order: PositiveInt | None = Field(description="by acquisition time among the study's series, from 1")
+
+
+class SelectionRow(Document):
+    """selection.csv: what became of one series for one channel of a model, or that a channel has none."""
+
+    study_key: StudyKey
+    channel: str
+    series_key: SeriesKey | None = Field(description="empty when no series of the study fits the channel")
+    outcome: Literal["used", "lost", "refused", "missing"] = Field(
+        description="used; lost to the rules or to another series; refused: it fits, but cannot be read or is not the "
+        "only one; missing: the channel has no series"
+    )
+    why: str = Field(description="in words; for the series used, what decided where something had to")
 
 
 class FileRow(Document):
@@ -152,6 +170,7 @@ ROWS: Mapping[str, type[Document]] = {
     "studies_row": StudyRow,
     "series_row": SeriesRow,
     "files_row": FileRow,
+    "selection_row": SelectionRow,
     "problems_row": ProblemRow,
     "linkage_row": LinkageRow,
     "predictions_row": PredictionRow,

@@ -26,6 +26,7 @@ PatientKey = Annotated[str, Field(pattern=r"^pt-[0-9a-f]{16}$")]
 SeriesKey = Annotated[str, Field(pattern=r"^se-[0-9a-f]{16}$")]
 FileKey = Annotated[str, Field(pattern=r"^fi-[0-9a-f]{16}$")]
 Triple = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+Preference = Literal["most_slices", "thinnest", "closest_slices", "earliest", "latest"]
 
 RESEARCH_USE_ONLY = "Research use only. Not a medical device; not for diagnosis or treatment."
 
@@ -75,12 +76,23 @@ class Channel(Document):
         default="",
         description="regular expression, case ignored, found in the series description or NIfTI file name; empty: any",
     )
+    kernel: str = Field(default="", description="the like, found in Convolution Kernel (0018,1210); empty: any")
+    plane: Literal["", "axial", "coronal", "sagittal"] = Field(
+        default="", description="of the slices, at most 30 degrees off; empty: any, also oblique and unknown"
+    )
+    contrast: Literal["", "yes", "no"] = Field(
+        default="", description="whether a Contrast/Bolus Agent (0018,0010) is recorded; empty: any, also unknown"
+    )
     required: bool = Field(default=False, description="refuse a study that lacks this channel; else it is masked")
-    min_slices: PositiveInt = Field(
-        default=2, description="series with fewer voxels along any axis are passed over; 1 lets lone slices in"
+    min_slices: PositiveInt = Field(default=2, description="slices at least; 1 lets lone slices in")
+    max_slices: PositiveInt | None = Field(default=None, description="slices at most; absent: any number")
+    max_spacing_mm: PositiveFloat | None = Field(default=None, description="largest distance of neighbouring voxels")
+    max_thickness_mm: PositiveFloat | None = Field(default=None, description="largest Slice Thickness (0018,0050)")
+    prefer: tuple[Preference, ...] = Field(
+        default=(), description="what decides, in this order, where several series fit; empty: they are refused"
     )
 
-    @field_validator("description")
+    @field_validator("description", "kernel")
     @classmethod
     def _is_a_regular_expression(cls, text: str) -> str:
         try:

@@ -10,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from medmllm.errors import GeometryError
-from medmllm.records import FloatArray
+from medmllm.records import FloatArray, Plane
 
 ORTHOGONAL = 1e-3  # |row . column| of direction cosines; files carry 4 to 8 digits
 SAME_DIRECTION = 1e-3  # largest difference of a cosine between slices of one stack: 0.06 degrees
 ROUNDING_MM = 0.011  # positions are written with as few as two decimals: two of them are off by 0.01 together
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+OBLIQUE_DEG = 30.0  # a slice turned by more than this out of a plane is not of that plane
+SAME_LENGTH = 0.01  # spacings that differ by less, as a fraction, are alike
+PLANES: tuple[Plane, Plane, Plane] = ("sagittal", "coronal", "axial")  # across x, y, z
 
 
 def slice_normal(orientation: FloatArray) -> FloatArray:
@@ -179,3 +182,31 @@ def stack_affine(
     lps[:3, 2] = step
     lps[:3, 3] = first
     return LPS_TO_RAS @ lps
+
+
+def plane_of(normal: FloatArray) -> Plane:
+    """Return which plane a slice lies in, by the direction across it; shape (3,), of any length, LPS or RAS.
+
+    A tilted slice counts for the plane that it is turned out of by at most `OBLIQUE_DEG`: brain and spine are commonly
+    scanned up to 25 degrees off the axes. Beyond that it is oblique (a cardiac short axis, say), and in none of the
+    three.
+
+    >>> plane_of(np.array([0.0, 0.4, 1.0])), plane_of(np.array([0.0, 0.7, 1.0])), plane_of(np.array([-1.0, 0, 0]))
+    ('axial', 'oblique', 'sagittal')
+    """
+    cosines = abs(normal) / np.linalg.norm(normal)
+    nearest = int(np.argmax(cosines))
+    return PLANES[nearest] if np.degrees(np.arccos(min(cosines[nearest], 1.0))) <= OBLIQUE_DEG else "oblique"
+
+
+def slice_axis(spacing_mm: tuple[float, float, float]) -> int | None:
+    """Return the axis across the slices of a grid that does not say it: pixels are square, slices lie otherwise apart.
+
+    None where all three spacings are alike, or all differ.
+
+    >>> slice_axis((0.9, 0.9, 5.0)), slice_axis((1.0, 0.5, 0.5)), slice_axis((1.0, 1.0, 1.0)), slice_axis((1.0, 2.0, 3))
+    (2, 0, None, None)
+    """
+    others = ((1, 2), (0, 2), (0, 1))  # beside x, y, z
+    square = [abs(spacing_mm[a] - spacing_mm[b]) <= SAME_LENGTH * spacing_mm[a] for a, b in others]
+    return square.index(True) if square.count(True) == 1 else None

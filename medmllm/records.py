@@ -33,6 +33,28 @@ Stage = Literal["index", "read", "preprocess", "contract", "predict", "explain"]
 # --- what a folder holds -------------------------------------------------------------------
 
 
+Plane = Literal["axial", "coronal", "sagittal", "oblique"]
+
+
+@dataclass(frozen=True, slots=True)
+class Technique:
+    """How a series was acquired and reconstructed, as its headers tell; None where they do not."""
+
+    kernel: str | None = None  # Convolution Kernel (0018,1210)
+    plane: Plane | None = None  # of the slices, by their normal; see `geometry.plane_of`
+    contrast: bool | None = None  # a contrast agent is recorded; None: not told, or not for all slices alike
+    thickness_mm: float | None = (
+        None  # Slice Thickness (0018,0050): how thick a slice is, not how far the next one lies
+    )
+    slice_axis: int | None = None  # which axis of `shape` counts the slices; None when it cannot be told
+    time_order: int | None = None  # by when it was acquired among its study's series, from 1; ties share a number
+
+    @property
+    def contrast_word(self) -> Literal["yes", "no"] | None:
+        """`contrast` as settings and tables write it."""
+        return None if self.contrast is None else "yes" if self.contrast else "no"
+
+
 @dataclass(frozen=True, slots=True)
 class SeriesReference:
     """One image series of a study, known by its headers; its voxels are not read yet."""
@@ -46,6 +68,7 @@ class SeriesReference:
     files: tuple[Path, ...] = field(repr=False)
     refusal: "Refusal | None" = None  # why it cannot become a Volume, when the headers show it
     frames: tuple[int, ...] = field(default=(), repr=False)  # of each file, the frame or volume; empty: all the first
+    technique: Technique = Technique()
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,11 @@ def series_rows(study: Study) -> Iterator[SeriesRow]:
             status="refused" if series.refusal else "readable",
             code=series.refusal.code if series.refusal else None,
             reason=series.refusal.reason if series.refusal else None,
+            plane=series.technique.plane,
+            kernel=series.technique.kernel,
+            contrast=series.technique.contrast_word,
+            thickness_mm=series.technique.thickness_mm,
+            time_order=series.technique.time_order,
         )
 
 

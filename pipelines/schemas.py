@@ -1,6 +1,6 @@
 """Write the JSON Schema of every file medmllm reads or writes.
 
-    documents.FILES, csv_tables.ROWS, config.CONFIGS -> data_schemas/<name>.schema.json
+    documents.FILES, csv_tables.ROWS, config.CONFIGS, what is printed -> data_schemas/<name>.schema.json
     packaged VERB.toml                               -> data_schemas/examples/VERB_config.valid.json
 
 Schemas are for people and programs outside: pydantic checks the files here. Dialect: JSON Schema 2020-12.
@@ -15,12 +15,14 @@ from medmllm.config import CONFIGS, load_config
 from medmllm.csv_tables import ROWS
 from medmllm.documents import FILES, Document
 from medmllm.errors import MedmllmError
+from medmllm.reporting.selection import SelectionDocument
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 DOCUMENTS: Mapping[str, type[Document]] = {
     **FILES,
     **ROWS,
+    "selection": SelectionDocument,
     **{f"{verb}_config": settings for verb, settings in CONFIGS.items()},
 }
 """Schema name -> document."""

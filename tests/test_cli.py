@@ -18,6 +18,7 @@ from medmllm.errors import DicomError, LabelError
 
 VERBS = {
     "index": ["index", "STUDIES", "--out", "OUT"],
+    "select": ["select", "STUDIES", "--out", "OUT"],
     "train": ["train", "--studies", "STUDIES", "--labels", "L.csv", "--target", "grade", "--out", "OUT"],
     "score": ["score", "STUDIES", "--model", "MODEL", "--out", "OUT"],
     "demo": ["demo", "--out", "OUT"],
@@ -173,7 +174,8 @@ def test_demo_and_its_settings(stand_in: Any) -> None:
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
 def test_results_are_overwritten_only_when_asked_for(verb: str, stand_in: Any) -> None:
-    story = stand_in(verb, SimpleNamespace(studies=0, series=0, problems=0, scored=0, summary="", refused=0, files=0))
+    counts = dict.fromkeys(("studies", "series", "problems", "scored", "refused", "files"), 0)
+    story = stand_in(verb, SimpleNamespace(summary="", text="", **counts))
     command(*VERBS[verb])
     command(*VERBS[verb], "--overwrite")
     assert [kwargs["overwrite"] for _, kwargs in story.calls] == [False, True]

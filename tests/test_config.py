@@ -96,8 +96,30 @@ def test_set_changes_one_channel_and_leaves_the_others(tmp_path: Path) -> None:
         "description": "t1",
         "required": True,
         "min_slices": 2,
+        **dict.fromkeys(("kernel", "plane", "contrast"), ""),
+        **dict.fromkeys(("max_slices", "max_spacing_mm", "max_thickness_mm")),
+        "prefer": (),
     }
     assert channels["flair"].required is False
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        (
+            'plane="axail"',
+            "[image.channels.t1] plane: Input should be '', 'axial', 'coronal' or 'sagittal', got 'axail'",
+        ),
+        ("contrast=true", "[image.channels.t1] contrast: Input should be '', 'yes' or 'no', got True"),
+        ('prefer=["thin"]', "'most_slices', 'thinnest', 'closest_slices', 'earliest' or 'latest', got 'thin'"),
+        ("kernal='B'", "[image.channels.t1] has no key 'kernal'; did you mean 'kernel'?"),
+        ("kernel='('", "[image.channels.t1] kernel: Value error, not a regular expression"),
+    ],
+)
+def test_a_wrong_rule_of_a_channel_is_answered_with_the_choices(rule: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        train(None, f"image.channels.t1.{rule}")
+    assert says in str(caught.value)
 
 
 def test_set_of_all_channels_replaces_them(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ FAULTS: dict[str, tuple[str | int, ...]] = {
     "studies_row": ("patient_key",),  # a name where a key belongs
     "series_row": ("spacing_z_mm",),  # 0 mm
     "files_row": ("status",),  # lost
+    "selection_row": ("outcome",),
+    "selection": ("would_be_refused",),  # -1
     "problems_row": ("where_key",),  # a path where a key belongs
     "linkage_row": ("kind",),
     "predictions_row": ("patient_key",),  # a hospital number
@@ -80,8 +82,8 @@ def laid_over(under: Any, over: Any, fault: tuple[str | int, ...]) -> Any:
 
 
 def test_every_document_row_and_settings_file_has_a_schema_and_two_examples_and_nothing_else_lies_there() -> None:
-    names = {*FILES, *ROWS, "train_config", "score_config", "demo_config"}
-    assert len(names) == len(FILES) + len(ROWS) + len(CONFIGS)
+    names = {*FILES, *ROWS, "selection", "train_config", "score_config", "demo_config"}
+    assert len(names) == len(FILES) + len(ROWS) + 1 + len(CONFIGS)
     assert set(FAULTS) == names
     assert {file.name for file in FOLDER.glob("*.json")} == {f"{name}.schema.json" for name in names}
     assert {file.name for file in (FOLDER / "examples").iterdir()} == {
@@ -183,6 +185,14 @@ BOUNDS: list[tuple[str, tuple[str | int, ...], list[Any], list[Any]]] = [
     ("studies_row", ("recordings",), [0], [-1]),
     ("series_row", ("files",), [1], [0]),
     ("series_row", ("size_x",), [1, None], [0]),
+    ("series_row", ("time_order",), [1, None], [0]),
+    ("series_row", ("thickness_mm",), [0.5, None], [0]),
+    ("series_row", ("plane",), ["oblique", None], ["", "diagonal"]),
+    ("selection", ("studies",), [0], [-1]),
+    ("train_config", ("image", "channels", "image", "plane"), ["", "axial"], ["oblique", "Axial", None]),
+    ("train_config", ("image", "channels", "image", "contrast"), ["", "yes", "no"], [True, "maybe"]),
+    ("train_config", ("image", "channels", "image", "prefer"), [[], ["latest", "thinnest"]], [["thin"], "latest"]),
+    ("train_config", ("image", "channels", "image", "max_spacing_mm"), [0.5, None], [0]),
     ("out_of_fold_row", ("fold",), [0], [-1]),
     ("train_config", ("training", "warmup_epochs"), [0], [-1]),
     ("train_config", ("training", "weight_decay"), [0], [-0.1]),

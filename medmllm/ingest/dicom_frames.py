@@ -24,9 +24,13 @@ from medmllm.ingest.dicom_header import (
     numbers_of,
 )
 from medmllm.ingest.opening import one_error, open_regular
+from medmllm.ingest.technique import ToldTechnique, plain_kernel, plain_thickness
 
 MOST_FRAMES = 2**16
-GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence")
+GROUPS = (
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence",
+    "ContrastBolusAgentSequence",
+)  # fmt: skip
 PLACES = frozenset(map(tag_for_keyword, ("InStackPositionNumber", "ImagePositionPatient", "ImagePositionVolume")))
 # APART's attribute -> where a functional group holds the like: (sequence, keyword), the plainest first.
 _IN_GROUPS = {
@@ -69,6 +73,8 @@ def frames_of(header: DicomHeader) -> tuple[DicomHeader, ...]:
             )
         common = shared[0] if shared else pydicom.Dataset()
         kept = _dimensions(data.get("DimensionIndexSequence"))
+        if data.get("ContrastBolusAgentSequence"):
+            header = replace(header, told=replace(header.told, contrast=True))
         return tuple(_frame(header, number, _Groups(groups, common), kept) for number, groups in enumerate(own))
 
 
@@ -122,6 +128,18 @@ def _frame(header: DicomHeader, number: int, groups: _Groups, kept: tuple[int, .
         thickness_mm=abs(depth[0]) or None if depth else header.thickness_mm,
         acquisition=_acquisition(header, groups, kept),
         instance=number,
+        told=_told(header.told, groups),
+    )
+
+
+def _told(told: ToldTechnique, groups: _Groups) -> ToldTechnique:
+    """Return what a frame's groups tell of its technique, else what the object does."""
+    administered = groups.text("ContrastBolusUsageSequence", "ContrastBolusAgentAdministered")
+    return replace(
+        told,
+        kernel=plain_kernel(groups.text("CTReconstructionSequence", "ConvolutionKernel") or "") or told.kernel,
+        contrast={"YES": True, "NO": False}.get(administered or "", told.contrast),
+        thickness_mm=plain_thickness(groups.text("PixelMeasuresSequence", "SliceThickness") or "") or told.thickness_mm,
     )
 
 

@@ -16,7 +16,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -37,6 +37,7 @@ from pydicom.uid import (
 from medmllm.errors import DicomError
 from medmllm.ingest.dicom_part10 import PlainFile, compile_keywords, walk
 from medmllm.ingest.opening import one_error, open_regular
+from medmllm.ingest.technique import TECHNIQUE_TAGS, ToldTechnique, told_by
 
 HEADER_INFLATES_TO = 2**25  # bytes of a deflated data set looked at for its header
 IMAGE_INFLATES_TO = 2**28  # and for its pixels
@@ -58,6 +59,7 @@ TAGS = (
     "DiffusionGradientOrientation", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows",
     "Columns", "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "RescaleIntercept", "RescaleSlope", "SliceThickness", "SpacingBetweenSlices",
+    *TECHNIQUE_TAGS,
 )  # fmt: skip
 PIXEL_TAGS = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PlanarConfiguration")
 _CODE_STRING = re.compile(r"[A-Z0-9_ ]{1,16}")
@@ -106,6 +108,7 @@ class DicomHeader:
     instance: int | None = None  # Instance Number, or the number of the frame
     placed: bool = False  # by the functional groups of a multi-frame object
     frame: int = 0  # which frame of the file this is about
+    told: ToldTechnique = field(default_factory=ToldTechnique)
 
     @property
     def has_rescale(self) -> bool:
@@ -165,7 +168,8 @@ def read_header(path: Path) -> DicomHeader:
         _refuse_other_objects(values)
         place, missing = _pixel_place(stream, data, values, inflated=stream is not file)
         has_lut = bool(data.get("ModalityLUTSequence"))
-        return _header(path, values, transfer_syntax or _encoding(data), has_lut, place, missing)
+        told = told_by(values, empty={keyword for keyword in TECHNIQUE_TAGS if keyword in data} - values.keys())
+        return _header(path, values, transfer_syntax or _encoding(data), has_lut, place, missing, told)
 
 
 def _of_plain(path: Path, plain: PlainFile, size: int) -> DicomHeader:
@@ -179,7 +183,8 @@ def _of_plain(path: Path, plain: PlainFile, size: int) -> DicomHeader:
         expected = _expected_pixel_bytes(plain.values)
         missing = size - plain.pixel_place < max(expected, plain.pixel_bytes - 1) or plain.pixel_bytes < expected
     has_lut = "ModalityLUTSequence" in plain.sequences
-    return _header(path, plain.values, plain.transfer_syntax, has_lut, plain.pixel_place, missing)
+    told = told_by(plain.values, plain.empty)
+    return _header(path, plain.values, plain.transfer_syntax, has_lut, plain.pixel_place, missing, told)
 
 
 def read_with_pixels(path: Path) -> pydicom.Dataset:
@@ -286,6 +291,7 @@ def _header(
     has_modality_lut: bool,
     pixel_place: int | None,
     truncated: bool,
+    told: ToldTechnique,
 ) -> DicomHeader:
     spacing, position = _numbers(values, "PixelSpacing", 2), _numbers(values, "ImagePositionPatient", 3)
     stored = int(values.get("BitsStored", "0"))
@@ -321,6 +327,7 @@ def _header(
         pixel_place=pixel_place,
         acquisition=tuple((keyword, values.get(keyword, "")) for keyword in APART),
         instance=int(values["InstanceNumber"]) if "InstanceNumber" in values else None,
+        told=told,
     )
 
 

@@ -279,6 +279,8 @@ def _texts(raw: Mapping[str, bytes], vrs: Mapping[str, bytes]) -> dict[str, str]
             text = "\\".join(part.rstrip(" \0") for part in text.split("\\"))
         else:
             text = value.decode("ascii")
+            if vr == "UI" and "\\" in text:
+                raise _UnusualError
             if vr in ("DS", "IS"):
                 text = "\\".join(part.strip(" \0") for part in text.split("\\"))
         text = text.strip(" \0")

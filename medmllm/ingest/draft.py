@@ -11,7 +11,7 @@ from typing import Literal
 from medmllm.ingest.layouts import Layout
 from medmllm.ingest.tables import TableRow
 from medmllm.ingest.walk import FoundFile, Severity
-from medmllm.records import Refusal
+from medmllm.records import Refusal, Technique
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class SeriesDraft:
     spacing_mm: tuple[float, float, float] | None = None
     refusal: Refusal | None = None
     remarks: list[Remark] = field(default_factory=list)
+    technique: Technique = field(default_factory=Technique)
+    acquired: str | None = None  # when its first image was; see `technique`
 
 
 @dataclass(slots=True, repr=False)

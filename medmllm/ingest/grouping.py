@@ -17,8 +17,9 @@ from medmllm.ingest.draft import FolderMap, Remark, SeriesDraft, StudyDraft
 from medmllm.ingest.layouts import Layouts, Place
 from medmllm.ingest.opening import open_regular
 from medmllm.ingest.recognise import Kind, Recognised
+from medmllm.ingest.technique import first_acquired, technique_of, technique_of_grid
 from medmllm.ingest.walk import FileProblem, FoundFile
-from medmllm.records import Refusal
+from medmllm.records import Refusal, Technique
 
 PIECE_BYTES = 2**20
 
@@ -105,7 +106,7 @@ def _add_dicom_series(study: StudyDraft, items: Sequence[Recognised], damaged: M
 
 
 def _dicom_series(original: str, part: Part, parts: int) -> SeriesDraft:
-    first = part.headers[0]
+    first, told = part.headers[0], [header.told for header in part.headers]
     series = SeriesDraft(
         original=f"{original}#{part.label}" if part.label else original,
         kind="dicom",
@@ -113,6 +114,8 @@ def _dicom_series(original: str, part: Part, parts: int) -> SeriesDraft:
         description=" ".join(filter(None, (first.description, part.label))) or None,
         files=tuple(header.file for header in part.headers),
         frames=tuple(header.frame for header in part.headers),
+        technique=technique_of(told, first.orientation),
+        acquired=first_acquired(told),
     )
     try:
         stack = arrange(part.headers)
@@ -180,6 +183,7 @@ def _nifti_series(item: Recognised, layouts: Layouts) -> list[SeriesDraft]:
             spacing_mm=header.spacing_mm if header else None,
             refusal=item.refusal,
             remarks=[Remark("warning", code, reason) for code, reason in header.warnings] if header else [],
+            technique=technique_of_grid(header.affine, header.spacing_mm) if header else Technique(),
         )
         for number, label in enumerate(labels)
     ]

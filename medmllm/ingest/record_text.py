@@ -14,12 +14,14 @@ import numpy as np
 from medmllm.ingest.dicom_header import TAGS, DicomHeader
 from medmllm.ingest.nifti import NiftiHeader
 from medmllm.ingest.recognise import Kind, Recognised
+from medmllm.ingest.technique import ToldTechnique
 from medmllm.ingest.walk import FileProblem, FoundFile
 from medmllm.records import Refusal
 
 _DICOM = tuple(field.name for field in fields(DicomHeader) if field.name != "file")
 _NIFTI = tuple(field.name for field in fields(NiftiHeader))
-FORM = json.dumps([TAGS, _DICOM, _NIFTI])
+_TOLD = tuple(field.name for field in fields(ToldTechnique))
+FORM = json.dumps([TAGS, _DICOM, _NIFTI, _TOLD])
 """What a text depends on: kept texts of another form are of no use."""
 
 
@@ -30,7 +32,7 @@ def write(item: Recognised) -> str:
         nifti = [getattr(item.nifti, name) for name in _NIFTI]
         nifti = [value.tolist() if isinstance(value, np.ndarray) else value for value in nifti]
     problem = item.problem and [item.problem.severity, item.problem.code, item.problem.reason, item.problem.retryable]
-    dicom = [[getattr(header, name) for name in _DICOM] for header in item.dicom]
+    dicom = [[_plain(getattr(header, name)) for name in _DICOM] for header in item.dicom]
     return json.dumps([dicom, nifti, item.refusal and asdict(item.refusal), problem], separators=(",", ":"))
 
 
@@ -40,11 +42,20 @@ def read(text: str, found: FoundFile, kind: Kind) -> Recognised:
     return Recognised(
         found,
         kind,
-        dicom=tuple(DicomHeader(found.path, *map(_frozen, values)) for values in dicom),
+        dicom=tuple(_dicom(found, values) for values in dicom),
         nifti=_nifti(nifti) if nifti else None,
         refusal=Refusal(**refusal) if refusal else None,
         problem=FileProblem(found.relative, *problem) if problem else None,
     )
+
+
+def _plain(value: Any) -> Any:
+    return [getattr(value, name) for name in _TOLD] if isinstance(value, ToldTechnique) else value
+
+
+def _dicom(found: FoundFile, values: list[Any]) -> DicomHeader:
+    named = dict(zip(_DICOM, map(_frozen, values), strict=True))
+    return DicomHeader(found.path, **(named | {"told": ToldTechnique(*named["told"])}))
 
 
 def _nifti(values: list[Any]) -> NiftiHeader:

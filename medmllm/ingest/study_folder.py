@@ -9,7 +9,7 @@ at a time, so that a folder of millions of files takes little memory; `index_fol
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -326,10 +326,11 @@ def _name_study(draft: StudyDraft, keyring: Keyring, linkage: dict[str, LinkageR
     linkage[study_key] = _link(study_key, "study", draft.original)
     draft.series.sort(key=lambda series: series.original)
     references = []
+    times = sorted({series.acquired for series in draft.series if series.acquired})
     for series in draft.series:
         key = keyring.series(series.original)
         linkage[key] = _link(key, "series", series.original, series.description or "")
-        references.append(_refer(series, key))
+        references.append(_refer(series, key, times.index(series.acquired) + 1 if series.acquired else None))
     return Study(
         study_key=study_key,
         patient_key=patient_key,
@@ -341,7 +342,7 @@ def _name_study(draft: StudyDraft, keyring: Keyring, linkage: dict[str, LinkageR
     )
 
 
-def _refer(series: SeriesDraft, key: str) -> SeriesReference:
+def _refer(series: SeriesDraft, key: str, time_order: int | None) -> SeriesReference:
     return SeriesReference(
         series_key=key,
         kind=series.kind,
@@ -352,6 +353,7 @@ def _refer(series: SeriesDraft, key: str) -> SeriesReference:
         files=series.files,
         frames=series.frames,
         refusal=series.refusal,
+        technique=replace(series.technique, time_order=time_order),
     )
 
 

@@ -1,21 +1,17 @@
-"""Choose a study's series for the model's channels, and refuse what the model was not trained on.
+"""Refuse what the model was not trained on.
 
-    Study, channels -> one series per channel, or a ContractError
-    training volumes -> what they were like -> AcceptedRange -> check of a new volume
-
-Ambiguous is refused: a channel that two series match needs a narrower rule, not a guess.
+training volumes -> what they were like -> AcceptedRange -> check of a new volume
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
 
-from medmllm.documents import AcceptedRange, Channel, ChannelAcceptance, ImageSettings, PreprocessingContract
+from medmllm.documents import AcceptedRange, ChannelAcceptance, PreprocessingContract
 from medmllm.errors import ContractError
-from medmllm.records import SeriesReference, Study, Volume
+from medmllm.records import Volume
 
 MOST_VOXELS = 2_000_000  # percentiles are taken on a regular subset of larger volumes
 AXES = ("right-left", "anterior-posterior", "superior-inferior")
@@ -30,76 +26,6 @@ class VolumeFacts:
     extent_mm: tuple[float, float, float]
     low: float  # 1st percentile of the voxels
     high: float  # 99th percentile
-
-
-def choose_series(study: Study, settings: ImageSettings) -> dict[str, SeriesReference]:
-    """Return the series of a study that become the model's channels, by channel name.
-
-    A channel that no series matches is absent from the result.
-
-    Raises:
-        ContractError: A required channel has no series, or every series of a channel was refused
-            (`no_matching_series`; the reasons are passed on), or several match one channel, or one matches several
-            (`ambiguous_series`).
-    """
-    chosen: dict[str, SeriesReference] = {}
-    for name, channel in settings.channels.items():
-        matching = [series for series in study.series if matches(series, channel)]
-        readable = [series for series in matching if series.refusal is None]
-        if len(readable) > 1:
-            keys = ", ".join(sorted(series.series_key for series in readable))
-            raise ContractError(
-                f"{len(readable)} series match channel '{name}' ({keys}): narrow its modality or description in "
-                "[image.channels], or take the others out of the folder.",
-                code="ambiguous_series",
-            )
-        if readable:
-            chosen[name] = readable[0]
-        elif channel.required or matching:  # a series that cannot be read is not a missing one
-            raise ContractError(_why_none(study, name, channel, matching), code="no_matching_series")
-    _check_one_channel_each(chosen)
-    return chosen
-
-
-def _check_one_channel_each(chosen: Mapping[str, SeriesReference]) -> None:
-    by_series: dict[str, list[str]] = {}
-    for name, series in chosen.items():
-        by_series.setdefault(series.series_key, []).append(name)
-    for key, names in by_series.items():
-        if len(names) > 1:
-            raise ContractError(
-                f"series {key} matches {len(names)} channels ({', '.join(names)}): narrow their modality or "
-                "description in [image.channels], so that a series fits one of them.",
-                code="ambiguous_series",
-            )
-
-
-def _why_none(study: Study, name: str, channel: Channel, matching: Sequence[SeriesReference]) -> str:
-    wanted = " and ".join(
-        part
-        for part in (
-            f"modality {channel.modality}" if channel.modality else "",
-            f"a description like '{channel.description}'" if channel.description else "",
-        )
-        if part
-    )
-    if matching:
-        reasons = "; ".join(sorted({series.refusal.reason for series in matching if series.refusal}))
-        return f"the series of channel '{name}' cannot be read: {reasons}"
-    seen = ", ".join(sorted({series.modality or "unknown" for series in study.series})) or "none"
-    return (
-        f"channel '{name}' is required ({wanted or 'any series'}), and no series of the study fits; "
-        f"modalities present: {seen}."
-    )
-
-
-def matches(series: SeriesReference, channel: Channel) -> bool:
-    """Say whether a series may become a channel."""
-    if channel.modality and series.modality != channel.modality:
-        return False
-    if series.shape and min(series.shape) < channel.min_slices:
-        return False
-    return not channel.description or re.search(channel.description, series.description or "", re.I) is not None
 
 
 def measure(volume: Volume) -> VolumeFacts:

@@ -29,7 +29,7 @@ def prepare_sample(
 
     Args:
         study: Gives the keys.
-        volumes: By channel name, as chosen by `contract.choose_series`; empty when there is no image.
+        volumes: By channel name, as chosen by `selection.choose_series`; empty when there is no image.
         note: None when the study has none.
         contract: What the model was, or will be, trained on; volumes outside it are refused.
         tokenizer: None leaves the note out for now (cross-validation learns one per fold).

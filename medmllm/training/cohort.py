@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from medmllm.documents import ImageSettings, PreprocessingContract, TextSettings
 from medmllm.errors import ContractError, GeometryError, IngestError, LabelError, MedmllmError
 from medmllm.ingest.study_folder import read_study_note, read_volume
-from medmllm.preprocessing.contract import VolumeFacts, accept, choose_series, measure
+from medmllm.preprocessing.contract import VolumeFacts, accept, measure
 from medmllm.preprocessing.sample import prepare_sample
+from medmllm.preprocessing.selection import choose_series
 from medmllm.records import Note, Refusal, Sample, SeriesReference, Stage, Study, Volume
 
 CONTRACT_VERSION = 1

@@ -152,3 +152,27 @@ def test_a_declared_multitude_of_frames_is_refused_before_it_is_looked_for(enhan
     header = read_header(changed(enhanced, NumberOfFrames=2**31 - 1))
     with pytest.raises(DicomError, match="at most 65,536"):
         frames_of(header)
+
+
+def test_each_frame_has_the_kernel_contrast_and_thickness_of_its_groups(enhanced: Path) -> None:
+    data = pydicom.dcmread(enhanced)
+    (shared,) = data.SharedFunctionalGroupsSequence
+    shared.update(group("CTReconstructionSequence", ConvolutionKernel="Br40d"))
+    own = data.PerFrameFunctionalGroupsSequence
+    own[1].update(group("CTReconstructionSequence", ConvolutionKernel="Br64d"))
+    own[2].update(group("ContrastBolusUsageSequence", ContrastBolusAgentAdministered="YES"))
+    data.ConvolutionKernel = "not of a frame"
+    data.save_as(enhanced)
+    told = [frame.told for frame in frames_of(read_header(enhanced))]
+    assert [one.kernel for one in told[:3]] == ["Br40d", "Br64d", "Br40d"]
+    assert [one.contrast for one in told[:3]] == [False, False, True]
+    assert {one.thickness_mm for one in told} == {9.0}
+
+
+def test_an_agent_of_the_whole_object_holds_for_frames_that_do_not_deny_it(enhanced: Path) -> None:
+    data = pydicom.dcmread(enhanced)
+    denied = group("ContrastBolusUsageSequence", ContrastBolusAgentAdministered="NO")
+    data.PerFrameFunctionalGroupsSequence[0].update(denied)
+    data.ContrastBolusAgentSequence = Sequence([Dataset()])
+    data.save_as(enhanced)
+    assert [frame.told.contrast for frame in frames_of(read_header(enhanced))][:2] == [False, True]

@@ -82,6 +82,23 @@ def test_a_large_private_element_is_stepped_over(file: Path) -> None:
     assert quick == thorough
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("agent", [None, "", "  ", "Ultravist 370"])
+def test_how_a_series_was_acquired_is_told_alike(file: Path, syntax: str, agent: str | None) -> None:
+    data = pydicom.dcmread(file)
+    data.file_meta.TransferSyntaxUID = syntax
+    data.ConvolutionKernel, data.SliceThickness = ["I30f", "3 "], "1.50"
+    data.AcquisitionDateTime = "20200102101530.25"
+    if agent is not None:
+        data.ContrastBolusAgent = agent
+    dcmwrite(file, data)
+    quick, thorough = both(file)
+    assert quick == thorough
+    told = read_header(file).told
+    assert (told.kernel, told.thickness_mm, told.acquired) == ("I30f\\3", 1.5, "20200102101530.250000")
+    assert told.contrast is {None: False, "": None, "  ": None}.get(agent, True)
+
+
 @pytest.mark.parametrize("content", [[], [Dataset()]])
 def test_a_sequence_counts_when_it_holds_something(file: Path, content: list[Dataset]) -> None:
     edit_dicom(file.parent, only=[0], ModalityLUTSequence=Sequence(content))

@@ -46,6 +46,7 @@ def test_the_tables_say_what_was_found(studies: Path, tmp_path: Path) -> None:
     good = next(row for row in series if row.kind == "dicom" and row.status == "readable")
     assert (good.size_x, good.size_y, good.size_z, good.files) == (6, 5, 4, 4)
     assert (good.spacing_x_mm, good.spacing_y_mm, good.spacing_z_mm) == (2.0, 3.0, 4.0)
+    assert (good.plane, good.kernel, good.contrast, good.thickness_mm) == ("axial", None, "no", 4.0)
     bad = next(row for row in series if row.status == "refused")
     assert (bad.code, bad.size_x) == ("missing_slice", None)
     assert bad.reason is not None
@@ -62,7 +63,7 @@ def test_no_original_identifier_is_in_any_table(studies: Path, tmp_path: Path) -
     written = b"".join(file.read_bytes() for file in (tmp_path / "out").iterdir())
     assert (tmp_path / "out" / "headers.sqlite").stat().st_mode & 0o777 == 0o600
     assert len(written) > 500
-    names = ("HUBER", "MEIER", "KOCH", "t1.nii", "scan.pdf", "1.2.826", str(studies))
+    names = ("HUBER", "MEIER", "KOCH", "t1.nii", "scan.pdf", "1.2.826", "20200102", str(studies))
     assert [name for name in names if name.encode() in written] == []
 
 

@@ -1,13 +1,11 @@
-from dataclasses import replace
-
 import nibabel as nib
 import numpy as np
 import pytest
 
 from medmllm.documents import AcceptedRange, Channel, ImageSettings, PreprocessingContract, TextSettings
 from medmllm.errors import ContractError
-from medmllm.preprocessing.contract import VolumeFacts, accept, check_present, check_volume, choose_series, measure
-from medmllm.records import NoteReference, Refusal, SeriesReference, Study, Volume
+from medmllm.preprocessing.contract import VolumeFacts, accept, check_present, check_volume, measure
+from medmllm.records import Volume
 from tests.factories import a_volume
 
 IMAGE = ImageSettings(
@@ -22,94 +20,8 @@ TEXT = TextSettings(
 )
 
 
-def series(
-    number: int, modality: str | None = "CT", description: str | None = None, refused: str | None = None
-) -> SeriesReference:
-    refusal = None if refused is None else Refusal("index", "missing_slice", refused)
-    return SeriesReference(f"se-{number:016x}", "dicom", modality, (6, 5, 4), None, description, (), refusal)
-
-
-def study(*found: SeriesReference, notes: int = 0) -> Study:
-    return Study("st-1", "pt-1", "dicom", found, tuple(NoteReference(None) for _ in range(notes)))  # type: ignore[arg-type]
-
-
 def settings(**channels: Channel) -> ImageSettings:
     return IMAGE.model_copy(update={"channels": channels})
-
-
-def test_each_channel_takes_the_one_series_that_fits_and_optional_ones_may_be_absent() -> None:
-    chosen = choose_series(study(series(1, "CT"), series(2, "SR")), IMAGE)
-    assert {name: found.series_key[-1] for name, found in chosen.items()} == {"ct": "1"}
-    both = choose_series(study(series(2, "PT"), series(1, "CT")), IMAGE)
-    assert {name: found.series_key[-1] for name, found in both.items()} == {"ct": "1", "pet": "2"}
-
-
-def test_two_series_for_one_channel_are_refused_and_both_are_named() -> None:
-    with pytest.raises(ContractError, match=r"'ct' \(se-0{15}1, se-0{15}2\)") as caught:
-        choose_series(study(series(2), series(1)), IMAGE)
-    assert caught.value.code == "ambiguous_series"
-
-
-def test_one_series_for_two_channels_is_refused_rather_than_read_twice() -> None:
-    with_contrast = settings(t1=Channel(description="t1"), t1c=Channel(description="t1.*contrast"))
-    with pytest.raises(ContractError, match=r"se-0{15}7 matches 2 channels \(t1, t1c\)") as caught:
-        choose_series(study(series(7, "MR", "T1 with contrast")), with_contrast)
-    assert caught.value.code == "ambiguous_series"
-
-
-def test_an_unreadable_series_beside_a_readable_one_makes_nothing_ambiguous() -> None:
-    chosen = choose_series(study(series(1, refused="slice 3 is missing"), series(2)), IMAGE)
-    assert chosen["ct"].series_key == "se-" + "2".zfill(16)
-
-
-def test_a_missing_required_channel_is_refused_with_what_was_wanted_and_what_is_there() -> None:
-    wanted = settings(t2=Channel(modality="MR", description="t2", required=True))
-    with pytest.raises(
-        ContractError, match=r"modality MR and a description like 't2'.* present: CT, unknown"
-    ) as caught:
-        choose_series(study(series(1), series(2, None)), wanted)
-    assert caught.value.code == "no_matching_series"
-
-
-@pytest.mark.parametrize(("min_slices", "found"), [(None, [2]), (1, []), (5, [])])
-def test_lone_slices_are_passed_over_unless_a_channel_asks_for_them(min_slices: int | None, found: list[int]) -> None:
-    both = study(replace(series(1), shape=(6, 5, 1)), replace(series(2), shape=(6, 5, 4)))
-    channel = Channel(modality="CT") if min_slices is None else Channel(modality="CT", min_slices=min_slices)
-    if min_slices == 1:
-        with pytest.raises(ContractError, match="2 series match channel 'ct'"):
-            choose_series(both, settings(ct=channel))
-        return
-    assert list(choose_series(both, settings(ct=channel)).values()) == [both.series[number - 1] for number in found]
-
-
-def test_why_a_required_series_cannot_be_read_is_passed_on() -> None:
-    with pytest.raises(ContractError, match=r"channel 'ct' cannot be read: slice 3 is missing") as caught:
-        choose_series(study(series(1, refused="slice 3 is missing")), IMAGE)
-    assert caught.value.code == "no_matching_series"
-
-
-def test_a_series_that_cannot_be_read_is_not_taken_for_a_missing_one_even_beside_a_note() -> None:
-    optional = settings(ct=Channel(modality="CT"))
-    with pytest.raises(ContractError, match="channel 'ct' cannot be read: slice 3 is missing"):
-        choose_series(study(series(1, refused="slice 3 is missing"), notes=1), optional)
-    assert choose_series(study(notes=1), optional) == {}
-
-
-@pytest.mark.parametrize(
-    ("pattern", "description", "fits"),
-    [
-        ("flair", "Ax FLAIR fs", True),
-        (r"^t1(?!.*gd)", "T1 sag", True),
-        (r"^t1(?!.*gd)", "t1 sag GD", False),
-        ("flair", None, False),
-        ("", None, True),
-    ],
-)
-def test_a_description_is_searched_as_a_regular_expression_without_case(
-    pattern: str, description: str | None, fits: bool
-) -> None:
-    chosen = choose_series(study(series(1, "MR", description)), settings(one=Channel(description=pattern)))
-    assert bool(chosen) is fits
 
 
 def test_a_volume_is_measured_in_the_patients_axes_whatever_its_own_order() -> None:

@@ -1,0 +1,91 @@
+"""Show which series every study would give a model's channels, and why the others lost; a dry run, by headers alone.
+
+STUDIES, channels -> index -> selection of each study -> text or JSON; OUT/selection.csv where it is asked for
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from medmllm.csv_tables import SelectionRow, check_writable, write_table
+from medmllm.documents import ImageSettings, ModelCard
+from medmllm.errors import MisuseError, PackageError
+from medmllm.ingest.study_folder import folder_of
+from medmllm.pipelines.index import read_index
+from medmllm.preprocessing.selection import select_series
+from medmllm.reporting.selection import Only, document, rows, text
+
+CARD = "model.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SelectResult:
+    """What to print, and how many studies a run would refuse."""
+
+    text: str
+    studies: int
+    refused: int
+
+
+def run(
+    studies: Path,
+    *,
+    image: ImageSettings | None = None,
+    model: Path | None = None,
+    out: Path | None = None,
+    only: Only = "all",
+    as_json: bool = False,
+    show_descriptions: bool = False,
+    overwrite: bool = False,
+) -> SelectResult:
+    """Choose the series of every study of a folder, as training and scoring would.
+
+    Args:
+        studies: Folder of DICOM or NIfTI studies.
+        image: Holds the channels; None takes those of `model`.
+        model: As written by `medmllm train`: RUN/model.
+        out: Folder for selection.csv, which has all studies; None writes nothing.
+        only: Which studies the text shows.
+        as_json: Return a SelectionDocument of all studies in place of the text.
+        show_descriptions: Print the series descriptions, which may hold identifiers.
+        overwrite: Write over a table that is already there.
+
+    Raises:
+        MisuseError: No studies to index, no channels, results already there, the label table cannot be used.
+        PackageError: As `channels_of_model`.
+    """
+    if image is None:
+        if model is None:
+            raise MisuseError("no channels to choose series for: give settings or a model")
+        image = channels_of_model(model)
+    if out is not None:
+        check_writable(out, overwrite=overwrite, marker="selection.csv", studies=folder_of(studies))
+    selections = [select_series(study, image) for study in read_index(studies).studies]
+    if out is not None:
+        write_table(out / "selection.csv", SelectionRow, (row for one in selections for row in rows(one)))
+    shown = (
+        document(selections, descriptions=show_descriptions).model_dump_json(indent=2)
+        if as_json
+        else text(selections, only=only, descriptions=show_descriptions)
+    )
+    return SelectResult(shown, len(selections), sum(selection.is_refused for selection in selections))
+
+
+def channels_of_model(folder: Path) -> ImageSettings:
+    """Return the image settings that a model was trained with.
+
+    Args:
+        folder: As written by `medmllm train`: RUN/model.
+
+    Raises:
+        PackageError: There is no valid card, or its contract was changed.
+        MisuseError: The model reads no image.
+    """
+    if not (folder / CARD).is_file():
+        raise PackageError(f"no {CARD} in the --model folder: give the folder RUN/model that `medmllm train` wrote.")
+    card = ModelCard.read(folder / CARD)
+    contract = card.contract
+    if contract.fingerprint != card.contract_fingerprint:
+        raise PackageError(f"{CARD}: the preprocessing contract was changed after training. Restore the package.")
+    if contract.image is None:
+        raise MisuseError("the model reads no image, so no series are chosen for it")
+    return contract.image
