@@ -116,7 +116,7 @@ class LinkageRow(Document):
     key: str
     kind: Literal["patient", "study", "series", "file"]
     original: str = Field(description="PatientID, StudyInstanceUID, SeriesInstanceUID or relative path")
-    description: str = Field(description="Series Description or file stem; empty for the rest")
+    description: str = Field(description="Series Description or file stem; of a patient the Patient Name; else empty")
 
 
 class PredictionRow(Document):

@@ -53,7 +53,7 @@ NOT_IMAGES = {
 DICOM_FAILURES = (InvalidDicomError, BytesLengthException)
 TAGS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription",
-    "ModalityLUTSequence", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AcquisitionNumber",
+    "ModalityLUTSequence", "PatientName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AcquisitionNumber",
     "InstanceNumber", "TemporalPositionIdentifier", "ImagePositionPatient", "ImageOrientationPatient",
     "FrameOfReferenceUID", "EchoTime", "EchoNumbers", "InversionTime", "TriggerTime", "DiffusionBValue",
     "DiffusionGradientOrientation", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows",
@@ -109,6 +109,7 @@ class DicomHeader:
     placed: bool = False  # by the functional groups of a multi-frame object
     frame: int = 0  # which frame of the file this is about
     told: ToldTechnique = field(default_factory=ToldTechnique)
+    patient_name: str | None = None  # decoded; the linkage table alone may show it
 
     @property
     def has_rescale(self) -> bool:
@@ -328,6 +329,7 @@ def _header(
         acquisition=tuple((keyword, values.get(keyword, "")) for keyword in APART),
         instance=int(values["InstanceNumber"]) if "InstanceNumber" in values else None,
         told=told,
+        patient_name=values.get("PatientName"),
     )
 
 

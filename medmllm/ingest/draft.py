@@ -51,6 +51,7 @@ class StudyDraft:
     folders: set[str]  # that its images lie in, relative to the root; the empty text is the root
     names: list[str]  # under which the label table may know it, the surest first
     patient_names: list[str]  # under which the label table may know its patient
+    spelt: list[str] = field(default_factory=list)  # Patient Name as the headers spell it
     stored: bytes | None = None  # what the store knows its files by
     series: list[SeriesDraft] = field(default_factory=list)
     notes: list[FoundFile] = field(default_factory=list)

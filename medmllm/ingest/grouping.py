@@ -90,6 +90,7 @@ def _add_dicom_series(study: StudyDraft, items: Sequence[Recognised], damaged: M
             by_series[uid].append(header)
             folders[uid].add(item.found.folder)
     patients = {header.patient_id for header in headers if header.patient_id}
+    study.spelt = sorted({header.patient_name for header in headers if header.patient_name})
     for series_uid, slices in by_series.items():
         beside = sum(damaged.get(folder, 0) for folder in folders[series_uid])
         parts = split(slices)

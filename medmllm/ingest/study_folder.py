@@ -10,7 +10,7 @@ at a time, so that a folder of millions of files takes little memory; `index_fol
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from medmllm.csv_tables import FileRow, LinkageRow, ProblemRow
@@ -157,7 +157,7 @@ class FolderIndex:
         damaged = Counter(
             file.relative.rpartition("/")[0]
             for file in self._store.files(problems=True)
-            if file.fate.status == "refused" and file.fate.code in DAMAGED_DICOM
+            if file.fate.status == "refused" and _may_be_a_slice(file)
         )
         for draft in self._drafts:
             items = self._store.of_study(draft.stored) if draft.stored else []
@@ -208,6 +208,13 @@ class FolderIndex:
         self._store.settle(
             (self._keyring.file(item.found.relative), _fate(study, holding.get(item.found.path, ()))) for item in items
         )
+
+
+def _may_be_a_slice(file: StoredFile) -> bool:
+    """Say whether a file that cannot be read may have been a slice; an empty one goes by its name."""
+    suffix = PurePosixPath(file.relative).suffix.lower()
+    named_so = suffix in ("", ".dcm", ".dic", ".ima") or suffix[1:].isdigit()
+    return file.fate.code in DAMAGED_DICOM and (file.fate.code != "empty_file" or named_so)
 
 
 def _fate(study: Study, series: Sequence[SeriesReference]) -> Fate:
@@ -322,7 +329,7 @@ def _problem(where_key: str, study_key: str, remark: Remark) -> ProblemRow:
 def _name_study(draft: StudyDraft, keyring: Keyring, linkage: dict[str, LinkageRow]) -> Study:
     """Return a draft as a study known by keys; what the keys stand for goes into `linkage`."""
     study_key, patient_key = keyring.study(draft.original), keyring.patient(draft.patient)
-    linkage[patient_key] = _link(patient_key, "patient", draft.patient)
+    linkage[patient_key] = _link(patient_key, "patient", draft.patient, "; ".join(draft.spelt))
     linkage[study_key] = _link(study_key, "study", draft.original)
     draft.series.sort(key=lambda series: series.original)
     references = []
