@@ -16,6 +16,7 @@ from medmllm.errors import MisuseError
 from medmllm.ingest.file_store import STORE, FileStore
 from medmllm.ingest.keys import load_keyring
 from medmllm.ingest.recognise import TABLES
+from medmllm.ingest.stock import Workers
 from medmllm.ingest.study_folder import StudyIndex, folder_of, index_folder, open_index
 from medmllm.ingest.tables import read_label_table
 from medmllm.pipelines.index_output import check_linkage, write_index
@@ -70,10 +71,8 @@ def run(
     check_linkage(linkage, out)
     table = read_label_table(labels) if labels else None
     with sole_writer(out), FileStore(out / STORE, keyring, folder) as store:
-        with progress_bar("Reading headers") as advance:
-            index = open_index(
-                studies, keyring=keyring, store=store, table=table, workers=os.cpu_count() or 1, advance=advance
-            )
+        with Workers(keyring, os.cpu_count() or 1) as workers, progress_bar("Reading headers") as advance:
+            index = open_index(studies, keyring=keyring, store=store, table=table, workers=workers, advance=advance)
         with ExitStack() as stack:
             counts = write_index(index, out, linkage, f"{MARKER}.partial", stack)
         if parquet:

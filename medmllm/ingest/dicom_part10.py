@@ -13,6 +13,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pydicom.charset import python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 PIECE_BYTES = 8192  # more than most headers
@@ -126,16 +127,20 @@ class _Walk:
 
     def explicit_elements(self, place: int, wanted: Mapping[int, tuple[str, bytes]]) -> "_Found":
         """Return the wanted elements of an explicit data set; flat and terse, since it runs for every element."""
-        found = _Found()
+        found, special = _Found(), wanted.keys() | {_PIXEL_DATA}
         piece, start, before, size = self.piece, self.start, 0, self.size
         inside, last = place - start, len(piece) - 12
-        while start + inside < size:
-            if not 0 <= inside <= last:
+        while inside <= last or start + inside < size:
+            if inside > last:
                 inside = self.at(start + inside, min(12, size - start - inside))
                 piece, start, last = self.piece, self.start, len(self.piece) - 12
                 if last < 0:
                     raise _UnusualError  # a last element without a value, at the very end
             group, number, vr, length = _tag_vr_length(piece, inside)
+            tag = group << 16 | number
+            if tag <= before:
+                raise _UnusualError
+            before = tag
             if vr in _SHORT:
                 inside += 8
             elif vr in _LONG:
@@ -143,16 +148,12 @@ class _Walk:
                 inside += 12
             else:
                 raise _UnusualError
-            tag = group << 16 | number
-            if tag <= before:
-                raise _UnusualError
-            before = tag
-            if tag in wanted or length == UNDEFINED or tag == _PIXEL_DATA:
+            if tag in special or length == UNDEFINED:
                 after = self.note(found, tag, vr, length, start + inside, wanted)
                 if after is None:
                     return found
-                piece, last = self.piece, len(self.piece) - 12
-                start, inside = self.start, after - self.start
+                piece, start = self.piece, self.start
+                inside, last = after - start, len(piece) - 12
             else:
                 inside += length
         if start + inside > size:
@@ -261,7 +262,8 @@ class _Walk:
 
 def _texts(raw: Mapping[str, bytes], vrs: Mapping[str, bytes]) -> dict[str, str]:
     """Return values as pydicom would print them."""
-    character_set = CHARACTER_SETS.get(raw.get("SpecificCharacterSet", b"").strip(b" \0"))
+    named = raw.get("SpecificCharacterSet", b"").strip(b" \0")
+    character_set = CHARACTER_SETS.get(named)
     found = {}
     for keyword, value in raw.items():
         vr = vrs[keyword].decode()
@@ -271,9 +273,9 @@ def _texts(raw: Mapping[str, bytes], vrs: Mapping[str, bytes]) -> dict[str, str]
                 raise _UnusualError
             text = "\\".join(map(str, struct.unpack(f"<{len(value) // size}{_NUMBERS[vr]}", value)))
         elif vr in ("LO", "SH", "PN", "ST", "LT", "UC", "UT"):
-            if character_set is None:
+            if character_set is None and not (value.isascii() and _holds_ascii(named)):
                 raise _UnusualError
-            text = value.decode(character_set)
+            text = value.decode(character_set or "ascii")
             if "\x1b" in text:
                 raise _UnusualError
             text = "\\".join(part.rstrip(" \0") for part in text.split("\\"))
@@ -287,6 +289,12 @@ def _texts(raw: Mapping[str, bytes], vrs: Mapping[str, bytes]) -> dict[str, str]
         if text:
             found[keyword] = text
     return found
+
+
+def _holds_ascii(character_sets: bytes) -> bool:
+    """Say whether pydicom knows all of these, and ASCII means itself in them; ISO_IR 13 has a yen for a backslash."""
+    names = [name.strip() for name in character_sets.decode("ascii").split("\\")]
+    return all(name in python_encoding and not name.endswith(" 13") for name in names)
 
 
 def _ascii(value: bytes) -> str:

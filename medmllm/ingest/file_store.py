@@ -20,6 +20,7 @@ from medmllm.errors import MedmllmError
 from medmllm.ingest import record_text
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.layouts import Place
+from medmllm.ingest.looking import PURPOSE, Seen
 from medmllm.ingest.recognise import Kind, Recognised
 from medmllm.ingest.sealing import Seal
 from medmllm.ingest.walk import FileProblem, FoundFile, Severity
@@ -82,7 +83,7 @@ class FileStore:
             MedmllmError: The file cannot be opened or made.
         """
         self._keyring, self._folder = keyring, folder
-        self._seal = Seal.of(keyring.secret, "file store")
+        self._seal = Seal.of(keyring.secret, PURPOSE)
         about = _about(keyring, folder)
         try:
             if path is not None and not _fits(path, about):
@@ -143,18 +144,15 @@ class FileStore:
             self.settle([(key, _fate(fate))])
         self.kept += 1
 
-    def put(
-        self, seq: int, found: FoundFile, kind: Kind, text: str, twin: str | None, fate: FileProblem | Place | None,
-        *, own: bool = False,
-    ) -> None:  # fmt: skip
-        """Write the row of a file that was just looked at; `own`: its problem holds until it changes."""
+    def put(self, seq: int, found: FoundFile, seen: Seen, fate: FileProblem | Place | None) -> None:
+        """Write the row of a file that was just looked at; a problem of its own holds until it changes."""
         key = self._keyring.file(found.relative)
         study, place = self._seal_place(fate if isinstance(fate, Place) else None)
-        alike = hmac.digest(self._keyring.secret, study + twin.encode(), "sha256") if twin and study else None
+        alike = hmac.digest(self._keyring.secret, study + seen.twin.encode(), "sha256") if seen.twin and study else None
         settled = _cells(_fate(fate)) if isinstance(fate, FileProblem) else _OPEN
         self._rows.append((
-            key, self._run, seq, found.size, *found.changed, *found.inode, kind.value, self._seal.close(found.relative),
-            study, place, alike, self._seal.close(text), own, *settled,
+            key, self._run, seq, found.size, *found.changed, *found.inode, seen.kind.value, seen.path, study, place,
+            alike, seen.record, seen.problem is not None, *settled,
         ))  # fmt: skip
         self.read += found.inode != (0, 0)
         if len(self._rows) >= ROWS_AT_ONCE:
@@ -167,7 +165,8 @@ class FileStore:
     def put_problem(self, seq: int, problem: FileProblem) -> None:
         """Write the row of what was passed over unread."""
         found = FoundFile(self._folder / problem.relative, problem.relative, 0)
-        self.put(seq, found, Kind.OTHER, "[[],null,null,null]", None, problem)
+        seen = Seen(Kind.OTHER, self._seal.close(problem.relative), self._seal.close("[[],null,null,null]"))
+        self.put(seq, found, seen, problem)
 
     def finish(self) -> None:
         """Forget files that are no longer there."""

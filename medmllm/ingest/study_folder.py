@@ -9,6 +9,7 @@ at a time, so that a folder of millions of files takes little memory; `index_fol
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -25,7 +26,7 @@ from medmllm.ingest.layouts import Layouts
 from medmllm.ingest.listing import read_listing
 from medmllm.ingest.notes import join_notes, read_note
 from medmllm.ingest.recognise import TABLES, Kind, Recognised
-from medmllm.ingest.stock import take_stock
+from medmllm.ingest.stock import Workers, take_stock
 from medmllm.ingest.tables import LabelTable, TableRow, read_label_table
 from medmllm.ingest.walk import FileProblem, FoundFile, walk, walk_listed
 from medmllm.records import Note, NoteReference, RecordingReference, SeriesReference, Study, Volume
@@ -93,7 +94,7 @@ def open_index(
     keyring: Keyring,
     store: FileStore,
     table: LabelTable | None = None,
-    workers: int = 0,
+    workers: Workers | None = None,
     advance: Callable[[int], None] = _no_progress,
 ) -> "FolderIndex":
     """Look at every file under a folder that the store does not know yet, and say which studies there are.
@@ -103,7 +104,7 @@ def open_index(
         keyring: Makes the pseudonymous keys.
         store: What is known of the files; brought up to date.
         table: As for `index_folder`.
-        workers: Processes for reading headers where there are many; 0 for none.
+        workers: Look at files; None looks at them here.
         advance: Called with the number of files just dealt with.
 
     Raises:
@@ -113,7 +114,9 @@ def open_index(
     listing = read_listing(root) if root.is_file() else None
     layouts = Layouts(folder, listing)
     entries = walk_listed(folder, listing.places) if listing else walk(folder)
-    if not take_stock(entries, store, layouts, workers=workers, advance=advance):
+    with nullcontext(workers) if workers else Workers(keyring) as ready:
+        count = take_stock(entries, store, layouts, workers=ready, advance=advance)
+    if not count:
         raise MisuseError("the folder of studies holds no files")
     table = _choose_table(store, keyring, folder, table)
     store.settle((key, _COPY) for key in find_copies(store.twins()))

@@ -53,7 +53,9 @@ def test_a_mess_holds_three_series_and_every_other_file_has_a_reason(shared: Pat
     for study in found.studies:
         for series in study.series:
             assert read_volume(series).voxels.shape == series.shape
-    files = [file for file in walk(shared / "torture" / "open" / "dir_mess_open" / "data") if isinstance(file, FoundFile)]
+    files = [
+        file for file in walk(shared / "torture" / "open" / "dir_mess_open" / "data") if isinstance(file, FoundFile)
+    ]
     used = {path for study in found.studies for series in study.series for path in series.files}
     problems = {problem.where_key: problem for problem in found.problems}
     for file in files:

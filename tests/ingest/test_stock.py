@@ -10,8 +10,9 @@ from medmllm.ingest import stock
 from medmllm.ingest.file_store import FileStore, StoredFile
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.layouts import Layouts
+from medmllm.ingest.looking import Seen, look_at
 from medmllm.ingest.recognise import Kind
-from medmllm.ingest.stock import Seen, look_at, take_stock
+from medmllm.ingest.stock import Workers, take_stock
 from medmllm.ingest.walk import FoundFile, walk
 from tests.factories import write_dicom_study
 
@@ -30,9 +31,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "studies"
 
 
-def taken(folder: Path, store: FileStore, workers: int = 0) -> list[StoredFile]:
+def taken(folder: Path, store: FileStore, processes: int = 0) -> list[StoredFile]:
     counted: list[int] = []
-    total = take_stock(walk(folder), store, Layouts(folder), workers=workers, advance=counted.append)
+    with Workers(KEYS, processes) as workers:
+        total = take_stock(walk(folder), store, Layouts(folder), workers=workers, advance=counted.append)
     files = list(store.files())
     assert total == len(files) == 99
     assert sum(counted) == 98
@@ -48,34 +50,38 @@ def test_every_entry_of_the_walk_has_one_row_in_its_order(folder: Path) -> None:
     assert (link.fate.status, link.fate.code) == ("ignored", "symbolic_link")
 
 
-def test_threads_and_processes_give_what_one_thread_gives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 2], ids=["forked", "started afresh"])
+def test_threads_and_processes_give_what_one_thread_gives(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
     with FileStore(None, KEYS, folder) as store:
         plain = taken(folder, store)
     monkeypatch.setattr(stock, "BATCH", 8)
     monkeypatch.setattr(stock, "SLOW_S", -1)  # every batch counts as slow
     with FileStore(None, KEYS, folder) as store:
         assert taken(folder, store) == plain
+    monkeypatch.setattr(stock, "SLOW_S", 1e9)
     monkeypatch.setattr(stock, "MANY_BATCHES", 2)
+    monkeypatch.setattr(stock.threading, "active_count", lambda: threads)
     with FileStore(None, KEYS, folder) as store:
-        assert taken(folder, store, workers=2) == plain
+        assert taken(folder, store, processes=2) == plain
 
 
-def look_and_die(files: Sequence[FoundFile]) -> list[Seen]:
+def look_and_die(files: Sequence[FoundFile], keyring: Keyring) -> list[Seen]:
     """Look at files in the process of the tests, and kill any other."""
-    if os.getpid() != TESTS_PROCESS and os.getppid() == int(os.environ["MEDMLLM_TESTS_PROCESS"]):
+    if os.getpid() != TESTS_PROCESS:
         os._exit(9)
-    return look_at(files)
+    return look_at(files, keyring)
 
 
 def test_a_worker_that_dies_costs_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with FileStore(None, KEYS, folder) as store:
         plain = taken(folder, store)
-    monkeypatch.setenv("MEDMLLM_TESTS_PROCESS", str(os.getpid()))
     monkeypatch.setattr(stock, "BATCH", 8)
-    monkeypatch.setattr(stock, "MANY_BATCHES", 2)
     monkeypatch.setattr(stock, "look_at", look_and_die)
+    monkeypatch.setattr(stock.threading, "active_count", lambda: 1)
     with FileStore(None, KEYS, folder) as store:
-        assert taken(folder, store, workers=2) == plain
+        assert taken(folder, store, processes=2) == plain
 
 
 def test_unchanged_files_are_not_opened_and_vanished_ones_forgotten(
@@ -86,9 +92,9 @@ def test_unchanged_files_are_not_opened_and_vanished_ones_forgotten(
         assert (store.read, store.kept) == (98, 0)
     opened: list[str] = []
 
-    def look(files: Sequence[FoundFile]) -> list[Seen]:
+    def look(files: Sequence[FoundFile], keyring: Keyring) -> list[Seen]:
         opened.extend(file.relative for file in files)
-        return look_at(files)
+        return look_at(files, keyring)
 
     monkeypatch.setattr(stock, "look_at", look)
     with FileStore(tmp_path / "store", KEYS, folder) as store:

@@ -1,0 +1,46 @@
+"""Look at files: what each of them is, sealed for the store. This is what worker processes do.
+
+FoundFile -> recognise -> record as text -> sealed; and, in the open, what says where it belongs
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from medmllm.ingest import record_text
+from medmllm.ingest.keys import Keyring
+from medmllm.ingest.recognise import Kind, recognise
+from medmllm.ingest.sealing import Seal
+from medmllm.ingest.walk import FileProblem, FoundFile
+
+PURPOSE = "file store"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a worker tells of a file."""
+
+    kind: Kind
+    path: bytes  # sealed, relative to the root
+    record: bytes  # sealed, as of `record_text`
+    uids: tuple[str | None, str | None] = field(default=(None, None), repr=False)  # StudyInstanceUID, PatientID
+    twin: str | None = field(default=None, repr=False)  # files with the same may be copies
+    problem: FileProblem | None = None
+
+
+def look_at(files: Sequence[FoundFile], keyring: Keyring) -> list[Seen]:
+    """Return what each file is."""
+    seal = Seal.of(keyring.secret, PURPOSE)
+    return [_look_at(found, seal) for found in files]
+
+
+def _look_at(found: FoundFile, seal: Seal) -> Seen:
+    item = recognise(found)
+    first = item.dicom[0] if item.dicom else None
+    return Seen(
+        kind=item.kind,
+        path=seal.close(found.relative),
+        record=seal.close(record_text.write(item)),
+        uids=(first.study_uid, first.patient_id) if first else (None, None),
+        twin=f"{found.size} {first.sop_uid} {first.position}" if first else None,
+        problem=item.problem,
+    )
