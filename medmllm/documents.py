@@ -367,11 +367,24 @@ class ScoringSummary(Document):
     provenance: Provenance
 
 
+class QualitySummary(Document):
+    """OUT/summary.json of `medmllm quality`: what the checks found in a folder."""
+
+    studies: int = Field(ge=0)
+    series: int = Field(ge=0, description="read; those that cannot be are findings")
+    notes: int = Field(ge=0, description="studies with a note")
+    recordings: int = Field(ge=0)
+    refused_studies: int = Field(ge=0, description="of which something is refused by the policy, or cannot be read")
+    findings: dict[str, dict[str, int]] = Field(description="code -> decision -> how many")
+    provenance: Provenance
+
+
 FILES: Mapping[str, type[Document]] = {
     "model": ModelCard,
     "evaluation": EvaluationDocument,
     "prediction": PredictionDocument,
     "explanation": ExplanationDocument,
     "summary": ScoringSummary,
+    "quality_summary": QualitySummary,
 }
 """Schema name -> document, for every JSON file read or written (tables: `csv_tables`, settings: `config`)."""

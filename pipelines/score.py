@@ -1,6 +1,6 @@
 """Score a folder with a trained model, and explain each study where asked.
 
-STUDIES -> index -> score_folder (model loaded once) -> predictions.csv, ledger.csv, problems.csv,
+STUDIES -> index -> score_folder (model loaded once) -> predictions.csv, ledger.csv, quality.csv, problems.csv,
 studies/<study_key>/{prediction.json, explanation.json, attribution.nii.gz, report.html}, summary.json, index.html
 """
 
@@ -18,6 +18,7 @@ from medmllm.csv_tables import (
     LedgerRow,
     PredictionRow,
     ProblemRow,
+    QualityRow,
     check_writable,
     read_table,
     sole_writer,
@@ -90,7 +91,11 @@ def _run(
     torch.set_num_threads(os.cpu_count() or 1)
     provenance = stamp(
         f"medmllm score STUDIES --model MODEL --out OUT{' --explain' if explain else ''}",
-        inputs={"model": package.weights_digest, "contract": package.card.contract_fingerprint},
+        inputs={
+            "model": package.weights_digest,
+            "contract": package.card.contract_fingerprint,
+            "quality": config.quality.digest,
+        },
     )
     summary = _score_all(index, package, config, out, provenance, explain=explain)
     summary.write(out / "summary.json")
@@ -117,9 +122,12 @@ def _score_all(
             table_writer(out / "predictions.csv", PredictionRow, classes=package.card.task.classes)
         )
         ledger = stack.enter_context(table_writer(out / "ledger.csv", LedgerRow))
+        quality = stack.enter_context(table_writer(out / "quality.csv", QualityRow))
         advance = stack.enter_context(progress_bar("Scoring studies", len(index.studies)))
         for result in score_folder(index.studies, package, config, explain=explain, advance=advance):
             study = result.study
+            for finding in result.findings:
+                quality.write(QualityRow.of(study.study_key, finding))
             if isinstance(result, Refused):
                 ledger.write(LedgerRow.of(study.study_key, study.patient_key, result.refusal))
                 refused[result.refusal.code] += 1

@@ -1,7 +1,8 @@
 """Cross-validate models on a folder of studies, and write the model and what it can do.
 
 STUDIES + LABELS -> index -> read once -> splits -> image, text and fused arms on the same folds
--> RUN/model/, out_of_fold.csv, evaluation.json, report.html, training_ledger.csv, settings.json, MLflow
+-> RUN/model/, out_of_fold.csv, evaluation.json, report.html, training_ledger.csv, quality.csv,
+settings.json, MLflow
 """
 
 import os
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from medmllm.config import TrainConfig
-from medmllm.csv_tables import LedgerRow, check_writable, write_table
+from medmllm.csv_tables import LedgerRow, QualityRow, check_writable, write_table
 from medmllm.documents import EvaluationDocument, Task
 from medmllm.evaluation.cohort import evaluate_arms
 from medmllm.ingest.tables import assign_targets, parse_target
@@ -86,9 +87,12 @@ def run(
     )
     draft = draft_contract(config.image, config.text)
     with progress_bar("Preparing studies", len(found.by_study)) as advance:
-        cohort = read_cohort(index.studies, found.by_study, draft, workers=os.cpu_count() or 1, advance=advance)
+        cohort = read_cohort(
+            index.studies, found.by_study, draft, policy=config.quality, workers=os.cpu_count() or 1, advance=advance
+        )
     ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]
     write_table(out / "training_ledger.csv", LedgerRow, ledger)
+    write_table(out / "quality.csv", QualityRow, (QualityRow.of(key, finding) for key, finding in cohort.findings))
     config.write(out / "settings.json")
     arms, said = usable_arms(cohort, config)
     said += left_out(index, found, parsed.expression, synthetic=synthetic)

@@ -264,7 +264,7 @@ def test_importing_medmllm_loads_nothing_heavy(statement: str) -> None:
     assert loaded & (TORCH_AND_ITS_FAMILY | {"mlflow", "pandas", "sklearn", "matplotlib"}) == set()
 
 
-@pytest.mark.parametrize("area", ["ingest", "evaluation"])
+@pytest.mark.parametrize("area", ["ingest", "quality", "evaluation"])
 def test_an_area_that_runs_without_torch_loads_none(area: str) -> None:
     names = [module_name(file) for file in in_member(area)]
     assert names

@@ -32,6 +32,9 @@ FAULTS: dict[str, tuple[str | int, ...]] = {
     "linkage_row": ("kind",),
     "predictions_row": ("patient_key",),  # a hospital number
     "ledger_row": ("stage",),
+    "quality_row": ("decision",),
+    "quality_summary": ("findings", "few_slices", "warn"),  # a word where a count belongs
+    "quality_config": ("quality", "decisions", "ct_double_rescale"),  # ignore
     "out_of_fold_row": ("study_key",),  # a UID where a key belongs
     "train_config": ("image", "spacing"),  # it is called spacing_mm
     "score_config": ("workers",),  # 0
@@ -79,7 +82,7 @@ def laid_over(under: Any, over: Any, fault: tuple[str | int, ...]) -> Any:
 
 
 def test_every_document_row_and_settings_file_has_a_schema_and_two_examples_and_nothing_else_lies_there() -> None:
-    names = {*FILES, *ROWS, "train_config", "score_config", "demo_config"}
+    names = {*FILES, *ROWS, "train_config", "score_config", "demo_config", "quality_config"}
     assert len(names) == len(FILES) + len(ROWS) + len(CONFIGS)
     assert set(FAULTS) == names
     assert {file.name for file in FOLDER.glob("*.json")} == {f"{name}.schema.json" for name in names}

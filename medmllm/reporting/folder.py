@@ -17,6 +17,7 @@ from medmllm.reporting.page import write_page
 TABLES = {
     "predictions.csv": "one row per scored study",
     "ledger.csv": "one row per refused study",
+    "quality.csv": "one row per finding of the quality checks",
     "problems.csv": "files, series and table rows that could not be used",
     "summary.json": "counts and provenance",
 }

@@ -46,7 +46,7 @@ def out_of_fold(run: Path) -> list[OutOfFoldRow]:
 def test_a_run_holds_the_packages_the_tables_the_report_and_the_tracking(nifti_run: Trained) -> None:
     assert {path.name for path in nifti_run.run.iterdir()} == {
         "model", "model_image", "model_text", "out_of_fold.csv", "evaluation.json", "report.html",
-        "training_ledger.csv", "settings.json", "mlflow.db", "mlflow_artifacts",
+        "training_ledger.csv", "quality.csv", "settings.json", "mlflow.db", "mlflow_artifacts",
     }  # fmt: skip
     for folder, arm in (("model", "fused"), ("model_image", "image"), ("model_text", "text")):
         card = ModelCard.read(nifti_run.run / folder / "model.json")

@@ -111,10 +111,10 @@ def test_no_more_studies_are_prepared_ahead_than_a_batch_and_two_per_worker(
     started, lock, ahead = [0], threading.Lock(), []
     original = study_folder._prepare
 
-    def counting(study: Study, package: ModelPackage) -> object:
+    def counting(study: Study, *more: object) -> object:
         with lock:
             started[0] += 1
-        return original(study, package)
+        return original(study, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(study_folder, "_prepare", counting)
     done = 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medmllm.config import QualityConfig, load_config
 from medmllm.errors import ContractError, DicomError, GeometryError, LabelError, MedmllmError, NiftiError, NoteError
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder
@@ -20,6 +21,7 @@ from tests.models.small import IMAGE, TEXT
 KEYRING = Keyring(b"a secret of thirty-two bytes ....")
 ONE = IMAGE.model_copy(update={"channels": {"image": IMAGE.channels["ct"]}})
 DRAFT = draft_contract(ONE, TEXT)
+POLICY = load_config(QualityConfig, "quality").quality
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def studies(tmp_path: Path) -> tuple[Study, ...]:
 def read(studies: tuple[Study, ...], *, workers: int = 2, steps: list[int] | None = None) -> Cohort:
     targets = {study.study_key: int(study.facts["outcome"]) for study in studies}
     told = [] if steps is None else steps
-    return read_cohort(studies, targets, DRAFT, workers=workers, advance=told.append)
+    return read_cohort(studies, targets, DRAFT, policy=POLICY, workers=workers, advance=told.append)
 
 
 def test_members_come_in_the_order_of_the_index_whatever_the_number_of_workers(studies: tuple[Study, ...]) -> None:
@@ -71,7 +73,7 @@ def test_what_a_study_lacks_is_none_and_the_rest_is_read(studies: tuple[Study, .
 
 def test_studies_without_a_target_are_passed_over(studies: tuple[Study, ...]) -> None:
     some = {studies[0].study_key: 1, studies[5].study_key: 0}
-    cohort = read_cohort(studies, some, DRAFT, workers=2, advance=lambda more: None)
+    cohort = read_cohort(studies, some, DRAFT, policy=POLICY, workers=2, advance=lambda more: None)
     assert {m.sample.study_key: m.sample.target for m in cohort.members} == some
     assert cohort.refused == ()
 
@@ -96,7 +98,7 @@ def test_no_more_studies_are_read_ahead_than_twice_the_workers(
         done[0] += more
         seen.append(started[0] - done[0])
 
-    read_cohort(studies, targets, DRAFT, workers=1, advance=advance)
+    read_cohort(studies, targets, DRAFT, policy=POLICY, workers=1, advance=advance)
     assert done[0] == started[0] == 8
     assert max(seen) <= 2
 
@@ -115,7 +117,7 @@ def test_a_cohort_of_which_nothing_can_be_read_is_refused_with_the_first_reason(
 
 def test_an_empty_set_of_targets_is_refused(studies: tuple[Study, ...]) -> None:
     with pytest.raises(LabelError, match="no labelled study"):
-        read_cohort(studies, {}, DRAFT, workers=1, advance=lambda more: None)
+        read_cohort(studies, {}, DRAFT, policy=POLICY, workers=1, advance=lambda more: None)
 
 
 def test_only_what_the_contract_reads_is_read(studies: tuple[Study, ...], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +155,7 @@ def test_the_final_contract_spans_the_cohort_and_a_margin(tmp_path: Path) -> Non
         volume = a_volume((6, 5, 4), spacing_mm=(spacing, 4.0, 5.0))
         write_nifti_study(tmp_path / name, {"image": volume})
     found = index_folder(tmp_path, keyring=KEYRING).studies
-    cohort = read_cohort(found, {s.study_key: 0 for s in found}, DRAFT, workers=1, advance=lambda more: None)
+    cohort = read_cohort(found, {s.study_key: 0 for s in found}, DRAFT, policy=POLICY, workers=1, advance=lambda more: None)
     contract = final_contract(cohort, DRAFT, margin=0.5)
     accepted = contract.accepted["image"]
     assert (accepted.spacing_mm[0].low, accepted.spacing_mm[0].high) == pytest.approx((2.0 / 1.5, 3.0 * 1.5))
