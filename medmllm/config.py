@@ -131,7 +131,7 @@ class QualityBounds(Document):
     note_languages: tuple[Language, ...] = Field(min_length=1, description="in which notes may be written")
     placeholder_share: Probability = Field(description="largest share of words like XXXX, ___ or [**Name**]")
     duplicate_words: PositiveInt = Field(description="notes of fewer words are not compared with others")
-    duplicate_similarity: Probability = Field(description="least share of four-word runs that two notes have in common")
+    duplicate_similarity: float = Field(ge=0.8, le=1, description="least share of four-word runs that two notes share")
     silence_dbfs: float = Field(lt=0, description="largest level that counts as silence, dB of full scale")
     clipped_samples_share: Probability = Field(description="largest share of samples at full scale")
     sample_rate_hz: PositiveFloat = Field(description="lowest")

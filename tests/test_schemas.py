@@ -238,7 +238,7 @@ def test_checking_names_what_changed_what_is_gone_and_what_nothing_stands_behind
 
 
 def test_checking_a_folder_that_is_not_there_makes_none(tmp_path: Path) -> None:
-    assert len(schemas.run(tmp_path / "absent", check=True)) == len(FAULTS) + 3  # and the three settings examples
+    assert len(schemas.run(tmp_path / "absent", check=True)) == len(FAULTS) + len(CONFIGS)  # and the settings' examples
     assert not (tmp_path / "absent").exists()
 
 

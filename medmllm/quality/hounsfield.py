@@ -29,7 +29,8 @@ STORED_TISSUE = (924.0, 1224.0)  # -100..200 HU plus 1024
 BELOW_STORED_TISSUE = (450.0, 850.0)  # between stored lung and stored fat
 STORED_PEAK = 2.0
 STORED_LEAST = -100.0
-TWICE_TISSUE = (-1274.0, -774.0)  # TISSUE_HU once more less 1024
+TWICE_SOFT = (-1150.0, -924.0)  # -126..100 HU less 1024: fat to contrast; lung lies above, up to its emphysema
+TWICE_TISSUE = (-1274.0, -774.0)  # TISSUE_HU less 1024
 TWICE_AIR = (-2124.0, -1524.0)  # air and lung, too
 
 
@@ -41,6 +42,7 @@ class Shares:
     low: float  # of all voxels: below air, padding included
     deep: float  # of the scanned voxels (all but padding): below air
     tissue: float  # of the scanned voxels
+    twice: float  # of the scanned voxels: where fat, water and soft tissue lie when rescaled twice
     scanned: FloatArray  # values of the scanned voxels
 
 
@@ -59,6 +61,7 @@ def shares_of(values: FloatArray) -> Shares:
         low=float(low.mean()),
         deep=_share(scanned, -np.inf, BELOW_AIR_HU),
         tissue=_share(scanned, *TISSUE_HU),
+        twice=_share(scanned, *TWICE_SOFT),
         scanned=scanned,
     )
 
@@ -151,11 +154,11 @@ def is_double_rescaled(shares: Shares) -> bool:
     """Say whether values of a CT went through slope and intercept twice.
 
     Either there is more below air than noise and metal explain, and less than half as much tissue; or, where all air
-    was clamped to one value that looks like padding, hardly any tissue is left.
+    was clamped to one value that looks like padding, hardly any tissue is left, and most lies where it would then be.
     """
     if shares.deep >= DEEP_SHARE and shares.tissue < shares.deep / 2:
         return True
-    return shares.low >= DEEP_SHARE and shares.tissue < LITTLE_TISSUE
+    return shares.low >= DEEP_SHARE and shares.tissue < LITTLE_TISSUE and shares.twice >= 0.5
 
 
 def looks_like_twice_rescaled_ct(values: FloatArray) -> bool:

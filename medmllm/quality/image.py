@@ -220,7 +220,5 @@ def check_slices(voxels: FloatArray, where: str, bounds: QualityBounds) -> Itera
     against_both = np.where(before * after > 0, np.minimum(abs(before), abs(after)), 0.0)
     jump = float(against_both.max()) / float(high - low) if high > low else 0.0
     if jump > bounds.slice_jump:
-        reason = (
-            f"a slice differs from both its neighbours by {jump:.0%} of the range (bound {bounds.slice_jump:.0%})"
-        )
+        reason = f"a slice differs from both its neighbours by {jump:.0%} of the range (bound {bounds.slice_jump:.0%})"
         yield QualityFinding("slice_jump", where, jump, bounds.slice_jump, reason)

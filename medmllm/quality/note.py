@@ -80,7 +80,7 @@ def body_of(note: Note) -> str:
 def placeholder_share(text: str) -> float:
     """Return which share of the words of a text are placeholders.
 
-    >>> placeholder_share("XXXX-year-old XXXX with [**First Name**] and cough")
+    >>> placeholder_share("XXXX with [**First Name**], cough")
     0.5
     """
     placeholders = len(_PLACEHOLDER.findall(text))
