@@ -4,8 +4,8 @@
 
 Only signatures are kept (512 bytes a note), never text, so a cohort of any size can be compared in one pass; what is
 found depends on the order of the studies alone. A note much like an earlier one is not remembered: the earlier stands
-for both, so that ten thousand copies of a template cost no more than one. MinHash with banding: Broder, SEQUENCES 1997; Leskovec et al., Mining
-of Massive Datasets, 3.3-3.4.
+for both, so that ten thousand copies of a template cost no more than one. MinHash with banding: Broder, SEQUENCES 1997;
+Leskovec et al., Mining of Massive Datasets, 3.3-3.4.
 """
 
 import re
@@ -19,9 +19,7 @@ from medmllm.records import Note, QualityFinding
 
 RUN = 4  # words
 HASHES = 128
-ROWS = (
-    8  # of a band: two notes that share 90 % of their runs share one of the 16 bands with all but certainty, 80 %: 95 %
-)
+ROWS = 8  # of a band: notes that share 90 % of their runs share one of 16 bands all but certainly; 80 %: 95 of 100
 _PRIME = np.uint64(2**31 - 1)  # products of two numbers below it fit into 64 bits
 
 Signature = npt.NDArray[np.uint32]

@@ -57,6 +57,7 @@ def test_a_second_rescale_is_found_where_all_air_was_clamped_and_no_fat_is_in_vi
         ("a nodule cube", lambda: np.where(of_values(0, 1) > 1.5, of_values(30, 20), of_values(-870, 40))),
         ("bone", lambda: np.abs(of_values(250.0, 400.0)) + of_values(-60.0, 30.0)),
         ("bone without fat", lambda: RNG.uniform(-60.0, 1900.0, SIZE).astype(np.float32)),
+        ("a clip in soft tissue", lambda: np.where(of_values(0, 1) > 1.8, of_values(1060, 20), of_values(40, 15))),
         ("soft tissue without air", lambda: of_values(40.0, 20.0)),
         ("streaks of metal", lambda: np.where(of_values(0, 1) > 2.2, of_values(-1800, 300), a_trunk())),
     ],
