@@ -20,7 +20,7 @@ from medmllm.provenance import stamp
 from medmllm.quality.audio import check_recording
 from medmllm.quality.duplicates import NoteRegister
 from medmllm.quality.gate import inspect_study, judge
-from medmllm.records import QualityFinding, Study
+from medmllm.records import QualityFinding, SeriesReference, Study
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +102,7 @@ def check_study(
 ) -> Iterator[QualityFinding]:
     """Yield what is implausible about one study, and what of it cannot be read; what was read is counted in `read`."""
     for series in study.series:
-        try:
-            volume = read_volume(series)
-        except MedmllmError as error:
-            yield _unreadable(series.series_key, error)
-            continue
-        read["series"] += 1
-        yield from inspect_study(study.study_key, {series.series_key: volume}, None, policy, has_note=False)
+        yield from _check_series(study, series, policy, read)
     if study.notes:
         try:
             note = read_study_note(study)
@@ -127,6 +121,19 @@ def check_study(
         else:
             read["recordings"] += 1
             yield from judge(check_recording(recording, study.study_key, policy.bounds), policy.decisions)
+
+
+def _check_series(
+    study: Study, series: SeriesReference, policy: QualityPolicy, read: Counter[str]
+) -> Iterator[QualityFinding]:
+    """Check one series; its voxels are given back before the next one's are read."""
+    try:
+        volume = read_volume(series)
+    except MedmllmError as error:
+        yield _unreadable(series.series_key, error)
+    else:
+        read["series"] += 1
+        yield from inspect_study(study.study_key, {series.series_key: volume}, None, policy, has_note=False)
 
 
 def _unreadable(where: str, error: MedmllmError) -> QualityFinding:

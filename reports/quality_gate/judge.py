@@ -30,12 +30,12 @@ from medmllm.records import Note, Volume
 HERE = Path(__file__).resolve().parent
 POLICY = load_config(QualityConfig, "quality").quality
 KEYRING = Keyring(secrets.token_bytes(32))
-SPOILT = {
-    "twice, slope 1, intercept -1024": (1.0, -1024.0),
-    "twice, slope 2, intercept -1024": (2.0, -1024.0),
-    "twice, slope 0.5, intercept -1024": (0.5, -1024.0),
-    "twice, slope 1, intercept -1000": (1.0, -1000.0),
-    "never, slope 1, intercept -1024": (1.0, 1024.0),
+SPOILT = {  # what -> slope and intercept applied to HU; of "never", what undoes an intercept of -1024
+    "twice": (1.0, -1024.0),
+    "twice_slope_2": (2.0, -1024.0),
+    "twice_slope_half": (0.5, -1024.0),
+    "twice_intercept_1000": (1.0, -1000.0),
+    "never": (1.0, 1024.0),
 }
 
 

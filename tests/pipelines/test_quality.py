@@ -175,6 +175,27 @@ def test_no_name_and_no_word_of_a_note_is_written_or_said(studies: Path, tmp_pat
     assert [word for word in words - {"t1"} if word in outcome.said] == []
 
 
+@pytest.mark.parametrize(
+    ("hu_plus", "sidecar", "code"),
+    [
+        (-1024, True, "ct_double_rescale"),
+        (-1024, False, "ct_double_rescale"),
+        (1024, True, "ct_not_rescaled"),
+        (1024, False, None),  # nothing says that it is a CT
+        (0, True, None),
+    ],
+)
+def test_a_nifti_ct_is_held_to_hounsfield_units_where_a_sidecar_calls_it_one(
+    hu_plus: float, sidecar: bool, code: str | None, tmp_path: Path
+) -> None:
+    root = tmp_path / "studies"
+    write_nifti_study(root / "ANNA", {"chest": a_scan(a_trunk() + hu_plus)}, note=None)
+    if sidecar:
+        (root / "ANNA" / "chest.json").write_text('{"Modality": "CT"}')
+    _, rows = run(root, tmp_path / "out")
+    assert [row.code for row in rows if row.decision == "refuse"] == ([] if code is None else [code])
+
+
 def test_a_policy_that_only_warns_ends_well(studies: Path, tmp_path: Path) -> None:
     shutil.rmtree(studies / "KOCH")  # what cannot be read is refused whatever the policy
     warn = "quality.decisions.ct_double_rescale=warn"
