@@ -33,6 +33,7 @@ from medmllm.pipelines.index import read_index, write_linkage
 from medmllm.pipelines.progress import progress_bar
 from medmllm.pipelines.study_output import write_study
 from medmllm.provenance import stamp
+from medmllm.quality.gate import log_warnings
 from medmllm.records import Explanation, Provenance
 from medmllm.reporting.folder import write_folder_index
 from medmllm.scoring.results import prediction_row, summarise
@@ -116,6 +117,7 @@ def _score_all(
 ) -> ScoringSummary:
     """Write each result as it comes: what is done stays done if the machine stops."""
     refused: Counter[str] = Counter()
+    warned: Counter[str] = Counter()
     explained = 0
     with ExitStack() as stack:
         predictions = stack.enter_context(
@@ -128,6 +130,7 @@ def _score_all(
             study = result.study
             for finding in result.findings:
                 quality.write(QualityRow.of(study.study_key, finding))
+                warned[finding.code] += finding.severity == "warn"
             if isinstance(result, Refused):
                 ledger.write(LedgerRow.of(study.study_key, study.patient_key, result.refusal))
                 refused[result.refusal.code] += 1
@@ -136,4 +139,5 @@ def _score_all(
             explained += isinstance(result.explanation, Explanation)
             predicted = predicted_class(result.prediction, package)
             predictions.write(prediction_row(result.prediction, package.card, predicted))
+    log_warnings(+warned)
     return summarise(predictions.count, refused, explained, index, package.card, provenance)

@@ -6,6 +6,7 @@ settings.json, MLflow
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from medmllm.ingest.tables import assign_targets, parse_target
 from medmllm.pipelines.index import read_index, write_linkage
 from medmllm.pipelines.progress import progress_bar
 from medmllm.provenance import file_digest, stamp
+from medmllm.quality.gate import log_warnings
 from medmllm.reporting.cohort import write_training_report
 from medmllm.training.cohort import draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate, main_arm, split_cohort, usable_arms
@@ -93,6 +95,7 @@ def run(
     ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]
     write_table(out / "training_ledger.csv", LedgerRow, ledger)
     write_table(out / "quality.csv", QualityRow, (QualityRow.of(key, finding) for key, finding in cohort.findings))
+    log_warnings(Counter(finding.code for _, finding in cohort.findings if finding.severity == "warn"))
     config.write(out / "settings.json")
     arms, said = usable_arms(cohort, config)
     said += left_out(index, found, parsed.expression, synthetic=synthetic)

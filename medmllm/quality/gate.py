@@ -7,6 +7,7 @@ training and scoring each have their own [quality], `settings.json` keeps the on
 model was trained *on* is the contract's business.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ from medmllm.quality.note import check_note
 from medmllm.records import Note, QualityFinding, Refusal, Volume
 
 Findings = tuple[QualityFinding, ...]
+
+log = logging.getLogger(__name__)
 
 
 def inspect_study(
@@ -50,3 +53,10 @@ def refusal_of(findings: Iterable[QualityFinding]) -> Refusal | None:
             reason = finding.reason if finding.reason.endswith((".", "?")) else f"{finding.reason}."
             return Refusal("quality", finding.code, f"{reason} {way_out}{where}")
     return None
+
+
+def log_warnings(counts: Mapping[str, int]) -> None:
+    """Say in one line of the log how many warnings there are of each code; nothing when there are none."""
+    if counts:
+        most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        log.warning("quality.csv has warnings: %s", ", ".join(f"{number} {code}" for code, number in most))

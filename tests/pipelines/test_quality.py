@@ -109,6 +109,8 @@ def test_training_runs_list_their_findings_and_the_synthetic_cohort_is_not_refus
         assert [row for row in rows if row.decision == "refuse"] == []
         ledger = read_table(run.run / "training_ledger.csv", LedgerRow)
         assert [row for row in ledger if row.stage == "quality"] == []
+        said = "quality.csv has warnings: " in run.outcome.said
+        assert said is any(row.decision == "warn" for row in rows)
     assert {row.code for row in read_table(ct_run.run / "quality.csv", QualityRow)} <= {"spacing_implausible"}
 
 

@@ -328,7 +328,7 @@ def test_results_are_written_over_only_when_asked_and_nothing_of_before_remains(
     (row,) = predictions(out)
     files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert files == {
-        "predictions.csv", "ledger.csv", "problems.csv", "summary.json", "index.html",
+        "predictions.csv", "ledger.csv", "quality.csv", "problems.csv", "summary.json", "index.html",
         f"studies/{row.study_key}/prediction.json",
     }  # fmt: skip
 

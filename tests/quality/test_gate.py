@@ -3,9 +3,11 @@
 import inspect
 import re
 
+import pytest
+
 from medmllm.config import QualityDecisions
 from medmllm.quality import audio, duplicates, hounsfield, image, note
-from medmllm.quality.gate import inspect_study, judge, refusal_of
+from medmllm.quality.gate import inspect_study, judge, log_warnings, refusal_of
 from medmllm.records import Note, QualityFinding
 from tests.quality.phantoms import KEY, POLICY, a_scan, a_trunk
 
@@ -52,3 +54,12 @@ def test_all_series_and_the_note_are_looked_at() -> None:
     ]
     assert inspect_study(STUDY, {}, None, POLICY, has_note=False) == ()
     assert [f.code for f in inspect_study(STUDY, {}, None, POLICY, has_note=True)] == ["note_empty"]
+
+
+def test_warnings_are_counted_in_one_line_of_the_log_and_none_makes_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    log_warnings({})
+    assert caplog.text == ""
+    log_warnings({"noisy": 2, "few_slices": 11, "clipped": 2})
+    assert [record.getMessage() for record in caplog.records] == [
+        "quality.csv has warnings: 11 few_slices, 2 clipped, 2 noisy"
+    ]
