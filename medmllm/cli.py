@@ -167,6 +167,31 @@ def select(
 
 @app.command()
 @honest
+def quality(
+    studies: Annotated[Path, typer.Argument(help="Folder of DICOM or NIfTI studies.")],
+    out: Out,
+    config: Config = None,
+    set_: Set = None,
+    linkage: Linkage = None,
+    overwrite: Overwrite = False,
+) -> ExitCode:
+    """Tell what is implausible about each series, note and recording: quality.csv, by the policy of the settings."""
+    from medmllm.config import QualityConfig, load_config
+
+    settings = load_config(QualityConfig, "quality", file=config, overrides=set_ or ())
+    from medmllm.pipelines import quality as story
+
+    result = story.run(studies, out=out, config=settings, linkage=linkage, overwrite=overwrite)
+    found = result.summary
+    typer.echo(
+        f"{found.studies} studies: {found.series} series, {found.notes} notes and {found.recordings} recordings read, "
+        f"{found.refused_studies} studies would be refused -> {out / 'quality.csv'}{result.counts}"
+    )
+    return ExitCode.PARTIAL if found.refused_studies else ExitCode.OK
+
+
+@app.command()
+@honest
 def train(
     studies: Annotated[Path, typer.Option("--studies", help="Folder of DICOM or NIfTI studies, or a list of them.")],
     target: Annotated[str, typer.Option("--target", help='Column, or a threshold on one: "spiculation>=3".')],

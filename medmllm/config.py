@@ -7,6 +7,8 @@ replaces the packaged one whole; all other tables, and whatever --set names, are
 """
 
 import difflib
+import hashlib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -15,10 +17,12 @@ from typing import Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
-from medmllm.documents import Document, ImageSettings, ModelSettings, TextSettings, first_fault
+from medmllm.documents import Document, ImageSettings, ModelSettings, Probability, TextSettings, Triple, first_fault
 from medmllm.errors import ConfigError
+from medmllm.records import Severity
 
 Arm = Literal["image", "text", "fused"]
+Language = Literal["de", "en", "es", "fr", "it", "nl", "pt"]
 Settings = TypeVar("Settings", bound=Document)
 
 
@@ -66,6 +70,93 @@ class TrackingSettings(Document):
     uri: str = Field(description="empty: MLFLOW_TRACKING_URI, else sqlite:///RUN/mlflow.db")
 
 
+class QualityDecisions(Document):
+    """What follows from each finding of the quality checks, by its code."""
+
+    nan_voxels: Severity
+    constant: Severity
+    few_values: Severity
+    ct_double_rescale: Severity
+    ct_not_rescaled: Severity
+    ct_wrong_unit: Severity
+    ct_impossible_values: Severity
+    ct_only_air: Severity
+    ct_without_tissue: Severity
+    ct_without_air: Severity
+    negative_values: Severity
+    clipped: Severity
+    mostly_background: Severity
+    padding: Severity
+    noisy: Severity
+    blank_slices: Severity
+    slice_jump: Severity
+    spacing_implausible: Severity
+    anisotropic: Severity
+    extent_implausible: Severity
+    sheared: Severity
+    few_slices: Severity
+    short_coverage: Severity
+    note_empty: Severity
+    note_only_headings: Severity
+    note_too_short: Severity
+    note_language: Severity
+    note_placeholders: Severity
+    note_duplicate: Severity
+    recording_silent: Severity
+    recording_clipped: Severity
+    recording_sample_rate: Severity
+    recording_too_short: Severity
+    recording_dc_offset: Severity
+    recording_channels_identical: Severity
+
+
+class QualityBounds(Document):
+    """From where on something is implausible. Set for gross errors, not for taste."""
+
+    spacing_mm: tuple[PositiveFloat, PositiveFloat] = Field(description="smallest and largest distance of voxels")
+    anisotropy: float = Field(ge=1, description="largest ratio of the coarsest to the finest spacing")
+    extent_mm: Triple = Field(description="largest field of view along R-L, A-P, S-I")
+    shear_deg: PositiveFloat = Field(description="largest angle between slice step and slice normal: gantry tilt")
+    slices: PositiveInt = Field(description="fewest voxels along any axis")
+    coverage_mm: float = Field(ge=0, description="least extent along S-I")
+    body_mm: PositiveFloat = Field(description="a CT whose field of view reaches this in-plane holds air")
+    padding_share: Probability = Field(description="largest share of voxels outside the scanned circle")
+    clipped_share: Probability = Field(description="largest share of voxels at exactly one end of the values")
+    background_share: Probability = Field(description="largest share of voxels with one and the same value")
+    negative_share: Probability = Field(description="largest share of negative voxels, other than CT and unknown")
+    signal_to_noise: float = Field(ge=0, description="least ratio of the range of values to the noise; pure noise: 5")
+    blank_slices: NonNegativeInt = Field(description="most constant slices between others")
+    slice_jump: PositiveFloat = Field(description="largest step of a slice's mean against its neighbours, of the range")
+    note_words: NonNegativeInt = Field(description="fewest words, headings not counted")
+    note_languages: tuple[Language, ...] = Field(min_length=1, description="in which notes may be written")
+    placeholder_share: Probability = Field(description="largest share of words like XXXX, ___ or [**Name**]")
+    duplicate_words: PositiveInt = Field(description="notes of fewer words are not compared with others")
+    duplicate_similarity: float = Field(ge=0.8, le=1, description="least share of four-word runs that two notes share")
+    silence_dbfs: float = Field(lt=0, description="largest level that counts as silence, dB of full scale")
+    clipped_samples_share: Probability = Field(description="largest share of samples at full scale")
+    sample_rate_hz: PositiveFloat = Field(description="lowest")
+    duration_s: PositiveFloat = Field(description="shortest")
+    dc_offset: PositiveFloat = Field(description="largest mean of a channel, of full scale")
+
+
+class QualityPolicy(Document):
+    """The quality gate: quality.toml has the defaults, [quality] of train.toml and score.toml is laid over them."""
+
+    decisions: QualityDecisions
+    bounds: QualityBounds
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the policy's canonical JSON."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+class QualityConfig(Document):
+    """pipelines/quality.toml."""
+
+    quality: QualityPolicy
+
+
 class TrainConfig(Document):
     """pipelines/train.toml."""
 
@@ -78,6 +169,7 @@ class TrainConfig(Document):
     )
     image: ImageSettings
     text: TextSettings
+    quality: QualityPolicy
     model: ModelSettings
     training: TrainingSettings
     evaluation: EvaluationSettings
@@ -100,6 +192,7 @@ class ScoreConfig(Document):
     batch_size: PositiveInt
     workers: PositiveInt = Field(description="studies read and prepared ahead of the model, in parallel")
     device: str = Field(description="auto, cpu, cuda or cuda:N")
+    quality: QualityPolicy
     explain: ExplainSettings
 
 
@@ -121,7 +214,12 @@ class DemoConfig(Document):
     score: ScoreConfig
 
 
-CONFIGS: Mapping[str, type[Document]] = {"train": TrainConfig, "score": ScoreConfig, "demo": DemoConfig}
+CONFIGS: Mapping[str, type[Document]] = {
+    "train": TrainConfig,
+    "score": ScoreConfig,
+    "demo": DemoConfig,
+    "quality": QualityConfig,
+}
 """Verb -> model of its TOML file."""
 
 
@@ -156,8 +254,13 @@ def load_config(
 
 
 def packaged_defaults(verb: str) -> dict[str, object]:
-    """Return the packaged TOML of a verb; demo.toml's [train] and [score] are laid over theirs."""
+    """Return the packaged TOML of a verb.
+
+    demo.toml's [train] and [score] are laid over theirs, and [quality] of train.toml and score.toml over quality.toml.
+    """
     tables = tomllib.loads(files("medmllm.pipelines").joinpath(f"{verb}.toml").read_text(encoding="utf-8"))
+    if verb in ("train", "score"):
+        tables = merge(packaged_defaults("quality"), tables)
     if verb == "demo":
         for part in ("train", "score"):
             tables[part] = merge(packaged_defaults(part), tables.get(part, {}))

@@ -20,7 +20,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
 from medmllm.documents import Document, FileKey, PatientKey, Probability, SeriesKey, Sha256, StudyKey, first_fault
 from medmllm.errors import MedmllmError, MisuseError, PackageError
-from medmllm.records import Plane, Refusal, Stage
+from medmllm.records import Plane, QualityFinding, Refusal, Severity, Stage
 
 Row = TypeVar("Row", bound=Document)
 
@@ -153,6 +153,26 @@ class LedgerRow(Document):
         )  # fmt: skip
 
 
+class QualityRow(Document):
+    """quality.csv: one row per finding of the quality checks."""
+
+    study_key: StudyKey
+    series_key: SeriesKey | None = Field(description="empty: the note, or a recording")
+    code: str
+    decision: Severity = Field(description="what the policy makes of it; refuse: the study is not used")
+    value: float | None = Field(description="what was measured; empty when the series could not be read")
+    bound: float | None
+    reason: str
+
+    @classmethod
+    def of(cls, study_key: str, finding: QualityFinding) -> "QualityRow":
+        """Return the row for a finding that the policy has judged."""
+        return cls(
+            study_key=study_key, series_key=None if finding.where == study_key else finding.where, code=finding.code,
+            decision=finding.severity or "warn", value=finding.value, bound=finding.bound, reason=finding.reason,
+        )  # fmt: skip
+
+
 class OutOfFoldRow(Document):
     """out_of_fold.csv: one row per study and arm, predicted by the fold model that never saw the patient."""
 
@@ -175,6 +195,7 @@ ROWS: Mapping[str, type[Document]] = {
     "linkage_row": LinkageRow,
     "predictions_row": PredictionRow,
     "ledger_row": LedgerRow,
+    "quality_row": QualityRow,
     "out_of_fold_row": OutOfFoldRow,
 }
 """Schema name -> document of one row."""

@@ -1,16 +1,15 @@
-"""Pydantic documents: the exact form of every file read or written.
+"""Pydantic documents: the exact form of every file read or written. Here: settings and the model package.
 
     a file or a table row -> Document -> a file or a table row
 
-`data_schemas/*.schema.json` is generated from this file and from `medmllm.config` by
-`medmllm schemas`; a test fails when they differ. Documents are frozen and refuse unknown keys.
+`data_schemas/*.schema.json` is generated from this file, `result_documents`, `csv_tables` and `config` by `medmllm
+schemas`; a test fails when they differ. Documents are frozen and refuse unknown keys.
 """
 
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -245,145 +244,3 @@ class ModelCard(Document):
     split_digest: Sha256
     synthetic: bool = Field(description="trained on synthetic data: no clinical meaning at all")
     provenance: Provenance
-
-
-# --- results -------------------------------------------------------------------------------
-
-
-class MetricDocument(Document):
-    """One estimate with its patient-clustered bootstrap interval."""
-
-    name: str
-    estimate: float | None
-    low: float | None
-    high: float | None
-    n: int = Field(ge=0)
-    patients: int = Field(ge=0)
-    group: str
-
-
-class ArmDocument(Document):
-    """One arm's out-of-fold metrics."""
-
-    arm: str
-    metrics: tuple[MetricDocument, ...]
-
-
-class FoldDocument(Document):
-    """One fold of the split: how many, and what was chosen on its tuning part."""
-
-    fold: int
-    training_studies: int
-    tuning_studies: int
-    test_studies: int
-    training_patients: int
-    tuning_patients: int
-    test_patients: int
-
-
-class EvaluationDocument(Document):
-    """RUN/evaluation.json: the cross-validated result, all arms on the same folds."""
-
-    task: Task
-    synthetic: bool
-    n: int
-    patients: int
-    class_counts: dict[str, int]
-    excluded: int = Field(ge=0, description="studies left out; training_ledger.csv says why")
-    confidence: Probability = Field(description="level of the intervals")
-    bootstrap_samples: int
-    arms: tuple[ArmDocument, ...]
-    differences: tuple[MetricDocument, ...]
-    folds: tuple[FoldDocument, ...]
-    split_digest: Sha256
-    contract_fingerprint: Sha256
-    remarks: tuple[str, ...] = Field(description="plain words on what the numbers do not support")
-    provenance: Provenance
-
-
-class PredictionDocument(Document):
-    """OUT/studies/<study_key>/prediction.json."""
-
-    study_key: StudyKey
-    patient_key: PatientKey
-    task: Task
-    predicted: str
-    probability: Probability
-    probabilities: dict[str, Probability]
-    logits: tuple[float, ...]
-    interval: tuple[Probability, Probability]
-    interval_meaning: Literal["lowest and highest over the fold models"] = "lowest and highest over the fold models"
-    operating_point: Probability
-    calibration: str
-    conformal_set: tuple[str, ...] | None
-    modalities_used: tuple[str, ...]
-    training_patient: bool
-    synthetic: bool
-    weights_digest: Sha256
-    contract_fingerprint: Sha256
-    research_use_only: str = RESEARCH_USE_ONLY
-    provenance: Provenance
-
-
-class WordDocument(Document):
-    """One word's attribution; the text itself is not written."""
-
-    start: int
-    end: int
-    section: str
-    attribution: float
-
-
-class ChannelFile(Document):
-    """The attribution map of one channel."""
-
-    channel: str
-    series_key: SeriesKey
-    file: str
-    peak_voxel: tuple[int, int, int] = Field(description="(x, y, z) of the largest absolute attribution, source grid")
-    peak_ras_mm: tuple[float, float, float]
-
-
-class ExplanationDocument(Document):
-    """OUT/studies/<study_key>/explanation.json."""
-
-    study_key: StudyKey
-    explained_class: str
-    method: str
-    baseline: str
-    steps: PositiveInt
-    logit: float
-    baseline_logit: float
-    convergence_delta: float
-    completeness_error: float = Field(ge=0, description="|convergence_delta| / |logit - baseline_logit|")
-    modality_shares: dict[str, Probability]
-    modality_sums: dict[str, float]
-    channels: tuple[ChannelFile, ...]
-    words: tuple[WordDocument, ...]
-    section_sums: dict[str, float]
-    faithfulness: float | None
-    grade: str | None
-    research_use_only: str = RESEARCH_USE_ONLY
-    provenance: Provenance
-
-
-class ScoringSummary(Document):
-    """OUT/summary.json: how the folder went as a whole."""
-
-    scored: int = Field(ge=0)
-    refused: int = Field(ge=0)
-    refused_by_code: dict[str, int]
-    explained: int = Field(ge=0)
-    ignored_files: int = Field(ge=0, description="files that are no part of any study; problems.csv says why")
-    synthetic: bool
-    provenance: Provenance
-
-
-FILES: Mapping[str, type[Document]] = {
-    "model": ModelCard,
-    "evaluation": EvaluationDocument,
-    "prediction": PredictionDocument,
-    "explanation": ExplanationDocument,
-    "summary": ScoringSummary,
-}
-"""Schema name -> document, for every JSON file read or written (tables: `csv_tables`, settings: `config`)."""

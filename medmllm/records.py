@@ -1,6 +1,7 @@
 """The nouns: what flows from a folder of studies to a prediction and its explanation.
 
-    Study -> Volume, Note, Recording -> Sample -> Batch -> Prediction or Refusal -> Explanation
+    Study -> Volume, Note, Recording -> QualityFinding
+                                     -> Sample -> Batch -> Prediction or Refusal -> Explanation
                                                         -> CohortEvaluation
 
 Frozen dataclasses; a missing thing is None and the type says so. Space is RAS+ in millimetres,
@@ -26,8 +27,11 @@ FloatArray = npt.NDArray[np.floating]
 
 MODALITIES = ("image", "text")  # the columns of Batch.present, in order
 
-Stage = Literal["index", "read", "preprocess", "contract", "predict", "explain"]
+Stage = Literal["index", "read", "quality", "preprocess", "contract", "predict", "explain"]
 """Where a study was refused."""
+
+Severity = Literal["accept", "warn", "refuse"]
+"""What follows from a finding, by the policy: it is noted down, it is a warning, or the study is refused."""
 
 
 # --- what a folder holds -------------------------------------------------------------------
@@ -147,6 +151,18 @@ class Recording:
 
     waveform: FloatArray = field(repr=False)  # (channels, samples), float32, full scale is +-1
     sample_rate_hz: float
+
+
+@dataclass(frozen=True, slots=True)
+class QualityFinding:
+    """Something implausible about one series, note or recording. Told, never mended."""
+
+    code: str  # snake_case; a field of config.QualityDecisions, or the code of the error that stopped the reading
+    where: str  # series_key; study_key for notes and recordings
+    value: float | None  # what was measured; None when it could not be
+    bound: float | None  # what it was held against
+    reason: str  # in words, with unit; no identifiers but study keys
+    severity: Severity | None = None  # None until the policy has been asked
 
 
 # --- what the model sees -------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Score a folder with a trained model, and explain each study where asked.
 
-STUDIES -> index -> score_folder (model loaded once) -> predictions.csv, ledger.csv, problems.csv,
+STUDIES -> index -> score_folder (model loaded once) -> predictions.csv, ledger.csv, quality.csv, problems.csv,
 studies/<study_key>/{prediction.json, explanation.json, attribution.nii.gz, report.html}, summary.json, index.html
 """
 
@@ -18,13 +18,13 @@ from medmllm.csv_tables import (
     LedgerRow,
     PredictionRow,
     ProblemRow,
+    QualityRow,
     check_writable,
     read_table,
     sole_writer,
     table_writer,
     write_table,
 )
-from medmllm.documents import ScoringSummary
 from medmllm.errors import MedmllmError, MisuseError
 from medmllm.ingest.study_folder import StudyIndex, folder_of
 from medmllm.models.package import CARD, ModelPackage, load_package
@@ -33,8 +33,10 @@ from medmllm.pipelines.index_output import write_linkage
 from medmllm.pipelines.progress import progress_bar
 from medmllm.pipelines.study_output import write_study
 from medmllm.provenance import stamp
+from medmllm.quality.gate import log_warnings
 from medmllm.records import Explanation, Provenance
 from medmllm.reporting.folder import write_folder_index
+from medmllm.result_documents import ScoringSummary
 from medmllm.scoring.results import prediction_row, summarise
 from medmllm.scoring.study_folder import Refused, predicted_class, score_folder
 from medmllm.training.loop import Machine
@@ -91,7 +93,11 @@ def _run(
     torch.set_num_threads(os.cpu_count() or 1)
     provenance = stamp(
         f"medmllm score STUDIES --model MODEL --out OUT{' --explain' if explain else ''}",
-        inputs={"model": package.weights_digest, "contract": package.card.contract_fingerprint},
+        inputs={
+            "model": package.weights_digest,
+            "contract": package.card.contract_fingerprint,
+            "quality": config.quality.digest,
+        },
     )
     summary = _score_all(index, package, config, out, provenance, explain=explain)
     summary.write(out / "summary.json")
@@ -112,15 +118,20 @@ def _score_all(
 ) -> ScoringSummary:
     """Write each result as it comes: what is done stays done if the machine stops."""
     refused: Counter[str] = Counter()
+    warned: Counter[str] = Counter()
     explained = 0
     with ExitStack() as stack:
         predictions = stack.enter_context(
             table_writer(out / "predictions.csv", PredictionRow, classes=package.card.task.classes)
         )
         ledger = stack.enter_context(table_writer(out / "ledger.csv", LedgerRow))
+        quality = stack.enter_context(table_writer(out / "quality.csv", QualityRow))
         advance = stack.enter_context(progress_bar("Scoring studies", len(index.studies)))
         for result in score_folder(index.studies, package, config, explain=explain, advance=advance):
             study = result.study
+            for finding in result.findings:
+                quality.write(QualityRow.of(study.study_key, finding))
+                warned[finding.code] += finding.severity == "warn"
             if isinstance(result, Refused):
                 ledger.write(LedgerRow.of(study.study_key, study.patient_key, result.refusal))
                 refused[result.refusal.code] += 1
@@ -129,4 +140,5 @@ def _score_all(
             explained += isinstance(result.explanation, Explanation)
             predicted = predicted_class(result.prediction, package)
             predictions.write(prediction_row(result.prediction, package.card, predicted))
+    log_warnings(+warned)
     return summarise(predictions.count, refused, explained, index, package.card, provenance)

@@ -1,10 +1,12 @@
 """Cross-validate models on a folder of studies, and write the model and what it can do.
 
 STUDIES + LABELS -> index -> read once -> splits -> image, text and fused arms on the same folds
--> RUN/model/, out_of_fold.csv, evaluation.json, report.html, training_ledger.csv, settings.json, MLflow
+-> RUN/model/, out_of_fold.csv, evaluation.json, report.html, training_ledger.csv, quality.csv,
+settings.json, MLflow
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +15,8 @@ import numpy as np
 import torch
 
 from medmllm.config import TrainConfig
-from medmllm.csv_tables import LedgerRow, check_writable, write_table
-from medmllm.documents import EvaluationDocument, Task
+from medmllm.csv_tables import LedgerRow, QualityRow, check_writable, write_table
+from medmllm.documents import Task
 from medmllm.evaluation.cohort import evaluate_arms
 from medmllm.ingest.study_folder import folder_of
 from medmllm.ingest.tables import assign_targets, parse_target
@@ -22,7 +24,9 @@ from medmllm.pipelines.index import label_file, read_index
 from medmllm.pipelines.index_output import write_linkage
 from medmllm.pipelines.progress import progress_bar
 from medmllm.provenance import file_digest, stamp
+from medmllm.quality.gate import log_warnings
 from medmllm.reporting.cohort import write_training_report
+from medmllm.result_documents import EvaluationDocument
 from medmllm.training.cohort import draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate, main_arm, split_cohort, usable_arms
 from medmllm.training.loop import Machine
@@ -88,9 +92,13 @@ def run(
     )
     draft = draft_contract(config.image, config.text)
     with progress_bar("Preparing studies", len(found.by_study)) as advance:
-        cohort = read_cohort(index.studies, found.by_study, draft, workers=os.cpu_count() or 1, advance=advance)
+        cohort = read_cohort(
+            index.studies, found.by_study, draft, policy=config.quality, workers=os.cpu_count() or 1, advance=advance
+        )
     ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]
     write_table(out / "training_ledger.csv", LedgerRow, ledger)
+    write_table(out / "quality.csv", QualityRow, (QualityRow.of(key, finding) for key, finding in cohort.findings))
+    log_warnings(Counter(finding.code for _, finding in cohort.findings if finding.severity == "warn"))
     config.write(out / "settings.json")
     arms, said = usable_arms(cohort, config)
     said += left_out(index, found, parsed.expression, synthetic=synthetic)

@@ -25,7 +25,7 @@ TIERS = (
     {"errors"},
     {"records"},
     {"geometry", "documents"},
-    {"csv_tables", "config", "provenance"},
+    {"csv_tables", "config", "provenance", "result_documents"},
     {"ingest", "preprocessing", "quality", "evaluation"},
     {"models"},
     {"training", "attribution"},
@@ -41,7 +41,7 @@ MAPPED = {"medmllm.data_schemas": "data_schemas", "medmllm.pipelines": "pipeline
 
 TORCH_AND_ITS_FAMILY = {"torch", "monai", "transformers", "lightning", "captum"}
 WITHOUT_TORCH = (
-    "errors", "records", "geometry", "documents", "csv_tables", "config", "provenance",
+    "errors", "records", "geometry", "documents", "csv_tables", "config", "provenance", "result_documents",
     "ingest", "quality", "evaluation", "reporting", "cli",
 )  # fmt: skip
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "base", "misc"}
@@ -264,7 +264,7 @@ def test_importing_medmllm_loads_nothing_heavy(statement: str) -> None:
     assert loaded & (TORCH_AND_ITS_FAMILY | {"mlflow", "pandas", "sklearn", "matplotlib"}) == set()
 
 
-@pytest.mark.parametrize("area", ["ingest", "evaluation"])
+@pytest.mark.parametrize("area", ["ingest", "quality", "evaluation"])
 def test_an_area_that_runs_without_torch_loads_none(area: str) -> None:
     names = [module_name(file) for file in in_member(area)]
     assert names

@@ -41,7 +41,9 @@ def test_the_packaged_settings_of_every_verb_are_valid(verb: str) -> None:
 
 def test_the_packaged_settings_are_the_ones_a_reader_sees_in_pipelines() -> None:
     for verb in ("train", "score"):
-        assert packaged_defaults(verb) == tomllib.loads((PIPELINES / f"{verb}.toml").read_text(encoding="utf-8"))
+        own = tomllib.loads((PIPELINES / f"{verb}.toml").read_text(encoding="utf-8"))
+        assert packaged_defaults(verb) == merge(packaged_defaults("quality"), own)
+    assert packaged_defaults("quality") == tomllib.loads((PIPELINES / "quality.toml").read_text(encoding="utf-8"))
 
 
 def settings_models(model: type[Document]) -> set[type[Document]]:

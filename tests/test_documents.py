@@ -18,12 +18,12 @@ from medmllm.documents import (
     Document,
     ImageSettings,
     PreprocessingContract,
-    ScoringSummary,
     TextSettings,
     first_fault,
 )
 from medmllm.errors import PackageError
 from medmllm.provenance import stamp
+from medmllm.result_documents import ScoringSummary
 
 EVERY_DOCUMENT = [
     member

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from medmllm.cli import app
 from medmllm.config import CONFIGS
 from medmllm.csv_tables import ROWS
-from medmllm.documents import FILES
 from medmllm.errors import MedmllmError
 from medmllm.pipelines import schemas
+from medmllm.result_documents import FILES
 
 FOLDER = Path(__file__).resolve().parents[1] / "data_schemas"
 
@@ -35,6 +35,9 @@ FAULTS: dict[str, tuple[str | int, ...]] = {
     "linkage_row": ("kind",),
     "predictions_row": ("patient_key",),  # a hospital number
     "ledger_row": ("stage",),
+    "quality_row": ("decision",),
+    "quality_summary": ("findings", "few_slices", "warn"),  # a word where a count belongs
+    "quality_config": ("quality", "decisions", "ct_double_rescale"),  # ignore
     "out_of_fold_row": ("study_key",),  # a UID where a key belongs
     "train_config": ("image", "spacing"),  # it is called spacing_mm
     "score_config": ("workers",),  # 0
@@ -82,7 +85,7 @@ def laid_over(under: Any, over: Any, fault: tuple[str | int, ...]) -> Any:
 
 
 def test_every_document_row_and_settings_file_has_a_schema_and_two_examples_and_nothing_else_lies_there() -> None:
-    names = {*FILES, *ROWS, "selection", "train_config", "score_config", "demo_config"}
+    names = {*FILES, *ROWS, "selection", "train_config", "score_config", "demo_config", "quality_config"}
     assert len(names) == len(FILES) + len(ROWS) + 1 + len(CONFIGS)
     assert set(FAULTS) == names
     assert {file.name for file in FOLDER.glob("*.json")} == {f"{name}.schema.json" for name in names}
@@ -246,7 +249,7 @@ def test_checking_names_what_changed_what_is_gone_and_what_nothing_stands_behind
 
 
 def test_checking_a_folder_that_is_not_there_makes_none(tmp_path: Path) -> None:
-    assert len(schemas.run(tmp_path / "absent", check=True)) == len(FAULTS) + 3  # and the three settings examples
+    assert len(schemas.run(tmp_path / "absent", check=True)) == len(FAULTS) + len(CONFIGS)  # and the settings' examples
     assert not (tmp_path / "absent").exists()
 
 

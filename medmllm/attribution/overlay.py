@@ -19,8 +19,8 @@ import numpy as np
 from scipy import ndimage
 
 from medmllm.attribution.modalities import section_sums
-from medmllm.documents import ChannelFile, ExplanationDocument, WordDocument
 from medmllm.records import Explanation, FloatArray, Provenance, Volume
+from medmllm.result_documents import ChannelFile, ExplanationDocument, WordDocument
 
 SCANNER = 1  # NIfTI code: coordinates of the scanner
 SAME_PLACE_MM = 1e-3

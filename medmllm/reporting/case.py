@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medmllm.documents import ChannelFile, ExplanationDocument, ModelCard, PredictionDocument, WordDocument
+from medmllm.documents import ModelCard
 from medmllm.errors import MedmllmError
 from medmllm.records import ChannelAttribution, Explanation, Note, Refusal, Volume
 from medmllm.reporting.figures import (
@@ -24,6 +24,7 @@ from medmllm.reporting.figures import (
     intensity_window,
 )
 from medmllm.reporting.page import write_page
+from medmllm.result_documents import ChannelFile, ExplanationDocument, PredictionDocument, WordDocument
 
 STRONGEST_WORDS = 5  # listed on each side
 OBLIQUE_DEGREES = 5.0  # from here on the report says that planes are not quite axial, coronal, sagittal

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmllm.config import TrainConfig
-from medmllm.documents import EvaluationDocument, MetricDocument, ModelCard
+from medmllm.documents import ModelCard
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.discrimination import IntArray
 from medmllm.reporting.curves import ReliabilityPoint, reliability_points, roc_points
 from medmllm.reporting.page import write_page
+from medmllm.result_documents import EvaluationDocument, MetricDocument
 
 METRICS = {
     "auroc": ("AUROC", "chance that a study of a class ranks above one of another; 0.5 is guessing, 1 is perfect"),

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmllm.csv_tables import LedgerRow, PredictionRow
-from medmllm.documents import ModelCard, ScoringSummary
+from medmllm.documents import ModelCard
 from medmllm.reporting.page import write_page
+from medmllm.result_documents import ScoringSummary
 
 TABLES = {
     "predictions.csv": "one row per scored study",
     "ledger.csv": "one row per refused study",
+    "quality.csv": "one row per finding of the quality checks",
     "problems.csv": "files, series and table rows that could not be used",
     "summary.json": "counts and provenance",
 }

@@ -1,6 +1,6 @@
 """Score the studies of a folder with the model loaded once.
 
-    studies -> read and prepare ahead, in parallel -> batches -> every fold's logits -> Scored or refused, in order
+    studies -> read, inspect, prepare ahead, in parallel -> batches -> every fold's logits -> Scored or refused
 
 Reading overlaps with inference: `workers` threads prepare studies while the model works, never more
 than a bounded number ahead, so memory stays flat. Whatever goes wrong with one study is a Refusal of
@@ -18,15 +18,17 @@ import numpy as np
 import torch
 
 from medmllm.attribution.gradients import class_to_explain, explain_study
-from medmllm.config import ScoreConfig
+from medmllm.config import QualityPolicy, ScoreConfig
 from medmllm.documents import ModelCard
 from medmllm.errors import ContractError, MedmllmError
 from medmllm.evaluation.calibration import apply_temperature, to_probabilities
 from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.sample import collate, prepare_sample, to_device
 from medmllm.preprocessing.text import tokenize_note
-from medmllm.records import Explanation, FloatArray, Prediction, Refusal, Sample, Stage, Study
-from medmllm.training.cohort import StudyParts, read_parts, stage_of
+from medmllm.quality.duplicates import NoteRegister
+from medmllm.quality.gate import Findings, refusal_of
+from medmllm.records import Explanation, FloatArray, Note, Prediction, Refusal, Sample, Stage, Study
+from medmllm.training.cohort import StudyParts, compare_note, inspect_parts, read_parts, stage_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Scored:
     prediction: Prediction
     parts: StudyParts
     explanation: Explanation | Refusal | None  # None when not asked for
+    findings: Findings = ()  # of the quality checks
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Refused:
 
     study: Study
     refusal: Refusal
+    findings: Findings = ()
+    note: Note | None = None  # read before it was refused
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +59,7 @@ class _Prepared:
     study: Study
     parts: StudyParts
     samples: tuple[Sample, ...]  # one per fold: each fold has its own word pieces
+    findings: Findings = ()
 
 
 def score_folder(
@@ -69,43 +75,68 @@ def score_folder(
     Args:
         studies: Of the index.
         package: Loaded model; its networks lie on the device to be used.
-        settings: Batch size, workers and how to explain.
+        settings: Batch size, workers, what the quality gate lets pass, and how to explain.
         explain: Also explain each study.
         advance: Told of each study done.
     """
     ahead = settings.batch_size + 2 * settings.workers
+    register = NoteRegister(settings.quality.bounds)
     with ThreadPoolExecutor(settings.workers) as pool:
-        coming = (pool.submit(_prepare, study, package) for study in studies)
+        coming = (pool.submit(_prepare, study, package, settings.quality) for study in studies)
         waiting: deque[Future[_Prepared | Refused]] = deque(islice(coming, ahead))
         while waiting:
             chunk: list[_Prepared | Refused] = []
             while waiting and len(chunk) < settings.batch_size:
-                chunk.append(waiting.popleft().result())
+                chunk.append(_compare(waiting.popleft().result(), register, settings.quality))
                 waiting.extend(islice(coming, 1))
             for result in _score_chunk(chunk, package, settings, explain=explain):
                 advance(1)
                 yield result
 
 
-def _prepare(study: Study, package: ModelPackage) -> _Prepared | Refused:
+def _prepare(study: Study, package: ModelPackage, policy: QualityPolicy) -> _Prepared | Refused:
     contract = package.card.contract
+    note: Note | None = None
+    findings: Findings = ()
     try:
         parts = read_parts(study, contract)
-        first = prepare_sample(study, parts.volumes, parts.note, contract, package.folds[0].tokenizer)
-        samples = [first]
-        for member in package.folds[1:]:
-            tokens = None
-            if parts.note is not None and contract.text is not None and member.tokenizer is not None:
-                tokens = tokenize_note(parts.note, contract.text, member.tokenizer)
-            ids, words = tokens or (None, ())
-            samples.append(replace(first, token_ids=ids, words=words))
-        if first.image is None and all(sample.token_ids is None for sample in samples):
-            raise ContractError("the study has no series and no note that the model can read.", code="nothing_to_read")
-        return _Prepared(study, parts, tuple(samples))
+        note, findings = parts.note, inspect_parts(study, parts, contract, policy)
+        refusal = refusal_of(findings)
+        if refusal is not None:
+            return Refused(study, refusal, findings, note)
+        return _Prepared(study, parts, _samples(study, parts, package), findings)
     except MedmllmError as error:
-        return Refused(study, Refusal.of(error, stage_of(error)))
+        return Refused(study, Refusal.of(error, stage_of(error)), findings, note)
     except Exception as error:  # noqa: BLE001 - a study that breaks something unforeseen must not stop the others
-        return Refused(study, _unforeseen(study, error, "read"))
+        return Refused(study, _unforeseen(study, error, "read"), findings, note)
+
+
+def _samples(study: Study, parts: StudyParts, package: ModelPackage) -> tuple[Sample, ...]:
+    """Return what each fold's model sees of a study."""
+    contract = package.card.contract
+    first = prepare_sample(study, parts.volumes, parts.note, contract, package.folds[0].tokenizer)
+    samples = [first]
+    for member in package.folds[1:]:
+        tokens = None
+        if parts.note is not None and contract.text is not None and member.tokenizer is not None:
+            tokens = tokenize_note(parts.note, contract.text, member.tokenizer)
+        ids, words = tokens or (None, ())
+        samples.append(replace(first, token_ids=ids, words=words))
+    if first.image is None and all(sample.token_ids is None for sample in samples):
+        raise ContractError("the study has no series and no note that the model can read.", code="nothing_to_read")
+    return tuple(samples)
+
+
+def _compare(item: _Prepared | Refused, register: NoteRegister, policy: QualityPolicy) -> _Prepared | Refused:
+    """Add whether an earlier study's note is much like this one's; studies come in order."""
+    note = item.note if isinstance(item, Refused) else item.parts.note
+    alike = compare_note(item.study, note, register, policy)
+    if not alike:
+        return item
+    refusal = refusal_of(alike) if isinstance(item, _Prepared) else None
+    if refusal is not None:
+        return Refused(item.study, refusal, (*item.findings, *alike))
+    return replace(item, findings=(*item.findings, *alike))
 
 
 def _unforeseen(study: Study, error: Exception, stage: Stage) -> Refusal:
@@ -125,10 +156,10 @@ def _score_chunk(
             continue
         prediction = predictions[id(item)]
         if isinstance(prediction, Refusal):
-            yield Refused(item.study, prediction)
+            yield Refused(item.study, prediction, item.findings)
             continue
         explanation = _explain(item, prediction, package, settings) if explain else None
-        yield Scored(item.study, prediction, item.parts, explanation)
+        yield Scored(item.study, prediction, item.parts, explanation, item.findings)
 
 
 def _predict_all(ready: Sequence[_Prepared], package: ModelPackage) -> list[Prediction | Refusal]:

@@ -1,6 +1,6 @@
 """Read a cohort for training: every study prepared once, refusals kept beside it.
 
-    Study -> chosen series -> Volumes, Note -> Sample (no tokens yet), or a Refusal
+    Study -> chosen series -> Volumes, Note -> quality gate -> Sample (no tokens yet), or a Refusal
 
 Tokens come later, fold by fold: `tiny` learns its vocabulary from the training part alone.
 """
@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from medmllm.config import QualityPolicy
 from medmllm.documents import ImageSettings, PreprocessingContract, TextSettings
 from medmllm.errors import ContractError, GeometryError, IngestError, LabelError, MedmllmError
 from medmllm.ingest.study_folder import read_study_note, read_volume
 from medmllm.preprocessing.contract import VolumeFacts, accept, measure
 from medmllm.preprocessing.sample import prepare_sample
 from medmllm.preprocessing.selection import choose_series
-from medmllm.records import Note, Refusal, Sample, SeriesReference, Stage, Study, Volume
+from medmllm.quality.duplicates import NoteRegister
+from medmllm.quality.gate import Findings, inspect_study, judge, refusal_of
+from medmllm.records import Note, QualityFinding, Refusal, Sample, SeriesReference, Stage, Study, Volume
 
 CONTRACT_VERSION = 1
 
@@ -44,6 +47,7 @@ class Cohort:
 
     members: tuple[Member, ...]
     refused: tuple[tuple[Study, Refusal], ...]
+    findings: tuple[tuple[str, QualityFinding], ...] = ()  # study_key, finding; of members and refused alike
 
     @property
     def has_images(self) -> bool:
@@ -61,6 +65,15 @@ class Cohort:
         return [member.sample.target for member in self.members if member.sample.target is not None]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Looked:
+    """What came of one study."""
+
+    found: Member | Refusal
+    findings: Findings = ()
+    note: Note | None = None
+
+
 def read_parts(study: Study, contract: PreprocessingContract) -> StudyParts:
     """Read the series that the contract's channels ask for, and the note if the contract reads text.
 
@@ -70,6 +83,19 @@ def read_parts(study: Study, contract: PreprocessingContract) -> StudyParts:
     series = {} if contract.image is None else choose_series(study, contract.image)
     volumes = {name: read_volume(reference) for name, reference in series.items()}
     return StudyParts(series, volumes, read_study_note(study) if contract.text is not None else None)
+
+
+def inspect_parts(study: Study, parts: StudyParts, contract: PreprocessingContract, policy: QualityPolicy) -> Findings:
+    """Return what the quality checks find in what was read of a study, judged by the policy."""
+    volumes = {parts.series[name].series_key: volume for name, volume in parts.volumes.items()}
+    has_note = contract.text is not None and bool(study.notes)
+    return inspect_study(study.study_key, volumes, parts.note, policy, has_note=has_note)
+
+
+def compare_note(study: Study, note: Note | None, register: NoteRegister, policy: QualityPolicy) -> Findings:
+    """Return whether an earlier study's note is much like this one; call it in the order of the studies."""
+    alike = register.check(study.study_key, note)
+    return () if alike is None else judge([alike], policy.decisions)
 
 
 def stage_of(error: MedmllmError) -> Stage:
@@ -89,6 +115,7 @@ def read_cohort(
     targets: Mapping[str, int],
     contract: PreprocessingContract,
     *,
+    policy: QualityPolicy,
     workers: int,
     advance: Callable[[int], None],
 ) -> Cohort:
@@ -98,6 +125,7 @@ def read_cohort(
         studies: Those of the index; ones without a target are passed over.
         targets: study_key -> class index.
         contract: As of `draft_contract`.
+        policy: What the quality gate lets pass.
         workers: Studies read at the same time.
         advance: Told of each study done.
 
@@ -106,39 +134,51 @@ def read_cohort(
     """
     labelled = [study for study in studies if study.study_key in targets]
 
-    def one(study: Study) -> Member | Refusal:
-        try:
-            return _prepare(study, targets[study.study_key], contract)
-        except MedmllmError as error:
-            return Refusal.of(error, stage_of(error))
+    def one(study: Study) -> _Looked:
+        return _look(study, targets[study.study_key], contract, policy)
 
-    members, refused = [], []
+    members, refused, findings = [], [], []
+    register = NoteRegister(policy.bounds)
     with ThreadPoolExecutor(workers) as pool:
-        for study, found in zip(labelled, _in_order(pool, one, labelled, ahead=2 * workers), strict=True):
+        for study, looked in zip(labelled, _in_order(pool, one, labelled, ahead=2 * workers), strict=True):
             advance(1)
-            if isinstance(found, Member):
-                members.append(found)
-            else:
+            alike = compare_note(study, looked.note, register, policy)
+            findings += [(study.study_key, finding) for finding in (*looked.findings, *alike)]
+            found = looked.found if isinstance(looked.found, Refusal) else refusal_of(alike) or looked.found
+            if isinstance(found, Refusal):
                 refused.append((study, found))
+            else:
+                members.append(found)
     if not members:
         first = refused[0][1].reason if refused else "the folder holds no labelled study"
         raise LabelError(f"none of the {len(labelled)} labelled studies can be used; the first: {first}")
-    return Cohort(tuple(members), tuple(refused))
+    return Cohort(tuple(members), tuple(refused), tuple(findings))
 
 
-def _prepare(study: Study, target: int, contract: PreprocessingContract) -> Member:
-    parts = read_parts(study, contract)
-    sample = prepare_sample(study, parts.volumes, parts.note, contract, None, target=target)
-    return Member(sample, parts.note, {name: measure(volume) for name, volume in parts.volumes.items()})
+def _look(study: Study, target: int, contract: PreprocessingContract, policy: QualityPolicy) -> _Looked:
+    """Read, inspect and prepare one study."""
+    findings: Findings = ()
+    note = None
+    try:
+        parts = read_parts(study, contract)
+        note, findings = parts.note, inspect_parts(study, parts, contract, policy)
+        refusal = refusal_of(findings)
+        if refusal is not None:
+            return _Looked(refusal, findings, note)
+        sample = prepare_sample(study, parts.volumes, note, contract, None, target=target)
+    except MedmllmError as error:
+        return _Looked(Refusal.of(error, stage_of(error)), findings, note)
+    facts = {name: measure(volume) for name, volume in parts.volumes.items()}
+    return _Looked(Member(sample, note, facts), findings, note)
 
 
 def _in_order(
     pool: ThreadPoolExecutor,
-    work: Callable[[Study], Member | Refusal],
+    work: Callable[[Study], _Looked],
     studies: Sequence[Study],
     *,
     ahead: int,
-) -> Iterator[Member | Refusal]:
+) -> Iterator[_Looked]:
     """Yield results in order with at most `ahead` studies in flight, so that memory stays flat."""
     waiting = [pool.submit(work, study) for study in studies[:ahead]]
     for study in studies[ahead:]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from medmllm.config import Arm, TrainConfig, TrainingSettings
-from medmllm.documents import FoldDocument, FoldModel, PreprocessingContract
+from medmllm.documents import FoldModel, PreprocessingContract
 from medmllm.errors import ConfigError
 from medmllm.evaluation.calibration import apply_temperature, fit_temperature, to_probabilities
 from medmllm.evaluation.cohort import OutOfFold
@@ -25,6 +25,7 @@ from medmllm.models.package import FoldNetwork, build_network, new_text_network,
 from medmllm.preprocessing.text import TINY, learn_tiny_tokenizer, load_tokenizer, read_text, tokenize_note
 from medmllm.provenance import file_digest
 from medmllm.records import FloatArray, Sample
+from medmllm.result_documents import FoldDocument
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
 from medmllm.training.loop import Machine, Tracker, fit, predict_logits
 from medmllm.training.splits import FoldSplit, SplitPlan, make_splits

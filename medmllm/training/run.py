@@ -14,12 +14,13 @@ import pandas as pd
 
 from medmllm.config import TrainConfig
 from medmllm.csv_tables import OutOfFoldRow, write_table
-from medmllm.documents import ArmDocument, EvaluationDocument, MetricDocument, ModelCard, Task
+from medmllm.documents import ModelCard, Task
 from medmllm.evaluation.remarks import remarks
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.ingest.tables import Targets
 from medmllm.models.package import CARD, digest_files, key_digest, write_background, write_reference
 from medmllm.records import CohortEvaluation, Metric, Provenance
+from medmllm.result_documents import ArmDocument, EvaluationDocument, MetricDocument
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult, count_folds, mean_image
 from medmllm.training.splits import SplitPlan

@@ -16,8 +16,8 @@ from medmllm.attribution.overlay import (
     write_attribution,
     write_attributions,
 )
-from medmllm.documents import ExplanationDocument
 from medmllm.records import ChannelAttribution, Explanation, Volume, WordAttribution
+from medmllm.result_documents import ExplanationDocument
 from tests.factories import a_volume
 from tests.reporting.made_up import provenance
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from medmllm.csv_tables import LedgerRow, PredictionRow, ProblemRow, read_table
-from medmllm.documents import ExplanationDocument, PredictionDocument, ScoringSummary
 from medmllm.ingest.keys import Keyring
 from medmllm.models.classifier import StudyClassifier
 from medmllm.records import SeriesReference, Volume
+from medmllm.result_documents import ExplanationDocument, PredictionDocument, ScoringSummary
 from medmllm.training import cohort
 from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import (
@@ -328,7 +328,7 @@ def test_results_are_written_over_only_when_asked_and_nothing_of_before_remains(
     (row,) = predictions(out)
     files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert files == {
-        "predictions.csv", "ledger.csv", "problems.csv", "summary.json", "index.html",
+        "predictions.csv", "ledger.csv", "quality.csv", "problems.csv", "summary.json", "index.html",
         f"studies/{row.study_key}/prediction.json",
     }  # fmt: skip
 

@@ -14,12 +14,13 @@ from sklearn.metrics import roc_auc_score
 
 from medmllm.config import TrainConfig
 from medmllm.csv_tables import LedgerRow, OutOfFoldRow, read_table
-from medmllm.documents import EvaluationDocument, ModelCard
+from medmllm.documents import ModelCard
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder
 from medmllm.ingest.tables import read_label_table
 from medmllm.models.package import check_package, key_digest, load_package
 from medmllm.preprocessing.sample import collate, prepare_sample
+from medmllm.result_documents import EvaluationDocument
 from medmllm.training.cohort import read_parts
 from tests.factories import write_nifti_cohort
 from tests.pipelines import runs
@@ -46,7 +47,7 @@ def out_of_fold(run: Path) -> list[OutOfFoldRow]:
 def test_a_run_holds_the_packages_the_tables_the_report_and_the_tracking(nifti_run: Trained) -> None:
     assert {path.name for path in nifti_run.run.iterdir()} == {
         "model", "model_image", "model_text", "out_of_fold.csv", "evaluation.json", "report.html",
-        "training_ledger.csv", "settings.json", "mlflow.db", "mlflow_artifacts",
+        "training_ledger.csv", "quality.csv", "settings.json", "mlflow.db", "mlflow_artifacts",
     }  # fmt: skip
     for folder, arm in (("model", "fused"), ("model_image", "image"), ("model_text", "text")):
         card = ModelCard.read(nifti_run.run / folder / "model.json")

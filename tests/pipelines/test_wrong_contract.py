@@ -41,7 +41,7 @@ def test_real_and_broken_studies_of_other_kinds_are_all_refused_with_reasons(
     ledger = read_table(out / "ledger.csv", LedgerRow)
     assert Counter(row.study_key for row in ledger) == dict.fromkeys(indexed, 1)
     assert {row.code for row in ledger if row.code == "unforeseen"} == set()
-    assert all(row.stage in ("read", "contract", "preprocess") and len(row.reason) > 20 for row in ledger)
+    assert all(row.stage in ("read", "quality", "contract", "preprocess") and len(row.reason) > 20 for row in ledger)
     mr = [row for row in ledger if indexed[row.study_key].layout == "folder"]
     assert len(mr) >= 12
     assert not (out / "studies").exists()

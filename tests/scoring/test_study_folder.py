@@ -111,10 +111,10 @@ def test_no_more_studies_are_prepared_ahead_than_a_batch_and_two_per_worker(
     started, lock, ahead = [0], threading.Lock(), []
     original = study_folder._prepare
 
-    def counting(study: Study, package: ModelPackage) -> object:
+    def counting(study: Study, *more: object) -> object:
         with lock:
             started[0] += 1
-        return original(study, package)
+        return original(study, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(study_folder, "_prepare", counting)
     done = 0
@@ -178,3 +178,33 @@ def test_a_training_study_is_known_by_its_patient_or_by_itself(studies: tuple[St
     for known in (by_patient, by_study):
         assert was_trained_on(study, known)
         assert not was_trained_on(other, known)
+
+
+def test_findings_come_with_each_result_and_a_refused_copy_is_not_scored(studies: tuple[Study, ...]) -> None:
+    for study in studies[1:3]:
+        text = "HISTORY: " + " ".join(f"word{number}" for number in range(30))
+        study.notes[0].file.write_text(text, encoding="utf-8")
+    policy = settings().quality
+    strict = policy.model_copy(update={"decisions": policy.decisions.model_copy(update={"note_duplicate": "refuse"})})
+    for quality, kind in ((policy, Scored), (strict, Refused)):
+        found = list(score_folder(studies, a_package(), settings(quality=quality, workers=3)))
+        assert isinstance(found[1], Scored)
+        assert isinstance(found[2], kind)
+        assert "note_duplicate" in [finding.code for finding in found[2].findings]
+        assert studies[1].study_key in found[2].findings[-1].reason
+        assert "note_duplicate" not in [finding.code for finding in found[1].findings]
+        assert sum(isinstance(result, Refused) for result in found) == (kind is Refused)
+
+
+def test_findings_are_kept_where_the_contract_refuses_the_study(studies: tuple[Study, ...]) -> None:
+    text = CONTRACT.text
+    assert text is not None
+    contract = CONTRACT.model_copy(
+        update={"text": text.model_copy(update={"sections": ("indication",), "required": True})}
+    )
+    package = a_package(contract=contract)
+    studies[0].notes[0].file.write_text("HISTORY: word\n", encoding="utf-8")
+    (result,) = score_folder(studies[:1], package, settings())
+    assert isinstance(result, Refused)
+    assert (result.refusal.stage, result.refusal.code) == ("contract", "no_note")
+    assert "note_too_short" in [finding.code for finding in result.findings]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medmllm.config import QualityConfig, QualityPolicy, load_config
 from medmllm.errors import ContractError, DicomError, GeometryError, LabelError, MedmllmError, NiftiError, NoteError
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder
@@ -16,10 +17,12 @@ from medmllm.training import cohort as cohort_module
 from medmllm.training.cohort import Cohort, draft_contract, final_contract, read_cohort, read_parts, stage_of
 from tests.factories import a_volume, write_nifti_cohort, write_nifti_study
 from tests.models.small import IMAGE, TEXT
+from tests.quality.phantoms import a_scan, a_trunk
 
 KEYRING = Keyring(b"a secret of thirty-two bytes ....")
 ONE = IMAGE.model_copy(update={"channels": {"image": IMAGE.channels["ct"]}})
 DRAFT = draft_contract(ONE, TEXT)
+POLICY = load_config(QualityConfig, "quality").quality
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def studies(tmp_path: Path) -> tuple[Study, ...]:
 def read(studies: tuple[Study, ...], *, workers: int = 2, steps: list[int] | None = None) -> Cohort:
     targets = {study.study_key: int(study.facts["outcome"]) for study in studies}
     told = [] if steps is None else steps
-    return read_cohort(studies, targets, DRAFT, workers=workers, advance=told.append)
+    return read_cohort(studies, targets, DRAFT, policy=POLICY, workers=workers, advance=told.append)
 
 
 def test_members_come_in_the_order_of_the_index_whatever_the_number_of_workers(studies: tuple[Study, ...]) -> None:
@@ -71,7 +74,7 @@ def test_what_a_study_lacks_is_none_and_the_rest_is_read(studies: tuple[Study, .
 
 def test_studies_without_a_target_are_passed_over(studies: tuple[Study, ...]) -> None:
     some = {studies[0].study_key: 1, studies[5].study_key: 0}
-    cohort = read_cohort(studies, some, DRAFT, workers=2, advance=lambda more: None)
+    cohort = read_cohort(studies, some, DRAFT, policy=POLICY, workers=2, advance=lambda more: None)
     assert {m.sample.study_key: m.sample.target for m in cohort.members} == some
     assert cohort.refused == ()
 
@@ -96,7 +99,7 @@ def test_no_more_studies_are_read_ahead_than_twice_the_workers(
         done[0] += more
         seen.append(started[0] - done[0])
 
-    read_cohort(studies, targets, DRAFT, workers=1, advance=advance)
+    read_cohort(studies, targets, DRAFT, policy=POLICY, workers=1, advance=advance)
     assert done[0] == started[0] == 8
     assert max(seen) <= 2
 
@@ -115,7 +118,7 @@ def test_a_cohort_of_which_nothing_can_be_read_is_refused_with_the_first_reason(
 
 def test_an_empty_set_of_targets_is_refused(studies: tuple[Study, ...]) -> None:
     with pytest.raises(LabelError, match="no labelled study"):
-        read_cohort(studies, {}, DRAFT, workers=1, advance=lambda more: None)
+        read_cohort(studies, {}, DRAFT, policy=POLICY, workers=1, advance=lambda more: None)
 
 
 def test_only_what_the_contract_reads_is_read(studies: tuple[Study, ...], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +156,9 @@ def test_the_final_contract_spans_the_cohort_and_a_margin(tmp_path: Path) -> Non
         volume = a_volume((6, 5, 4), spacing_mm=(spacing, 4.0, 5.0))
         write_nifti_study(tmp_path / name, {"image": volume})
     found = index_folder(tmp_path, keyring=KEYRING).studies
-    cohort = read_cohort(found, {s.study_key: 0 for s in found}, DRAFT, workers=1, advance=lambda more: None)
+    cohort = read_cohort(
+        found, {s.study_key: 0 for s in found}, DRAFT, policy=POLICY, workers=1, advance=lambda more: None
+    )
     contract = final_contract(cohort, DRAFT, margin=0.5)
     accepted = contract.accepted["image"]
     assert (accepted.spacing_mm[0].low, accepted.spacing_mm[0].high) == pytest.approx((2.0 / 1.5, 3.0 * 1.5))
@@ -164,3 +169,49 @@ def test_the_final_contract_spans_the_cohort_and_a_margin(tmp_path: Path) -> Non
     assert accepted.intensity.low == pytest.approx(low - 0.5 * (high - low), rel=1e-5)
     assert contract.fingerprint != DRAFT.fingerprint
     assert contract.model_copy(update={"accepted": {}}) == DRAFT
+
+
+def a_policy(**decisions: str) -> QualityPolicy:
+    return POLICY.model_copy(update={"decisions": POLICY.decisions.model_copy(update=decisions)})
+
+
+def test_what_the_policy_refuses_is_kept_beside_the_cohort_and_every_finding_is_listed(tmp_path: Path) -> None:
+    write_nifti_study(tmp_path / "a", {"image": a_scan(a_trunk() - 1024, modality=None)})
+    write_nifti_study(tmp_path / "b", {"image": a_scan(a_trunk(), modality=None)}, note="HISTORY: one\n")
+    found = index_folder(tmp_path, keyring=KEYRING).studies
+    targets = {study.study_key: 0 for study in found}
+    cohort = read_cohort(found, targets, DRAFT, policy=POLICY, workers=2, advance=lambda more: None)
+    ((study, refusal),) = cohort.refused
+    assert (study.study_key, refusal.stage, refusal.code) == (KEYRING.study("a"), "quality", "ct_double_rescale")
+    assert [(key, f.code, f.severity) for key, f in cohort.findings] == [
+        (KEYRING.study("a"), "ct_double_rescale", "refuse"),
+        (KEYRING.study("b"), "note_too_short", "warn"),
+    ]
+    warned = a_policy(ct_double_rescale="warn")
+    cohort = read_cohort(found, targets, DRAFT, policy=warned, workers=2, advance=lambda more: None)
+    assert len(cohort.members) == 2
+    assert [f.severity for _, f in cohort.findings] == ["warn", "warn"]
+
+
+def test_of_two_notes_that_are_the_same_the_later_is_the_copy_whatever_the_number_of_workers(tmp_path: Path) -> None:
+    note = "HISTORY: " + " ".join(f"word{number}" for number in range(30))
+    for name in ("a", "b", "c"):
+        write_nifti_study(tmp_path / name, note=note if name != "b" else "HISTORY: another one altogether\n")
+    found = index_folder(tmp_path, keyring=KEYRING).studies
+    targets = {study.study_key: 0 for study in found}
+    for workers in (1, 3):
+        strict = a_policy(note_duplicate="refuse")
+        cohort = read_cohort(found, targets, DRAFT, policy=strict, workers=workers, advance=lambda more: None)
+        assert [(s.study_key, r.code) for s, r in cohort.refused] == [(KEYRING.study("c"), "note_duplicate")]
+        assert KEYRING.study("a") in cohort.refused[0][1].reason
+        assert [m.sample.study_key for m in cohort.members] == [KEYRING.study("a"), KEYRING.study("b")]
+
+
+def test_a_note_that_the_model_does_not_read_is_not_looked_at(tmp_path: Path) -> None:
+    write_nifti_study(tmp_path / "a", {"image": a_scan(a_trunk(), modality=None)}, note="HISTORY:\n")
+    found = index_folder(tmp_path, keyring=KEYRING).studies
+    for text, codes in ((TEXT, ["note_only_headings"]), (None, [])):
+        draft = draft_contract(ONE, text)
+        targets = {found[0].study_key: 0}
+        cohort = read_cohort(found, targets, draft, policy=POLICY, workers=1, advance=lambda more: None)
+        assert [finding.code for _, finding in cohort.findings] == codes
