@@ -15,7 +15,7 @@ import numpy as np
 from medmllm.errors import DicomError
 from medmllm.ingest.dicom_frames import frames_of
 from medmllm.ingest.dicom_header import read_header
-from medmllm.ingest.dicom_pixels import FrameCache, read_slice
+from medmllm.ingest.dicom_pixels import FileCache, read_slice
 from medmllm.ingest.dicom_stack import Stack, arrange
 from medmllm.records import Volume
 
@@ -49,10 +49,10 @@ def read_stack(stack: Stack) -> Volume:
     """
     columns, rows, count = stack.shape
     voxels = np.empty((count, rows, columns), dtype=np.float32)
-    frames: FrameCache = {}
+    cache = FileCache()
     for number, header in enumerate(stack.slices):
         try:
-            read_slice(header, out=voxels[number], frames=frames)
+            read_slice(header, out=voxels[number], cache=cache)
         except DicomError as error:
             error.add_note(f"(slice {number} of {count})")
             raise
@@ -62,4 +62,5 @@ def read_stack(stack: Stack) -> Volume:
         affine=stack.affine,
         frame_of_reference_uid=first.frame_of_reference_uid,
         modality=first.modality,
+        padding=stack.padding,
     )

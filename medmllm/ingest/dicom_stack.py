@@ -35,6 +35,7 @@ NO_TILT_DEG = 0.5  # positions are rounded: less is not a tilted gantry
 SAME_PLACE_MM = 1e-3
 LONE_SLICE_MM = 1.0  # depth of a slice without a neighbour whose header states none: it has to be something
 DICOM_ROOT = "1.2.840.10008."
+MOSAICS = frozenset({"MOSAIC", "VFRAME"})  # the latter is United Imaging's, whose private header is not read
 LOCALIZERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM"})
 
 
@@ -52,6 +53,12 @@ class Stack:
         """Distance between neighbouring voxels along (x, y, z), in mm."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
+
+    @property
+    def padding(self) -> tuple[float, float] | None:
+        """Lowest and highest value of voxels outside the image, where all slices name the same; None else."""
+        named = {header.rescaled_padding for header in self.slices}
+        return named.pop() if len(named) == 1 else None
 
 
 def arrange(headers: Sequence[DicomHeader]) -> Stack:
@@ -107,7 +114,22 @@ def _warnings(slices: Sequence[DicomHeader], shear: float) -> tuple[tuple[str, s
     if bare and slices[0].modality == "CT":
         reason = f"{bare} of {len(slices)} CT slices have no Rescale Slope and Intercept: values may not be HU"
         found.append(("no_rescale", reason))
-    return tuple(found)
+    return (*found, *_remarks(slices))
+
+
+def _remarks(slices: Sequence[DicomHeader]) -> list[tuple[str, str]]:
+    """Return (code, reason) of what some of the slices say that a reader of their values should know."""
+    count = len(slices)
+    inverted = sum(header.photometric == "MONOCHROME1" for header in slices)
+    doubled = sum(header.has_modality_lut and header.slope is not None for header in slices)
+    nowhere = sum(header.frame_of_reference_uid is None for header in slices)
+    remarks = (
+        ("monochrome1", inverted, "ask to be shown with their lowest values white (MONOCHROME1): values are kept"),
+        ("lut_and_rescale", doubled, "have a Modality LUT and a rescale, of which only the table was applied"),
+        ("no_frame_of_reference", nowhere, "name no frame of reference: whether other series lie in the same space "
+         "is unknown"),
+    )  # fmt: skip
+    return [(code, f"{many} of {count} slices {reason}") for code, many, reason in remarks if many]
 
 
 def _refuse_slice(header: DicomHeader) -> None:
@@ -120,12 +142,11 @@ def _refuse_slice(header: DicomHeader) -> None:
     refusals = (
         ("multi_frame", header.frames > 1 and not header.placed,
          f"the {header.frames} frames of the object have no place in the patient: it is a film, or was cut short"),
-        ("mosaic", "MOSAIC" in kind, "the image is a mosaic that tiles all slices: convert it first"),
+        ("mosaic", not MOSAICS.isdisjoint(kind), "the image is a mosaic that tiles all slices, and the Siemens CSA "
+         "header that tells their number and direction is missing or contradicts it: export or convert it again"),
         ("localizer", not LOCALIZERS.isdisjoint(kind), "the image is a localizer, not part of a volume"),
         ("colour", header.samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2"),
          "the image is in colours or its Photometric Interpretation is missing: not grey values"),
-        ("monochrome1", header.photometric == "MONOCHROME1", "grey values are inverted (MONOCHROME1)"),
-        ("modality_lut", header.has_modality_lut, "values go through a lookup table, which is not applied yet"),
         ("unsupported_bits", header.bits_allocated not in (8, 16, 32),
          f"{header.bits_allocated} bits are allocated per pixel; 8, 16 and 32 are read"),
         ("no_pixel_spacing", header.pixel_spacing_mm is None, "Pixel Spacing (0028,0030) is missing or not positive"),
