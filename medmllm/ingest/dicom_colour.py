@@ -12,11 +12,13 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+import pydicom
 from pydicom.pixels import apply_color_lut, convert_color_space, get_decoder
 from pydicom.uid import UID
 
 from medmllm.errors import DicomError
 from medmllm.ingest.dicom_header import DICOM_FAILURES, DicomHeader, read_with_pixels
+from medmllm.ingest.dicom_lut import MOST_ENTRIES, lut_entries
 from medmllm.ingest.dicom_pixels import CODECS, RLE, TRANSFER_SYNTAXES, decode, encoded_frames
 from medmllm.ingest.opening import one_error
 
@@ -25,9 +27,10 @@ INTERPRETATIONS = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_
 JPEG_WITH_TRANSFORM = frozenset({"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"})
 UNDONE_BY_CODEC = frozenset({"RGB", "YBR_RCT", "YBR_ICT"})
 RUNS_GROW_BY = 64  # two bytes of a run-length segment become at most 128
+COLOURS = ("Red", "Green", "Blue")
 PALETTE_TAGS = tuple(
     f"{more}{colour}PaletteColorLookupTable{what}"
-    for colour in ("Red", "Green", "Blue")
+    for colour in COLOURS
     for more, what in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
 )
 
@@ -84,7 +87,22 @@ def _by_palette(header: DicomHeader) -> npt.NDArray[Any]:
         indices = decode(encoded_frames(header)[header.frame], header)
     else:
         indices = _by_pydicom(header)
-    return apply_color_lut(indices, data)[..., :3]
+    if "RedPaletteColorLookupTableData" not in data:  # then it comes in segments (C.7.9.2)
+        return apply_color_lut(indices, data)[..., :3]
+    tables = [_palette(data, colour) for colour in COLOURS]
+    colours = np.stack([table[np.clip(indices.astype(np.int64) - first, 0, len(table) - 1)] for first, table in tables],
+                       axis=-1)  # fmt: skip
+    is_byte = data.RedPaletteColorLookupTableDescriptor[2] == 8 and colours.max(initial=0) < 2**8
+    return colours.astype(np.uint8) if is_byte else colours
+
+
+def _palette(data: pydicom.Dataset, colour: str) -> tuple[int, npt.NDArray[np.uint16]]:
+    """Return the first index that a palette maps, and its entries for one of the colours."""
+    descriptor = data[f"{colour}PaletteColorLookupTableDescriptor"].value
+    count, first, bits = (int(number) & 0xFFFF for number in descriptor)
+    little_endian = bool(data.original_encoding[1])
+    entries = data[f"{colour}PaletteColorLookupTableData"].value
+    return first, lut_entries(entries, count or MOST_ENTRIES, bits, little_endian=little_endian)
 
 
 def _by_pydicom(header: DicomHeader) -> npt.NDArray[Any]:

@@ -34,12 +34,12 @@ def read_modality_lut(header: DicomHeader) -> ModalityLut:
     """Read the table of a file.
 
     Raises:
-        DicomError: `bad_modality_lut` when it has no entries, fewer than it says, or more bits than fit.
+        DicomError: `bad_lookup_table` when it has no entries, fewer than it says, or more bits than fit.
     """
     doing = "the Modality LUT cannot be parsed"
     with (
         open_regular(header.file) as file,
-        one_error(DicomError, doing, code="bad_modality_lut", also=DICOM_FAILURES),
+        one_error(DicomError, doing, code="bad_lookup_table", also=DICOM_FAILURES),
     ):
         stream, force, _ = data_set_stream(file, HEADER_INFLATES_TO)
         wanted = ["ModalityLUTSequence", "PixelRepresentation"]  # the latter tells pydicom how to read the former
@@ -52,7 +52,7 @@ def read_modality_lut(header: DicomHeader) -> ModalityLut:
 
 
 def lut_entries(data: Any, count: int, bits: int, *, little_endian: bool) -> npt.NDArray[np.uint16]:
-    """Return the entries of LUT Data (0028,3006); shape (count,).
+    """Return the entries of LUT Data (0028,3006), or of a palette; shape (count,).
 
     Args:
         data: Its value as pydicom gives it: whole numbers, or bytes. Entries of 8 bits are packed two into a word,
@@ -62,7 +62,7 @@ def lut_entries(data: Any, count: int, bits: int, *, little_endian: bool) -> npt
         little_endian: How bytes are to be read.
 
     Raises:
-        DicomError: `bad_modality_lut`.
+        DicomError: `bad_lookup_table`.
 
     >>> lut_entries(bytes.fromhex("0001 0002 0003"), 3, 16, little_endian=False).tolist()
     [1, 2, 3]
@@ -70,8 +70,8 @@ def lut_entries(data: Any, count: int, bits: int, *, little_endian: bool) -> npt
     [1, 2, 3]
     """
     if bits not in ENTRY_BITS:
-        raise DicomError(f"the Modality LUT says that its entries have {bits} bits; 8 to 16 are read",
-                         code="bad_modality_lut")  # fmt: skip
+        raise DicomError(f"the lookup table says that its entries have {bits} bits; 8 to 16 are read",
+                         code="bad_lookup_table")  # fmt: skip
     if isinstance(data, bytes):
         words = np.frombuffer(data + bytes(len(data) % 2), dtype="<u2" if little_endian else ">u2")
     else:
@@ -80,8 +80,8 @@ def lut_entries(data: Any, count: int, bits: int, *, little_endian: bool) -> npt
     if bits == 8 and len(entries) < count:
         entries = entries.astype("<u2").view(np.uint8).astype(np.uint16)
     if len(entries) < count:
-        raise DicomError(f"the Modality LUT says that it has {count} entries and has {len(entries)}",
-                         code="bad_modality_lut")  # fmt: skip
+        raise DicomError(f"the lookup table says that it has {count} entries and has {len(entries)}",
+                         code="bad_lookup_table")  # fmt: skip
     return entries[:count]
 
 

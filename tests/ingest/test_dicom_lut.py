@@ -94,11 +94,11 @@ def test_a_damaged_table_is_refused(file: Path, descriptor: list[int], entries: 
     with_table(file, descriptor, entries, "US")
     with pytest.raises(DicomError, match=said) as refusal:
         read_slice(read_header(file))
-    assert refusal.value.code == "bad_modality_lut"
+    assert refusal.value.code == "bad_lookup_table"
 
 
 def test_an_item_without_a_table_is_refused(file: Path) -> None:
     edit_dicom(file.parent, only=[0], ModalityLUTSequence=Sequence([Dataset()]))
     with pytest.raises(DicomError) as refusal:
         read_slice(read_header(file))
-    assert refusal.value.code == "bad_modality_lut"
+    assert refusal.value.code == "bad_lookup_table"
