@@ -7,7 +7,9 @@ says which and why. A tilted gantry's stack keeps its shear in the affine: voxel
 Geometry: DICOM PS3.3 C.7.6.2.1.1. Rescale: PS3.3 C.11.1.
 """
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from medmllm.ingest.dicom_header import read_header
 from medmllm.ingest.dicom_pixels import FileCache, read_slice
 from medmllm.ingest.dicom_stack import Stack, arrange
 from medmllm.records import Volume
+
+THREADS = min(4, os.cpu_count() or 1)  # codecs and disks let others run meanwhile
 
 
 def read_series(files: Sequence[Path], frames: Sequence[int] = ()) -> Volume:
@@ -45,17 +49,22 @@ def read_stack(stack: Stack) -> Volume:
     """Read the voxels of slices that are already known to make a grid.
 
     Raises:
-        DicomError: The pixels of a slice are damaged; says which slice.
+        DicomError: The pixels of a slice are damaged; says which slice, the first of them.
     """
     columns, rows, count = stack.shape
     voxels = np.empty((count, rows, columns), dtype=np.float32)
     cache = FileCache()
-    for number, header in enumerate(stack.slices):
+
+    def read(number: int) -> None:
         try:
-            read_slice(header, out=voxels[number], cache=cache)
+            read_slice(stack.slices[number], out=voxels[number], cache=cache)
         except DicomError as error:
             error.add_note(f"(slice {number} of {count})")
             raise
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(read, range(count)):  # in order, so that the first damaged slice is the one named
+            pass
     first = stack.slices[0]
     return Volume(
         voxels=voxels.transpose(2, 1, 0),  # (slice, row, column) -> (x, y, z); no copy

@@ -2,7 +2,7 @@
 
     data set -> frame bytes, held against bounds -> codec -> stored values -> rescaled float32, (rows, columns)
 
-pydicom decodes big endian, imagecodecs run lengths and the JPEG family. A compressed frame says its own size; it is
+pydicom decodes big endian, imagecodecs runs and the JPEG family. A compressed frame says its own size; it is
 compared before the codec may allocate it. Pixels that stand for "outside the image" (Pixel Padding Value) stay as they
 are. Stored values: PS3.5 8.1.1; Modality LUT and rescale: PS3.3 C.11.1, slice by slice, since PET slices may each
 carry their own slope (C.8.9.4).
@@ -49,6 +49,7 @@ CODECS: dict[str, Codec] = {
     "1.2.840.10008.1.2.4.202": imagecodecs.jpeg2k_decode,
     "1.2.840.10008.1.2.4.203": imagecodecs.jpeg2k_decode,
 }
+RLE_HEADER_BYTES = 64
 END_OF_IMAGE = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000 alike; some decoders make up what is missing
 END_WITHIN_BYTES = 32  # frames are padded
 TRANSFER_SYNTAXES = frozenset((*LITTLE_ENDIAN, BIG_ENDIAN, RLE, *CODECS))
@@ -170,15 +171,32 @@ def decode(encoded: bytes, header: DicomHeader, codec: Codec | None = None) -> n
 
 
 def _run_lengths(encoded: bytes, header: DicomHeader) -> npt.NDArray[Any]:
-    """Return a run-length encoded frame; one segment per byte of a pixel (PS3.5 annex G)."""
-    kind = np.dtype(f"<u{header.bits_allocated // 8}")
-    (segments,) = struct.unpack("<I", encoded[:4])
-    decoded = imagecodecs.dicomrle_decode(encoded, dtype=kind)
-    if segments != kind.itemsize or len(decoded) != header.rows * header.columns * kind.itemsize:
-        raise DicomError(f"{segments} run-length segments hold {len(decoded)} bytes where the header says "
-                         f"{header.rows} rows of {header.columns} pixels of {kind.itemsize} bytes",
+    """Return a run-length encoded frame: one segment per byte of a pixel, the highest first (PS3.5 annex G).
+
+    imagecodecs' decoder of whole frames goes by what the frame says of its segments, and crashed where that was
+    damaged; so the segments are found here.
+    """
+    count, *starts = struct.unpack("<16I", encoded[:RLE_HEADER_BYTES])
+    pixels, pixel_bytes = header.rows * header.columns, header.bits_allocated // 8
+    if count != pixel_bytes:
+        raise DicomError(f"the frame has {count} run-length segments where the header says {pixel_bytes}",
                          code="pixels_unreadable")  # fmt: skip
-    return np.frombuffer(decoded, dtype=kind).reshape(header.rows, header.columns)
+    decoded = np.empty((pixels, pixel_bytes), dtype=np.uint8)
+    for number, (start, end) in enumerate(zip(starts[:count], [*starts[1:count], len(encoded)], strict=True)):
+        held = _runs(encoded[start:end])
+        if len(held) < pixels:
+            raise DicomError(f"a run-length segment holds {len(held)} bytes of {pixels}: copy the file again",
+                             code="truncated_pixels")  # fmt: skip
+        decoded[:, pixel_bytes - 1 - number] = np.frombuffer(held, dtype=np.uint8, count=pixels)
+    return decoded.view(f"<u{pixel_bytes}").reshape(header.rows, header.columns)
+
+
+def _runs(segment: bytes) -> bytes:
+    try:
+        decoded: bytes = imagecodecs.packbits_decode(segment)
+    except imagecodecs.PackbitsError:  # the byte that makes its length even looks like a run without its value
+        decoded = imagecodecs.packbits_decode(segment.removesuffix(b"\0"))
+    return decoded
 
 
 def _native(header: DicomHeader) -> npt.NDArray[Any]:
