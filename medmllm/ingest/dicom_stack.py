@@ -27,6 +27,7 @@ from medmllm.geometry import (
 )
 from medmllm.ingest.dicom_header import APART, DicomHeader
 from medmllm.ingest.dicom_pixels import TRANSFER_SYNTAXES
+from medmllm.ingest.dicom_regrid import UNEVEN, Evening, Regrid, Upright, even_out, upright_grid
 from medmllm.records import FloatArray
 
 LARGEST_VOXELS = 2**30  # 4 GiB as float32
@@ -43,10 +44,12 @@ LOCALIZERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM"})
 class Stack:
     """Slices in order, and the grid they make."""
 
-    slices: tuple[DicomHeader, ...] = field(repr=False)  # along the normal
+    slices: tuple[DicomHeader, ...] = field(repr=False)  # as measured, along the normal
     shape: tuple[int, int, int]  # (x, y, z): columns, rows, slices
     affine: FloatArray  # (4, 4), voxel index -> RAS+ mm
     warnings: tuple[tuple[str, str], ...]  # (code, reason)
+    evening: Evening | None = None  # how slices at uneven gaps become those of the grid, on request
+    upright: Upright | None = None  # how sheared slices become those of the grid, on request
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -61,18 +64,64 @@ class Stack:
         return named.pop() if len(named) == 1 else None
 
 
-def arrange(headers: Sequence[DicomHeader]) -> Stack:
+def arrange(headers: Sequence[DicomHeader], *, regrid: Regrid = "never") -> Stack:
     """Return the one regular grid that these slices make.
+
+    Args:
+        headers: In any order.
+        regrid: Which stacks to bring onto an upright, regular grid by interpolation; a warning says so.
 
     Raises:
         DicomError: An image is not of a kind that stacks: multi-frame, mosaic, localizer, colour, cut short,
             without spacing or position, of another size or orientation than the others ...
-        GeometryError: The slices are not regular; see `slice_gap` and `slice_step`.
+        GeometryError: The slices are not regular; see `slice_gap`, `slice_step` and `even_out`.
     """
     for header in headers:
         _refuse_slice(header)
-    first = headers[0]
+    _refuse_mixture(headers)
+    normal = slice_normal(np.array(headers[0].orientation))
     positions = np.array([header.position for header in headers], dtype=np.float64)
+    order = slice_order(positions, normal)
+    slices = tuple(headers[index] for index in order)
+    start = slices[0]
+    _refuse_large(start, len(slices))
+    step, evening = _step(slices, positions[order], normal, regrid)
+    shape = (start.columns, start.rows, len(slices) if evening is None else len(evening.below))
+    assert start.pixel_spacing_mm is not None  # for the type checker: refused above
+    affine = stack_affine(np.array(start.orientation), start.pixel_spacing_mm, positions[order[0]], step)
+    shear = shear_deg(step, normal)
+    upright = upright_grid(shape, affine) if regrid != "never" and shear > NO_TILT_DEG else None
+    if upright is not None:
+        shape, affine = upright.shape, upright.affine
+    warnings = (*_shape_warnings(slices, shear, evening, upright), *_remarks(slices))
+    _refuse_large(start, math.ceil(math.prod(shape) / (start.columns * start.rows)))
+    return Stack(slices, shape, affine, warnings, evening, upright)
+
+
+def _step(
+    slices: Sequence[DicomHeader], positions: FloatArray, normal: FloatArray, regrid: Regrid
+) -> tuple[FloatArray, Evening | None]:
+    """Return the step from slice to slice, and what makes it the same everywhere where it is not and may be made so."""
+    if len(slices) == 1:
+        return _lone_step(slices[0], normal), None
+    try:
+        return slice_step(positions, normal), None
+    except GeometryError as error:
+        if regrid != "uneven" or error.code not in UNEVEN:
+            raise
+    evening = even_out(positions, normal)
+    return evening.step, evening
+
+
+def _refuse_large(header: DicomHeader, slices: int) -> None:
+    shape = header.columns, header.rows, slices
+    if math.prod(shape) > LARGEST_VOXELS:
+        raise DicomError(f"the series declares shape {shape}; at most {LARGEST_VOXELS:,} voxels are read",
+                         code="too_large")  # fmt: skip
+
+
+def _refuse_mixture(headers: Sequence[DicomHeader]) -> None:
+    """Raise for slices that do not lie on one grid, whatever their order."""
     orientations = np.array([header.orientation for header in headers], dtype=np.float64)
     spacings = np.array([header.pixel_spacing_mm for header in headers], dtype=np.float64)
     if len({(header.rows, header.columns) for header in headers}) > 1:
@@ -83,18 +132,6 @@ def arrange(headers: Sequence[DicomHeader]) -> Stack:
         raise DicomError("slices of different Pixel Spacing share this series", code="mixed_spacing")
     if len({header.frame_of_reference_uid for header in headers} - {None}) > 1:
         raise DicomError("slices of different frames of reference share this series", code="mixed_frames_of_reference")
-    normal = slice_normal(orientations[0])
-    shape = (first.columns, first.rows, len(headers))
-    if math.prod(shape) > LARGEST_VOXELS:
-        raise DicomError(f"the series declares shape {shape}; at most {LARGEST_VOXELS:,} voxels are read",
-                         code="too_large")  # fmt: skip
-    step = _lone_step(first, normal) if len(headers) == 1 else slice_step(positions, normal)
-    order = slice_order(positions, normal)
-    slices = tuple(headers[index] for index in order)
-    start = slices[0]
-    assert start.pixel_spacing_mm is not None  # for the type checker: refused above
-    affine = stack_affine(orientations[order[0]], start.pixel_spacing_mm, positions[order[0]], step)
-    return Stack(slices, shape, affine, _warnings(slices, shear_deg(step, normal)))
 
 
 def _lone_step(header: DicomHeader, normal: FloatArray) -> FloatArray:
@@ -102,28 +139,38 @@ def _lone_step(header: DicomHeader, normal: FloatArray) -> FloatArray:
     return (header.thickness_mm or LONE_SLICE_MM) * normal
 
 
-def _warnings(slices: Sequence[DicomHeader], shear: float) -> tuple[tuple[str, str], ...]:
+def _shape_warnings(
+    slices: Sequence[DicomHeader], shear: float, evening: Evening | None, upright: Upright | None
+) -> list[tuple[str, str]]:
+    """Return (code, reason) of what is out of the ordinary in where the slices lie."""
     found = []
     if len(slices) == 1:
         said = "what the header says" if slices[0].thickness_mm else f"unknown, and was set to {LONE_SLICE_MM:g} mm"
         found.append(("single_slice", f"one slice without a neighbour: its depth is {said}"))
-    if shear > NO_TILT_DEG:
+    if evening is not None:
+        reason = (f"{evening.interpolated} of {len(evening.below)} slices were interpolated between their neighbours, "
+                  f"as was asked for: the {len(slices)} slices of the series lie at uneven gaps")  # fmt: skip
+        found.append(("slices_interpolated", reason))
+    if upright is not None:
+        reason = (f"the slices are sheared by {shear:.1f} degrees (tilted gantry), and were brought onto an upright "
+                  "grid by interpolation, as was asked for")  # fmt: skip
+        found.append(("straightened", reason))
+    elif shear > NO_TILT_DEG:
         reason = f"the slices are sheared by {shear:.1f} degrees (tilted gantry); the affine holds the shear"
         found.append(("gantry_tilt", reason))
-    bare = sum(not header.has_rescale for header in slices)
-    if bare and slices[0].modality == "CT":
-        reason = f"{bare} of {len(slices)} CT slices have no Rescale Slope and Intercept: values may not be HU"
-        found.append(("no_rescale", reason))
-    return (*found, *_remarks(slices))
+    return found
 
 
 def _remarks(slices: Sequence[DicomHeader]) -> list[tuple[str, str]]:
     """Return (code, reason) of what some of the slices say that a reader of their values should know."""
     count = len(slices)
+    known = sum(header.has_rescale or header.has_modality_lut for header in slices)
+    bare = count - known if slices[0].modality == "CT" else 0
     inverted = sum(header.photometric == "MONOCHROME1" for header in slices)
     doubled = sum(header.has_modality_lut and header.slope is not None for header in slices)
     nowhere = sum(header.frame_of_reference_uid is None for header in slices)
     remarks = (
+        ("no_rescale", bare, "of a CT have no Rescale Slope and Intercept: values may not be HU"),
         ("monochrome1", inverted, "ask to be shown with their lowest values white (MONOCHROME1): values are kept"),
         ("lut_and_rescale", doubled, "have a Modality LUT and a rescale, of which only the table was applied"),
         ("no_frame_of_reference", nowhere, "name no frame of reference: whether other series lie in the same space "

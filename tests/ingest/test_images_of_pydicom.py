@@ -29,11 +29,11 @@ def ours(file: Path) -> np.ndarray | str:
 
 
 def theirs(file: Path) -> np.ndarray | None:
-    """The first frame in colours, or all planes of grey values after Modality LUT; None where pydicom has no decoder."""
+    """The first frame in colours, or all planes of grey values after Modality LUT; None where pydicom cannot."""
     try:
         data = pydicom.dcmread(file)
         values = data.pixel_array
-    except Exception:  # of many kinds: pydicom's test files are made to be bad
+    except Exception:  # noqa: BLE001 - of many kinds: these files are made to be bad
         return None
     several = data.get("NumberOfFrames", 1) > 1
     if data.PhotometricInterpretation.startswith("MONOCHROME"):
