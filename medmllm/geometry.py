@@ -15,6 +15,7 @@ from medmllm.records import FloatArray
 ORTHOGONAL = 1e-3  # |row . column| of direction cosines; files carry 4 to 8 digits
 SAME_DIRECTION = 1e-3  # largest difference of a cosine between slices of one stack: 0.06 degrees
 ROUNDING_MM = 0.011  # positions are written with as few as two decimals: two of them are off by 0.01 together
+UNEVEN_GAPS = frozenset({"missing_slice", "uneven_gap"})  # codes of `slice_gap` that interpolation may mend
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 

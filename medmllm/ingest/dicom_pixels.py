@@ -191,12 +191,11 @@ def _run_lengths(encoded: bytes, header: DicomHeader) -> npt.NDArray[Any]:
     return decoded.view(f"<u{pixel_bytes}").reshape(header.rows, header.columns)
 
 
-def _runs(segment: bytes) -> bytes:
+def _runs(segment: bytes) -> bytes | bytearray:
     try:
-        decoded: bytes = imagecodecs.packbits_decode(segment)
+        return imagecodecs.packbits_decode(segment)
     except imagecodecs.PackbitsError:  # the byte that makes its length even looks like a run without its value
-        decoded = imagecodecs.packbits_decode(segment.removesuffix(b"\0"))
-    return decoded
+        return imagecodecs.packbits_decode(segment.removesuffix(b"\0"))
 
 
 def _native(header: DicomHeader) -> npt.NDArray[Any]:

@@ -22,7 +22,6 @@ from medmllm.records import FloatArray
 Regrid = Literal["never", "tilted", "uneven"]
 """What may be interpolated: nothing; slices of a tilted gantry; these, and slices between uneven gaps."""
 
-UNEVEN = frozenset({"missing_slice", "uneven_gap"})  # codes of `slice_gap` that `even_out` may mend
 LARGEST_GAP = 3.0  # times the new gap: two neighbouring slices may be missing, a block of them may not
 NEGLIGIBLE = 1e-6  # of a voxel
 UNSHEARED = 0.05  # voxels over the whole stack along one of its axes: positions are rounded, so it stays in the affine

@@ -18,6 +18,7 @@ import numpy as np
 from medmllm.errors import DicomError, GeometryError
 from medmllm.geometry import (
     SAME_DIRECTION,
+    UNEVEN_GAPS,
     same_orientation,
     shear_deg,
     slice_normal,
@@ -27,7 +28,7 @@ from medmllm.geometry import (
 )
 from medmllm.ingest.dicom_header import APART, DicomHeader
 from medmllm.ingest.dicom_pixels import TRANSFER_SYNTAXES
-from medmllm.ingest.dicom_regrid import UNEVEN, Evening, Regrid, Upright, even_out, upright_grid
+from medmllm.ingest.dicom_regrid import Evening, Regrid, Upright, even_out, upright_grid
 from medmllm.records import FloatArray
 
 LARGEST_VOXELS = 2**30  # 4 GiB as float32
@@ -107,7 +108,7 @@ def _step(
     try:
         return slice_step(positions, normal), None
     except GeometryError as error:
-        if regrid != "uneven" or error.code not in UNEVEN:
+        if regrid != "uneven" or error.code not in UNEVEN_GAPS:
             raise
     evening = even_out(positions, normal)
     return evening.step, evening

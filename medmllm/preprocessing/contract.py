@@ -15,6 +15,7 @@ import numpy as np
 
 from medmllm.documents import AcceptedRange, Channel, ChannelAcceptance, ImageSettings, PreprocessingContract
 from medmllm.errors import ContractError
+from medmllm.geometry import UNEVEN_GAPS
 from medmllm.records import SeriesReference, Study, Volume
 
 MOST_VOXELS = 2_000_000  # percentiles are taken on a regular subset of larger volumes
@@ -45,7 +46,7 @@ def choose_series(study: Study, settings: ImageSettings) -> dict[str, SeriesRefe
     chosen: dict[str, SeriesReference] = {}
     for name, channel in settings.channels.items():
         matching = [series for series in study.series if matches(series, channel)]
-        readable = [series for series in matching if series.refusal is None]
+        readable = [series for series in matching if series.refusal is None or _is_mended(series, settings)]
         if len(readable) > 1:
             keys = ", ".join(sorted(series.series_key for series in readable))
             raise ContractError(
@@ -59,6 +60,11 @@ def choose_series(study: Study, settings: ImageSettings) -> dict[str, SeriesRefe
             raise ContractError(_why_none(study, name, channel, matching), code="no_matching_series")
     _check_one_channel_each(chosen)
     return chosen
+
+
+def _is_mended(series: SeriesReference, settings: ImageSettings) -> bool:
+    """Say whether a series that was refused for its gaps will be read after all, because the settings ask for it."""
+    return settings.regrid == "uneven" and series.refusal is not None and series.refusal.code in UNEVEN_GAPS
 
 
 def _check_one_channel_each(chosen: Mapping[str, SeriesReference]) -> None:

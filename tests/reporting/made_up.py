@@ -107,6 +107,7 @@ def card(*, synthetic: bool = False, text: bool = True, kind: str = "binary") ->
     image = packaged.image.model_copy(
         update={
             "intensity": "window",
+            "regrid": "never",
             "window": (-1000.0, 1000.0),
             "channels": {"ct": documents.Channel(modality="CT"), "pet": documents.Channel(modality="PT")},
         }

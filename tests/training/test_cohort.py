@@ -14,7 +14,7 @@ from medmllm.ingest.tables import read_label_table
 from medmllm.records import SeriesReference, Study, Volume
 from medmllm.training import cohort as cohort_module
 from medmllm.training.cohort import Cohort, draft_contract, final_contract, read_cohort, read_parts, stage_of
-from tests.factories import a_volume, write_nifti_cohort, write_nifti_study
+from tests.factories import a_volume, write_dicom_study, write_nifti_cohort, write_nifti_study
 from tests.models.small import IMAGE, TEXT
 
 KEYRING = Keyring(b"a secret of thirty-two bytes ....")
@@ -104,7 +104,7 @@ def test_no_more_studies_are_read_ahead_than_twice_the_workers(
 def test_a_cohort_of_which_nothing_can_be_read_is_refused_with_the_first_reason(
     studies: tuple[Study, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(reference: SeriesReference) -> Volume:
+    def fail(reference: SeriesReference, *, regrid: str) -> Volume:
         raise DicomError("the first reason")
 
     monkeypatch.setattr(cohort_module, "read_volume", fail)
@@ -164,3 +164,12 @@ def test_the_final_contract_spans_the_cohort_and_a_margin(tmp_path: Path) -> Non
     assert accepted.intensity.low == pytest.approx(low - 0.5 * (high - low), rel=1e-5)
     assert contract.fingerprint != DRAFT.fingerprint
     assert contract.model_copy(update={"accepted": {}}) == DRAFT
+
+
+def test_a_study_is_read_as_the_contract_says_gaps_are_to_be_mended(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path, a_volume((6, 5, 7)), leave_out=[2])
+    (study,) = index_folder(tmp_path, keyring=KEYRING).studies
+    with pytest.raises(ContractError, match="1 slice is missing"):
+        read_parts(study, DRAFT)
+    mending = draft_contract(ONE.model_copy(update={"regrid": "uneven"}), TEXT)
+    assert read_parts(study, mending).volumes["image"].voxels.shape == (6, 5, 7)
