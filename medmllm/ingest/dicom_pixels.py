@@ -49,6 +49,7 @@ CODECS: dict[str, Codec] = {
     "1.2.840.10008.1.2.4.202": imagecodecs.jpeg2k_decode,
     "1.2.840.10008.1.2.4.203": imagecodecs.jpeg2k_decode,
 }
+BITS_ALLOCATED = (8, 16, 32)  # one bit is a mask, not a measured value
 RLE_HEADER_BYTES = 64
 END_OF_IMAGE = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000 alike; some decoders make up what is missing
 END_WITHIN_BYTES = 32  # frames are padded
@@ -93,6 +94,9 @@ def read_slice(header: DicomHeader, out: FloatArray | None = None, *, cache: Fil
     with one_error(DicomError, doing, code="pixels_unreadable", also=DICOM_FAILURES):
         if header.samples != 1 or header.photometric == "PALETTE COLOR":
             raise DicomError("the image is in colours, not grey values: see read_colour", code="colour")
+        if header.bits_allocated not in BITS_ALLOCATED:
+            raise DicomError(f"{header.bits_allocated} bits are allocated per pixel; 8, 16 and 32 are read",
+                             code="unsupported_bits")  # fmt: skip
         stored = _stored_slice(header, cache or FileCache())
         if out is None:
             out = np.empty((header.rows, header.columns), dtype=np.float32)
@@ -135,10 +139,9 @@ def _frame(header: DicomHeader, cache: FileCache) -> npt.NDArray[Any]:
     """Return the frame as the codec gives it; shape (rows, columns)."""
     size = header.rows, header.columns
     if header.transfer_syntax in LITTLE_ENDIAN:
-        return _native(header)
+        return _native(header, cache)
     if header.transfer_syntax == BIG_ENDIAN:
-        data = read_with_pixels(header.file)
-        frame, _ = get_decoder(UID(header.transfer_syntax)).as_array(data, raw=True, index=header.frame)
+        frame = cache.hold(header, _by_pydicom)[header.frame]
     elif header.transfer_syntax == RLE:
         frame = _run_lengths(cache.hold(header, encoded_frames)[header.frame], header)
     else:
@@ -198,13 +201,24 @@ def _runs(segment: bytes) -> bytes | bytearray:
         return imagecodecs.packbits_decode(segment.removesuffix(b"\0"))
 
 
-def _native(header: DicomHeader) -> npt.NDArray[Any]:
+def _by_pydicom(header: DicomHeader) -> npt.NDArray[Any]:
+    """Return every frame of a file; shape (frames, rows, columns)."""
+    frames, _ = get_decoder(UID(header.transfer_syntax)).as_array(read_with_pixels(header.file), raw=True)
+    return frames if header.frames > 1 else frames[None]
+
+
+def _inflated(header: DicomHeader) -> bytes:
+    held: bytes = read_with_pixels(header.file).PixelData
+    return held
+
+
+def _native(header: DicomHeader, cache: FileCache) -> npt.NDArray[Any]:
     """Return an uncompressed frame; little endian."""
     kind = np.dtype(f"<u{header.bits_allocated // 8}")
     length = header.rows * header.columns * kind.itemsize
     if header.pixel_place is None:  # deflated
         start = header.frame * length
-        held = memoryview(read_with_pixels(header.file).PixelData)[start : start + length]
+        held = memoryview(cache.hold(header, _inflated))[start : start + length]
     else:
         with open_regular(header.file) as file:
             held = memoryview(os.pread(file.fileno(), length, header.pixel_place + header.frame * length))

@@ -27,7 +27,7 @@ from medmllm.geometry import (
     stack_affine,
 )
 from medmllm.ingest.dicom_header import APART, DicomHeader
-from medmllm.ingest.dicom_pixels import TRANSFER_SYNTAXES
+from medmllm.ingest.dicom_pixels import BITS_ALLOCATED, TRANSFER_SYNTAXES
 from medmllm.ingest.dicom_regrid import Evening, Regrid, Upright, even_out, upright_grid
 from medmllm.records import FloatArray
 
@@ -37,6 +37,7 @@ NO_TILT_DEG = 0.5  # positions are rounded: less is not a tilted gantry
 SAME_PLACE_MM = 1e-3
 LONE_SLICE_MM = 1.0  # depth of a slice without a neighbour whose header states none: it has to be something
 DICOM_ROOT = "1.2.840.10008."
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7."  # with its multi-frame kinds
 MOSAICS = frozenset({"MOSAIC", "VFRAME"})  # the latter is United Imaging's, whose private header is not read
 LOCALIZERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM"})
 
@@ -193,9 +194,11 @@ def _refuse_slice(header: DicomHeader) -> None:
         ("mosaic", not MOSAICS.isdisjoint(kind), "the image is a mosaic that tiles all slices, and the Siemens CSA "
          "header that tells their number and direction is missing or contradicts it: export or convert it again"),
         ("localizer", not LOCALIZERS.isdisjoint(kind), "the image is a localizer, not part of a volume"),
+        ("secondary_capture", f"{header.sop_class_uid}.".startswith(SECONDARY_CAPTURE) and header.position is None,
+         "the image is a secondary capture (a screen shot, a scanned page): it has no place in the patient"),
         ("colour", header.samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2"),
          "the image is in colours or its Photometric Interpretation is missing: not grey values"),
-        ("unsupported_bits", header.bits_allocated not in (8, 16, 32),
+        ("unsupported_bits", header.bits_allocated not in BITS_ALLOCATED,
          f"{header.bits_allocated} bits are allocated per pixel; 8, 16 and 32 are read"),
         ("no_pixel_spacing", header.pixel_spacing_mm is None, "Pixel Spacing (0028,0030) is missing or not positive"),
         ("no_position", header.position is None or header.orientation is None,

@@ -103,6 +103,9 @@ def test_values_outside_the_image_are_named_where_all_slices_name_the_same() -> 
         ({"image_type": ("ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC")}, "mosaic"),
         ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, "localizer"),
         ({"samples": 3, "photometric": "RGB"}, "colour"),
+        ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.7", "position": None}, "secondary_capture"),
+        ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.77.1.4", "position": None}, "no_position"),  # a photograph
+        ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.7.2", "position": None, "samples": 3}, "secondary_capture"),
         ({"photometric": "PALETTE COLOR"}, "colour"),
         ({"photometric": ""}, "colour"),
         ({"image_type": ("ORIGINAL", "PRIMARY", "VFRAME")}, "mosaic"),
@@ -123,6 +126,11 @@ def test_values_outside_the_image_are_named_where_all_slices_name_the_same() -> 
 )
 def test_one_odd_slice_refuses_the_series_with_its_own_code(changes: dict[str, Any], code: str) -> None:
     assert code_of([a_slice(0.0), a_slice(2.0), a_slice(**({"position": (-4.0, 8.0, 4.0)} | changes))]) == code
+
+
+def test_secondary_captures_that_have_a_place_stack_like_any_other() -> None:
+    slices = [a_slice(z, sop_class_uid="1.2.840.10008.5.1.4.1.1.7") for z in (0.0, 2.0)]
+    assert arrange(slices).shape == (6, 5, 2)
 
 
 @pytest.mark.parametrize(("thickness", "depth", "said"), [(5.5, 5.5, "what the header says"), (None, 1.0, "unknown")])
