@@ -186,19 +186,12 @@ def _run_lengths(encoded: bytes, header: DicomHeader) -> npt.NDArray[Any]:
                          code="pixels_unreadable")  # fmt: skip
     decoded = np.empty((pixels, pixel_bytes), dtype=np.uint8)
     for number, (start, end) in enumerate(zip(starts[:count], [*starts[1:count], len(encoded)], strict=True)):
-        held = _runs(encoded[start:end])
+        held = imagecodecs.packbits_decode(encoded[start:end])
         if len(held) < pixels:
             raise DicomError(f"a run-length segment holds {len(held)} bytes of {pixels}: copy the file again",
                              code="truncated_pixels")  # fmt: skip
         decoded[:, pixel_bytes - 1 - number] = np.frombuffer(held, dtype=np.uint8, count=pixels)
     return decoded.view(f"<u{pixel_bytes}").reshape(header.rows, header.columns)
-
-
-def _runs(segment: bytes) -> bytes | bytearray:
-    try:
-        return imagecodecs.packbits_decode(segment)
-    except imagecodecs.PackbitsError:  # the byte that makes its length even looks like a run without its value
-        return imagecodecs.packbits_decode(segment.removesuffix(b"\0"))
 
 
 def _by_pydicom(header: DicomHeader) -> npt.NDArray[Any]:

@@ -13,6 +13,7 @@ from medmllm.errors import DicomError
 from medmllm.ingest.dicom import read_series
 from medmllm.ingest.dicom_frames import frames_of
 from medmllm.ingest.dicom_header import read_header
+from medmllm.ingest.dicom_mosaic import read_tiling
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder, read_volume
 from tests.factories import a_volume, write_dicom_study
@@ -106,6 +107,11 @@ def test_a_mosaic_whose_tiles_have_no_place_is_refused_as_one(tmp_path: Path, ch
     with pytest.raises(DicomError) as refusal:
         read_all_tiles(write_mosaic(tmp_path, **changes))
     assert refusal.value.code == "mosaic"
+
+
+def test_more_tiles_than_any_scanner_makes_are_not_believed(tmp_path: Path) -> None:
+    assert read_tiling(read_header(write_mosaic(tmp_path))) is not None
+    assert read_tiling(read_header(write_mosaic(tmp_path, csa={"NumberOfImagesInMosaic": ["4097"]}))) is None
 
 
 def test_a_mosaic_without_its_private_header_is_refused(tmp_path: Path) -> None:
