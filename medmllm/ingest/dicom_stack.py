@@ -194,10 +194,10 @@ def _refuse_slice(header: DicomHeader) -> None:
         ("mosaic", not MOSAICS.isdisjoint(kind), "the image is a mosaic that tiles all slices, and the Siemens CSA "
          "header that tells their number and direction is missing or contradicts it: export or convert it again"),
         ("localizer", not LOCALIZERS.isdisjoint(kind), "the image is a localizer, not part of a volume"),
-        ("secondary_capture", f"{header.sop_class_uid}.".startswith(SECONDARY_CAPTURE) and header.position is None,
-         "the image is a secondary capture (a screen shot, a scanned page): it has no place in the patient"),
         ("colour", header.samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2"),
          "the image is in colours or its Photometric Interpretation is missing: not grey values"),
+        ("secondary_capture", f"{header.sop_class_uid}.".startswith(SECONDARY_CAPTURE) and header.position is None,
+         "the image is a secondary capture (a screen shot, a scanned page): it has no place in the patient"),
         ("unsupported_bits", header.bits_allocated not in BITS_ALLOCATED,
          f"{header.bits_allocated} bits are allocated per pixel; 8, 16 and 32 are read"),
         ("no_pixel_spacing", header.pixel_spacing_mm is None, "Pixel Spacing (0028,0030) is missing or not positive"),

@@ -105,7 +105,8 @@ def test_values_outside_the_image_are_named_where_all_slices_name_the_same() -> 
         ({"samples": 3, "photometric": "RGB"}, "colour"),
         ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.7", "position": None}, "secondary_capture"),
         ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.77.1.4", "position": None}, "no_position"),  # a photograph
-        ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.7.2", "position": None, "samples": 3}, "secondary_capture"),
+        ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.7.2", "position": None}, "secondary_capture"),
+        ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.7", "position": None, "samples": 3}, "colour"),
         ({"photometric": "PALETTE COLOR"}, "colour"),
         ({"photometric": ""}, "colour"),
         ({"image_type": ("ORIGINAL", "PRIMARY", "VFRAME")}, "mosaic"),
