@@ -114,6 +114,10 @@ class ImageSettings(Document):
     window: tuple[float, float] = Field(
         description="lowest and highest value kept when intensity is 'window'; HU for CT"
     )
+    regrid: Literal["never", "tilted", "uneven"] = Field(
+        description="DICOM slices interpolated onto an upright, regular grid: none; those of a tilted gantry; also "
+        "those at uneven gaps, or where one or two neighbouring ones are missing, which else are refused",
+    )
     channels: dict[str, Channel] = Field(min_length=1, description="one table per channel, in order")
 
     @field_validator("window")

@@ -15,6 +15,7 @@ from medmllm.records import FloatArray, Plane
 ORTHOGONAL = 1e-3  # |row . column| of direction cosines; files carry 4 to 8 digits
 SAME_DIRECTION = 1e-3  # largest difference of a cosine between slices of one stack: 0.06 degrees
 ROUNDING_MM = 0.011  # positions are written with as few as two decimals: two of them are off by 0.01 together
+UNEVEN_GAPS = frozenset({"missing_slice", "uneven_gap"})  # codes of `slice_gap` that interpolation may mend
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 OBLIQUE_DEG = 30.0  # a slice turned by more than this out of a plane is not of that plane
 SAME_LENGTH = 0.01  # spacings that differ by less, as a fraction, are alike
@@ -109,7 +110,7 @@ def slice_gap(positions: FloatArray, normal: FloatArray, *, tolerance: float = 0
     raise GeometryError(
         f"slices {worst} and {worst + 1} of {len(positions)} lie {gaps[worst]:.2f} mm apart, the median gap is "
         f"{median:.2f} mm (tolerance {tolerance:.0%}). {many if whole else 'The gaps are uneven'}: export the series "
-        "again, whole.",
+        'again, whole, or set regrid = "uneven" in [image] to interpolate.',
         code="missing_slice" if whole else "uneven_gap",
     )
 

@@ -110,6 +110,7 @@ class Volume:
     affine: FloatArray  # (4, 4), float64; voxel index -> RAS+ position in mm
     frame_of_reference_uid: str | None = field(repr=False)  # overlay only where these agree
     modality: str | None  # DICOM Modality (0008,0060); None when the source does not say
+    padding: tuple[float, float] | None = None  # lowest and highest value of voxels outside the image, where named
 
     def __post_init__(self) -> None:
         if self.voxels.ndim != 3:

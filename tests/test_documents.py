@@ -38,6 +38,7 @@ def image_settings(**changes: Any) -> ImageSettings:
         "spacing_mm": (1.0, 1.0, 3.0),
         "size": (48, 40, 20),
         "intensity": "window",
+        "regrid": "never",
         "window": (-1000.0, 400.0),
         "channels": {"ct": {"modality": "CT"}, "pet": {"modality": "PT"}},
     }

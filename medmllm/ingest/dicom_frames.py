@@ -23,6 +23,7 @@ from medmllm.ingest.dicom_header import (
     element_text,
     numbers_of,
 )
+from medmllm.ingest.dicom_mosaic import MOSAIC, is_mosaic, tiles_of
 from medmllm.ingest.opening import one_error, open_regular
 from medmllm.ingest.technique import ToldTechnique, plain_kernel, plain_thickness
 
@@ -48,11 +49,13 @@ _IN_GROUPS = {
 
 
 def frames_of(header: DicomHeader) -> tuple[DicomHeader, ...]:
-    """Return one header per frame of a file: the header itself when the file is a plain slice.
+    """Return one header per frame of a file, or tile of a mosaic: the header itself when the file is a plain slice.
 
     Raises:
         DicomError: `multi_frame` when the frames have no functional groups that place them; `dicom_unreadable`.
     """
+    if is_mosaic(header):
+        return tiles_of(header)
     if header.frames == 1 and header.position is not None:
         return (header,)
     if header.frames > MOST_FRAMES:
@@ -75,7 +78,19 @@ def frames_of(header: DicomHeader) -> tuple[DicomHeader, ...]:
         kept = _dimensions(data.get("DimensionIndexSequence"))
         if data.get("ContrastBolusAgentSequence"):
             header = replace(header, told=replace(header.told, contrast=True))
-        return tuple(_frame(header, number, _Groups(groups, common), kept) for number, groups in enumerate(own))
+        frames = tuple(_frame(header, number, _Groups(groups, common), kept) for number, groups in enumerate(own))
+        return _without_stale_word(frames)
+
+
+def _without_stale_word(frames: tuple[DicomHeader, ...]) -> tuple[DicomHeader, ...]:
+    """Return frames of an object that was a mosaic without that word: Siemens XA30 cuts it and leaves the word.
+
+    Frames that all lie at one place would be mosaics still, and keep it.
+    """
+    if MOSAIC not in frames[0].image_type or len({frame.position for frame in frames}) == 1:
+        return frames
+    kind = tuple(word for word in frames[0].image_type if word != MOSAIC)
+    return tuple(replace(frame, image_type=kind) for frame in frames)
 
 
 class _Groups:

@@ -15,7 +15,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NoReturn
@@ -45,6 +45,7 @@ NOT_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.66": "raw data",
     "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation",
     "1.2.840.10008.5.1.4.1.1.66.5": "a surface segmentation",
+    "1.2.840.10008.5.1.4.1.1.66.7": "a segmentation by labels",
     "1.2.840.10008.5.1.4.1.1.30": "a parametric map",
     "1.2.840.10008.5.1.4.1.1.481.2": "a radiotherapy dose",
     "1.2.840.10008.5.1.4.1.1.4.2": "spectroscopy",
@@ -59,6 +60,7 @@ TAGS = (
     "DiffusionGradientOrientation", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows",
     "Columns", "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "RescaleIntercept", "RescaleSlope", "SliceThickness", "SpacingBetweenSlices",
+    "PixelPaddingValue", "PixelPaddingRangeLimit",
     *TECHNIQUE_TAGS,
 )  # fmt: skip
 PIXEL_TAGS = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PlanarConfiguration")
@@ -107,9 +109,20 @@ class DicomHeader:
     acquisition: tuple[tuple[str, str], ...]  # (keyword, value) of what tells volumes of one series apart
     instance: int | None = None  # Instance Number, or the number of the frame
     placed: bool = False  # by the functional groups of a multi-frame object
-    frame: int = 0  # which frame of the file this is about
+    frame: int = 0  # which frame of the file, or tile of a mosaic, this is about
+    tiles_across: int = 0  # tiles beside and below each other in the mosaic that this slice is a part of; 0 for none
+    padding: tuple[int, int] | None = None  # lowest and highest stored value of pixels outside the image
     told: ToldTechnique = field(default_factory=ToldTechnique)
     patient_name: str | None = None  # decoded; the linkage table alone may show it
+
+    @property
+    def rescaled_padding(self) -> tuple[float, float] | None:
+        """Lowest and highest value, after rescale, of pixels outside the image; None when the header names none."""
+        if self.padding is None or self.has_modality_lut:
+            return None
+        slope, intercept = (1.0 if self.slope is None else self.slope), self.intercept or 0.0
+        low, high = sorted(slope * value + intercept for value in self.padding)
+        return low, high
 
     @property
     def has_rescale(self) -> bool:
@@ -188,15 +201,15 @@ def _of_plain(path: Path, plain: PlainFile, size: int) -> DicomHeader:
     return _header(path, plain.values, plain.transfer_syntax, has_lut, plain.pixel_place, missing, told)
 
 
-def read_with_pixels(path: Path) -> pydicom.Dataset:
-    """Return the whole data set of a file; for the decoder.
+def read_with_pixels(path: Path, more: Iterable[str] = ()) -> pydicom.Dataset:
+    """Return what a decoder needs of a file, pixels included, and `more` by keyword.
 
     Raises:
         DicomError: It cannot be parsed, or inflates beyond bounds.
     """
     with open_regular(path) as file, one_error(DicomError, "the DICOM file cannot be parsed", also=DICOM_FAILURES):
         stream, force, _ = data_set_stream(file, IMAGE_INFLATES_TO)
-        data = pydicom.dcmread(stream, force=force, specific_tags=[*TAGS, *PIXEL_TAGS])
+        data = pydicom.dcmread(stream, force=force, specific_tags=[*TAGS, *PIXEL_TAGS, *more])
         if "TransferSyntaxUID" not in data.file_meta:
             data.file_meta.TransferSyntaxUID = _encoding(data)
         return data
@@ -274,7 +287,8 @@ def _pixel_place(
         if inflated:
             return None, False
         _refuse_without("pixel data", values)
-    header_bytes = 8 if implicit else 12
+    has_vr = not implicit and start[4:6].isalpha()  # files were seen that leave it out against their transfer syntax
+    header_bytes = 12 if has_vr else 8
     declared = struct.unpack(f"{order}I", start[header_bytes - 4 : header_bytes])[0]
     if inflated:
         return None, False
@@ -330,7 +344,18 @@ def _header(
         instance=int(values["InstanceNumber"]) if "InstanceNumber" in values else None,
         told=told,
         patient_name=values.get("PatientName"),
+        padding=_padding(values),
     )
+
+
+def _padding(values: Mapping[str, str]) -> tuple[int, int] | None:
+    """Return the stored values from Pixel Padding Value to its Range Limit, signed if the pixels are (C.7.5.1.1.2)."""
+    found = []
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        with contextlib.suppress(ValueError):  # told of, never read by: a damaged one does not matter
+            value = int(values.get(keyword, "")) & 0xFFFF
+            found.append(value - 2**16 if values.get("PixelRepresentation") == "1" and value >= 2**15 else value)
+    return (min(found), max(found)) if found and "PixelPaddingValue" in values else None
 
 
 def _modality(values: Mapping[str, str]) -> str | None:

@@ -23,6 +23,7 @@ ENCAPSULATED = "1.2.840.10008.1.2.4."
 EXPLICIT = frozenset({"1.2.840.10008.1.2.1", "1.2.840.10008.1.2.5"})
 CHARACTER_SETS = {b"": "latin-1", b"ISO_IR 6": "latin-1", b"ISO_IR 100": "latin-1", b"ISO_IR 192": "utf-8"}
 UNDEFINED = 0xFFFFFFFF
+EITHER = b"US or SS"  # as Pixel Representation says; given here as unsigned, whatever it says
 _PIXEL_DATA = 0x7FE00010
 _SYNTAX, _MEDIA_STORAGE_CLASS = 0x00020010, 0x00020002
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -35,7 +36,8 @@ _PADDED = (b" ", b"\0")
 _tag_length = struct.Struct("<HHI").unpack_from
 _tag_vr_length = struct.Struct("<HH2sH").unpack_from
 _length = struct.Struct("<I").unpack_from
-_NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FD": "d", "FL": "f"}
+_NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FD": "d", "FL": "f",
+            EITHER.decode(): "H"}  # fmt: skip
 
 
 class _UnusualError(Exception):
@@ -192,7 +194,7 @@ class _Walk:
                 raise _UnusualError
             return self.after_sequence(value, 1)
         if asked:
-            if vr and vr != asked[1]:
+            if vr and vr != asked[1] and not (asked[1] == EITHER and vr in (b"US", b"SS")):
                 raise _UnusualError
             if asked[1] == b"SQ":
                 found.sequences.update([asked[0]] if length else [])

@@ -2,16 +2,19 @@
 
     data set -> frame bytes, held against bounds -> codec -> stored values -> rescaled float32, (rows, columns)
 
-pydicom decodes big endian and RLE, imagecodecs the JPEG family. A compressed frame says its own size; it is
-compared before the codec may allocate it. Pixel Padding Values stay as they are. Stored values: PS3.5 8.1.1; rescale:
-PS3.3 C.11.1, slice by slice, since PET slices may each carry their own slope (C.8.9.4).
+pydicom decodes big endian, imagecodecs runs and the JPEG family. A compressed frame says its own size; it is
+compared before the codec may allocate it. Pixels that stand for "outside the image" (Pixel Padding Value) stay as they
+are. Stored values: PS3.5 8.1.1; Modality LUT and rescale: PS3.3 C.11.1, slice by slice, since PET slices may each
+carry their own slope (C.8.9.4).
 """
 
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, TypeVar
 
 import imagecodecs
 import numpy as np
@@ -22,11 +25,12 @@ from pydicom.uid import UID
 
 from medmllm.errors import DicomError
 from medmllm.ingest.dicom_header import DICOM_FAILURES, DicomHeader, read_with_pixels
+from medmllm.ingest.dicom_lut import look_up, read_modality_lut
 from medmllm.ingest.opening import one_error, open_regular
 from medmllm.records import FloatArray
 
 Codec = Callable[[bytes], npt.NDArray[Any]]
-FrameCache = dict[Path, list[bytes]]
+Held = TypeVar("Held")
 
 LITTLE_ENDIAN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99")  # the last is deflated
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -45,18 +49,42 @@ CODECS: dict[str, Codec] = {
     "1.2.840.10008.1.2.4.202": imagecodecs.jpeg2k_decode,
     "1.2.840.10008.1.2.4.203": imagecodecs.jpeg2k_decode,
 }
+BITS_ALLOCATED = (8, 16, 32)  # one bit is a mask, not a measured value
+RLE_HEADER_BYTES = 64
 END_OF_IMAGE = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000 alike; some decoders make up what is missing
 END_WITHIN_BYTES = 32  # frames are padded
 TRANSFER_SYNTAXES = frozenset((*LITTLE_ENDIAN, BIG_ENDIAN, RLE, *CODECS))
 
 
-def read_slice(header: DicomHeader, out: FloatArray | None = None, *, frames: FrameCache | None = None) -> FloatArray:
-    """Return the values of one slice after rescale: HU for CT; shape (rows, columns), float32.
+class FileCache:
+    """What was read of the last multi-frame file or mosaic, so that its slices read it once; safe among threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._file: Path | None = None
+        self._held: Any = None
+
+    def hold(self, header: DicomHeader, read: Callable[[DicomHeader], Held]) -> Held:
+        """Return what `read` gives for the file of a slice; a second call for the same file returns it again."""
+        if header.frames == 1 and not header.tiles_across:
+            return read(header)
+        with self._lock:
+            if self._file != header.file:
+                self._held, self._file = read(header), header.file
+            held: Held = self._held
+            return held
+
+
+def read_slice(header: DicomHeader, out: FloatArray | None = None, *, cache: FileCache | None = None) -> FloatArray:
+    """Return the values of one slice after Modality LUT or rescale: HU for CT; shape (rows, columns), float32.
+
+    MONOCHROME1 asks for the lowest values to be shown white: the values are what they are, and are not inverted
+    (PS3.3 C.7.6.3.1.2).
 
     Args:
-        header: The slice, or the frame of a multi-frame object.
+        header: The slice, or the frame of a multi-frame object, or the tile of a mosaic.
         out: Where to put them, shape (rows, columns), float32; None makes a new array.
-        frames: Keeps the compressed frames of a file between calls, so that a multi-frame file is read once.
+        cache: The same for all slices of a stack, so that a file with several is read once.
 
     Raises:
         DicomError: The pixels are damaged, cut short, of another size than the header says, or of an
@@ -64,58 +92,126 @@ def read_slice(header: DicomHeader, out: FloatArray | None = None, *, frames: Fr
     """
     doing = "the pixels of a slice cannot be decoded"
     with one_error(DicomError, doing, code="pixels_unreadable", also=DICOM_FAILURES):
-        stored = _stored_values(_frame(header, {} if frames is None else frames), header)
-        slope = 1.0 if header.slope is None else header.slope
-        intercept = 0.0 if header.intercept is None else header.intercept
-        if not (np.isfinite(slope) and np.isfinite(intercept)):
-            raise DicomError("Rescale Slope or Intercept is not finite", code="bad_rescale")
+        if header.samples != 1 or header.photometric == "PALETTE COLOR":
+            raise DicomError("the image is in colours, not grey values: see read_colour", code="colour")
+        if header.bits_allocated not in BITS_ALLOCATED:
+            raise DicomError(f"{header.bits_allocated} bits are allocated per pixel; 8, 16 and 32 are read",
+                             code="unsupported_bits")  # fmt: skip
+        stored = _stored_slice(header, cache or FileCache())
         if out is None:
             out = np.empty((header.rows, header.columns), dtype=np.float32)
-        if stored.dtype.itemsize > 2:  # 32 bits do not fit into a float32
-            out[...] = stored * np.float64(slope) + np.float64(intercept)
-        elif slope == 1.0:
-            np.add(stored, np.float32(intercept), out=out, dtype=np.float32)
+        if header.has_modality_lut:
+            look_up(read_modality_lut(header), stored, out)
         else:
-            np.multiply(stored, np.float32(slope), out=out, dtype=np.float32)
-            out += np.float32(intercept)
+            _rescale(stored, header, out)
         return out
 
 
-def _frame(header: DicomHeader, frames: FrameCache) -> npt.NDArray[Any]:
+def _rescale(stored: npt.NDArray[Any], header: DicomHeader, out: FloatArray) -> None:
+    slope = 1.0 if header.slope is None else header.slope
+    intercept = 0.0 if header.intercept is None else header.intercept
+    if not (np.isfinite(slope) and np.isfinite(intercept)):
+        raise DicomError("Rescale Slope or Intercept is not finite", code="bad_rescale")
+    if stored.dtype.itemsize > 2:  # 32 bits do not fit into a float32
+        out[...] = stored * np.float64(slope) + np.float64(intercept)
+    elif slope == 1.0:
+        np.add(stored, np.float32(intercept), out=out, dtype=np.float32)
+    else:
+        np.multiply(stored, np.float32(slope), out=out, dtype=np.float32)
+        out += np.float32(intercept)
+
+
+def _stored_slice(header: DicomHeader, cache: FileCache) -> npt.NDArray[Any]:
+    if not header.tiles_across:
+        return _stored_values(_frame(header, cache), header)
+    across, rows, columns = header.tiles_across, header.rows, header.columns
+
+    def whole(tile: DicomHeader) -> npt.NDArray[Any]:
+        mosaic = replace(tile, rows=rows * across, columns=columns * across, frame=0, tiles_across=0)
+        return _stored_values(_frame(mosaic, cache), mosaic)
+
+    down, right = divmod(header.frame, across)
+    mosaic = cache.hold(header, whole)
+    return mosaic[down * rows : (down + 1) * rows, right * columns : (right + 1) * columns]
+
+
+def _frame(header: DicomHeader, cache: FileCache) -> npt.NDArray[Any]:
     """Return the frame as the codec gives it; shape (rows, columns)."""
     size = header.rows, header.columns
-    codec = CODECS.get(header.transfer_syntax)
     if header.transfer_syntax in LITTLE_ENDIAN:
-        return _native(header)
-    if codec is None:
-        data = read_with_pixels(header.file)
-        frame, _ = get_decoder(UID(header.transfer_syntax)).as_array(data, raw=True, index=header.frame)
+        return _native(header, cache)
+    if header.transfer_syntax == BIG_ENDIAN:
+        frame = cache.hold(header, _by_pydicom)[header.frame]
+    elif header.transfer_syntax == RLE:
+        frame = _run_lengths(cache.hold(header, encoded_frames)[header.frame], header)
     else:
-        if header.file not in frames:
-            frames.clear()
-            frames[header.file] = _compressed(header)
-        encoded = frames[header.file][header.frame]
-        said = coded_size(encoded)
-        if said != size:
-            raise DicomError(f"the compressed frame says it has {said} rows and columns, the header says {size}",
-                             code="pixels_unreadable")  # fmt: skip
-        if END_OF_IMAGE not in encoded[-END_WITHIN_BYTES:]:
-            raise DicomError("a compressed frame ends before its end marker: copy the file again",
-                             code="truncated_pixels")  # fmt: skip
-        frame = codec(encoded)
+        frame = decode(cache.hold(header, encoded_frames)[header.frame], header)
     if frame.shape != size or frame.dtype.kind not in "iu":
         raise DicomError(f"decoding gives {frame.dtype} of shape {frame.shape} where the header says {size}",
                          code="pixels_unreadable")  # fmt: skip
     return frame
 
 
-def _native(header: DicomHeader) -> npt.NDArray[Any]:
+def decode(encoded: bytes, header: DicomHeader, codec: Codec | None = None) -> npt.NDArray[Any]:
+    """Return a frame of the JPEG family as its codec gives it, after a look at the size it declares and at its end.
+
+    Args:
+        encoded: One frame.
+        header: Of its file.
+        codec: None for the one of the transfer syntax.
+
+    Raises:
+        DicomError: `pixels_unreadable` for another size than the header's, `truncated_pixels` without an end.
+    """
+    said, size = coded_size(encoded), (header.rows, header.columns)
+    if said != size:
+        raise DicomError(f"the compressed frame says it has {said} rows and columns, the header says {size}",
+                         code="pixels_unreadable")  # fmt: skip
+    if END_OF_IMAGE not in encoded[-END_WITHIN_BYTES:]:
+        raise DicomError("a compressed frame ends before its end marker: copy the file again",
+                         code="truncated_pixels")  # fmt: skip
+    return (codec or CODECS[header.transfer_syntax])(encoded)
+
+
+def _run_lengths(encoded: bytes, header: DicomHeader) -> npt.NDArray[Any]:
+    """Return a run-length encoded frame: one segment per byte of a pixel, the highest first (PS3.5 annex G).
+
+    imagecodecs' decoder of whole frames goes by what the frame says of its segments, and crashed where that was
+    damaged; so the segments are found here.
+    """
+    count, *starts = struct.unpack("<16I", encoded[:RLE_HEADER_BYTES])
+    pixels, pixel_bytes = header.rows * header.columns, header.bits_allocated // 8
+    if count != pixel_bytes:
+        raise DicomError(f"the frame has {count} run-length segments where the header says {pixel_bytes}",
+                         code="pixels_unreadable")  # fmt: skip
+    decoded = np.empty((pixels, pixel_bytes), dtype=np.uint8)
+    for number, (start, end) in enumerate(zip(starts[:count], [*starts[1:count], len(encoded)], strict=True)):
+        held = imagecodecs.packbits_decode(encoded[start:end])
+        if len(held) < pixels:
+            raise DicomError(f"a run-length segment holds {len(held)} bytes of {pixels}: copy the file again",
+                             code="truncated_pixels")  # fmt: skip
+        decoded[:, pixel_bytes - 1 - number] = np.frombuffer(held, dtype=np.uint8, count=pixels)
+    return decoded.view(f"<u{pixel_bytes}").reshape(header.rows, header.columns)
+
+
+def _by_pydicom(header: DicomHeader) -> npt.NDArray[Any]:
+    """Return every frame of a file; shape (frames, rows, columns)."""
+    frames, _ = get_decoder(UID(header.transfer_syntax)).as_array(read_with_pixels(header.file), raw=True)
+    return frames if header.frames > 1 else frames[None]
+
+
+def _inflated(header: DicomHeader) -> bytes:
+    held: bytes = read_with_pixels(header.file).PixelData
+    return held
+
+
+def _native(header: DicomHeader, cache: FileCache) -> npt.NDArray[Any]:
     """Return an uncompressed frame; little endian."""
     kind = np.dtype(f"<u{header.bits_allocated // 8}")
     length = header.rows * header.columns * kind.itemsize
     if header.pixel_place is None:  # deflated
         start = header.frame * length
-        held = memoryview(read_with_pixels(header.file).PixelData)[start : start + length]
+        held = memoryview(cache.hold(header, _inflated))[start : start + length]
     else:
         with open_regular(header.file) as file:
             held = memoryview(os.pread(file.fileno(), length, header.pixel_place + header.frame * length))
@@ -125,8 +221,8 @@ def _native(header: DicomHeader) -> npt.NDArray[Any]:
     return np.frombuffer(held, dtype=kind).reshape(header.rows, header.columns)
 
 
-def _compressed(header: DicomHeader) -> list[bytes]:
-    """Return every compressed frame of a file."""
+def encoded_frames(header: DicomHeader) -> list[bytes]:
+    """Return every compressed frame of the file that a header is about."""
     if header.pixel_place is None:
         data = read_with_pixels(header.file)
         return list(generate_frames(data.PixelData, number_of_frames=header.frames))
@@ -151,9 +247,10 @@ def _stored_values(frame: npt.NDArray[Any], header: DicomHeader) -> npt.NDArray[
         raise DicomError(f"decoding gives {width} bits where the header says {stored}", code="pixels_unreadable")
     unsigned = unsigned.astype(unsigned.dtype.newbyteorder("="), copy=False)
     if header.signed:  # up to the top, and down again with the sign
-        raised = np.left_shift(unsigned, width - stored - shift)
-        values: npt.NDArray[Any] = np.right_shift(raised.view(f"i{frame.dtype.itemsize}"), width - stored)
-        return values
+        if width > stored + shift:
+            unsigned = np.left_shift(unsigned, width - stored - shift)
+        values: npt.NDArray[Any] = unsigned.view(f"i{frame.dtype.itemsize}")
+        return np.right_shift(values, width - stored) if width > stored else values
     if shift:
         unsigned = np.right_shift(unsigned, shift)
     if stored < width:

@@ -18,6 +18,7 @@ import numpy as np
 from medmllm.errors import DicomError, GeometryError
 from medmllm.geometry import (
     SAME_DIRECTION,
+    UNEVEN_GAPS,
     same_orientation,
     shear_deg,
     slice_normal,
@@ -26,7 +27,8 @@ from medmllm.geometry import (
     stack_affine,
 )
 from medmllm.ingest.dicom_header import APART, DicomHeader
-from medmllm.ingest.dicom_pixels import TRANSFER_SYNTAXES
+from medmllm.ingest.dicom_pixels import BITS_ALLOCATED, TRANSFER_SYNTAXES
+from medmllm.ingest.dicom_regrid import Evening, Regrid, Upright, even_out, upright_grid
 from medmllm.records import FloatArray
 
 LARGEST_VOXELS = 2**30  # 4 GiB as float32
@@ -35,6 +37,8 @@ NO_TILT_DEG = 0.5  # positions are rounded: less is not a tilted gantry
 SAME_PLACE_MM = 1e-3
 LONE_SLICE_MM = 1.0  # depth of a slice without a neighbour whose header states none: it has to be something
 DICOM_ROOT = "1.2.840.10008."
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7."  # with its multi-frame kinds
+MOSAICS = frozenset({"MOSAIC", "VFRAME"})  # the latter is United Imaging's, whose private header is not read
 LOCALIZERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM"})
 
 
@@ -42,10 +46,12 @@ LOCALIZERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM"})
 class Stack:
     """Slices in order, and the grid they make."""
 
-    slices: tuple[DicomHeader, ...] = field(repr=False)  # along the normal
+    slices: tuple[DicomHeader, ...] = field(repr=False)  # as measured, along the normal
     shape: tuple[int, int, int]  # (x, y, z): columns, rows, slices
     affine: FloatArray  # (4, 4), voxel index -> RAS+ mm
     warnings: tuple[tuple[str, str], ...]  # (code, reason)
+    evening: Evening | None = None  # how slices at uneven gaps become those of the grid, on request
+    upright: Upright | None = None  # how sheared slices become those of the grid, on request
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -53,19 +59,71 @@ class Stack:
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
+    @property
+    def padding(self) -> tuple[float, float] | None:
+        """Lowest and highest value of voxels outside the image, where all slices name the same; None else."""
+        named = {header.rescaled_padding for header in self.slices}
+        return named.pop() if len(named) == 1 else None
 
-def arrange(headers: Sequence[DicomHeader]) -> Stack:
+
+def arrange(headers: Sequence[DicomHeader], *, regrid: Regrid = "never") -> Stack:
     """Return the one regular grid that these slices make.
+
+    Args:
+        headers: In any order.
+        regrid: Which stacks to bring onto an upright, regular grid by interpolation; a warning says so.
 
     Raises:
         DicomError: An image is not of a kind that stacks: multi-frame, mosaic, localizer, colour, cut short,
             without spacing or position, of another size or orientation than the others ...
-        GeometryError: The slices are not regular; see `slice_gap` and `slice_step`.
+        GeometryError: The slices are not regular; see `slice_gap`, `slice_step` and `even_out`.
     """
     for header in headers:
         _refuse_slice(header)
-    first = headers[0]
+    _refuse_mixture(headers)
+    normal = slice_normal(np.array(headers[0].orientation))
     positions = np.array([header.position for header in headers], dtype=np.float64)
+    order = slice_order(positions, normal)
+    slices = tuple(headers[index] for index in order)
+    start = slices[0]
+    _refuse_large(start, len(slices))
+    step, evening = _step(slices, positions[order], normal, regrid)
+    shape = (start.columns, start.rows, len(slices) if evening is None else len(evening.below))
+    assert start.pixel_spacing_mm is not None  # for the type checker: refused above
+    affine = stack_affine(np.array(start.orientation), start.pixel_spacing_mm, positions[order[0]], step)
+    shear = shear_deg(step, normal)
+    upright = upright_grid(shape, affine) if regrid != "never" and shear > NO_TILT_DEG else None
+    if upright is not None:
+        shape, affine = upright.shape, upright.affine
+    warnings = (*_shape_warnings(slices, shear, evening, upright), *_remarks(slices))
+    _refuse_large(start, math.ceil(math.prod(shape) / (start.columns * start.rows)))
+    return Stack(slices, shape, affine, warnings, evening, upright)
+
+
+def _step(
+    slices: Sequence[DicomHeader], positions: FloatArray, normal: FloatArray, regrid: Regrid
+) -> tuple[FloatArray, Evening | None]:
+    """Return the step from slice to slice, and what makes it the same everywhere where it is not and may be made so."""
+    if len(slices) == 1:
+        return _lone_step(slices[0], normal), None
+    try:
+        return slice_step(positions, normal), None
+    except GeometryError as error:
+        if regrid != "uneven" or error.code not in UNEVEN_GAPS:
+            raise
+    evening = even_out(positions, normal)
+    return evening.step, evening
+
+
+def _refuse_large(header: DicomHeader, slices: int) -> None:
+    shape = header.columns, header.rows, slices
+    if math.prod(shape) > LARGEST_VOXELS:
+        raise DicomError(f"the series declares shape {shape}; at most {LARGEST_VOXELS:,} voxels are read",
+                         code="too_large")  # fmt: skip
+
+
+def _refuse_mixture(headers: Sequence[DicomHeader]) -> None:
+    """Raise for slices that do not lie on one grid, whatever their order."""
     orientations = np.array([header.orientation for header in headers], dtype=np.float64)
     spacings = np.array([header.pixel_spacing_mm for header in headers], dtype=np.float64)
     if len({(header.rows, header.columns) for header in headers}) > 1:
@@ -76,18 +134,6 @@ def arrange(headers: Sequence[DicomHeader]) -> Stack:
         raise DicomError("slices of different Pixel Spacing share this series", code="mixed_spacing")
     if len({header.frame_of_reference_uid for header in headers} - {None}) > 1:
         raise DicomError("slices of different frames of reference share this series", code="mixed_frames_of_reference")
-    normal = slice_normal(orientations[0])
-    shape = (first.columns, first.rows, len(headers))
-    if math.prod(shape) > LARGEST_VOXELS:
-        raise DicomError(f"the series declares shape {shape}; at most {LARGEST_VOXELS:,} voxels are read",
-                         code="too_large")  # fmt: skip
-    step = _lone_step(first, normal) if len(headers) == 1 else slice_step(positions, normal)
-    order = slice_order(positions, normal)
-    slices = tuple(headers[index] for index in order)
-    start = slices[0]
-    assert start.pixel_spacing_mm is not None  # for the type checker: refused above
-    affine = stack_affine(orientations[order[0]], start.pixel_spacing_mm, positions[order[0]], step)
-    return Stack(slices, shape, affine, _warnings(slices, shear_deg(step, normal)))
 
 
 def _lone_step(header: DicomHeader, normal: FloatArray) -> FloatArray:
@@ -95,19 +141,44 @@ def _lone_step(header: DicomHeader, normal: FloatArray) -> FloatArray:
     return (header.thickness_mm or LONE_SLICE_MM) * normal
 
 
-def _warnings(slices: Sequence[DicomHeader], shear: float) -> tuple[tuple[str, str], ...]:
+def _shape_warnings(
+    slices: Sequence[DicomHeader], shear: float, evening: Evening | None, upright: Upright | None
+) -> list[tuple[str, str]]:
+    """Return (code, reason) of what is out of the ordinary in where the slices lie."""
     found = []
     if len(slices) == 1:
         said = "what the header says" if slices[0].thickness_mm else f"unknown, and was set to {LONE_SLICE_MM:g} mm"
         found.append(("single_slice", f"one slice without a neighbour: its depth is {said}"))
-    if shear > NO_TILT_DEG:
+    if evening is not None:
+        reason = (f"{evening.interpolated} of {len(evening.below)} slices were interpolated between their neighbours, "
+                  f"as was asked for: the {len(slices)} slices of the series lie at uneven gaps")  # fmt: skip
+        found.append(("slices_interpolated", reason))
+    if upright is not None:
+        reason = (f"the slices are sheared by {shear:.1f} degrees (tilted gantry), and were brought onto an upright "
+                  "grid by interpolation, as was asked for")  # fmt: skip
+        found.append(("straightened", reason))
+    elif shear > NO_TILT_DEG:
         reason = f"the slices are sheared by {shear:.1f} degrees (tilted gantry); the affine holds the shear"
         found.append(("gantry_tilt", reason))
-    bare = sum(not header.has_rescale for header in slices)
-    if bare and slices[0].modality == "CT":
-        reason = f"{bare} of {len(slices)} CT slices have no Rescale Slope and Intercept: values may not be HU"
-        found.append(("no_rescale", reason))
-    return tuple(found)
+    return found
+
+
+def _remarks(slices: Sequence[DicomHeader]) -> list[tuple[str, str]]:
+    """Return (code, reason) of what some of the slices say that a reader of their values should know."""
+    count = len(slices)
+    known = sum(header.has_rescale or header.has_modality_lut for header in slices)
+    bare = count - known if slices[0].modality == "CT" else 0
+    inverted = sum(header.photometric == "MONOCHROME1" for header in slices)
+    doubled = sum(header.has_modality_lut and header.slope is not None for header in slices)
+    nowhere = sum(header.frame_of_reference_uid is None for header in slices)
+    remarks = (
+        ("no_rescale", bare, "of a CT have no Rescale Slope and Intercept: values may not be HU"),
+        ("monochrome1", inverted, "ask to be shown with their lowest values white (MONOCHROME1): values are kept"),
+        ("lut_and_rescale", doubled, "have a Modality LUT and a rescale, of which only the table was applied"),
+        ("no_frame_of_reference", nowhere, "name no frame of reference: whether other series lie in the same space "
+         "is unknown"),
+    )  # fmt: skip
+    return [(code, f"{many} of {count} slices {reason}") for code, many, reason in remarks if many]
 
 
 def _refuse_slice(header: DicomHeader) -> None:
@@ -120,13 +191,14 @@ def _refuse_slice(header: DicomHeader) -> None:
     refusals = (
         ("multi_frame", header.frames > 1 and not header.placed,
          f"the {header.frames} frames of the object have no place in the patient: it is a film, or was cut short"),
-        ("mosaic", "MOSAIC" in kind, "the image is a mosaic that tiles all slices: convert it first"),
+        ("mosaic", not MOSAICS.isdisjoint(kind), "the image is a mosaic that tiles all slices, and the Siemens CSA "
+         "header that tells their number and direction is missing or contradicts it: export or convert it again"),
         ("localizer", not LOCALIZERS.isdisjoint(kind), "the image is a localizer, not part of a volume"),
         ("colour", header.samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2"),
          "the image is in colours or its Photometric Interpretation is missing: not grey values"),
-        ("monochrome1", header.photometric == "MONOCHROME1", "grey values are inverted (MONOCHROME1)"),
-        ("modality_lut", header.has_modality_lut, "values go through a lookup table, which is not applied yet"),
-        ("unsupported_bits", header.bits_allocated not in (8, 16, 32),
+        ("secondary_capture", f"{header.sop_class_uid}.".startswith(SECONDARY_CAPTURE) and header.position is None,
+         "the image is a secondary capture (a screen shot, a scanned page): it has no place in the patient"),
+        ("unsupported_bits", header.bits_allocated not in BITS_ALLOCATED,
          f"{header.bits_allocated} bits are allocated per pixel; 8, 16 and 32 are read"),
         ("no_pixel_spacing", header.pixel_spacing_mm is None, "Pixel Spacing (0028,0030) is missing or not positive"),
         ("no_position", header.position is None or header.orientation is None,

@@ -16,7 +16,9 @@ from typing import Literal
 
 from medmllm.csv_tables import FileRow, LinkageRow, ProblemRow
 from medmllm.errors import IngestError, LabelError, MedmllmError, MisuseError
+from medmllm.geometry import UNEVEN_GAPS
 from medmllm.ingest import dicom, nifti
+from medmllm.ingest.dicom_regrid import Regrid
 from medmllm.ingest.draft import FolderMap, Remark, SeriesDraft, StudyDraft
 from medmllm.ingest.file_store import Fate, FileStore, StoredFile
 from medmllm.ingest.grouping import add_series, draft_studies, find_copies, home_of
@@ -234,18 +236,23 @@ def _fate(study: Study, series: Sequence[SeriesReference]) -> Fate:
     )
 
 
-def read_volume(series: SeriesReference) -> Volume:
+def read_volume(series: SeriesReference, *, regrid: Regrid = "never") -> Volume:
     """Read the voxels of one series.
+
+    Args:
+        series: Of an index.
+        regrid: Which DICOM stacks to bring onto an upright, regular grid; "uneven" also reads series that were
+            refused for their gaps.
 
     Raises:
         IngestError: The series was refused by its headers, or its files are damaged; holds the series key.
         GeometryError: The slices are not one regular grid.
     """
     try:
-        if series.refusal:
+        if series.refusal and not (regrid == "uneven" and series.refusal.code in UNEVEN_GAPS):
             raise IngestError(series.refusal.reason, code=series.refusal.code, retryable=series.refusal.retryable)
         if series.kind == "dicom":
-            return dicom.read_series(series.files, series.frames)
+            return dicom.read_series(series.files, series.frames, regrid=regrid)
         return nifti.read_volume(series.files[0], number=(*series.frames, 0)[0], modality=series.modality)
     except MedmllmError as error:
         error.add_note(f"(in series {series.series_key})")

@@ -14,6 +14,7 @@ from typing import Literal
 
 from medmllm.documents import Channel, ImageSettings, Preference
 from medmllm.errors import ContractError
+from medmllm.geometry import UNEVEN_GAPS
 from medmllm.preprocessing.channel_rules import SAME_MM, mismatches, slice_count, wanted
 from medmllm.records import Refusal, SeriesReference, Study
 
@@ -87,14 +88,21 @@ def choose_series(study: Study, settings: ImageSettings) -> dict[str, SeriesRefe
 
 def select_series(study: Study, settings: ImageSettings) -> StudySelection:
     """Return what becomes of every series of a study for every channel; what cannot be decided is a refusal in it."""
-    channels = [_select(study, name, channel) for name, channel in settings.channels.items()]
+    channels = [_select(study, name, settings) for name in settings.channels]
     return StudySelection(study.study_key, _one_channel_each(channels), has_note=bool(study.notes))
 
 
-def _select(study: Study, name: str, channel: Channel) -> ChannelSelection:
+def _is_mended(series: SeriesReference, settings: ImageSettings) -> bool:
+    """Say whether a series that was refused for its gaps will be read after all, because the settings ask for it."""
+    return settings.regrid == "uneven" and series.refusal is not None and series.refusal.code in UNEVEN_GAPS
+
+
+def _select(study: Study, name: str, settings: ImageSettings) -> ChannelSelection:
+    channel = settings.channels[name]
     why = {series.series_key: "; ".join(mismatches(series, channel)) for series in study.series}
     fitting = [series for series in study.series if not why[series.series_key]]
-    preferred = _prefer([series for series in fitting if series.refusal is None], channel.prefer)
+    usable = [series for series in fitting if series.refusal is None or _is_mended(series, settings)]
+    preferred = _prefer(usable, channel.prefer)
     why |= preferred.lost
     left = preferred.left
     chosen, refusal = left[0] if len(left) == 1 else None, None

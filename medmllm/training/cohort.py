@@ -81,7 +81,8 @@ def read_parts(study: Study, contract: PreprocessingContract) -> StudyParts:
         MedmllmError: A required channel has no series, several fit, or one cannot be read.
     """
     series = {} if contract.image is None else choose_series(study, contract.image)
-    volumes = {name: read_volume(reference) for name, reference in series.items()}
+    regrid = contract.image.regrid if contract.image else "never"
+    volumes = {name: read_volume(reference, regrid=regrid) for name, reference in series.items()}
     return StudyParts(series, volumes, read_study_note(study) if contract.text is not None else None)
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from medmllm.errors import DicomError, GeometryError
@@ -54,6 +55,32 @@ def test_pixels_that_cannot_be_decoded_name_their_slice_not_their_file(tmp_path:
         read_series(files_of(tmp_path))
     assert refusal.value.reason.endswith("(slice 2 of 4)")
     assert "dcm" not in refusal.value.reason
+
+
+def test_of_several_damaged_slices_the_first_is_named_whichever_fails_first(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path, a_volume((6, 5, 30)))
+    edit_dicom(tmp_path, only=[7, 8, 21, 29], BitsStored=99)
+    for _ in range(5):
+        with pytest.raises(DicomError, match=r"\(slice 7 of 30\)"):
+            read_series(files_of(tmp_path))
+
+
+def test_pixels_outside_the_image_keep_their_values_and_are_named(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path)
+    outside = np.full((5, 6), -2000, dtype="<i2")
+    outside[2, 3] = 40
+    edit_dicom(
+        tmp_path, PixelData=outside.tobytes(), PixelRepresentation=1, BitsStored=16, HighBit=15, RescaleSlope=1,
+        RescaleIntercept=-1024,
+    )  # fmt: skip
+    for file in files_of(tmp_path):
+        data = pydicom.dcmread(file)
+        data.add_new("PixelPaddingValue", "SS", -2000)
+        data.save_as(file)
+    volume = read_series(files_of(tmp_path))
+    assert volume.padding == (-3024.0, -3024.0)
+    assert volume.voxels[3, 2].tolist() == [-984.0] * 4
+    assert np.count_nonzero(volume.voxels == -3024.0) == 29 * 4
 
 
 def test_no_files_are_no_series() -> None:

@@ -3,14 +3,24 @@
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import EnhancedMRImageStorage
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    EnhancedMRImageStorage,
+    ExplicitVRBigEndian,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from medmllm.errors import DicomError, MedmllmError
+from medmllm.ingest import dicom_pixels
+from medmllm.ingest.dicom import read_series
 from medmllm.ingest.dicom_frames import frames_of
 from medmllm.ingest.dicom_header import read_header
 from medmllm.ingest.judged import load
@@ -176,3 +186,70 @@ def test_an_agent_of_the_whole_object_holds_for_frames_that_do_not_deny_it(enhan
     data.ContrastBolusAgentSequence = Sequence([Dataset()])
     data.save_as(enhanced)
     assert [frame.told.contrast for frame in frames_of(read_header(enhanced))][:2] == [False, True]
+
+
+def encoded(file: Path, syntax: str) -> Path:
+    """Write the object in another transfer syntax."""
+    data = pydicom.dcmread(file)
+    values = data.pixel_array
+    assert list(data.iterall())  # decoded, so that they are encoded anew
+    data.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+    if syntax == RLELossless:
+        data.compress(RLELossless, values)
+        data.save_as(file)
+    elif syntax == JPEGLSLossless:
+        data.PixelData = encapsulate([imagecodecs.jpegls_encode(frame) for frame in values])
+        data["PixelData"].VR = "OB"
+        data["PixelData"].is_undefined_length = True
+        data.save_as(file)
+    else:
+        data.PixelData = values.astype(">u2" if syntax == ExplicitVRBigEndian else "<u2").tobytes()
+        little = syntax != ExplicitVRBigEndian
+        pydicom.dcmwrite(file, data, implicit_vr=False, little_endian=little, force_encoding=True)
+    return file
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, RLELossless, JPEGLSLossless])
+def test_frames_are_the_same_in_every_encoding_and_their_file_is_read_once(
+    enhanced: Path, syntax: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echoes = [0, 2, 4]
+    wanted = read_series([enhanced] * SLICES, echoes)
+    encoded(enhanced, syntax)
+    reads = []
+    for name in ("read_with_pixels", "encoded_frames"):
+        real = getattr(dicom_pixels, name)
+        monkeypatch.setattr(dicom_pixels, name, lambda given, real=real: (reads.append(given), real(given))[1])
+    found = read_series([enhanced] * SLICES, echoes)
+    assert np.array_equal(found.voxels, wanted.voxels)
+    assert found.affine == pytest.approx(wanted.affine)
+    assert len(reads) == 1
+
+
+def test_an_object_of_one_frame_is_placed_by_its_functional_groups(enhanced: Path) -> None:
+    data = pydicom.dcmread(enhanced)
+    data.NumberOfFrames = 1
+    data.PixelData = data.PixelData[:60]
+    data.PerFrameFunctionalGroupsSequence = data.PerFrameFunctionalGroupsSequence[:1]
+    data.save_as(enhanced)
+    (frame,) = frames_of(read_header(enhanced))
+    assert frame.placed
+    assert frame.position == (-4.0, 8.0, 40.0)
+    assert frame.pixel_spacing_mm == (3.0, 2.0)
+    assert read_series([enhanced]).affine[:3, 3].tolist() == [4.0, -8.0, 40.0]
+
+
+def test_a_mosaic_that_the_scanner_cut_into_frames_is_read_though_it_is_still_called_one(enhanced: Path) -> None:
+    changed(enhanced, ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
+    assert read_series([enhanced] * SLICES, [0, 2, 4]).voxels.shape == (6, 5, SLICES)
+
+
+def test_frames_that_are_mosaics_themselves_are_refused(enhanced: Path) -> None:
+    data = pydicom.dcmread(enhanced)
+    data.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+    for groups in data.PerFrameFunctionalGroupsSequence:
+        groups.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 0]
+    data.save_as(enhanced)
+    with pytest.raises(DicomError) as refusal:
+        read_series([enhanced], [0])
+    assert refusal.value.code == "mosaic"

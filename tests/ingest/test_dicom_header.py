@@ -5,13 +5,20 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import DeflatedExplicitVRLittleEndian, EncapsulatedPDFStorage, ExplicitVRBigEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    EncapsulatedPDFStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from medmllm.errors import DicomError, IngestError
 from medmllm.ingest import dicom_header
@@ -248,3 +255,54 @@ def test_odd_values_are_neither_logged_nor_warned_of(file: Path) -> None:
 )
 def test_a_file_without_mark_is_dicom_only_if_it_starts_with_a_plausible_element(start: str, dicom: bool) -> None:
     assert looks_like_dicom(bytes.fromhex(start)) is dicom
+
+
+@pytest.mark.parametrize(
+    ("elements", "padding"),
+    [
+        ({"PixelPaddingValue": -2000, "PixelRepresentation": 1}, (-2000, -2000)),
+        ({"PixelPaddingValue": 63536, "PixelRepresentation": 0}, (63536, 63536)),
+        ({"PixelPaddingValue": 63536, "PixelRepresentation": 1}, (-2000, -2000)),
+        ({"PixelPaddingValue": 7, "PixelPaddingRangeLimit": -3, "PixelRepresentation": 1}, (-3, 7)),
+        ({"PixelPaddingRangeLimit": -3, "PixelRepresentation": 1}, None),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_values_of_pixels_outside_the_image_are_signed_as_the_pixels_are(
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    elements: Mapping[str, int],
+    padding: tuple[int, int] | None,
+    implicit: bool,
+    quick: bool,
+) -> None:
+    if not quick:
+        monkeypatch.setattr(dicom_header, "walk", lambda number, wanted: None)
+    data = pydicom.dcmread(file)
+    data.PixelRepresentation = elements.get("PixelRepresentation", 1)
+    for keyword, value in elements.items():
+        data.add_new(keyword, "SS" if value < 0 else "US", value)  # whatever Pixel Representation says
+    assert list(data.iterall())
+    data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    pydicom.dcmwrite(file, data, implicit_vr=implicit, little_endian=True, force_encoding=True)
+    assert read_header(file).padding == padding
+
+
+def test_padding_that_is_no_number_is_no_padding(file: Path) -> None:
+    data = pydicom.dcmread(file)
+    data.add_new("PixelPaddingValue", "OW", b"\1\2\3\4")
+    data.save_as(file)
+    assert read_header(file).padding is None
+
+
+def test_pixel_data_without_a_vr_in_an_explicit_file_are_found(file: Path) -> None:
+    plain = file.read_bytes()
+    place = plain.rindex(b"\xe0\x7f\x10\0OW")
+    bare = plain[: place + 4] + plain[place + 8 :]
+    odd = bytearray(bare)
+    rows = odd.index(b"\x28\0\x10\0US\2\0")
+    odd[rows + 4 : rows + 8] = b"\2\0\0\0"  # this one too, so that the quick walk leaves it to pydicom
+    file.write_bytes(bytes(odd))
+    assert read_header(file).pixel_place == place + 8

@@ -129,6 +129,22 @@ def test_what_is_out_of_the_ordinary_is_left_to_pydicom(file: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("vr", "value", "text"), [("SS", -2000, "63536"), ("US", 63536, "63536"), ("OW", b"\x30\xf8", None)]
+)
+def test_a_value_of_either_sign_is_walked_as_an_unsigned_one(
+    file: Path, vr: str, value: object, text: str | None
+) -> None:
+    data = pydicom.dcmread(file)
+    data.add_new("PixelPaddingValue", vr, value)
+    data.save_as(file)
+    with file.open("rb") as stream:
+        found = walk(stream.fileno(), compile_keywords(("PixelPaddingValue",)))
+    assert (found and found.values["PixelPaddingValue"]) == text
+    quick, thorough = both(file)
+    assert quick == thorough
+
+
+@pytest.mark.parametrize(
     ("character_set", "patient", "quick"),
     [
         (None, "MÜLLER", True),

@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
 
 from medmllm.errors import DicomError, IngestError
@@ -199,6 +199,30 @@ def test_a_frame_of_colours_behind_a_grey_header_is_refused(file: Path) -> None:
 def test_noise_instead_of_a_frame_is_refused(file: Path) -> None:
     encapsulated(file, "1.2.840.10008.1.2.4.90", bytes(64))
     assert code_of(file) == "pixels_unreadable"
+
+
+@pytest.mark.parametrize("bits", [1, 12, 64])
+def test_pixels_of_other_widths_are_refused(file: Path, bits: int) -> None:
+    edit_dicom(file.parent, only=[0], BitsAllocated=bits, BitsStored=1, HighBit=0, PixelData=bytes(240))
+    assert code_of(file) == "unsupported_bits"
+
+
+def test_run_lengths_that_lack_a_segment_or_its_end_are_refused(file: Path) -> None:
+    data = pydicom.dcmread(file)
+    data.compress(RLELossless, STORED)
+    whole = next(generate_frames(data.PixelData, number_of_frames=1))
+    encapsulated(file, RLELossless, whole[:40])  # not even its own header
+    assert code_of(file) == "pixels_unreadable"
+    encapsulated(file, RLELossless, whole)
+    edit_dicom(file.parent, only=[0], Rows=6)  # its segments hold five
+    assert code_of(file) == "truncated_pixels"
+    edit_dicom(file.parent, only=[0], Rows=5, BitsAllocated=8, BitsStored=8, HighBit=7)  # two segments, one byte
+    assert code_of(file) == "pixels_unreadable"
+
+
+def test_inverted_grey_values_are_what_they_are(file: Path) -> None:
+    edit_dicom(file.parent, only=[0], PhotometricInterpretation="MONOCHROME1")
+    assert (read_slice(read_header(file)) + 1024).tolist() == STORED.tolist()
 
 
 @pytest.mark.parametrize(

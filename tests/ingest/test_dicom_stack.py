@@ -73,16 +73,43 @@ def test_an_unknown_frame_of_reference_agrees_with_any() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ({"photometric": "MONOCHROME1"}, "monochrome1", "1 of 2 slices"),
+        ({"has_modality_lut": True}, "lut_and_rescale", "1 of 2 slices"),
+        ({"frame_of_reference_uid": None}, "no_frame_of_reference", "1 of 2 slices"),
+    ],
+)
+def test_what_a_reader_of_the_values_should_know_is_remarked(changes: dict[str, Any], code: str, said: str) -> None:
+    ((found, reason),) = arrange([a_slice(0.0), a_slice(2.0, **changes)]).warnings
+    assert found == code
+    assert said in reason
+
+
+def test_values_outside_the_image_are_named_where_all_slices_name_the_same() -> None:
+    outside = {"slope": 2.0, "intercept": -1000.0, "padding": (-2000, -1990)}
+    assert arrange([a_slice(0.0, **outside), a_slice(2.0, **outside)]).padding == (-5000.0, -4980.0)
+    assert arrange([a_slice(0.0, **outside), a_slice(2.0)]).padding is None
+    assert arrange([a_slice(0.0), a_slice(2.0)]).padding is None
+    falling = a_slice(slope=-1.0, padding=(0, 5))
+    assert falling.rescaled_padding == (-5.0, 0.0)
+    assert replace(falling, has_modality_lut=True).rescaled_padding is None
+
+
+@pytest.mark.parametrize(
     ("changes", "code"),
     [
         ({"frames": 2}, "multi_frame"),
         ({"image_type": ("ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC")}, "mosaic"),
         ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, "localizer"),
         ({"samples": 3, "photometric": "RGB"}, "colour"),
+        ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.7", "position": None}, "secondary_capture"),
+        ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.77.1.4", "position": None}, "no_position"),  # a photograph
+        ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.7.2", "position": None}, "secondary_capture"),
+        ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.7", "position": None, "samples": 3}, "colour"),
         ({"photometric": "PALETTE COLOR"}, "colour"),
         ({"photometric": ""}, "colour"),
-        ({"photometric": "MONOCHROME1"}, "monochrome1"),
-        ({"has_modality_lut": True}, "modality_lut"),
+        ({"image_type": ("ORIGINAL", "PRIMARY", "VFRAME")}, "mosaic"),
         ({"bits_allocated": 1}, "unsupported_bits"),
         ({"pixel_spacing_mm": None}, "no_pixel_spacing"),
         ({"position": None}, "no_position"),
@@ -100,6 +127,11 @@ def test_an_unknown_frame_of_reference_agrees_with_any() -> None:
 )
 def test_one_odd_slice_refuses_the_series_with_its_own_code(changes: dict[str, Any], code: str) -> None:
     assert code_of([a_slice(0.0), a_slice(2.0), a_slice(**({"position": (-4.0, 8.0, 4.0)} | changes))]) == code
+
+
+def test_secondary_captures_that_have_a_place_stack_like_any_other() -> None:
+    slices = [a_slice(z, sop_class_uid="1.2.840.10008.5.1.4.1.1.7") for z in (0.0, 2.0)]
+    assert arrange(slices).shape == (6, 5, 2)
 
 
 @pytest.mark.parametrize(("thickness", "depth", "said"), [(5.5, 5.5, "what the header says"), (None, 1.0, "unknown")])

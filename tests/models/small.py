@@ -16,6 +16,7 @@ IMAGE = ImageSettings(
     spacing_mm=(4.0, 4.0, 4.0),
     size=SIZE,
     intensity="zscore",
+    regrid="never",
     window=(0.0, 1.0),
     channels={"ct": Channel(), "pet": Channel()},
 )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from medmllm.csv_tables import LedgerRow, PredictionRow, ProblemRow, read_table
+from medmllm.ingest.dicom_regrid import Regrid
 from medmllm.ingest.keys import Keyring
 from medmllm.models.classifier import StudyClassifier
 from medmllm.records import SeriesReference, Volume
@@ -247,10 +248,10 @@ def test_an_unforeseen_error_costs_its_study_alone_and_its_message_is_kept_back(
     victim = KEYRING.study("next-case-001-0")
     image = folder / "next-case-001-0" / "image.nii.gz"
 
-    def read(reference: SeriesReference) -> Volume:
+    def read(reference: SeriesReference, *, regrid: Regrid) -> Volume:
         if image in reference.files:
             raise ZeroDivisionError("patient Huber")
-        return READ_VOLUME(reference)
+        return READ_VOLUME(reference, regrid=regrid)
 
     monkeypatch.setattr(cohort, "read_volume", read)
     outcome = score(folder, nifti_run.run / "model", tmp_path / "out")

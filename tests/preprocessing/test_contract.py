@@ -12,6 +12,7 @@ IMAGE = ImageSettings(
     spacing_mm=(2.0, 3.0, 4.0),
     size=(6, 5, 4),
     intensity="window",
+    regrid="never",
     window=(-1000.0, 400.0),
     channels={"ct": Channel(modality="CT", required=True), "pet": Channel(modality="PT")},
 )

@@ -20,6 +20,7 @@ def settings(**changes: object) -> ImageSettings:
         "spacing_mm": (2.0, 2.5, 3.0),
         "size": (9, 8, 7),
         "intensity": "window",
+        "regrid": "never",
         "window": (-2000.0, 2000.0),
         "channels": {"ct": Channel(), "pet": Channel()},
     }

@@ -13,6 +13,7 @@ IMAGE = ImageSettings(
     spacing_mm=(2.0, 3.0, 4.0),
     size=(6, 5, 4),
     intensity="window",
+    regrid="never",
     window=(-1000.0, 400.0),
     channels={"ct": Channel(modality="CT", required=True), "pet": Channel(modality="PT")},
 )
@@ -56,6 +57,16 @@ def test_one_series_for_two_channels_is_refused_rather_than_read_twice() -> None
 def test_an_unreadable_series_beside_a_readable_one_makes_nothing_ambiguous() -> None:
     chosen = choose_series(study(series(1, refused="slice 3 is missing"), series(2)), IMAGE)
     assert chosen["ct"].series_key == "se-" + "2".zfill(16)
+
+
+def test_a_series_refused_for_its_gaps_is_taken_where_the_settings_mend_gaps() -> None:
+    gaps = study(series(1, refused="1 slice is missing"))
+    mending = IMAGE.model_copy(update={"regrid": "uneven"})
+    assert choose_series(gaps, mending)["ct"].series_key == "se-" + "1".zfill(16)
+    cut = study(replace(series(1), refusal=Refusal("index", "truncated_pixels", "cut short")))
+    for unreadable, chosen_by in ((gaps, IMAGE.model_copy(update={"regrid": "tilted"})), (cut, mending)):
+        with pytest.raises(ContractError, match="cannot be read"):
+            choose_series(unreadable, chosen_by)
 
 
 def test_a_missing_required_channel_is_refused_with_what_was_wanted_and_what_is_there() -> None:

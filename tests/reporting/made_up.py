@@ -7,7 +7,7 @@ SUPERIOR corner, stored in any orientation asked for.
 import nibabel as nib
 import numpy as np
 
-from medmllm import documents, records
+from medmllm import documents, records, result_documents
 from medmllm.config import TrainConfig, load_config
 from medmllm.csv_tables import LedgerRow, PredictionRow
 
@@ -63,9 +63,9 @@ def note() -> records.Note:
     )
 
 
-def word(text: str, attribution: float, section: str) -> documents.WordDocument:
+def word(text: str, attribution: float, section: str) -> result_documents.WordDocument:
     start = NOTE_TEXT.index(text)
-    return documents.WordDocument(start=start, end=start + len(text), section=section, attribution=attribution)
+    return result_documents.WordDocument(start=start, end=start + len(text), section=section, attribution=attribution)
 
 
 WORDS = (
@@ -107,6 +107,7 @@ def card(*, synthetic: bool = False, text: bool = True, kind: str = "binary") ->
     image = packaged.image.model_copy(
         update={
             "intensity": "window",
+            "regrid": "never",
             "window": (-1000.0, 1000.0),
             "channels": {"ct": documents.Channel(modality="CT"), "pet": documents.Channel(modality="PT")},
         }
@@ -144,7 +145,7 @@ def card(*, synthetic: bool = False, text: bool = True, kind: str = "binary") ->
     )
 
 
-def prediction(**changes: object) -> documents.PredictionDocument:
+def prediction(**changes: object) -> result_documents.PredictionDocument:
     values: dict[str, object] = {
         "study_key": STUDY,
         "patient_key": PATIENT,
@@ -164,12 +165,12 @@ def prediction(**changes: object) -> documents.PredictionDocument:
         "contract_fingerprint": DIGEST,
         "provenance": provenance(),
     }
-    return documents.PredictionDocument.model_validate(values | changes)
+    return result_documents.PredictionDocument.model_validate(values | changes)
 
 
 def explanation(
     volume: records.Volume, voxel: tuple[int, int, int], attribution: np.ndarray, *, words=WORDS, error: float = 0.004
-) -> tuple[records.Explanation, documents.ExplanationDocument]:
+) -> tuple[records.Explanation, result_documents.ExplanationDocument]:
     """One explanation as record and as document, for the channel `ct`."""
     sums = {name: sum(w.attribution for w in words if w.section == name) for name in ("history", "findings")}
     common = {
@@ -193,11 +194,11 @@ def explanation(
         **common,
     )
     place = volume.affine @ [*voxel, 1]
-    document = documents.ExplanationDocument(
+    document = result_documents.ExplanationDocument(
         explained_class="yes",
         completeness_error=error,
         channels=(
-            documents.ChannelFile(
+            result_documents.ChannelFile(
                 channel="ct",
                 series_key=SERIES,
                 file="attribution.nii.gz",
@@ -241,11 +242,11 @@ def ledger_row(number: int, **changes: object) -> LedgerRow:
     return LedgerRow.model_validate(values | changes)
 
 
-def summary(scored: int, ledger: list[LedgerRow], *, synthetic: bool = False) -> documents.ScoringSummary:
+def summary(scored: int, ledger: list[LedgerRow], *, synthetic: bool = False) -> result_documents.ScoringSummary:
     codes: dict[str, int] = {}
     for row in ledger:
         codes[row.code] = codes.get(row.code, 0) + 1
-    return documents.ScoringSummary(
+    return result_documents.ScoringSummary(
         scored=scored,
         refused=len(ledger),
         refused_by_code=codes,
@@ -257,12 +258,14 @@ def summary(scored: int, ledger: list[LedgerRow], *, synthetic: bool = False) ->
 
 
 def metric(name: str, estimate: float | None, low: float | None, high: float | None, group: str = "all"):
-    return documents.MetricDocument(name=name, estimate=estimate, low=low, high=high, n=120, patients=100, group=group)
+    return result_documents.MetricDocument(
+        name=name, estimate=estimate, low=low, high=high, n=120, patients=100, group=group
+    )
 
 
-def evaluation(*, synthetic: bool = False) -> documents.EvaluationDocument:
+def evaluation(*, synthetic: bool = False) -> result_documents.EvaluationDocument:
     arms = {"image": (0.7125, 0.62, 0.8), "text": (0.7821, 0.69, 0.86), "fused": (0.8543, 0.78, 0.92)}
-    return documents.EvaluationDocument(
+    return result_documents.EvaluationDocument(
         task=task(),
         synthetic=synthetic,
         n=120,
@@ -272,7 +275,7 @@ def evaluation(*, synthetic: bool = False) -> documents.EvaluationDocument:
         confidence=0.95,
         bootstrap_samples=2000,
         arms=tuple(
-            documents.ArmDocument(
+            result_documents.ArmDocument(
                 arm=arm,
                 metrics=(
                     metric("auroc", *numbers),
@@ -285,7 +288,7 @@ def evaluation(*, synthetic: bool = False) -> documents.EvaluationDocument:
         ),
         differences=(metric("auroc", 0.1418, 0.05, 0.23, "image"), metric("auroc", 0.0722, -0.01, 0.15, "text")),
         folds=tuple(
-            documents.FoldDocument(
+            result_documents.FoldDocument(
                 fold=fold,
                 training_studies=64,
                 tuning_studies=16,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medmllm import documents
+from medmllm import result_documents
 from medmllm.config import TrainConfig, load_config
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.reporting.cohort import write_training_report
@@ -20,7 +20,7 @@ def arm(name: str) -> OutOfFold:
     return OutOfFold(name, np.stack([1 - positive, positive], axis=1), positive, (positive > 0.5).astype(int))
 
 
-def report(tmp_path: Path, evaluation: documents.EvaluationDocument | None = None, **changes: object) -> Page:
+def report(tmp_path: Path, evaluation: result_documents.EvaluationDocument | None = None, **changes: object) -> Page:
     parts: dict[str, object] = {
         "evaluation": evaluation or made_up.evaluation(),
         "arms": [arm(name) for name in ("image", "text", "fused")],
@@ -31,7 +31,7 @@ def report(tmp_path: Path, evaluation: documents.EvaluationDocument | None = Non
     return Page.read(tmp_path / "report.html")
 
 
-def with_difference(metric: documents.MetricDocument) -> documents.EvaluationDocument:
+def with_difference(metric: result_documents.MetricDocument) -> result_documents.EvaluationDocument:
     return made_up.evaluation().model_copy(update={"differences": (metric,)})
 
 

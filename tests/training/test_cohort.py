@@ -15,7 +15,7 @@ from medmllm.ingest.tables import read_label_table
 from medmllm.records import SeriesReference, Study, Volume
 from medmllm.training import cohort as cohort_module
 from medmllm.training.cohort import Cohort, draft_contract, final_contract, read_cohort, read_parts, stage_of
-from tests.factories import a_volume, write_nifti_cohort, write_nifti_study
+from tests.factories import a_volume, write_dicom_study, write_nifti_cohort, write_nifti_study
 from tests.models.small import IMAGE, TEXT
 from tests.quality.phantoms import a_scan, a_trunk
 
@@ -107,7 +107,7 @@ def test_no_more_studies_are_read_ahead_than_twice_the_workers(
 def test_a_cohort_of_which_nothing_can_be_read_is_refused_with_the_first_reason(
     studies: tuple[Study, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(reference: SeriesReference) -> Volume:
+    def fail(reference: SeriesReference, *, regrid: str) -> Volume:
         raise DicomError("the first reason")
 
     monkeypatch.setattr(cohort_module, "read_volume", fail)
@@ -215,3 +215,12 @@ def test_a_note_that_the_model_does_not_read_is_not_looked_at(tmp_path: Path) ->
         targets = {found[0].study_key: 0}
         cohort = read_cohort(found, targets, draft, policy=POLICY, workers=1, advance=lambda more: None)
         assert [finding.code for _, finding in cohort.findings] == codes
+
+
+def test_a_study_is_read_as_the_contract_says_gaps_are_to_be_mended(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path, a_volume((6, 5, 7)), leave_out=[2])
+    (study,) = index_folder(tmp_path, keyring=KEYRING).studies
+    with pytest.raises(ContractError, match="1 slice is missing"):
+        read_parts(study, DRAFT)
+    mending = draft_contract(ONE.model_copy(update={"regrid": "uneven"}), TEXT)
+    assert read_parts(study, mending).volumes["image"].voxels.shape == (6, 5, 7)
