@@ -3,9 +3,9 @@
     python -m reports.peers.readers TOOL KIND FOLDER OUT.npz
 
 KIND is `series` (a folder of DICOM files) or `nifti`. OUT.npz holds v0, a0, v1, a1 ...: voxels (x, y, z[, t]) and
-affine (4, 4), voxel -> RAS+ mm, of each volume. Both output streams carry MARK between importing the tool and reading, so that
-only what the tool says about the images counts as a warning. Nothing is repaired here: where a tool reads the first
-series of a folder only, or gives stored values, that is its answer.
+affine (4, 4), voxel -> RAS+ mm, of each volume. Both output streams carry MARK between importing the tool and reading,
+so that only what the tool says about the images counts as a warning. Nothing is repaired here: where a tool reads the
+first series of a folder only, or gives stored values, that is its answer.
 """
 
 import importlib
