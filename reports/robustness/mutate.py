@@ -32,7 +32,7 @@ from reports.robustness.worker import write_input
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 SECONDS = 5.0
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 30.0
 START_SECONDS = 120.0
 ENDING_SECONDS = 20.0
 WORKERS = 2
