@@ -11,6 +11,7 @@ Every input follows from the number of the run, its own number and the seeds; se
 
 import argparse
 import json
+import os
 import platform
 import select
 import subprocess
@@ -32,7 +33,7 @@ from reports.robustness.worker import write_input
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 SECONDS = 5.0
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
 START_SECONDS = 120.0
 ENDING_SECONDS = 20.0
 WORKERS = 2
@@ -95,12 +96,37 @@ class Worker:
         found: dict[str, Any] = json.loads(text)
         return found
 
+    def answer(self) -> dict[str, Any] | None:
+        """Return what came of an input; None when the process ended. A machine that is busy elsewhere is no hang.
+
+        Raises:
+            TimeoutError: It took the processor twice its seconds (an input may be read twice), or all patience.
+        """
+        began, used = time.monotonic(), self.cpu_seconds()
+        while True:
+            try:
+                return self.line(SECONDS)
+            except TimeoutError:
+                busy, waited = self.cpu_seconds() - used, time.monotonic() - began
+                if busy > 2 * SECONDS or waited > PATIENCE_SECONDS:
+                    raise
+
+    def cpu_seconds(self) -> float:
+        """Return how much of the processor the process has used; 0 once it is gone."""
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def said(self) -> str:
         """Return the end of what the process printed."""
         return (Path(self.scratch.name) / "stderr").read_text(errors="replace")[-2000:]
 
-    def end(self) -> int:
+    def end(self, *, kill: bool = False) -> int:
         """Remove what the process wrote and return how it ended; it is killed unless it is already ending."""
+        if kill:
+            self.process.kill()
         try:
             code = self.process.wait(timeout=ENDING_SECONDS)
         except subprocess.TimeoutExpired:
@@ -112,12 +138,8 @@ class Worker:
         return code
 
 
-def read_all(kind: str, run: int, numbers: range, folders: Sequence[Path], tally: Tally, *, again: bool = True) -> None:
-    """Read every input, with a new worker behind each that crashed or hung.
-
-    What gives no answer in time is read once more with more patience, since the machine may be busy: it counts as a
-    hang if it then takes the processor more than its seconds, or gives no answer either.
-    """
+def read_all(kind: str, run: int, numbers: range, folders: Sequence[Path], tally: Tally) -> None:
+    """Read every input, with a new worker behind each that crashed or hung."""
     while numbers:
         worker, at = Worker(kind, run, numbers, folders), None
         try:
@@ -125,27 +147,23 @@ def read_all(kind: str, run: int, numbers: range, folders: Sequence[Path], tally
                 raise SystemExit(f"the worker did not start: exit code {worker.end()}")
             while (line := worker.line(START_SECONDS)) is not None:
                 at = line["started"]
-                answer = worker.line(SECONDS if again else PATIENCE_SECONDS)
+                answer = worker.answer()
                 if answer is None:
                     break
                 tally.add(answer)
                 at = None
             said, code = worker.said(), worker.end()
-            if at is not None:
-                tally.add({"outcome": "crash", "code": f"exit {code}", "number": at})
-            elif code:
-                raise SystemExit(f"the worker itself failed, exit {code}: {said}")
         except TimeoutError:
-            worker.end()
+            worker.end(kill=True)
             if at is None:
                 raise
-            if again:  # a busy machine is no hang
-                read_all(kind, run, range(at, at + 1), folders, tally, again=False)
-            else:
-                tally.add({"outcome": "hang", "code": "no answer", "number": at, "cpu_s": 0.0})
-        if at is None:
-            return
-        numbers = range(at + numbers.step, numbers.stop, numbers.step)
+            tally.add({"outcome": "hang", "code": "no answer", "number": at})
+        else:
+            if at is None and code:
+                raise SystemExit(f"the worker itself failed, exit {code}: {said}")
+            if at is not None:
+                tally.add({"outcome": "crash", "code": f"exit {code}", "number": at})
+        numbers = range(0) if at is None else range(at + numbers.step, numbers.stop, numbers.step)
 
 
 def run_kind(kind: str, run: int, count: int, folders: Sequence[Path]) -> Tally:

@@ -144,6 +144,29 @@ def test_an_input_can_be_written_again_to_look_at(tmp_path: Path, seeds: dict[st
     assert {(path.name, path.read_bytes()) for path in (place / "files").iterdir()} == set(made.files)
 
 
+@pytest.mark.parametrize(("used_s", "hangs"), [(1.0, False), (11.0, True)])
+def test_a_busy_machine_is_no_hang_but_a_busy_reader_is(
+    monkeypatch: pytest.MonkeyPatch, used_s: float, hangs: bool
+) -> None:
+    said = iter([TimeoutError, {"number": 1}])
+    clock = iter([0.0, used_s])
+
+    def line(self: Worker, seconds: float) -> object:
+        word = next(said)
+        if word is TimeoutError:
+            raise TimeoutError
+        return word
+
+    monkeypatch.setattr(Worker, "line", line)
+    monkeypatch.setattr(Worker, "cpu_seconds", lambda self: next(clock))
+    worker = Worker.__new__(Worker)
+    if hangs:
+        with pytest.raises(TimeoutError):
+            worker.answer()
+    else:
+        assert worker.answer() == {"number": 1}
+
+
 @pytest.mark.slow
 def test_inputs_are_read_in_a_watched_process_and_counted() -> None:
     tally = Tally()
