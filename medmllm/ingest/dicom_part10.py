@@ -10,8 +10,9 @@ section 7, PS3.10 section 7.
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pydicom.charset import python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -25,7 +26,12 @@ CHARACTER_SETS = {b"": "latin-1", b"ISO_IR 6": "latin-1", b"ISO_IR 100": "latin-
 UNDEFINED = 0xFFFFFFFF
 EITHER = b"US or SS"  # as Pixel Representation says; given here as unsigned, whatever it says
 _PIXEL_DATA = 0x7FE00010
-_SYNTAX, _MEDIA_STORAGE_CLASS = 0x00020010, 0x00020002
+_SYNTAX, _MEDIA_STORAGE_CLASS = 0x0010, 0x0002
+_META = {  # elements of group 0002 and their VRs
+    0x0000: b"UL", 0x0001: b"OB", 0x0002: b"UI", 0x0003: b"UI", 0x0010: b"UI", 0x0012: b"UI", 0x0013: b"SH",
+    0x0016: b"AE", 0x0017: b"AE", 0x0018: b"AE", 0x0100: b"UI", 0x0102: b"OB",
+}  # fmt: skip
+_SEQUENCE, _BINARY, _TEXT, _DECIMALS, _UIDS, _PLAIN = range(6)
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV"})
 _SHORT = frozenset({
@@ -57,17 +63,38 @@ class PlainFile:
     pixel_bytes: int | None  # its length; None when it is compressed
 
 
-def compile_keywords(keywords: tuple[str, ...]) -> Mapping[int, tuple[str, bytes]]:
-    """Return what `walk` asks for: tag -> (keyword, VR)."""
+class Wish(NamedTuple):
+    """One element that `walk` is asked for."""
+
+    keyword: str
+    vr: bytes
+    kind: int  # how its value becomes text
+    unpack: struct.Struct | None  # of a binary number
+
+
+def compile_keywords(keywords: tuple[str, ...]) -> Mapping[int, Wish]:
+    """Return what `walk` asks for, by tag."""
     found = {}
     for keyword in keywords:
         tag = tag_for_keyword(keyword)
         assert tag is not None, keyword
-        found[tag] = keyword, dictionary_VR(tag).encode()
+        vr = dictionary_VR(tag)
+        letter = _NUMBERS.get(vr)
+        found[tag] = Wish(keyword, vr.encode(), _kind(vr), struct.Struct(f"<{letter}") if letter else None)
     return found
 
 
-def walk(number: int, wanted: Mapping[int, tuple[str, bytes]]) -> PlainFile | None:
+def _kind(vr: str) -> int:
+    if vr == "SQ":
+        return _SEQUENCE
+    if vr in _NUMBERS:
+        return _BINARY
+    if vr in ("LO", "SH", "PN", "ST", "LT", "UC", "UT"):
+        return _TEXT
+    return _DECIMALS if vr in ("DS", "IS") else _UIDS if vr == "UI" else _PLAIN
+
+
+def walk(number: int, wanted: Mapping[int, Wish]) -> PlainFile | None:
     """Return the wanted values of an open file; None when it is not a plain one.
 
     Args:
@@ -75,30 +102,24 @@ def walk(number: int, wanted: Mapping[int, tuple[str, bytes]]) -> PlainFile | No
         wanted: As of `compile_keywords`.
     """
     try:
-        return _Walk(number).run(wanted)
+        return _Walk(number, wanted).run()
     except (_UnusualError, struct.error, UnicodeDecodeError, ValueError):
         return None
 
 
-@dataclass(slots=True)
-class _Found:
-    """What was wanted, as bytes."""
-
-    raw: dict[str, bytes] = field(default_factory=dict)
-    sequences: set[str] = field(default_factory=set)
-    pixel_place: int | None = None
-    pixel_bytes: int | None = None
-
-
 class _Walk:
-    """A window on a file that moves forward."""
+    """A window on a file that moves forward, and what was found of what was wanted."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, wanted: Mapping[int, Wish]) -> None:
+        self.number, self.wanted = number, wanted
         self.size = os.fstat(number).st_size
         self.start = 0
         self.piece = os.pread(number, PIECE_BYTES, 0)
         self.implicit = False
+        self.raw: list[tuple[Wish, bytes]] = []
+        self.sequences: set[str] = set()
+        self.pixel_place: int | None = None
+        self.pixel_bytes: int | None = None
 
     def at(self, place: int, count: int) -> int:
         """Return where `place` lies in the window, which is moved when fewer than `count` bytes are in it."""
@@ -113,23 +134,26 @@ class _Walk:
             raise _UnusualError
         return 0
 
-    def run(self, wanted: Mapping[int, tuple[str, bytes]]) -> PlainFile:
+    def run(self) -> PlainFile:
         if self.piece[128:132] != b"DICM":
             raise _UnusualError
         syntax, media_storage, place = self.meta()
         if syntax != IMPLICIT and syntax not in EXPLICIT and not syntax.startswith(ENCAPSULATED):
             raise _UnusualError
         self.implicit = syntax == IMPLICIT
-        found = self.explicit_elements(place, wanted) if not self.implicit else self.implicit_elements(place, wanted)
-        values = _texts(found.raw, dict(wanted.values()))
-        empty = frozenset(found.raw.keys() - values.keys())
+        if self.implicit:
+            self.implicit_elements(place)
+        else:
+            self.explicit_elements(place)
+        values = _texts(self.raw)
+        empty = frozenset(wish.keyword for wish, _ in self.raw if wish.keyword not in values)
         return PlainFile(
-            syntax, media_storage, values, empty, frozenset(found.sequences), found.pixel_place, found.pixel_bytes
+            syntax, media_storage, values, empty, frozenset(self.sequences), self.pixel_place, self.pixel_bytes
         )
 
-    def explicit_elements(self, place: int, wanted: Mapping[int, tuple[str, bytes]]) -> "_Found":
-        """Return the wanted elements of an explicit data set; flat and terse, since it runs for every element."""
-        found, special = _Found(), wanted.keys() | {_PIXEL_DATA}
+    def explicit_elements(self, place: int) -> None:
+        """Look at the elements of an explicit data set; flat and terse, since it runs for every element."""
+        wanted, raw = self.wanted, self.raw
         piece, start, before, size = self.piece, self.start, 0, self.size
         inside, last = place - start, len(piece) - 12
         while inside <= last or start + inside < size:
@@ -145,80 +169,99 @@ class _Walk:
             before = tag
             if vr in _SHORT:
                 inside += 8
+                wish = wanted.get(tag)
+                if wish is None:
+                    inside += length
+                    continue
+                after = inside + length
+                if wish.vr == vr and after <= last:  # the usual case, without a call
+                    raw.append((wish, piece[inside:after]))
+                    inside = after
+                    continue
+            elif vr in _LONG:
+                length = _length(piece, inside + 8)[0]
+                inside += 12
+                if length != UNDEFINED and tag not in wanted and tag != _PIXEL_DATA:
+                    inside += length
+                    continue
+            else:
+                raise _UnusualError
+            noted = self.note(tag, vr, length, start + inside)
+            if noted is None:
+                return
+            piece, start = self.piece, self.start
+            inside, last = noted - start, len(piece) - 12
+        if start + inside > size:
+            raise _UnusualError
+
+    def implicit_elements(self, place: int) -> None:
+        """Look at the elements of an implicit data set."""
+        before = 0
+        while place < self.size:
+            tag, vr, length, value = self.element(place)
+            if tag <= before:
+                raise _UnusualError
+            before, place = tag, value + length
+            if tag in self.wanted or length == UNDEFINED or tag == _PIXEL_DATA:
+                noted = self.note(tag, vr, length, value)
+                if noted is None:
+                    return
+                place = noted
+        if place > self.size:
+            raise _UnusualError
+
+    def note(self, tag: int, vr: bytes, length: int, value: int) -> int | None:
+        """Take an element that matters into account; return where the next one starts, None after the last."""
+        if tag == _PIXEL_DATA:
+            self.pixel_place, self.pixel_bytes = value, None if length == UNDEFINED else length
+            return None
+        wish = self.wanted.get(tag)
+        if length == UNDEFINED:
+            if wish or vr not in (b"SQ", b""):
+                raise _UnusualError
+            return self.after_sequence(value, 1)
+        if wish:
+            if vr and vr != wish.vr and not (wish.vr == EITHER and vr in (b"US", b"SS")):
+                raise _UnusualError
+            if wish.kind == _SEQUENCE:
+                self.sequences.update([wish.keyword] if length else [])
+            else:
+                inside = self.at(value, length)
+                self.raw.append((wish, self.piece[inside : inside + length]))
+        return value + length
+
+    def meta(self) -> tuple[str, str, int]:
+        """Return transfer syntax, media storage class, and where the data set starts.
+
+        pydicom reads every value of the file meta: what it could not is left to it.
+        """
+        piece, inside, syntax, media_storage = self.piece, 132, b"", b""
+        while inside + 12 <= len(piece):
+            group, number, vr, length = _tag_vr_length(piece, inside)
+            if group != 2:
+                return _ascii(syntax), _ascii(media_storage), inside
+            if vr in _SHORT:
+                inside += 8
             elif vr in _LONG:
                 length = _length(piece, inside + 8)[0]
                 inside += 12
             else:
                 raise _UnusualError
-            if tag in special or length == UNDEFINED:
-                after = self.note(found, tag, vr, length, start + inside, wanted)
-                if after is None:
-                    return found
-                piece, start = self.piece, self.start
-                inside, last = after - start, len(piece) - 12
-            else:
-                inside += length
-        if start + inside > size:
-            raise _UnusualError
-        return found
-
-    def implicit_elements(self, place: int, wanted: Mapping[int, tuple[str, bytes]]) -> "_Found":
-        """Return the wanted elements of an implicit data set."""
-        found, before = _Found(), 0
-        while place < self.size:
-            tag, vr, length, value = self.element(place)
-            if tag <= before:
+            value = piece[inside : inside + length]
+            if (
+                vr != _META.get(number, b"")
+                or len(value) < length
+                or (not value.isascii() and vr not in (b"OB", b"UL"))
+            ):
                 raise _UnusualError
-            before = tag
-            after = value + length
-            if tag in wanted or length == UNDEFINED or tag == _PIXEL_DATA:
-                noted = self.note(found, tag, vr, length, value, wanted)
-                if noted is None:
-                    return found
-                after = noted
-            place = after
-        if place > self.size:
-            raise _UnusualError
-        return found
-
-    def note(
-        self, found: "_Found", tag: int, vr: bytes, length: int, value: int, wanted: Mapping[int, tuple[str, bytes]]
-    ) -> int | None:
-        """Take an element that matters into account; return where the next one starts, None after the last."""
-        if tag == _PIXEL_DATA:
-            found.pixel_place, found.pixel_bytes = value, None if length == UNDEFINED else length
-            return None
-        asked = wanted.get(tag)
-        if length == UNDEFINED:
-            if asked or vr not in (b"SQ", b""):
+            if number == _SYNTAX:
+                syntax = value
+            elif number == _MEDIA_STORAGE_CLASS:
+                media_storage = value
+            elif vr == b"UL" and length != 4:
                 raise _UnusualError
-            return self.after_sequence(value, 1)
-        if asked:
-            if vr and vr != asked[1] and not (asked[1] == EITHER and vr in (b"US", b"SS")):
-                raise _UnusualError
-            if asked[1] == b"SQ":
-                found.sequences.update([asked[0]] if length else [])
-            else:
-                inside = self.at(value, length)
-                found.raw[asked[0]] = self.piece[inside : inside + length]
-        return value + length
-
-    def meta(self) -> tuple[str, str, int]:
-        """Return transfer syntax, media storage class, and where the data set starts."""
-        place, syntax, media_storage = 132, b"", b""
-        while True:
-            group, _, _ = _tag_length(self.piece, self.at(place, 8))
-            if group != 2:
-                return _ascii(syntax), _ascii(media_storage), place
-            tag, _, length, value = self.element(place)
-            if length > PIECE_BYTES:
-                raise _UnusualError
-            inside = self.at(value, length)
-            if tag == _SYNTAX:
-                syntax = self.piece[inside : inside + length]
-            elif tag == _MEDIA_STORAGE_CLASS:
-                media_storage = self.piece[inside : inside + length]
-            place = value + length
+            inside += length
+        raise _UnusualError
 
     def element(self, place: int) -> tuple[int, bytes, int, int]:
         """Return (tag, VR or nothing, length, where the value starts) of the element at `place`."""
@@ -262,35 +305,39 @@ class _Walk:
                 raise _UnusualError
 
 
-def _texts(raw: Mapping[str, bytes], vrs: Mapping[str, bytes]) -> dict[str, str]:
+def _texts(raw: Sequence[tuple[Wish, bytes]]) -> dict[str, str]:
     """Return values as pydicom would print them."""
-    named = raw.get("SpecificCharacterSet", b"").strip(b" \0")
-    character_set = CHARACTER_SETS.get(named)
-    found = {}
-    for keyword, value in raw.items():
-        vr = vrs[keyword].decode()
-        if vr in _NUMBERS:
-            size = struct.calcsize(_NUMBERS[vr])
-            if len(value) % size:
-                raise _UnusualError
-            text = "\\".join(map(str, struct.unpack(f"<{len(value) // size}{_NUMBERS[vr]}", value)))
-        elif vr in ("LO", "SH", "PN", "ST", "LT", "UC", "UT"):
-            if character_set is None and not (value.isascii() and _holds_ascii(named)):
-                raise _UnusualError
-            text = value.decode(character_set or "ascii")
-            if "\x1b" in text:
-                raise _UnusualError
-            text = "\\".join(part.rstrip(" \0") for part in text.split("\\"))
+    found: dict[str, str] = {}
+    named: bytes = b""
+    for (keyword, _, kind, unpack), value in raw:
+        if kind == _BINARY:
+            assert unpack is not None  # of this kind only
+            numbers = [number for (number,) in unpack.iter_unpack(value)]  # struct.error where it does not divide
+            text = "\\".join(map(str, numbers))
+        elif kind == _TEXT:
+            text = _decoded(value, named)
         else:
             text = value.decode("ascii")
-            if vr == "UI" and "\\" in text:
-                raise _UnusualError
-            if vr in ("DS", "IS"):
+            if "\\" in text and kind != _PLAIN:
+                if kind == _UIDS:
+                    raise _UnusualError
                 text = "\\".join(part.strip(" \0") for part in text.split("\\"))
+            if keyword == "SpecificCharacterSet":  # the first of all wanted elements
+                named = value.strip(b" \0")
         text = text.strip(" \0")
         if text:
             found[keyword] = text
     return found
+
+
+def _decoded(value: bytes, named: bytes) -> str:
+    character_set = CHARACTER_SETS.get(named)
+    if character_set is None and not (value.isascii() and _holds_ascii(named)):
+        raise _UnusualError
+    text = value.decode(character_set or "ascii")
+    if "\x1b" in text:
+        raise _UnusualError
+    return "\\".join(part.rstrip(" \0") for part in text.split("\\")) if "\\" in text else text
 
 
 def _holds_ascii(character_sets: bytes) -> bool:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from typing import Any, TypeVar
 
 import imagecodecs
@@ -63,6 +63,7 @@ class FileCache:
         self._lock = Lock()
         self._file: Path | None = None
         self._held: Any = None
+        self._own = local()
 
     def hold(self, header: DicomHeader, read: Callable[[DicomHeader], Held]) -> Held:
         """Return what `read` gives for the file of a slice; a second call for the same file returns it again."""
@@ -73,6 +74,12 @@ class FileCache:
                 self._held, self._file = read(header), header.file
             held: Held = self._held
             return held
+
+    def buffer(self, length: int) -> memoryview:
+        """Return `length` bytes to read into, the same for every slice that a thread reads: new ones cost more."""
+        if len(getattr(self._own, "buffer", b"")) < length:
+            self._own.buffer = bytearray(length)
+        return memoryview(self._own.buffer)[:length]
 
 
 def read_slice(header: DicomHeader, out: FloatArray | None = None, *, cache: FileCache | None = None) -> FloatArray:
@@ -128,7 +135,7 @@ def _stored_slice(header: DicomHeader, cache: FileCache) -> npt.NDArray[Any]:
 
     def whole(tile: DicomHeader) -> npt.NDArray[Any]:
         mosaic = replace(tile, rows=rows * across, columns=columns * across, frame=0, tiles_across=0)
-        return _stored_values(_frame(mosaic, cache), mosaic)
+        return _stored_values(_frame(mosaic, cache), mosaic).copy()  # what was read lies in a buffer of the thread
 
     down, right = divmod(header.frame, across)
     mosaic = cache.hold(header, whole)
@@ -213,8 +220,9 @@ def _native(header: DicomHeader, cache: FileCache) -> npt.NDArray[Any]:
         start = header.frame * length
         held = memoryview(cache.hold(header, _inflated))[start : start + length]
     else:
+        held = cache.buffer(length)
         with open_regular(header.file) as file:
-            held = memoryview(os.pread(file.fileno(), length, header.pixel_place + header.frame * length))
+            held = held[: os.preadv(file.fileno(), [held], header.pixel_place + header.frame * length)]
     if len(held) < length:
         raise DicomError("the pixel data of a slice end before they should: copy the file again",
                          code="truncated_pixels")  # fmt: skip
