@@ -367,11 +367,39 @@ class ScoringSummary(Document):
     provenance: Provenance
 
 
+class ActionCount(Document):
+    """How often one thing was done to one attribute; values are never written."""
+
+    action: str = Field(description="removed, emptied, replaced, shifted, cleaned ...")
+    attribute: str = Field(description="DICOM keyword, or the kind of attribute: private, unknown, curves, overlays")
+    count: PositiveInt
+
+
+class DeidentificationDocument(Document):
+    """OUT/deidentification.json: what was done to a folder, and what was left out."""
+
+    dry_run: bool = Field(description="nothing was written but this report and the ledger")
+    profile: Literal["DICOM PS3.15 Annex E Basic Application Level Confidentiality Profile"] = (
+        "DICOM PS3.15 Annex E Basic Application Level Confidentiality Profile"
+    )
+    method_codes: dict[str, str] = Field(description="code of PS3.16 CID 7050 -> meaning, as written into each file")
+    options: dict[str, str] = Field(description="setting -> value; names given in the settings are not repeated")
+    studies: int = Field(ge=0, description="of which anything was written")
+    written: dict[str, int] = Field(description="kind of file -> how many")
+    refused: int = Field(ge=0, description="files that were not written; ledger.csv says why")
+    refused_by_code: dict[str, int]
+    actions: tuple[ActionCount, ...]
+    placeholders: dict[str, int] = Field(description="kind of placeholder -> how many, in notes")
+    limits: tuple[str, ...] = Field(description="plain words on what this does not do")
+    provenance: Provenance
+
+
 FILES: Mapping[str, type[Document]] = {
     "model": ModelCard,
     "evaluation": EvaluationDocument,
     "prediction": PredictionDocument,
     "explanation": ExplanationDocument,
     "summary": ScoringSummary,
+    "deidentification": DeidentificationDocument,
 }
 """Schema name -> document, for every JSON file read or written (tables: `csv_tables`, settings: `config`)."""

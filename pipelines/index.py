@@ -6,6 +6,7 @@ STUDIES -> index -> OUT/studies.csv, OUT/series.csv, OUT/problems.csv; and the l
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from medmllm.csv_tables import (
     LinkageRow,
@@ -17,6 +18,7 @@ from medmllm.csv_tables import (
 )
 from medmllm.errors import MedmllmError, MisuseError
 from medmllm.ingest.keys import load_keyring
+from medmllm.ingest.linkage import seal
 from medmllm.ingest.study_folder import StudyIndex, index_folder
 from medmllm.ingest.tables import read_label_table
 from medmllm.pipelines.progress import progress_bar
@@ -76,8 +78,8 @@ def read_index(studies: Path, *, labels: Path | None = None) -> StudyIndex:
         return index_folder(studies, keyring=keyring, table=table, advance=advance)
 
 
-def write_linkage(path: Path, index: StudyIndex, *, out: Path) -> None:
-    """Write the linkage table, readable by its owner alone, and never among the results.
+def write_linkage(path: Path, index: StudyIndex, *, out: Path, passphrase: str | None = None) -> None:
+    """Write the linkage table, readable by its owner alone, never among the results, encrypted with a passphrase.
 
     Raises:
         MisuseError: It would lie inside the results folder.
@@ -88,7 +90,12 @@ def write_linkage(path: Path, index: StudyIndex, *, out: Path) -> None:
     try:
         path.touch(mode=0o600)
         path.chmod(0o600)
-        write_table(path, LinkageRow, index.linkage)
+        if passphrase is None:
+            write_table(path, LinkageRow, index.linkage)
+        else:
+            with TemporaryDirectory(dir=path.parent) as folder:  # of mode 0700, beside the file that may hold it
+                write_table(Path(folder) / path.name, LinkageRow, index.linkage)
+                path.write_bytes(seal((Path(folder) / path.name).read_bytes(), passphrase))
     except OSError as error:
         raise MedmllmError(f"cannot write the linkage table: {error.strerror}", code="cannot_write") from None
 

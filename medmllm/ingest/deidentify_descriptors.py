@@ -9,6 +9,7 @@ Clean Descriptors Option.
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 from medmllm.config import DescriptorRules
 from medmllm.ingest.deidentify_identifiers import Identifiers
@@ -51,7 +52,7 @@ class Descriptors:
         if not any(good and _LETTER.search(word) for word, good in zip(words, fine, strict=True)):
             return ""  # numbers alone describe nothing, and may be a date or a room
         numbers = [_LETTER.search(word) is None for word in words]
-        in_a_row = any(one and next_ for one, next_ in zip(numbers, numbers[1:], strict=False))
+        in_a_row = any(one and next_ for one, next_ in pairwise(numbers))
         if all(fine) and not in_a_row:
             between = [_NOT_BETWEEN.sub(" ", piece) for piece in pieces[::2]]
             whole = "".join(part for pair in zip(between, [*words, ""], strict=True) for part in pair)

@@ -8,10 +8,10 @@ but for deflated files, which are written as the explicit little endian that the
 """
 
 import io
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,7 +34,14 @@ from medmllm.ingest.deidentify_pixels import Encoding, copy_pixels
 from medmllm.ingest.deidentify_policy import check_object, shows_a_face
 from medmllm.ingest.deidentify_private import PrivateRules
 from medmllm.ingest.deidentify_profile import METHOD_CODES
-from medmllm.ingest.dicom_header import DICOM_FAILURES, IMAGE_INFLATES_TO, data_set_stream, element_text
+from medmllm.ingest.deidentify_writing import write_pieces
+from medmllm.ingest.dicom_header import (
+    DICOM_FAILURES,
+    HEADER_INFLATES_TO,
+    IMAGE_INFLATES_TO,
+    data_set_stream,
+    element_text,
+)
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.opening import one_error, open_regular
 
@@ -90,8 +97,10 @@ def deidentify_dicom(source: Path, file_key: str, owner: Owner, run: DicomRun, *
     with open_regular(source) as file, one_error(DicomError, doing, also=DICOM_FAILURES):
         stream, force, syntax = data_set_stream(file, IMAGE_INFLATES_TO)
         bounded = _Bounded(stream)
-        data = pydicom.dcmread(bounded, stop_before_pixels=True, force=force)  # type: ignore[call-overload]
+        data = pydicom.dcmread(bounded, stop_before_pixels=True, force=force)
         bounded.left = None
+        if not element_text(data, "SOPClassUID") and "MediaStorageSOPClassUID" in data.file_meta:
+            data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID  # some tools strip the one and not the other
         check_object(data, run.rules)
         found = collect(data)
         owner.known.update(found)
@@ -110,8 +119,28 @@ def deidentify_dicom(source: Path, file_key: str, owner: Owner, run: DicomRun, *
         header = _encode(made, str(syntax))
         pixels = copy_pixels(bounded, data, Encoding(bool(implicit), bool(little)), owner.known)  # type: ignore[arg-type]
         target = None if into is None else into / series_key / f"{file_key}.dcm"
-        _write(target, header, pixels)
+        write_pieces(target, chain([header], pixels))
         return Cleaned(series_key, shows_a_face(data))
+
+
+def owner_in_header(source: Path, keyring: Keyring) -> Owner:
+    """Return whose file this is by its header alone; for objects that no index knows.
+
+    Raises:
+        IngestError: The file cannot be opened.
+        DicomError: It cannot be parsed, or names neither a study nor a patient.
+    """
+    with open_regular(source) as file, one_error(DicomError, "the DICOM file cannot be parsed", also=DICOM_FAILURES):
+        stream, force, _ = data_set_stream(file, HEADER_INFLATES_TO)
+        wanted = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID"]
+        data = pydicom.dcmread(stream, stop_before_pixels=True, force=force, specific_tags=wanted)
+        patient, study, series = (element_text(data, keyword) for keyword in wanted)
+        if not study:
+            raise DicomError("the object names no study that it belongs to", code="not_an_image")
+        return Owner(
+            keyring.patient(patient or f"study {study}"), keyring.study(study), keyring.series(f"{study}/{series}"),
+            Identifiers(),
+        )  # fmt: skip
 
 
 class _Bounded(io.RawIOBase):
@@ -123,8 +152,7 @@ class _Bounded(io.RawIOBase):
         self.left: int | None = LARGEST_HEADER_BYTES
 
     def read(self, size: int | None = -1) -> bytes:
-        data = self._stream.read(-1 if size is None else size) if self.left is None else self._bounded(size)
-        return data
+        return self._stream.read(-1 if size is None else size) if self.left is None else self._bounded(size)
 
     def _bounded(self, size: int | None) -> bytes:
         assert self.left is not None
@@ -162,8 +190,8 @@ def _identify(made: Dataset, data: Dataset, owner: Owner, keyring: Keyring, file
     return keyring.series(f"{study_uid}/{series_uid}") if series_uid and study_uid else owner.series_key
 
 
-def _declare(made: Dataset, rules: DicomRules) -> None:
-    """Say in the header what was done."""
+def method_codes(rules: DicomRules) -> list[tuple[str, str]]:
+    """Return (code, meaning) of CID 7050 for the profile and each option in force."""
     done = [
         "basic",
         *(["descriptors"] if rules.descriptors == "clean" else []),
@@ -173,9 +201,14 @@ def _declare(made: Dataset, rules: DicomRules) -> None:
         *(["uids"] if rules.uids == "keep" else []),
         *(["private"] if rules.private_tags else []),
     ]
+    return [METHOD_CODES[name] for name in done]
+
+
+def _declare(made: Dataset, rules: DicomRules) -> None:
+    """Say in the header what was done."""
     made.PatientIdentityRemoved = "YES"
     made.DeidentificationMethod = METHOD
-    made.DeidentificationMethodCodeSequence = [_code(*METHOD_CODES[name]) for name in done]
+    made.DeidentificationMethodCodeSequence = [_code(*code) for code in method_codes(rules)]
     made.LongitudinalTemporalInformationModified = {
         "shift": "MODIFIED", "keep": "UNMODIFIED", "remove": "REMOVED",
     }[rules.dates]  # fmt: skip
@@ -212,21 +245,3 @@ def _texts(data: Dataset) -> Iterator[str]:
             yield element.value
         elif not isinstance(element.value, bytes) and element.value is not None:
             yield str(element.value)
-
-
-def _write(target: Path | None, header: bytes, pixels: Iterator[bytes]) -> None:
-    """Write a file whole or not at all; without a target, only see whether it could be read to its end."""
-    if target is None:
-        for _ in pixels:
-            pass
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    try:
-        with partial.open("wb") as out:
-            out.write(header)
-            for piece in pixels:
-                out.write(piece)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -14,7 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pydicom import config
-from pydicom.datadict import dictionary_has_tag, dictionary_is_retired, dictionary_keyword, dictionary_VR, tag_for_keyword
+from pydicom.datadict import (
+    dictionary_has_tag,
+    dictionary_is_retired,
+    dictionary_keyword,
+    dictionary_VR,
+    tag_for_keyword,
+)
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
@@ -94,7 +100,7 @@ class HeaderCleaner:
         self._coded(made)
         for creator_or_value in self.private.keep(data):
             made.add(creator_or_value)
-        private = sum(tag.is_private for tag in data.keys()) - sum(tag.is_private for tag in made.keys())
+        private = _count_private(data) - _count_private(made)
         if private:
             self.actions["removed", "private attributes"] += private
         return made
@@ -115,7 +121,7 @@ class HeaderCleaner:
         elif int(tag) in DESCRIPTORS and self.rules.descriptors == "clean" and family == "text":
             self._put(made, element, "cleaned", lambda text: self.descriptors.clean(text, self.known) or None)
         elif self._retained(tag):
-            self._keep(made, element, family)
+            self._keep(made, element, family, depth)
         elif "date" in known_family and int(tag) not in BIRTH:
             self._date(made, element, action)
         elif "uid" in known_family:
@@ -125,7 +131,7 @@ class HeaderCleaner:
         elif family not in known_family:
             self._count("removed, of another VR than its own", tag)
         else:
-            self._keep(made, element, family)
+            self._keep(made, element, family, depth)
 
     def _retained(self, tag: BaseTag) -> bool:
         return (self.rules.patient_characteristics and int(tag) in PATIENT_CHARACTERISTICS) or (
@@ -162,9 +168,9 @@ class HeaderCleaner:
             return shift_date(text, days) if vr == "DA" else shift_moment(text, days)
 
         if self.rules.dates != "remove":
-            texts = list(texts_of(element.value))
-            found = [moved(text) for text in texts]
-            if all(found):
+            texts = texts_of(element.value)
+            found = [moved(text) if text else text for text in texts]
+            if None not in found:
                 made.add(_element(element.tag, vr, _joined(found)))
                 if texts and vr != "TM" and self.rules.dates == "shift":
                     self._count("shifted", element.tag)
@@ -180,9 +186,9 @@ class HeaderCleaner:
         if action in ("X", "Z") and self.rules.uids == "replace":
             self._act(made, element, action, "UI")
             return
-        found = [self.uid(text) for text in texts_of(element.value)]
+        found = [self.uid(text) if text else text for text in texts_of(element.value)]
         made.add(_element(element.tag, "UI", _joined(found)))
-        if found != list(texts_of(element.value)):
+        if found != texts_of(element.value):
             self._count("replaced", element.tag)
 
     def uid(self, original: str) -> str:
@@ -195,7 +201,7 @@ class HeaderCleaner:
 
     # --- outside the table, or retained ------------------------------------------------------
 
-    def _keep(self, made: Dataset, element: DataElement, family: str | None) -> None:
+    def _keep(self, made: Dataset, element: DataElement, family: str | None, depth: int) -> None:
         tag = int(element.tag)
         if family == "number":
             self._number(made, element)
@@ -209,16 +215,16 @@ class HeaderCleaner:
         elif family == "text" and (tag in TECHNICAL_TEXT or tag in DEVICE_IDENTITY):
             self._put(made, element, "emptied", lambda text: text if len(text) <= LONGEST_TEXT else None)
         elif family == "text" and not dictionary_is_retired(element.tag):
-            self._act(made, element, "Z", dictionary_VR(element.tag).partition(" ")[0])
+            self._act(made, element, "D" if depth else "Z", dictionary_VR(element.tag).partition(" ")[0])
         else:
             self._count("removed", element.tag)
 
     def _number(self, made: Dataset, element: DataElement) -> None:
         vr = element.VR.partition(" ")[0]
         if vr in ("DS", "IS"):
-            texts = list(texts_of(element.value))
+            texts = texts_of(element.value)
             long = {text for text in texts if len(text) >= 6 and text in self.known.numbers}
-            if long or not all(_DECIMAL.fullmatch(text) for text in texts):
+            if long or not all(_DECIMAL.fullmatch(text) for text in texts if text):
                 self._act(made, element, "Z", vr)
                 return
         made.add(_element(element.tag, element.VR, element.value))
@@ -226,15 +232,19 @@ class HeaderCleaner:
     def _put(
         self, made: Dataset, element: DataElement, doing: str, clean: Callable[[str], str | None], *, swept: bool = True
     ) -> None:
-        """Keep what `clean` leaves of each text, unless it holds a known identifier."""
-        texts = list(texts_of(element.value))
-        cleaned = [clean(text) for text in texts]
-        held = [text for text in cleaned if text is not None and not (swept and self.known.in_text(text))]
+        """Keep what `clean` leaves of each text; all of it goes where that is nothing, or a known identifier."""
+        texts = texts_of(element.value)
+        cleaned = [clean(text) if text else text for text in texts]
         vr = element.VR if FAMILIES[element.VR] == "text" else dictionary_VR(element.tag)
-        whole = len(held) == len(texts)
-        made.add(_element(element.tag, vr, _joined(held) if whole else None))
-        if held != texts:
-            self._count(doing if whole else "emptied", element.tag)
+        if None in cleaned or (swept and any(self._is_known(text or "") for text in cleaned)):
+            self._act(made, element, "D" if FAMILIES[vr] == "text" and int(element.tag) not in DESCRIPTORS else "Z", vr)
+            return
+        made.add(_element(element.tag, vr, _joined(cleaned)))
+        if cleaned != texts:
+            self._count(doing, element.tag)
+
+    def _is_known(self, text: str) -> bool:
+        return self.known.in_text(text) and not self.descriptors.allows(text)
 
     def _coded(self, made: Dataset) -> None:
         """Take the words out of a code whose scheme is not a published one."""
@@ -266,6 +276,10 @@ def cap_age(text: str) -> str | None:
     if not _AGE.fullmatch(text):
         return None
     return "090Y" if int(text[:3]) / _PER_YEAR[text[3]] > OLDEST_YEARS else text
+
+
+def _count_private(data: Dataset) -> int:
+    return sum(tag.is_private for tag in list(data.keys()))
 
 
 def _left_to_others(tag: BaseTag) -> bool:

@@ -7,7 +7,7 @@ number in a place where text is allowed, in a note, or in the first bytes of a c
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pydicom.datadict import tag_for_keyword
@@ -126,10 +126,8 @@ def collect(data: Dataset, depth: int = 0) -> Identifiers:
     return found
 
 
-def texts_of(value: object) -> Iterator[str]:
-    """Yield a DICOM value as texts, one for each of several."""
+def texts_of(value: object) -> list[str]:
+    """Return a DICOM value as texts, one for each of several, empty ones among them too; none for an empty value."""
     many: Iterable[object] = value if isinstance(value, MultiValue | list) else [value]
-    for part in many:
-        text = str(part if part is not None else "").strip(" \0")
-        if text:
-            yield text
+    texts = [str("" if part is None else part).strip(" \0") for part in many]
+    return texts if any(texts) else []

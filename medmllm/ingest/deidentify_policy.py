@@ -14,7 +14,9 @@ from medmllm.config import DicomRules
 from medmllm.errors import DicomError
 from medmllm.ingest.dicom_header import element_text
 
-SCREENS = frozenset({"SCREEN SAVE", "SCREENSAVE", "SCREEN", "DOSE_INFO", "DOSE INFO", "DOSE REPORT", "PASTED", "CAPTURE"})
+SCREENS = frozenset(
+    {"SCREEN SAVE", "SCREENSAVE", "SCREEN", "DOSE_INFO", "DOSE INFO", "DOSE REPORT", "PASTED", "CAPTURE"}
+)
 SCANNED = frozenset({"DF", "SD", "SI", "DI", "DRW", "DV", "SYN", "WSD"})
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 
@@ -41,7 +43,9 @@ def check_object(data: Dataset, rules: DicomRules) -> None:
     if "screen" not in rules.take_anyway and (types & SCREENS or converted in SCANNED):
         raise _refusal("screen_capture", "this is a screen shot, dose page or scanned film", "screen")
     if "colour" not in rules.take_anyway and _is_colour(data):
-        raise _refusal("colour_image", "colour images of these modalities are screen shots and maps with text", "colour")
+        raise _refusal(
+            "colour_image", "colour images of these modalities are screen shots and maps with text", "colour"
+        )
     if "overlay_bits" not in rules.take_anyway and _has_overlay_bits(data):
         raise _refusal("overlay_in_pixels", "an overlay, which may be text, lies in unused pixel bits", "overlay_bits")
 
@@ -54,7 +58,9 @@ def shows_a_face(data: Dataset) -> bool:
 def _check_class(sop_class: str, rules: DicomRules) -> None:
     if sop_class in rules.objects:
         return
-    name = UID_dictionary.get(sop_class, ("an object of an unknown class",))[0] if sop_class else "an object of no class"
+    name = (
+        UID_dictionary.get(sop_class, ("an object of an unknown class",))[0] if sop_class else "an object of no class"
+    )
     raise DicomError(
         f"{name} is not among the objects that are taken: its kind often has a name in it where no header rule "
         "reaches. If you have looked at it, add its SOP class to objects in [dicom].",
@@ -69,11 +75,11 @@ def _is_colour(data: Dataset) -> bool:
 
 def _has_overlay_bits(data: Dataset) -> bool:
     """Return whether an overlay plane has no data of its own: then it lies in the pixels' unused bits."""
-    for group in range(0x6000, 0x6020, 2):
-        if (group, 0x0010) in data and (group, 0x3000) not in data:
-            return True
-    return False
+    groups = range(0x6000, 0x6020, 2)
+    return any((group, 0x0010) in data and (group, 0x3000) not in data for group in groups)
 
 
 def _refusal(code: str, what: str, word: str) -> DicomError:
-    return DicomError(f"{what}: look at it, and add '{word}' to take_anyway in [dicom] to take it all the same", code=code)
+    return DicomError(
+        f"{what}: look at it, and add '{word}' to take_anyway in [dicom] to take it all the same", code=code
+    )

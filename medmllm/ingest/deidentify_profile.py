@@ -208,8 +208,11 @@ def _tag(word: str) -> int:
     return int(word, 16) if tag is None else tag
 
 
+# Where nothing is allowed by the table, and an empty sequence by no image's modules.
+_ATTRIBUTES: Mapping[str, Action] = {"ReferencedStudySequence": "X"}
+
 TABLE: Mapping[int, Action] = {
-    _tag(word): _CHOSEN[code] for code, words in _TABLE.items() for word in words.split()
+    _tag(word): _ATTRIBUTES.get(word, _CHOSEN[code]) for code, words in _TABLE.items() for word in words.split()
 }
 """Tag -> what to do. Curves (50xx) and overlays (60xx) are not in here: they are removed by their groups."""
 
@@ -258,9 +261,9 @@ TECHNICAL_TEXT = _tags(
     CodingSchemeVersion CollimatorGridName ContrastBolusRoute ConvolutionKernel DetectorManufacturerModelName
     DetectorManufacturerName DigitalImageFormatAcquired DimensionDescriptionLabel EnergyWindowName FilterType
     GridID ImageFilter ImagedNucleus LUTExplanation Manufacturer ManufacturerModelName ModalityLUTType
-    PVCRejection PaddleDescription PhosphorType PlateType PositionReferenceIndicator PulseSequenceName
-    ReceiveCoilManufacturerName ReceiveCoilName ReconstructionMethod RescaleType ScatterCorrectionMethod
-    SegmentAlgorithmName SegmentLabel SequenceName SoftwareVersions StackID TransmitCoilManufacturerName
+    MultiCoilElementName PVCRejection PaddleDescription PhosphorType PlateType PositionReferenceIndicator
+    PulseSequenceName ReceiveCoilManufacturerName ReceiveCoilName ReconstructionMethod RescaleType
+    ScatterCorrectionMethod SegmentAlgorithmName SegmentLabel SequenceName SoftwareVersions StackID TransmitCoilManufacturerName
     TransmitCoilName TypeOfFilters ViewName WindowCenterWidthExplanation
     """
 )
