@@ -225,7 +225,8 @@ def deidentify(
         overwrite=overwrite,
     )  # fmt: skip
     done = "would be written" if dry_run else "written"
-    typer.echo(f"{result.written} files of {result.studies} studies {done}, {result.refused} refused -> {out}")
+    left = f"{result.refused} refused, {result.ignored} of no study left out (ledger.csv)"
+    typer.echo(f"{result.written} files of {result.studies} studies {done}, {left} -> {out}")
     return ExitCode.PARTIAL if result.refused else ExitCode.OK
 
 

@@ -367,14 +367,6 @@ class ScoringSummary(Document):
     provenance: Provenance
 
 
-class ActionCount(Document):
-    """How often one thing was done to one attribute; values are never written."""
-
-    action: str = Field(description="removed, emptied, replaced, shifted, cleaned ...")
-    attribute: str = Field(description="DICOM keyword, or the kind of attribute: private, unknown, curves, overlays")
-    count: PositiveInt
-
-
 class DeidentificationDocument(Document):
     """OUT/deidentification.json: what was done to a folder, and what was left out."""
 
@@ -386,9 +378,10 @@ class DeidentificationDocument(Document):
     options: dict[str, str] = Field(description="setting -> value; names given in the settings are not repeated")
     studies: int = Field(ge=0, description="of which anything was written")
     written: dict[str, int] = Field(description="kind of file -> how many")
-    refused: int = Field(ge=0, description="files that were not written; ledger.csv says why")
+    refused: int = Field(ge=0, description="files that should have been written and were not; ledger.csv says why")
     refused_by_code: dict[str, int]
-    actions: tuple[ActionCount, ...]
+    ignored: int = Field(ge=0, description="files of no study, not written either; ledger.csv says why")
+    actions: dict[str, dict[str, int]] = Field(description="what was done -> DICOM attribute -> how often; no values")
     placeholders: dict[str, int] = Field(description="kind of placeholder -> how many, in notes")
     limits: tuple[str, ...] = Field(description="plain words on what this does not do")
     provenance: Provenance

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medmllm.config import DeidentifyConfig
 from medmllm.csv_tables import ProblemRow, check_writable, sole_writer, write_table
-from medmllm.documents import ActionCount, DeidentificationDocument
+from medmllm.documents import DeidentificationDocument
 from medmllm.errors import MisuseError
 from medmllm.ingest.deidentify import FolderRun, deidentify_folder, kept_facts
 from medmllm.ingest.deidentify_dicom import method_codes
@@ -41,6 +41,7 @@ class DeidentifyResult:
     studies: int
     written: int  # files
     refused: int  # files
+    ignored: int  # files of no study
 
 
 def run(
@@ -93,7 +94,7 @@ def run(
         write_table(out / "ledger.csv", ProblemRow, work.ledger)
         report = report_of(work, dry_run=dry_run)
         report.write(out / REPORT)  # last: it marks the folder as whole
-    return DeidentifyResult(report.studies, sum(report.written.values()), report.refused)
+    return DeidentifyResult(report.studies, sum(report.written.values()), report.refused, report.ignored)
 
 
 def write_labels(index: StudyIndex, work: FolderRun, out: Path) -> None:
@@ -111,13 +112,16 @@ def write_labels(index: StudyIndex, work: FolderRun, out: Path) -> None:
 
 def report_of(work: FolderRun, *, dry_run: bool) -> DeidentificationDocument:
     """Return the report: counts and settings, no value of any attribute."""
-    refused = Counter(row.code for row in work.ledger if row.severity != "warning")
+    refused = Counter(row.code for row in work.ledger if row.severity == "refused")
     options = {
         "take_recordings": str(work.config.take_recordings),
         "table_columns": ", ".join(work.config.table_columns),
         "notes.dates": work.config.notes.dates,
         **{f"dicom.{name}": str(value) for name, value in work.config.dicom.model_dump(mode="json").items()},
     }
+    actions: dict[str, dict[str, int]] = {}
+    for (action, attribute), count in sorted(work.actions.items()):
+        actions.setdefault(action, {})[attribute] = count
     return DeidentificationDocument(
         dry_run=dry_run,
         method_codes=dict(method_codes(work.config.dicom)),
@@ -126,10 +130,8 @@ def report_of(work: FolderRun, *, dry_run: bool) -> DeidentificationDocument:
         written=dict(sorted(work.written.items())),
         refused=sum(refused.values()),
         refused_by_code=dict(sorted(refused.items())),
-        actions=tuple(
-            ActionCount(action=action, attribute=attribute, count=count)
-            for (action, attribute), count in sorted(work.actions.items())
-        ),
+        ignored=sum(row.severity == "ignored" for row in work.ledger),
+        actions=actions,
         placeholders=dict(sorted(work.placeholders.items())),
         limits=LIMITS,
         provenance=stamp("medmllm deidentify STUDIES --out OUT"),

@@ -26,6 +26,7 @@ FAULTS: dict[str, tuple[str | int, ...]] = {
     "prediction": ("probability",),  # 1.2
     "explanation": ("words", 0, "word"),  # text of the note
     "summary": ("refused",),  # -1
+    "deidentification": ("refused",),  # -1
     "studies_row": ("patient_key",),  # a name where a key belongs
     "series_row": ("spacing_z_mm",),  # 0 mm
     "problems_row": ("where_key",),  # a path where a key belongs
@@ -35,6 +36,7 @@ FAULTS: dict[str, tuple[str | int, ...]] = {
     "out_of_fold_row": ("study_key",),  # a UID where a key belongs
     "train_config": ("image", "spacing"),  # it is called spacing_mm
     "score_config": ("workers",),  # 0
+    "deidentify_config": ("dicom", "dates"),  # "guess"
     "demo_config": ("train", "training", "folds"),  # 1
 }
 
@@ -79,7 +81,7 @@ def laid_over(under: Any, over: Any, fault: tuple[str | int, ...]) -> Any:
 
 
 def test_every_document_row_and_settings_file_has_a_schema_and_two_examples_and_nothing_else_lies_there() -> None:
-    names = {*FILES, *ROWS, "train_config", "score_config", "demo_config"}
+    names = {*FILES, *ROWS, "train_config", "score_config", "demo_config", "deidentify_config"}
     assert len(names) == len(FILES) + len(ROWS) + len(CONFIGS)
     assert set(FAULTS) == names
     assert {file.name for file in FOLDER.glob("*.json")} == {f"{name}.schema.json" for name in names}
@@ -235,7 +237,7 @@ def test_checking_names_what_changed_what_is_gone_and_what_nothing_stands_behind
 
 
 def test_checking_a_folder_that_is_not_there_makes_none(tmp_path: Path) -> None:
-    assert len(schemas.run(tmp_path / "absent", check=True)) == len(FAULTS) + 3  # and the three settings examples
+    assert len(schemas.run(tmp_path / "absent", check=True)) == len(FAULTS) + 4  # and the four settings examples
     assert not (tmp_path / "absent").exists()
 
 

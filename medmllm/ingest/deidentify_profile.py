@@ -257,14 +257,15 @@ METHOD_CODES = {
 
 TECHNICAL_TEXT = _tags(
     """
-    AcquisitionMode AttenuationCorrectionMethod CardiacFramingType CodeMeaning CodeValue CodingSchemeDesignator
-    CodingSchemeVersion CollimatorGridName ContrastBolusRoute ConvolutionKernel DetectorManufacturerModelName
-    DetectorManufacturerName DigitalImageFormatAcquired DimensionDescriptionLabel EnergyWindowName FilterType
-    GridID ImageFilter ImagedNucleus LUTExplanation Manufacturer ManufacturerModelName ModalityLUTType
-    MultiCoilElementName PVCRejection PaddleDescription PhosphorType PlateType PositionReferenceIndicator
-    PulseSequenceName ReceiveCoilManufacturerName ReceiveCoilName ReconstructionMethod RescaleType
-    ScatterCorrectionMethod SegmentAlgorithmName SegmentLabel SequenceName SoftwareVersions StackID TransmitCoilManufacturerName
-    TransmitCoilName TypeOfFilters ViewName WindowCenterWidthExplanation
+    AcquisitionMode AttenuationCorrectionMethod CardiacFramingType CodeMeaning CodeValue
+    CodingSchemeDesignator CodingSchemeVersion CollimatorGridName ContrastBolusRoute ConvolutionKernel
+    DetectorManufacturerModelName DetectorManufacturerName DigitalImageFormatAcquired
+    DimensionDescriptionLabel EnergyWindowName FilterType GridID ImageFilter ImagedNucleus LUTExplanation
+    Manufacturer ManufacturerModelName ModalityLUTType MultiCoilElementName PVCRejection PaddleDescription
+    PhosphorType PlateType PositionReferenceIndicator PulseSequenceName ReceiveCoilManufacturerName
+    ReceiveCoilName ReconstructionMethod RescaleType ScatterCorrectionMethod SegmentAlgorithmName SegmentLabel
+    SequenceName SoftwareVersions StackID TransmitCoilManufacturerName TransmitCoilName TypeOfFilters ViewName
+    WindowCenterWidthExplanation
     """
 )
 """Text outside the table that says how an image was made; every other text that the table does not name is emptied."""
