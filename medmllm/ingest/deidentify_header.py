@@ -149,7 +149,8 @@ class HeaderCleaner:
             made.add(_element(element.tag, vr, dummies.get(FAMILIES[vr], DUMMY)))
             self._count("replaced by a dummy", element.tag)
         else:
-            made.add(_element(element.tag, vr, [] if vr == "SQ" else None))
+            nothing = {"sequence": [], "number": None, "bytes": b""}.get(FAMILIES[vr], "")
+            made.add(_element(element.tag, vr, nothing))
             self._count("emptied", element.tag)
 
     def _sequence(self, element: DataElement, made: Dataset, action: str | None, depth: int) -> None:

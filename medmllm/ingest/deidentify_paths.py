@@ -18,7 +18,7 @@ from medmllm.records import Study
 
 SHORTEST_NUMBER = 5  # digits; slices are numbered too
 _WORD = re.compile(r"[^\W\d_]+")
-_NUMBER = re.compile(r"[A-Za-z]{0,4}-?\d[\d-]*\d")
+_NUMBER = re.compile(r"(?<![A-Za-z])[A-Za-z]{0,4}-?\d[\d-]*\d")
 
 
 def words_of_paths(studies: tuple[Study, ...], root: Path, descriptors: Descriptors) -> Mapping[str, Identifiers]:

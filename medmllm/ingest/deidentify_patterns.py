@@ -37,8 +37,9 @@ DATES = _compiled(
     r"(?<![\d.,/])(?:0?[1-9]|[12]\d|3[01])\.(?:0?[1-9]|1[0-2])\.\d\d(?![\d.])",
     rf"\b(?:{_MONTHS})\b\.?,?[ \t]+(?:of[ \t]+)?(?:18|19|20)\d\d\b",
     r"(?<![\d.,/])(?:0?[1-9]|1[0-2])/(?:19|20)\d\d(?![\d/])",
-    rf"\b(?:january|february|april|june|july|august|september|october|november|december|"
-    rf"(?:on|since|until|from|of|by|in)[ \t]+(?:{_MONTHS}))[ \t]+\d{{1,2}}(?:st|nd|rd|th)?\b(?![ \t]*(?:{UNITS})\b)",
+    rf"(?:\b(?:january|february|april|june|july|august|september|october|november|december)|(?:(?<=\bon )|(?<=\bof )|"
+    rf"(?<=\bby )|(?<=\bin )|(?<=\bfrom )|(?<=\bsince )|(?<=\buntil ))(?:{_MONTHS}))[ \t]+\d{{1,2}}(?:st|nd|rd|th)?\b"
+    rf"(?![ \t]*(?:{UNITS})\b)",
     rf"(?<![\d.])\d{{1,2}}(?:st|nd|rd|th)?[ \t]+(?:of[ \t]+)?(?:{_MONTHS})\b(?!\w)(?![ \t]+(?:have|be|not|show|rep))",
     r"(?i:(?<=\bon )|(?<=\bdated )|(?<=\bfrom )|(?<=\bsince )|(?<=\bdate: )|(?<=\bvom ))"
     r"\d{1,2}/\d{1,2}(?![\d/]|[ \t]*(?:mm|cm|%))",
@@ -63,7 +64,7 @@ LABELLED_IDS = _compiled(
     flags=_NO_CASE,
 )
 LONG_IDS = _compiled(
-    rf"(?<![\w.,/-])\d{{6,}}(?![\w-]|[.,]\d|[ \t]*(?:{UNITS})\b|[ \t]*[/%µ])",
+    rf"(?<![\w.,/-])\d{{6,}}(?![\w-]|[.,]\d|[ \t]*(?i:{UNITS})\b|[ \t]*[/%µ])",
     r"(?<![\w/-])[A-Z]{1,5}-?\d{5,}(?:[-/]\d+)*(?![\w])",
     r"(?<![\w/.-])\d{2,4}-\d{5,}(?:-\d+)?(?![\w])",
     r"(?<![\w/-])[A-Z]{1,3}-?(?:19|20)?\d{2}-\d{3,}(?![\w])",

@@ -42,14 +42,15 @@ def copy_pixels(stream: BinaryIO, data: Dataset, encoding: Encoding, known: Iden
     """Yield the bytes of the pixel element that the stream stands at; nothing when it stands at another or the end.
 
     Raises:
-        DicomError: `truncated_pixels`, `pixels_unreadable` or `text_in_pixels`.
+        DicomError: `no_pixels`, `truncated_pixels`, `pixels_unreadable` or `text_in_pixels`.
     """
-    head = stream.read(8 if encoding.implicit else 12)
-    if len(head) < 8:
-        return
-    group, number = struct.unpack(f"{encoding.order}HH", head[:4])
+    size = 8 if encoding.implicit else 12
+    head = stream.read(size)
+    group, number = struct.unpack(f"{encoding.order}HH", head[:4]) if len(head) == size else (0, 0)
     tag = group << 16 | number
     if tag not in PIXELS:
+        if element_text(data, "Rows"):
+            raise DicomError("the image holds no pixel data: it was cut short or emptied", code="no_pixels")
         return
     length = struct.unpack(f"{encoding.order}I", head[-4:])[0]
     if length == UNDEFINED:

@@ -8,7 +8,7 @@ What the pieces come from may fail too: that is another error, and the file is n
 import gzip
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ def write_pieces(target: Path | None, pieces: Iterator[bytes], *, zipped: bool =
         with _writing():
             os.replace(partial, target)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_text(target: Path | None, text: str) -> None:
