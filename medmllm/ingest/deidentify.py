@@ -91,10 +91,10 @@ def deidentify_folder(index: StudyIndex, run: FolderRun, advance: Callable[[int]
 
 def _study(study: Study, run: FolderRun) -> None:
     known = run.words[study.study_key]
-    for key in (study.patient_key, study.study_key):
-        for part in re.split(r"[/\\]", run.originals.get(key, "")):
-            if not run.descriptors.allows(part):
-                known.add_number(part)
+    if study.layout == "dicom" or study.facts:  # else the patient goes by a folder, which `words_of_paths` has seen
+        known.add_number(run.originals.get(study.patient_key, "").rpartition("/")[2])
+    if study.layout == "dicom":
+        known.add_number(run.originals.get(study.study_key, ""))
     for column, cell in study.facts.items():
         if NAME_COLUMNS.search(column):
             known.add_name(cell)

@@ -149,7 +149,7 @@ class HeaderCleaner:
             made.add(_element(element.tag, vr, dummies.get(FAMILIES[vr], DUMMY)))
             self._count("replaced by a dummy", element.tag)
         else:
-            nothing = {"sequence": [], "number": None, "bytes": b""}.get(FAMILIES[vr], "")
+            nothing: object = {"sequence": [], "number": None, "bytes": b""}.get(FAMILIES[vr], "")
             made.add(_element(element.tag, vr, nothing))
             self._count("emptied", element.tag)
 
@@ -211,7 +211,7 @@ class HeaderCleaner:
             self._put(made, element, "emptied", lambda text: text if _CODE.fullmatch(text) else None, swept=not unswept)
         elif family == "age":
             self._put(made, element, "capped", cap_age)
-        elif family == "bytes" and tag in TECHNICAL_BYTES:
+        elif family == "bytes" and tag in TECHNICAL_BYTES and not self.known.in_bytes(element.value or b""):
             made.add(_element(element.tag, element.VR, element.value))
         elif family == "text" and (tag in TECHNICAL_TEXT or tag in DEVICE_IDENTITY):
             self._put(made, element, "emptied", lambda text: text if len(text) <= LONGEST_TEXT else None)

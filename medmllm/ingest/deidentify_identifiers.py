@@ -50,6 +50,7 @@ class Identifiers:
     names: set[str] = field(default_factory=set)
     numbers: set[str] = field(default_factory=set)
     phrases: set[str] = field(default_factory=set)
+    guesses: set[str] = field(default_factory=set)  # words of paths: names if they are written like one
 
     def add_name(self, text: str) -> None:
         """Add the words of a person's name, in whatever order and with whatever between them."""
@@ -79,6 +80,7 @@ class Identifiers:
         self.names |= other.names
         self.numbers |= other.numbers
         self.phrases |= other.phrases
+        self.guesses |= other.guesses
 
     def in_text(self, text: str) -> bool:
         """Return whether a text holds one of them; names as whole words, numbers and phrases anywhere.
@@ -90,7 +92,7 @@ class Identifiers:
         folded = " ".join(text.casefold().split())
         words = {word for word in _WORD.findall(folded) if len(word) >= SHORTEST_NAME}
         return (
-            not words.isdisjoint(self.names)
+            not words.isdisjoint(self.names | self.guesses)
             or any(number in folded for number in self.numbers)
             or any(phrase in folded for phrase in self.phrases)
         )
@@ -99,7 +101,9 @@ class Identifiers:
         """Return whether bytes that are no text hold a name or number of five characters or more, as ASCII."""
         lowered = data.lower()
         return any(
-            word.encode("utf-8") in lowered for word in (*self.names, *self.numbers) if len(word) > SHORTEST_NUMBER
+            word.encode("utf-8") in lowered
+            for word in (*self.names, *self.guesses, *self.numbers)
+            if len(word) > SHORTEST_NUMBER
         )
 
 

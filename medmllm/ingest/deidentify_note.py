@@ -9,7 +9,7 @@ identifiers: 45 CFR 164.514(b)(2). A name that nothing announces can be missed: 
 
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
@@ -35,6 +35,7 @@ from medmllm.ingest.deidentify_patterns import (
 from medmllm.ingest.deidentify_words import EPONYM_NOUNS, FIRST_NAMES, NEVER_NAMES
 
 OLDEST_YEARS = 89
+PAGE = 4000  # characters that the patterns look at together
 _PLACEHOLDER = re.compile(r"X{3,}|\[[A-Z]+\]|_{3,}|\*{3,}")
 _WORDS = re.compile(r"[^\W\d_][\w'’-]*")
 
@@ -50,7 +51,10 @@ class NoteScrubber:
 
     def scrub(self, text: str) -> str:
         """Return the text with placeholders; over its own result it changes nothing but shifted dates."""
-        text = self._known_numbers(text)
+        pieces = (self._numbers_and_announced(piece) for piece in _in_pieces(self._known_numbers(text)))
+        return self._known_names("".join(pieces))
+
+    def _numbers_and_announced(self, text: str) -> str:
         for kind, patterns in (("EMAIL", MAIL), ("URL", URL)):
             text = self._replace(kind, patterns, text)
         text = self._labelled(text)
@@ -62,7 +66,7 @@ class NoteScrubber:
             text = pattern.sub(self._age, text)
         for pattern in (SIGNED, SIGNED_BY, TITLED, CREDITED, PATIENT_IS, FIRST_AND_LAST):
             text = pattern.sub(self._announced, text)
-        return self._known_names(text)
+        return text
 
     # --- numbers -----------------------------------------------------------------------------
 
@@ -136,7 +140,7 @@ class NoteScrubber:
         return word.casefold() in self.keep
 
     def _known_names(self, text: str) -> str:
-        names = sorted((name for name in self.known.names if name not in self.keep), key=len, reverse=True)
+        names = sorted((self.known.names | self.known.guesses) - self.keep, key=len, reverse=True)
         if not names:
             return text
         one, noun = "|".join(map(re.escape, names)), rf"(?P<noun>[ ]+(?:{EPONYM_NOUNS})\b)?"
@@ -145,6 +149,8 @@ class NoteScrubber:
 
     def _known_name(self, found: re.Match[str]) -> str:
         name = found[1]
+        if name.casefold() not in self.known.names and not name[0].isupper():
+            return found[0]
         plain_word = name.casefold() in NEVER_NAMES or len(name) < SHORTEST_NAME
         if found["noun"] or (plain_word and not self._stands_as_a_name(found)):
             return found[0]
@@ -158,3 +164,14 @@ class NoteScrubber:
         near = {word.casefold() for word in (*before[-1:], *after[:1])}
         beside = near & (self.known.names - {found[1].casefold()}) or "[NAME]" in "".join(around)
         return bool(beside) and found[1][0].isupper()
+
+
+def _in_pieces(text: str) -> Iterator[str]:
+    """Yield a text in pieces that end with a line where lines are not longer than a page."""
+    start = 0
+    while len(text) - start > PAGE:
+        line_end = text.rfind("\n", start + 1, start + PAGE) + 1
+        end = line_end or text.rfind(" ", start + 1, start + PAGE) + 1 or start + PAGE
+        yield text[start:end]
+        start = end
+    yield text[start:]

@@ -34,7 +34,10 @@ def words_of_paths(studies: tuple[Study, ...], root: Path, descriptors: Descript
         found[study.study_key] = known = Identifiers()
         for word in by_study[study.study_key]:
             if len(patients[word]) == 1 and word.casefold() not in NEVER_NAMES and not descriptors.allows(word):
-                known.add_number(word)
+                if word.isalpha():
+                    known.guesses.add(word.casefold())
+                else:
+                    known.add_number(word)
     return found
 
 

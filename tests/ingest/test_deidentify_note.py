@@ -42,7 +42,8 @@ def test_clinical_content_stays_word_for_word(clinical: str) -> None:
     ("text", "left"),
     [
         ("Seen by Dr. Smith and Mrs Van der Berg.", "Seen by Dr. [NAME] and Mrs [NAME]."),
-        ("Herr Müller, Frau Dr. Schmidt-Huber", "Herr [NAME], Frau Dr. [NAME]"), ("Prof. Dr. med. Weber", "Prof. Dr. med. [NAME]"),
+        ("Herr Müller, Frau Dr. Schmidt-Huber", "Herr [NAME], Frau Dr. [NAME]"),
+        ("Prof. Dr. med. Weber", "Prof. Dr. med. [NAME]"),
         ("Electronically signed by: JOHN Q. DOE\nFINDINGS: clear", "Electronically signed by: [NAME]\nFINDINGS: clear"),
         ("Dictated by John Doe.", "Dictated by [NAME]."),
         ("Jane Roe, MD reviewed", "[NAME], MD reviewed"),

@@ -105,7 +105,7 @@ def test_what_the_paths_of_several_patients_share_belongs_to_nobody(tmp_path: Pa
         write_nifti_study(tmp_path / "siteone" / patient / "brain", {"t1_scan": a_volume((5, 4, 3))})
     index = index_folder(tmp_path, keyring=RING)
     found = words_of_paths(index.studies, tmp_path, descriptors())
-    names = [known.names for known in found.values()]
+    names = [known.guesses for known in found.values()]
     assert sorted(map(sorted, names)) == [["hans", "meier"], ["kowalski"]]
     assert [known.numbers for known in found.values() if known.numbers] == [{"4711081"}]
 
