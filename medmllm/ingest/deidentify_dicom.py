@@ -230,7 +230,6 @@ def _encode(made: Dataset, syntax: str) -> bytes:
     made.file_meta.TransferSyntaxUID = syntax
     made.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
     made.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION
-    made.preamble = bytes(128)
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, made, enforce_file_format=True)
     return buffer.getvalue()

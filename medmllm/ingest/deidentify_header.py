@@ -90,7 +90,7 @@ class HeaderCleaner:
             raise DicomError(f"sequences lie more than {DEEPEST} deep in each other", code="nested_too_deep")
         made = Dataset()
         for tag in sorted(data.keys()):
-            if tag.is_private or _left_to_others(tag):
+            if tag.is_private or _is_written_anew(tag):
                 continue
             try:
                 self._attribute(data, tag, made, depth)
@@ -107,7 +107,7 @@ class HeaderCleaner:
 
     def _attribute(self, data: Dataset, tag: BaseTag, made: Dataset, depth: int) -> None:
         """Put what may stay of one attribute into `made`."""
-        if not dictionary_has_tag(tag) or _is_forbidden(tag):
+        if tag.group < 8 or not dictionary_has_tag(tag):  # curves and overlays are in no dictionary of single tags
             self._count("removed", tag)
             return
         element = data[tag]
@@ -283,15 +283,9 @@ def _count_private(data: Dataset) -> int:
     return sum(tag.is_private for tag in list(data.keys()))
 
 
-def _left_to_others(tag: BaseTag) -> bool:
-    """Return whether an attribute is one that is written anew: group lengths, character set, pixels."""
+def _is_written_anew(tag: BaseTag) -> bool:
+    """Return whether an attribute follows from others or from the file: group lengths, character set, pixels."""
     return tag.element == 0 or tag == 0x00080005 or tag in (0x7FE00008, 0x7FE00009, 0x7FE00010)
-
-
-def _is_forbidden(tag: BaseTag) -> bool:
-    """Return whether a whole group is removed: commands, file meta, directories, curves, overlays, padding."""
-    group = tag.group
-    return group in (0, 2, 4, 6) or 0x5000 <= group <= 0x501E or 0x6000 <= group <= 0x60FF or group >= 0xFFFA
 
 
 def _joined(texts: list[str] | list[str | None]) -> list[str | None] | str | None:

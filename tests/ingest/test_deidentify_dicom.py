@@ -164,6 +164,14 @@ def test_what_follows_the_image_in_its_pixel_data_is_left_out(slice_file: Path) 
     assert pydicom.dcmread(clean(slice_file)[0]).PixelData == pixels
 
 
+def test_pixel_data_that_say_they_are_too_short_are_refused_whatever_follows_them(slice_file: Path) -> None:
+    data = pydicom.dcmread(slice_file)
+    data.PixelData = data.PixelData[:20]
+    data.DataSetTrailingPadding = b"MEIER " * 4
+    data.save_as(slice_file)
+    assert refused(slice_file) == "truncated_pixels"
+
+
 @pytest.mark.parametrize("cut", [1, 20, 24, 30, 36])
 def test_pixels_that_end_early_are_refused(slice_file: Path, cut: int) -> None:
     slice_file.write_bytes(slice_file.read_bytes()[:-cut])

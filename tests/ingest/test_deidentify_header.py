@@ -191,6 +191,36 @@ def test_what_cannot_be_decoded_is_removed_and_counted() -> None:
     assert made.actions["removed, not decodable", "DiffusionBValue"] == 1
 
 
+def test_what_belongs_into_commands_file_meta_and_directories_is_removed_from_a_data_set() -> None:
+    data = data_set(Rows=3)
+    data.add_new(0x00001000, "UI", "1.2.3")  # Affected SOP Instance UID
+    data.add_new(0x00020016, "AE", "WARD7")
+    data.add_new(0x00041130, "CS", "MEIER")  # File-set ID
+    assert [element.keyword for element in cleaner().clean(data)] == ["Rows"]
+
+
+def test_an_attribute_of_another_kind_than_its_own_is_removed() -> None:
+    data = data_set(Rows=3)
+    data.add_new(0x00080070, "US", 77)  # Manufacturer
+    data.add_new(0x00180015, "OB", b"MEIER\0")  # Body Part Examined
+    data.add_new(0x00180050, "LO", "5 MEIER")  # Slice Thickness
+    made = cleaner()
+    assert [element.keyword for element in made.clean(data)] == ["Rows"]
+    assert made.actions["removed, of another VR than its own", "Manufacturer"] == 1
+
+
+def test_look_up_tables_are_kept_unless_a_name_is_in_them() -> None:
+    known = Identifiers()
+    known.add_name("Meierhof")
+    table = data_set(ModalityLUTType="HU")
+    table.add_new(0x00283006, "OW", b"\1\2\3\4")
+    named = data_set(ModalityLUTType="HU")
+    named.add_new(0x00283006, "OW", b"MEIERHOF")
+    made = cleaner(known=known).clean(data_set(ModalityLUTSequence=Sequence([table, named])))
+    assert made.ModalityLUTSequence[0].LUTData == b"\1\2\3\4"
+    assert "LUTData" not in made.ModalityLUTSequence[1]
+
+
 # --- private attributes --------------------------------------------------------------------
 
 

@@ -288,6 +288,47 @@ def test_an_encrypted_linkage_table_is_read_back_with_its_passphrase_alone(
     assert (refused.exit_code, refused.stdout) == (2, "")
 
 
+def test_an_object_that_is_no_image_is_refused_or_cleaned_into_its_study(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path / "in", a_volume((4, 3, 2)), note=None)
+    report = pydicom.dcmread(tmp_path / "in" / "0001.dcm")
+    for keyword in ("PixelData", "Rows", "Columns"):
+        delattr(report, keyword)
+    report.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"  # Basic Text SR
+    report.SOPInstanceUID, report.Modality = made_up_uid("report"), "SR"
+    report.VerifyingOrganization = "Saint Eustache"
+    report.save_as(tmp_path / "in" / "report.dcm")
+    deidentify.run(tmp_path / "in", out=tmp_path / "one", config=settings())
+    ledger = read_table(tmp_path / "one" / "ledger.csv", ProblemRow)
+    assert [(row.severity, row.code) for row in ledger] == [("refused", "object_not_taken")]
+    deidentify.run(tmp_path / "in", out=tmp_path / "two", config=settings(f'dicom.objects=["{report.SOPClassUID}"]'))
+    # with this list the images are the strangers; the report lies where they would
+    (made,) = (tmp_path / "two").rglob("*.dcm")
+    first = sorted((tmp_path / "one").rglob("*.dcm"))[0]
+    assert made.relative_to(tmp_path / "two").parts[:3] == first.relative_to(tmp_path / "one").parts[:3]
+    assert pydicom.dcmread(made).VerifyingOrganization == "REMOVED"
+
+
+def test_several_images_notes_gradients_and_great_ages_of_one_study(tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "case-x"
+    write_nifti_study(folder, {"Meier": a_volume((5, 4, 3)), "Huber": a_volume((5, 4, 2)), "dwi": a_volume((5, 4, 6))})
+    (folder / "zweite.md").write_text("Frau Huber, 3 cm.\n")
+    (folder / "dwi.bval").write_text("0 1000\n")
+    (tmp_path / "in" / "labels.csv").write_text("study_id,age\ncase-x,93\n")
+    deidentify.run(tmp_path / "in", out=tmp_path / "out", config=settings('table_columns=["age"]'))
+    names = sorted(file.name for file in (tmp_path / "out").rglob("st-*/*"))
+    assert names == ["dwi.bval", "dwi.nii.gz", "image.nii.gz", "image_2.nii.gz", "note-001.txt", "note-002.md"]
+    assert next((tmp_path / "out").rglob("note-002.md")).read_text() == "Frau [NAME], 3 cm.\n"
+    assert (tmp_path / "out" / "labels.csv").read_text().endswith(",90\n")
+
+
+def test_a_face_that_can_be_recognised_is_a_warning_and_no_refusal(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path / "in", a_volume((4, 3, 1)), note=None)
+    edit_dicom(tmp_path / "in", RecognizableVisualFeatures="YES")
+    result = deidentify.run(tmp_path / "in", out=tmp_path / "out", config=settings())
+    (row,) = read_table(tmp_path / "out" / "ledger.csv", ProblemRow)
+    assert (row.severity, row.code, result.refused, result.written) == ("warning", "recognisable_face", 0, 1)
+
+
 def test_a_study_of_two_patients_is_refused(tmp_path: Path) -> None:
     write_dicom_study(tmp_path / "in", a_volume((4, 3, 2)), patient="A", note=None)
     edit_dicom(tmp_path / "in", only=[1], PatientID="B")
