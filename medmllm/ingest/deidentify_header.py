@@ -61,7 +61,6 @@ STANDARD_SCHEMES = frozenset({
 
 BIRTH = frozenset(map(tag_for_keyword, ("PatientBirthDate", "PatientBirthTime")))
 NEVER_SWEPT = frozenset(map(tag_for_keyword, ("Modality", "PhotometricInterpretation", "PatientPosition")))
-_CODING = frozenset(map(tag_for_keyword, ("CodeValue", "CodeMeaning", "CodingSchemeDesignator")))
 _CODE = re.compile(r"[A-Za-z0-9_ .+\-/]{0,16}")
 _DECIMAL = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 _AGE = re.compile(r"\d{3}[DWMY]")
@@ -214,7 +213,7 @@ class HeaderCleaner:
         elif family == "bytes" and tag in TECHNICAL_BYTES and not self.known.in_bytes(element.value or b""):
             made.add(_element(element.tag, element.VR, element.value))
         elif family == "text" and (tag in TECHNICAL_TEXT or tag in DEVICE_IDENTITY):
-            self._put(made, element, "emptied", lambda text: text if len(text) <= LONGEST_TEXT else None)
+            self._put(made, element, "emptied", lambda text: text if _is_short_line(text) else None)
         elif family == "text" and not dictionary_is_retired(element.tag):
             self._act(made, element, "D" if depth else "Z", dictionary_VR(element.tag).partition(" ")[0])
         else:
@@ -249,7 +248,7 @@ class HeaderCleaner:
 
     def _coded(self, made: Dataset) -> None:
         """Take the words out of a code whose scheme is not a published one."""
-        if "CodeMeaning" in made and str(made.get("CodingSchemeDesignator", "")).upper() not in STANDARD_SCHEMES:
+        if str(made.get("CodingSchemeDesignator", "")).upper() not in STANDARD_SCHEMES:
             for keyword, dummy in (("CodeMeaning", DUMMY), ("CodeValue", DUMMY), ("CodingSchemeDesignator", "99LOCAL")):
                 if keyword in made:
                     made[keyword].value = dummy
@@ -277,6 +276,10 @@ def cap_age(text: str) -> str | None:
     if not _AGE.fullmatch(text):
         return None
     return "090Y" if int(text[:3]) / _PER_YEAR[text[3]] > OLDEST_YEARS else text
+
+
+def _is_short_line(text: str) -> bool:
+    return len(text) <= LONGEST_TEXT and text.isprintable()
 
 
 def _count_private(data: Dataset) -> int:

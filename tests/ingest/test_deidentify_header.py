@@ -170,6 +170,12 @@ def test_the_words_of_a_code_are_kept_for_published_schemes_alone(scheme: str, m
     assert made.CodingSchemeDesignator == (scheme if meaning == "Head" else "99LOCAL")
 
 
+def test_a_code_without_a_scheme_or_meaning_and_text_with_control_characters_are_not_kept() -> None:
+    made = cleaner().clean(data_set(AnatomicRegionSequence=Sequence([data_set(CodeValue="Meier")]), ViewName="a\x01b"))
+    assert made.AnatomicRegionSequence[0].CodeValue == "REMOVED"
+    assert made.ViewName == "REMOVED"
+
+
 def test_sequences_nested_without_end_are_refused() -> None:
     data = data_set(FrameLabel="deepest")
     for _ in range(20):
