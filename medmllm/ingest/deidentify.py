@@ -20,7 +20,7 @@ from medmllm.config import DeidentifyConfig
 from medmllm.csv_tables import LinkageRow, ProblemRow
 from medmllm.errors import IngestError, RecordingError
 from medmllm.ingest.deidentify_descriptors import Descriptors
-from medmllm.ingest.deidentify_dicom import DicomRun, Owner, deidentify_dicom, owner_in_header
+from medmllm.ingest.deidentify_dicom import DicomRun, Owner, deidentify_dicom, identifiers_in, owner_in_header
 from medmllm.ingest.deidentify_identifiers import Identifiers
 from medmllm.ingest.deidentify_nifti import copy_numbers, deidentify_nifti, deidentify_sidecar
 from medmllm.ingest.deidentify_note import NoteScrubber
@@ -146,9 +146,12 @@ class _File:
 
 def _dicom_series(study: Study, known: Identifiers, folder: Path | None, run: FolderRun) -> None:
     done: set[Path] = set()
-    for series in study.series:
+    of_dicom = [series for series in study.series if series.kind == "dicom"]
+    for series in of_dicom:  # what one series says of the patient is looked for in all others
+        known.update(identifiers_in(series.files[0]))
+    for series in of_dicom:
         owner = Owner(study.patient_key, study.study_key, series.series_key, known)
-        for path in series.files if series.kind == "dicom" else ():
+        for path in series.files:
             if path in done:
                 continue
             done.add(path)

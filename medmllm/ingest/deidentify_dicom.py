@@ -10,6 +10,7 @@ but for deflated files, which are written as the explicit little endian that the
 import io
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -26,7 +27,7 @@ from pydicom.uid import (
 )
 
 from medmllm.config import DicomRules
-from medmllm.errors import DicomError
+from medmllm.errors import DicomError, IngestError
 from medmllm.ingest.deidentify_descriptors import Descriptors
 from medmllm.ingest.deidentify_header import HeaderCleaner
 from medmllm.ingest.deidentify_identifiers import Identifiers, collect
@@ -121,6 +122,19 @@ def deidentify_dicom(source: Path, file_key: str, owner: Owner, run: DicomRun, *
         target = None if into is None else into / series_key / f"{file_key}.dcm"
         write_pieces(target, chain([header], pixels))
         return Cleaned(series_key, shows_a_face(data))
+
+
+def identifiers_in(source: Path) -> Identifiers:
+    """Return the identifiers in a file's header; none when it cannot be read, which `deidentify_dicom` will say."""
+    doing = "the DICOM header cannot be parsed"
+    with (
+        suppress(IngestError),
+        open_regular(source) as file,
+        one_error(DicomError, doing, also=DICOM_FAILURES),
+    ):
+        stream, force, _ = data_set_stream(file, HEADER_INFLATES_TO)
+        return collect(pydicom.dcmread(_Bounded(stream), stop_before_pixels=True, force=force))
+    return Identifiers()
 
 
 def owner_in_header(source: Path, keyring: Keyring) -> Owner:

@@ -329,6 +329,16 @@ def test_a_face_that_can_be_recognised_is_a_warning_and_no_refusal(tmp_path: Pat
     assert (row.severity, row.code, result.refused, result.written) == ("warning", "recognisable_face", 0, 1)
 
 
+def test_a_name_that_one_series_tells_is_looked_for_in_every_other(tmp_path: Path) -> None:
+    one, other = PLANTED["family name"], PLANTED["mother's birth name"]
+    for series, (name, maker) in enumerate([(one, other), (other, one)]):
+        folder = tmp_path / "in" / str(series)
+        write_dicom_study(folder, a_volume((4, 3, 2)), series=series, note=None)
+        edit_dicom(folder, PatientName=f"{name}^Anna", Manufacturer=f"{maker} Ltd")
+    assert deidentify.run(tmp_path / "in", out=tmp_path / "out", config=settings()).written == 4
+    assert leaks(tmp_path / "out") == []
+
+
 def test_a_study_of_two_patients_is_refused(tmp_path: Path) -> None:
     write_dicom_study(tmp_path / "in", a_volume((4, 3, 2)), patient="A", note=None)
     edit_dicom(tmp_path / "in", only=[1], PatientID="B")
