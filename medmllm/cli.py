@@ -8,6 +8,7 @@ Results go to stdout, progress and warnings to stderr. Exit codes: 0 all done, 1
 import errno
 import json
 import logging
+import os
 from collections.abc import Callable
 from enum import IntEnum
 from functools import wraps
@@ -262,6 +263,60 @@ def demo(
 
     typer.echo(story.run(out, config=settings, overwrite=overwrite))
     return ExitCode.OK
+
+
+@app.command()
+@honest
+def deidentify(
+    studies: Annotated[Path, typer.Argument(help="Folder of DICOM or NIfTI studies.")],
+    out: Out,
+    labels: Labels = None,
+    linkage: Linkage = None,
+    encrypt_linkage: Annotated[
+        bool,
+        typer.Option("--encrypt-linkage", help="Encrypt it; asks for a passphrase, or MEDMLLM_LINKAGE_PASSPHRASE."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the report and the ledger alone.")] = False,
+    config: Config = None,
+    set_: Set = None,
+    overwrite: Overwrite = False,
+) -> ExitCode:
+    """Write a folder of studies again without what tells who they are about; what cannot be cleaned is refused."""
+    from medmllm.config import load_config
+    from medmllm.deidentify_config import DeidentifyConfig
+
+    settings = load_config(DeidentifyConfig, "deidentify", file=config, overrides=set_ or ())
+    if encrypt_linkage and linkage is None:
+        raise MisuseError("--encrypt-linkage needs --linkage FILE")
+    passphrase = ask_passphrase(confirm=True) if encrypt_linkage else None
+    from medmllm.pipelines import deidentify as story
+
+    result = story.run(
+        studies, out=out, config=settings, labels=labels, linkage=linkage, passphrase=passphrase, dry_run=dry_run,
+        overwrite=overwrite,
+    )  # fmt: skip
+    done = "would be written" if dry_run else "written"
+    left = f"{result.refused} refused, {result.ignored} of no study left out (ledger.csv)"
+    typer.echo(f"{result.written} files of {result.studies} studies {done}, {left} -> {out}")
+    return ExitCode.PARTIAL if result.refused else ExitCode.OK
+
+
+@app.command()
+@honest
+def linkage(
+    file: Annotated[Path, typer.Argument(help="Table written with --linkage and --encrypt-linkage.")],
+) -> ExitCode:
+    """Print an encrypted linkage table: each key and the original identifier it stands for."""
+    from medmllm.ingest.linkage import unseal
+
+    typer.echo(unseal(file, ask_passphrase(confirm=False)).decode("utf-8"), nl=False)
+    return ExitCode.OK
+
+
+def ask_passphrase(*, confirm: bool) -> str:
+    """Return the passphrase of MEDMLLM_LINKAGE_PASSPHRASE, or of whoever sits at the terminal."""
+    given = os.environ.get("MEDMLLM_LINKAGE_PASSPHRASE")
+    return given or str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True))
 
 
 @app.command()

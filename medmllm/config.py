@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
+from medmllm.deidentify_config import DeidentifyConfig
 from medmllm.documents import Document, ImageSettings, ModelSettings, Probability, TextSettings, Triple, first_fault
 from medmllm.errors import ConfigError
 from medmllm.records import Severity
@@ -219,6 +220,7 @@ CONFIGS: Mapping[str, type[Document]] = {
     "score": ScoreConfig,
     "demo": DemoConfig,
     "quality": QualityConfig,
+    "deidentify": DeidentifyConfig,
 }
 """Verb -> model of its TOML file."""
 

@@ -165,12 +165,33 @@ class QualitySummary(Document):
     provenance: Provenance
 
 
+class DeidentificationDocument(Document):
+    """OUT/deidentification.json: what was done to a folder, and what was left out."""
+
+    dry_run: bool = Field(description="nothing was written but this report and the ledger")
+    profile: Literal["DICOM PS3.15 Annex E Basic Application Level Confidentiality Profile"] = (
+        "DICOM PS3.15 Annex E Basic Application Level Confidentiality Profile"
+    )
+    method_codes: dict[str, str] = Field(description="code of PS3.16 CID 7050 -> meaning, as written into each file")
+    options: dict[str, str] = Field(description="setting -> value; names given in the settings are not repeated")
+    studies: int = Field(ge=0, description="of which anything was written")
+    written: dict[str, int] = Field(description="kind of file -> how many")
+    refused: int = Field(ge=0, description="files that should have been written and were not; ledger.csv says why")
+    refused_by_code: dict[str, int]
+    ignored: int = Field(ge=0, description="files of no study, not written either; ledger.csv says why")
+    actions: dict[str, dict[str, int]] = Field(description="what was done -> DICOM attribute -> how often; no values")
+    placeholders: dict[str, int] = Field(description="kind of placeholder -> how many, in notes")
+    limits: tuple[str, ...] = Field(description="plain words on what this does not do")
+    provenance: Provenance
+
+
 FILES: Mapping[str, type[Document]] = {
     "model": ModelCard,
     "evaluation": EvaluationDocument,
     "prediction": PredictionDocument,
     "explanation": ExplanationDocument,
     "summary": ScoringSummary,
+    "deidentification": DeidentificationDocument,
     "quality_summary": QualitySummary,
 }
 """Schema name -> document, for every JSON file read or written (tables: `csv_tables`, settings: `config`)."""

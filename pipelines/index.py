@@ -19,7 +19,8 @@ from medmllm.ingest.recognise import TABLES
 from medmllm.ingest.stock import Workers
 from medmllm.ingest.study_folder import StudyIndex, folder_of, index_folder, open_index
 from medmllm.ingest.tables import read_label_table
-from medmllm.pipelines.index_output import check_linkage, write_index
+from medmllm.pipelines.index_output import write_index
+from medmllm.pipelines.linkage_table import check_linkage
 from medmllm.pipelines.progress import progress_bar
 
 MARKER = "studies.csv"

@@ -4,14 +4,14 @@ IndexedStudy, one after the other -> rows, as they come
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from medmllm.csv_tables import LinkageRow, ProblemRow, SeriesRow, StudyRow, table_writer
-from medmllm.errors import MedmllmError, MisuseError
-from medmllm.ingest.study_folder import FolderIndex, StudyIndex
+from medmllm.ingest.study_folder import FolderIndex
+from medmllm.pipelines.linkage_table import linkage_writer
 from medmllm.pipelines.progress import progress_bar
 from medmllm.records import Study
 
@@ -26,7 +26,7 @@ def write_index(index: FolderIndex, out: Path, linkage: Path | None, marker: str
         marker: File name of the table of studies.
         stack: Keeps the files open; they are whole when it is closed.
     """
-    link = _linkage_writer(linkage, stack) if linkage else None
+    link = linkage_writer(linkage, stack) if linkage else None
     series_table = stack.enter_context(table_writer(out / "series.csv", SeriesRow))
     problem_table = stack.enter_context(table_writer(out / "problems.csv", ProblemRow))
     study_table = stack.enter_context(table_writer(out / marker, StudyRow))
@@ -99,45 +99,3 @@ def series_rows(study: Study) -> Iterator[SeriesRow]:
             thickness_mm=series.technique.thickness_mm,
             time_order=series.technique.time_order,
         )
-
-
-def check_linkage(path: Path | None, out: Path) -> None:
-    """Refuse a linkage table among the results.
-
-    Raises:
-        MisuseError: It would lie inside the results folder.
-    """
-    if path is not None and path.resolve().is_relative_to(out.resolve()):
-        raise MisuseError("the linkage table may not lie among the results: choose another --linkage")
-
-
-def write_linkage(path: Path, index: StudyIndex, *, out: Path) -> None:
-    """Write the linkage table, readable by its owner alone, and never among the results.
-
-    Raises:
-        MisuseError: It would lie inside the results folder.
-        MedmllmError: It cannot be written.
-    """
-    check_linkage(path, out)
-    with ExitStack() as stack:
-        write = _linkage_writer(path, stack)
-        write(index.linkage)
-
-
-def _linkage_writer(path: Path, stack: ExitStack) -> Callable[[Iterable[LinkageRow]], None]:
-    """Return what appends rows to the linkage table, each key once."""
-    try:
-        path.touch(mode=0o600)
-        path.chmod(0o600)
-        writer = stack.enter_context(table_writer(path, LinkageRow))
-    except OSError as error:
-        raise MedmllmError(f"cannot write the linkage table: {error.strerror}", code="cannot_write") from None
-    seen: set[str] = set()
-
-    def write(rows: Iterable[LinkageRow]) -> None:
-        for row in rows:
-            if row.key not in seen:
-                seen.add(row.key)
-                writer.write(row)
-
-    return write

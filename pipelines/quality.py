@@ -14,7 +14,7 @@ from medmllm.errors import MedmllmError
 from medmllm.ingest.audio import read_recording
 from medmllm.ingest.study_folder import StudyIndex, folder_of, read_study_note, read_volume
 from medmllm.pipelines.index import read_index
-from medmllm.pipelines.index_output import write_linkage
+from medmllm.pipelines.linkage_table import write_linkage
 from medmllm.pipelines.progress import progress_bar
 from medmllm.provenance import stamp
 from medmllm.quality.audio import check_recording

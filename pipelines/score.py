@@ -29,7 +29,7 @@ from medmllm.errors import MedmllmError, MisuseError
 from medmllm.ingest.study_folder import StudyIndex, folder_of
 from medmllm.models.package import CARD, ModelPackage, load_package
 from medmllm.pipelines.index import read_index
-from medmllm.pipelines.index_output import write_linkage
+from medmllm.pipelines.linkage_table import write_linkage
 from medmllm.pipelines.progress import progress_bar
 from medmllm.pipelines.study_output import write_study
 from medmllm.provenance import stamp

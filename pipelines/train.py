@@ -21,7 +21,7 @@ from medmllm.evaluation.cohort import evaluate_arms
 from medmllm.ingest.study_folder import folder_of
 from medmllm.ingest.tables import assign_targets, parse_target
 from medmllm.pipelines.index import label_file, read_index
-from medmllm.pipelines.index_output import write_linkage
+from medmllm.pipelines.linkage_table import write_linkage
 from medmllm.pipelines.progress import progress_bar
 from medmllm.provenance import file_digest, stamp
 from medmllm.quality.gate import log_warnings

@@ -25,7 +25,8 @@ TIERS = (
     {"errors"},
     {"records"},
     {"geometry", "documents"},
-    {"csv_tables", "config", "provenance", "result_documents"},
+    {"csv_tables", "deidentify_config", "provenance", "result_documents"},
+    {"config"},
     {"ingest", "preprocessing", "quality", "evaluation"},
     {"models"},
     {"training", "attribution"},
@@ -41,7 +42,8 @@ MAPPED = {"medmllm.data_schemas": "data_schemas", "medmllm.pipelines": "pipeline
 
 TORCH_AND_ITS_FAMILY = {"torch", "monai", "transformers", "lightning", "captum"}
 WITHOUT_TORCH = (
-    "errors", "records", "geometry", "documents", "csv_tables", "config", "provenance", "result_documents",
+    "errors", "records", "geometry", "documents", "csv_tables", "config", "deidentify_config", "provenance",
+    "result_documents",
     "ingest", "quality", "evaluation", "reporting", "cli",
 )  # fmt: skip
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "base", "misc"}

@@ -26,6 +26,7 @@ FAULTS: dict[str, tuple[str | int, ...]] = {
     "prediction": ("probability",),  # 1.2
     "explanation": ("words", 0, "word"),  # text of the note
     "summary": ("refused",),  # -1
+    "deidentification": ("refused",),  # -1
     "studies_row": ("patient_key",),  # a name where a key belongs
     "series_row": ("spacing_z_mm",),  # 0 mm
     "files_row": ("status",),  # lost
@@ -41,6 +42,7 @@ FAULTS: dict[str, tuple[str | int, ...]] = {
     "out_of_fold_row": ("study_key",),  # a UID where a key belongs
     "train_config": ("image", "spacing"),  # it is called spacing_mm
     "score_config": ("workers",),  # 0
+    "deidentify_config": ("dicom", "dates"),  # "guess"
     "demo_config": ("train", "training", "folds"),  # 1
 }
 
@@ -85,7 +87,8 @@ def laid_over(under: Any, over: Any, fault: tuple[str | int, ...]) -> Any:
 
 
 def test_every_document_row_and_settings_file_has_a_schema_and_two_examples_and_nothing_else_lies_there() -> None:
-    names = {*FILES, *ROWS, "selection", "train_config", "score_config", "demo_config", "quality_config"}
+    configs = ("train_config", "score_config", "demo_config", "quality_config", "deidentify_config")
+    names = {*FILES, *ROWS, "selection", *configs}
     assert len(names) == len(FILES) + len(ROWS) + 1 + len(CONFIGS)
     assert set(FAULTS) == names
     assert {file.name for file in FOLDER.glob("*.json")} == {f"{name}.schema.json" for name in names}

@@ -20,6 +20,7 @@ from medmllm.errors import MisuseError
 SECRET_FILE_VARIABLE = "MEDMLLM_SITE_SECRET_FILE"
 SHORTEST_SECRET_BYTES = 16
 KEY_DIGITS = 16
+LONGEST_SHIFT_DAYS = 3650
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +57,23 @@ class Keyring:
         """Return the key of a file, "fi-" and 16 hexadecimal digits, from its path relative to the root."""
         return self._key("fi", "file", original)
 
+    def uid(self, original: str) -> str:
+        """Return the UID that stands for another one, always the same: "2.25." and 128 bits as a decimal number.
+
+        Of the form that PS3.5 B.2 gives to a UUID, so that no two sites' can collide.
+        """
+        return f"2.25.{int.from_bytes(self._digest('uid', original)[:16])}"
+
+    def date_shift_days(self, patient_key: str) -> int:
+        """Return by how many days all dates of a patient are moved: -1 to -3650, the same in every run."""
+        return -1 - int.from_bytes(self._digest("date", patient_key)[:8]) % LONGEST_SHIFT_DAYS
+
     def _key(self, prefix: str, kind: str, original: str) -> str:
+        return f"{prefix}-{self._digest(kind, original).hex()[:KEY_DIGITS]}"
+
+    def _digest(self, kind: str, original: str) -> bytes:
         message = f"{kind}\0{original}".encode("utf-8", "surrogateescape")  # file names may be no valid UTF-8
-        digest = hmac.digest(self.secret, message, "sha256").hex()
-        return f"{prefix}-{digest[:KEY_DIGITS]}"
+        return hmac.digest(self.secret, message, "sha256")
 
 
 def load_keyring() -> Keyring:

@@ -1,0 +1,165 @@
+"""Write a NIfTI file without the texts in its header; voxels and affine are the same bytes.
+
+    .nii, .nii.gz or .hdr with .img -> text fields blanked, extensions left out -> the same kind of file
+    JSON sidecar -> the allowed keys; .bval and .bvec -> numbers alone
+
+A gzip stream is written anew, without the file name and time in its head. What follows the declared voxels is left
+out. Header fields: nifti1.h and nifti2.h of the NIfTI working group; sidecars: BIDS 1.10.
+"""
+
+import gzip
+import json
+import math
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+
+from medmllm.errors import NiftiError
+from medmllm.ingest.deidentify_identifiers import Identifiers
+from medmllm.ingest.deidentify_writing import write_pieces, write_text
+from medmllm.ingest.nifti import NIBABEL_FAILURES, image_beside, read_header
+from medmllm.ingest.opening import one_error, open_regular
+
+PIECE_BYTES = 2**20
+LARGEST_SIDECAR_BYTES = 2**20
+TEXT_FIELDS = ("data_type", "db_name", "descrip", "aux_file", "intent_name", "unused_str")
+UNUSED_FIELDS = ("extents", "session_error", "regular", "glmax", "glmin")
+_LAYOUTS = {348: nibabel.Nifti1Header.template_dtype, 540: nibabel.Nifti2Header.template_dtype}
+_FAILURES = (*NIBABEL_FAILURES, gzip.BadGzipFile)
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9_.+\-\\/*]{1,24}")  # no spaces: a code, not a sentence
+_NUMBERS = re.compile(r"[-+0-9.eE\s]*")
+
+
+def deidentify_nifti(source: Path, target: Path | None) -> list[Path]:
+    """Clean one image; return the files written.
+
+    Args:
+        source: The image; the .hdr of a pair.
+        target: Where it goes, without a suffix: `OUT/pt-.../st-.../t1`. None writes nothing.
+
+    Raises:
+        IngestError: A file cannot be opened.
+        NiftiError: As `nifti.read_header`; or damaged or cut short.
+    """
+    read_header(source)
+    with one_error(NiftiError, "the NIfTI file cannot be de-identified", also=_FAILURES):
+        with open_plain(source) as (stream, zipped):
+            header, fields = _read_header(stream)
+            offset, size = _voxels(fields)
+            pair = bytes(fields["magic"].item()).startswith((b"ni1", b"ni2"))
+            if not pair:
+                between = offset - len(header)
+                if between < 0 or between > 2**24:
+                    raise NiftiError(f"the voxels are said to start at byte {offset:,}", code="nifti_unreadable")
+                _skip(stream, between)
+                parts = _pieces(header + bytes(between), stream, size)
+                return _write(target, ".nii", parts, zipped=zipped)
+        with open_plain(image_beside(source)) as (stream, image_zipped):
+            _skip(stream, offset)
+            return [
+                *_write(target, ".hdr", iter([header, bytes(4)]), zipped=zipped),
+                *_write(target, ".img", _pieces(bytes(offset), stream, size), zipped=image_zipped),
+            ]
+
+
+def deidentify_sidecar(source: Path, target: Path | None, keys: Collection[str], known: Identifiers) -> dict[str, Any]:
+    """Write the allowed keys of a JSON sidecar and return them; texts of several words are left out.
+
+    Raises:
+        NiftiError: It is not a JSON object, or too large.
+    """
+    with open_regular(source) as stream, one_error(NiftiError, "the sidecar cannot be read", code="bad_sidecar"):
+        said = json.loads(stream.read(LARGEST_SIDECAR_BYTES))
+    if not isinstance(said, dict):
+        raise NiftiError("the sidecar is not a JSON object", code="bad_sidecar")
+    kept = {key: value for key, value in said.items() if key in keys and _is_technical(value, known)}
+    if kept:
+        write_text(target, json.dumps(kept, indent=2, sort_keys=True) + "\n")
+    return kept
+
+
+def copy_numbers(source: Path, target: Path | None) -> None:
+    """Copy a .bval or .bvec file.
+
+    Raises:
+        NiftiError: It holds anything but numbers.
+    """
+    with open_regular(source) as stream, one_error(NiftiError, "the file cannot be read", code="bad_sidecar"):
+        text = stream.read(LARGEST_SIDECAR_BYTES).decode("ascii")
+    if not _NUMBERS.fullmatch(text):
+        raise NiftiError("the file holds more than numbers", code="bad_sidecar")
+    write_text(target, text)
+
+
+@contextmanager
+def open_plain(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
+    """Open a file, looking through gzip by what it holds; yields the stream and whether it was zipped."""
+    with open_regular(path) as stream:
+        zipped = stream.read(2) == b"\x1f\x8b"
+        stream.seek(0)
+        if zipped:
+            with gzip.GzipFile(fileobj=stream, mode="rb") as plain:
+                yield cast(BinaryIO, plain), True
+        else:
+            yield stream, False
+
+
+def _read_header(stream: BinaryIO) -> tuple[bytes, npt.NDArray[Any]]:
+    """Return the header with its texts blanked, and its fields."""
+    start = stream.read(348)
+    for order in "<>":
+        size = int.from_bytes(start[:4], "little" if order == "<" else "big")
+        if size in _LAYOUTS:
+            start += stream.read(size - len(start))
+            fields = np.frombuffer(start, dtype=_LAYOUTS[size].newbyteorder(order)).copy()
+            for name in (*TEXT_FIELDS, *UNUSED_FIELDS):
+                if name in (fields.dtype.names or ()):
+                    fields[name] = b"" if fields.dtype[name].kind == "S" else 0
+            return fields.tobytes(), fields
+    raise NiftiError("the file has no NIfTI header", code="not_nifti")
+
+
+def _voxels(fields: npt.NDArray[Any]) -> tuple[int, int]:
+    """Return where the voxels start and how many bytes they are."""
+    dim = fields["dim"][0]
+    shape = [int(size) for size in dim[1 : int(dim[0]) + 1]]
+    return int(fields["vox_offset"][0]), math.prod(shape) * int(fields["bitpix"][0]) // 8
+
+
+def _pieces(head: bytes, stream: BinaryIO, size: int) -> Iterator[bytes]:
+    yield head
+    left = size
+    while left:
+        piece = stream.read(min(left, PIECE_BYTES))
+        if not piece:
+            raise NiftiError(f"{left:,} of {size:,} bytes of voxels are missing", code="nifti_truncated")
+        left -= len(piece)
+        yield piece
+    while stream.read(PIECE_BYTES):  # to the end: only there gzip checks length and checksum
+        pass
+
+
+def _skip(stream: BinaryIO, count: int) -> None:
+    left = count
+    while left > 0 and (piece := stream.read(min(left, PIECE_BYTES))):
+        left -= len(piece)
+
+
+def _write(target: Path | None, suffix: str, parts: Iterator[bytes], *, zipped: bool) -> list[Path]:
+    file = None if target is None else target.with_name(target.name + suffix + (".gz" if zipped else ""))
+    write_pieces(file, parts, zipped=zipped)
+    return [file] if file else []
+
+
+def _is_technical(value: object, known: Identifiers) -> bool:
+    if isinstance(value, bool | int | float):
+        return True
+    if isinstance(value, list):
+        return all(not isinstance(part, dict) and _is_technical(part, known) for part in value)
+    return isinstance(value, str) and _PLAIN_WORD.fullmatch(value) is not None and not known.in_text(value)

@@ -1,0 +1,177 @@
+"""Replace in a note what tells who it is about; leave what tells what the matter is.
+
+    text, known identifiers -> rules, one kind after the other -> text with [NAME], [DATE], [ID], [ADDRESS] ...
+
+Rules, not a language model: titles, signatures, labels, number formats, and the names and numbers that the study's own
+headers, folders and table tell. What is already replaced, by XXXX or in brackets, stays. The eighteen kinds of
+identifiers: 45 CFR 164.514(b)(2). A name that nothing announces can be missed: read a sample before you share notes.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+from medmllm.ingest.deidentify_identifiers import SHORTEST_NAME, Identifiers
+from medmllm.ingest.deidentify_patterns import (
+    ADDRESSES,
+    AGES,
+    CREDITED,
+    DATES,
+    FIRST_AND_LAST,
+    LABELLED_IDS,
+    LONG_IDS,
+    MAIL,
+    MONTH_NUMBERS,
+    PATIENT_IS,
+    PHONES,
+    SIGNED,
+    SIGNED_BY,
+    SOCIAL,
+    TITLED,
+    URL,
+)
+from medmllm.ingest.deidentify_words import EPONYM_NOUNS, FIRST_NAMES, NEVER_NAMES
+
+OLDEST_YEARS = 89
+PAGE = 4000  # characters that the patterns look at together
+_PLACEHOLDER = re.compile(r"X{3,}|\[[A-Z]+\]|_{3,}|\*{3,}")
+_WORDS = re.compile(r"[^\W\d_][\w'’-]*")
+
+
+@dataclass(slots=True)
+class NoteScrubber:
+    """Scrubs the notes of one study."""
+
+    known: Identifiers = field(repr=False)
+    shift_days: int | None  # None: a date becomes [DATE]
+    keep: frozenset[str]  # words that are never a name; lower case
+    counts: Counter[str]  # kind of placeholder -> how many
+
+    def scrub(self, text: str) -> str:
+        """Return the text with placeholders; over its own result it changes nothing but shifted dates."""
+        pieces = (self._numbers_and_announced(piece) for piece in _in_pieces(self._known_numbers(text)))
+        return self._known_names("".join(pieces))
+
+    def _numbers_and_announced(self, text: str) -> str:
+        for kind, patterns in (("EMAIL", MAIL), ("URL", URL)):
+            text = self._replace(kind, patterns, text)
+        text = self._labelled(text)
+        for pattern in DATES:
+            text = pattern.sub(self._date, text)
+        for kind, patterns in (("ID", SOCIAL), ("ADDRESS", ADDRESSES), ("PHONE", PHONES), ("ID", LONG_IDS)):
+            text = self._replace(kind, patterns, text)
+        for pattern in AGES:
+            text = pattern.sub(self._age, text)
+        for pattern in (SIGNED, SIGNED_BY, TITLED, CREDITED, PATIENT_IS, FIRST_AND_LAST):
+            text = pattern.sub(self._announced, text)
+        return text
+
+    # --- numbers -----------------------------------------------------------------------------
+
+    def _replace(self, kind: str, patterns: Collection[re.Pattern[str]], text: str) -> str:
+        def placeholder(_: re.Match[str]) -> str:
+            self.counts[kind] += 1
+            return f" [{kind}]" if "kept" in _.re.groupindex else f"[{kind}]"
+
+        for pattern in patterns:
+            text = pattern.sub(placeholder, text)
+        return text
+
+    def _labelled(self, text: str) -> str:
+        def placeholder(found: re.Match[str]) -> str:
+            self.counts["ID"] += 1
+            return f"{found['label']}[ID]"
+
+        for pattern in LABELLED_IDS:
+            text = pattern.sub(placeholder, text)
+        return text
+
+    def _known_numbers(self, text: str) -> str:
+        for words, kind in ((self.known.numbers, "ID"), (self.known.phrases, "ADDRESS")):
+            for word in sorted(words, key=len, reverse=True):
+                loose = r"\s+".join(map(re.escape, word.split()))
+                pattern = re.compile(rf"(?<!\w){loose}(?!\w)", re.IGNORECASE)
+                text = self._replace(kind, (pattern,), text)
+        return text
+
+    def _date(self, found: re.Match[str]) -> str:
+        parts = found.groupdict()
+        if parts.get("month") and not 1 <= int(parts["month"]) <= 12:
+            return found[0]
+        self.counts["DATE"] += 1
+        if self.shift_days is None or not parts.get("year"):
+            return "[DATE]"
+        month = int(parts["month"]) if parts.get("month") else MONTH_NUMBERS.get(parts["name"][:3].casefold(), 0)
+        try:
+            return (date(int(parts["year"]), month, int(parts["day"])) + timedelta(days=self.shift_days)).isoformat()
+        except (ValueError, OverflowError):
+            return "[DATE]"
+
+    def _age(self, found: re.Match[str]) -> str:
+        if int(found["age"]) <= OLDEST_YEARS:
+            return found[0]
+        self.counts["AGE"] += 1
+        return "[AGE]"
+
+    # --- names -------------------------------------------------------------------------------
+
+    def _announced(self, found: re.Match[str]) -> str:
+        """Replace a name that its surroundings announce, up to the first word that is no name."""
+        name = found["name"]
+        if found.re is FIRST_AND_LAST and name.split()[0].casefold() not in FIRST_NAMES:
+            return found[0]
+        end = len(name)
+        for word in _WORDS.finditer(name):
+            if word[0].casefold().rstrip("'s") in NEVER_NAMES or self._kept(word[0]) or _PLACEHOLDER.search(word[0]):
+                end = word.start()
+                break
+        taken = name[:end].rstrip(" \t,.-")
+        both_needed = found.re in (FIRST_AND_LAST, PATIENT_IS, SIGNED_BY)
+        if not re.search(r"[^\W\d_]", taken) or (both_needed and end < len(name)):
+            return found[0]
+        self.counts["NAME"] += 1
+        return found[0].replace(name, "[NAME]" + name[len(taken) :], 1) if not found["label"] else (
+            f"{found['label']}[NAME]{name[len(taken):]}"
+        )  # fmt: skip
+
+    def _kept(self, word: str) -> bool:
+        return word.casefold() in self.keep
+
+    def _known_names(self, text: str) -> str:
+        names = sorted((self.known.names | self.known.guesses) - self.keep, key=len, reverse=True)
+        if not names:
+            return text
+        one, noun = "|".join(map(re.escape, names)), rf"(?P<noun>[ ]+(?:{EPONYM_NOUNS})\b)?"
+        pattern = re.compile(rf"(?<![\w\[])({one})(?:['’]s)?(?!\w){noun}", re.IGNORECASE)
+        return pattern.sub(self._known_name, text)
+
+    def _known_name(self, found: re.Match[str]) -> str:
+        name = found[1]
+        if name.casefold() not in self.known.names and not name[0].isupper():
+            return found[0]
+        plain_word = name.casefold() in NEVER_NAMES or len(name) < SHORTEST_NAME
+        if found["noun"] or (plain_word and not self._stands_as_a_name(found)):
+            return found[0]
+        self.counts["NAME"] += 1
+        return "[NAME]"
+
+    def _stands_as_a_name(self, found: re.Match[str]) -> bool:
+        """Return whether an everyday word stands beside another name of the patient, capitalised."""
+        around = found.string[max(0, found.start() - 24) : found.start()], found.string[found.end() : found.end() + 24]
+        before, after = _WORDS.findall(around[0]), _WORDS.findall(around[1])
+        near = {word.casefold() for word in (*before[-1:], *after[:1])}
+        beside = near & (self.known.names - {found[1].casefold()}) or "[NAME]" in "".join(around)
+        return bool(beside) and found[1][0].isupper()
+
+
+def _in_pieces(text: str) -> Iterator[str]:
+    """Yield a text in pieces that end with a line where lines are not longer than a page."""
+    start = 0
+    while len(text) - start > PAGE:
+        line_end = text.rfind("\n", start + 1, start + PAGE) + 1
+        end = line_end or text.rfind(" ", start + 1, start + PAGE) + 1 or start + PAGE
+        yield text[start:end]
+        start = end
+    yield text[start:]

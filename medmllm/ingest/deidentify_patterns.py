@@ -1,0 +1,116 @@
+"""What identifiers look like in a note: numbers, dates, addresses, and names that something announces.
+
+Patterns alone; `deidentify_note` says in which order they are asked and what is put in the place. A pattern with a
+group `label` keeps what the label holds. English and German forms, and the commonest of French, Italian and Spanish.
+Runs of blanks, letters and repeated parts are bounded: a hostile text of a megabyte costs seconds, not hours.
+"""
+
+import re
+
+from medmllm.ingest.deidentify_words import CREDENTIALS, PARTICLES, SIGNATURES, TITLES, UNITS
+
+_MONTHS = (
+    "jan(?:uary|uar)?|feb(?:ruary|ruar)?|mar(?:ch)?|märz?|apr(?:il)?|ma[yi]|jun[ei]?|jul[yi]?|aug(?:ust)?|"
+    "sept?(?:ember)?|o[ck]t(?:ober)?|nov(?:ember)?|de[cz](?:ember)?"
+)
+MONTH_NUMBERS = {name: n for n, names in enumerate(
+    ("jan", "feb", "mar mär", "apr", "may mai", "jun", "jul", "aug", "sep", "oct okt", "nov", "dec dez"), 1
+) for name in names.split()}  # fmt: skip
+_NAME = r"(?:[A-ZÀ-ÖØ-Þ][\w'’-]{0,40}[^\W\d_]|[A-ZÀ-ÖØ-Þ]\.?(?=[\s,]))"  # a capitalised word, or an initial
+_NAMES = rf"{_NAME}(?:[ \t]{{1,9}}(?:(?:{PARTICLES})[ \t]{{1,9}}){{0,3}}{_NAME}){{0,3}}"
+
+
+def _compiled(*patterns: str, flags: int = 0) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(pattern, flags) for pattern in patterns)
+
+
+_NO_CASE = re.IGNORECASE
+MAIL = _compiled(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+")
+URL = _compiled(r"\b(?:https?://|ftp://|www\.)[^\s<>()]+[^\s<>().,;]", flags=_NO_CASE)
+DATES = _compiled(
+    r"(?<![\d.])(?P<year>(?:18|19|20)\d\d)[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})(?![\d])",
+    r"(?<!\d)(?P<year>(?:19|20)\d\d)(?P<month>0[1-9]|1[0-2])(?P<day>0[1-9]|[12]\d|3[01])(?:[T_]?\d{4,6})?(?!\d)",
+    rf"(?<![\d.])(?P<day>\d{{1,2}})(?:st|nd|rd|th|\.)?[ \t-]{{0,9}}(?:of[ \t]{{1,9}})?(?P<name>{_MONTHS})\b"
+    r"\.?,?[ \t-]{0,9}(?P<year>(?:18|19|20)\d\d)\b",
+    rf"\b(?P<name>{_MONTHS})\b\.?[ \t]{{1,9}}(?P<day>\d{{1,2}})(?:st|nd|rd|th)?,?[ \t]{{1,9}}"
+    r"(?P<year>(?:18|19|20)\d\d)\b",
+    r"(?<![\d.,/])(?P<day>0?[1-9]|[12]\d|3[01])\.[ ]?(?P<month>0?[1-9]|1[0-2])\.[ ]?(?P<year>(?:18|19|20)\d\d)(?!\d)",
+    r"(?<![\d.,/-])\d{1,2}(?P<between>[/-])\d{1,2}(?P=between)(?:(?:18|19|20)\d\d|\d\d)(?![\d/])",
+    r"(?<![\d.,/])(?:0?[1-9]|[12]\d|3[01])\.(?:0?[1-9]|1[0-2])\.\d\d(?![\d.])",
+    rf"\b(?:{_MONTHS})\b\.?,?[ \t]{{1,9}}(?:of[ \t]{{1,9}})?(?:18|19|20)\d\d\b",
+    r"(?<![\d.,/])(?:0?[1-9]|1[0-2])/(?:19|20)\d\d(?![\d/])",
+    rf"(?:\b(?:january|february|april|june|july|august|september|october|november|december)|(?:(?<=\bon )|(?<=\bof )|"
+    rf"(?<=\bby )|(?<=\bin )|(?<=\bfrom )|(?<=\bsince )|(?<=\buntil ))(?:{_MONTHS}))[ \t]{{1,9}}\d{{1,2}}"
+    rf"(?:st|nd|rd|th)?\b(?![ \t]{{0,9}}(?:{UNITS})\b)",
+    rf"(?<![\d.])\d{{1,2}}(?:st|nd|rd|th)?[ \t]{{1,9}}(?:of[ \t]{{1,9}})?(?:{_MONTHS})\b(?!\w)"
+    r"(?![ \t]{1,9}(?:have|be|not|show|rep))",
+    r"(?i:(?<=\bon )|(?<=\bdated )|(?<=\bfrom )|(?<=\bsince )|(?<=\bdate: )|(?<=\bvom ))"
+    r"\d{1,2}/\d{1,2}(?![\d/]|[ \t]{0,9}(?:mm|cm|%))",
+    flags=_NO_CASE,
+)
+SOCIAL = _compiled(r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])")
+PHONES = _compiled(
+    r"(?<![\w/.])(?:\+|00)\d{1,3}[ \t./-]?(?:\(0?\)[ \t]?)?\(?\d{1,5}\)?(?:[ \t./-]?\d{2,5}){1,4}(?![\w/])",
+    r"(?<![\w/.-])(?:1[-. ])?\(?\d{3}\)?[-. ]\d{3}[-. ]\d{4}(?![\w/.-]*\d)",
+    r"(?<![\w/.])0\d{2,4}[ ]?[/ -][ ]?\d{3,8}(?:[ -]?\d{1,5})?(?![\w/])",
+    r"(?i:(?<=\bphone)|(?<=\btelephone)|(?<=\btel)|(?<=\bfax)|(?<=\bpager)|(?<=\bbeeper)|(?<=\bcell)|(?<=\bmobile)|"
+    r"(?<=\bext)|(?<=\bextension))(?:\.?[ \t]{0,9}(?:no\.?|number|is|#)?[ \t]{0,9}[:#]?[ \t]{0,9})"
+    r"(?P<kept>)[+(]?\d[\d ().-]{2,20}\d",
+    flags=_NO_CASE,
+)
+LABELLED_IDS = _compiled(
+    r"(?P<label>\b(?:MRN|M\.R\.N\.|medical record(?: number| no\.?)?|patient[ -]?(?:id|number|no\.?|nr\.?)|pat\.?[ -]?"
+    r"(?:id|nr\.?)|acc(?:ession)?\.?[ ]?(?:number|no\.?|nr\.?|#)|accession|SSN|social security(?: number)?|account"
+    r"(?: number| no\.?)?|case[ ](?:number|no\.?)|fallnummer|fall-?nr\.?|visit[ ](?:number|no\.?)|insurance"
+    r"(?: number| no\.?)|policy(?: number| no\.?)|order[ ](?:number|no\.?)|exam[ ](?:number|no\.?|id)|study[ ]id|"
+    r"serial(?: number| no\.?)|licen[cs]e(?: number| no\.?)|device[ ]id|hospital[ ](?:number|no\.?)|NHS(?: number)?)"
+    r"[ \t]{0,9}(?:is|was)?[ \t]{0,9}[:#=]?[ \t]{0,9}#?)(?P<id>(?=[\w./-]{0,40}\d)[A-Za-z0-9][\w./-]{0,40}\w)",
+    flags=_NO_CASE,
+)
+LONG_IDS = _compiled(
+    rf"(?<![\w.,/-])\d{{6,}}(?![\w-]|[.,]\d|[ \t]{{0,9}}(?i:{UNITS})\b|[ \t]{{0,9}}[/%µ])",
+    r"(?<![\w/-])[A-Z]{1,5}-?\d{5,}(?:[-/]\d+){0,5}(?!\w)",
+    r"(?<![\w/.-])\d{2,4}-\d{5,}(?:-\d+)?(?![\w])",
+    r"(?<![\w/-])[A-Z]{1,3}-?(?:19|20)?\d{2}-\d{3,}(?![\w])",
+)
+ADDRESSES = _compiled(
+    r"(?<![\w.,/])\d{1,5}[a-zA-Z]?[ ]{1,9}(?:[NSEW]\.?[ ]|(?:North|South|East|West)[ ])?(?:[A-Z][a-z]+[ ]){1,3}"
+    r"(?:Street|St\.|St(?=[,\n])|Avenue|Ave\b\.?|Road|Rd\b\.?|Boulevard|Blvd\b\.?|Lane|Ln\b\.?|Drive|Court|Parkway|"
+    r"Pkwy\b\.?|Place|Square|Terrace|Highway|Hwy\b\.?|Way)(?:,?[ ](?:Apt|Suite|Unit|Floor|#)\.?[ ]?\w+)?"
+    r"(?:,?[ ]{1,9}[A-Z][a-z]+(?:[ ][A-Z][a-z]+)?,?[ ]{1,9}[A-Z]{2}(?:[ ]{1,9}\d{5}(?:-\d{4})?)?)?",
+    r"(?<![\w-])[A-ZÄÖÜ][a-zäöüß]{2,40}(?:-[A-ZÄÖÜ][a-zäöüß]{1,40}){0,3}-?"
+    r"(?:straße|strasse|str\.|Straße|gasse|allee|platz|weg|ufer)[ ]"
+    r"\d{1,4}[ ]?[a-z]?\b(?:,?[ ]{1,9}(?:[A-Z]{1,2}-)?\d{4,5}[ ]{1,9}[A-ZÄÖÜ][\wäöüß-]+)?",
+    r"\b(?:\d{1,4},?[ ]{1,9})?(?:[Rr]ue|[Bb]oulevard|[Pp]lace|[Vv]ia|[Cc]alle|[Pp]iazza|[Pp]laza)[ ](?:(?:de|du|des|la|"
+    r"le|della|del|di)[ ]){0,3}[A-ZÀ-Þ][\w'-]{1,40}(?:[ ][A-ZÀ-Þ][\w'-]{1,40})?,?[ ]\d{1,5}\b",
+    r"\b\d{1,4},?[ ]{1,9}(?:bis[ ]{1,9})?[Rr]ue[ ](?:(?:de|du|des|la|le|l')[ ]?){0,3}"
+    r"[A-ZÀ-Þ][\w'-]{1,40}(?:[ ][A-ZÀ-Þ][\w'-]{1,40})?",
+    r"\bP\.?[ ]?O\.?[ ]Box[ ]\d+",
+    r"\b[A-Z][a-z]+,[ ]{1,9}[A-Z]{2}[ ]{1,9}\d{5}(?:-\d{4})?\b",
+    r"\b(?:[A-Z]{1,2}-)\d{4,5}[ ]{1,9}[A-ZÄÖÜ][\wäöüß-]+",
+)
+AGES = _compiled(
+    r"(?<![\d.])(?P<age>\d{2,3})(?=[ \t-]{0,9}(?:years?|yrs?|y\.?[ ]?o\b|y/o|yo\b|jahre?|jährig))",
+    r"(?i:(?<=\bage )|(?<=\bage: )|(?<=\bage of )|(?<=\baged ))(?P<age>\d{2,3})(?!\d|\.\d)",
+    flags=_NO_CASE,
+)
+_SIGNATURES = "|".join(sorted(SIGNATURES, key=len, reverse=True))
+_SIGNED_BY_WORDS = "|".join(words for words in SIGNATURES if words.endswith("by"))
+TITLED = re.compile(
+    rf"(?P<label>\b(?:{TITLES})(?:[ ]{{1,9}}(?:{TITLES}|(?:med|h\. ?c|rer\. ?nat)\.?))*[ \t]{{1,9}})"
+    rf"(?P<name>(?:(?:{PARTICLES})[ ]){{0,3}}{_NAMES})"
+)
+SIGNED = re.compile(
+    rf"(?P<label>(?i:(?:\b(?:{_SIGNATURES})(?:[ \t]{{0,9}}by)?|^[ \t]{{0,9}}name)[ \t]{{0,9}}:[ \t]{{0,9}}"
+    rf"(?:(?:{TITLES})[ ]{{1,9}})?))(?P<name>{_NAMES}(?:,[ \t]{{0,9}}{_NAMES})?)",
+    re.MULTILINE,
+)
+SIGNED_BY = re.compile(rf"(?P<label>(?i:\b(?:{_SIGNED_BY_WORDS})[ \t]{{1,9}}))(?P<name>{_NAME}[ ]{_NAMES})")
+CREDITED = re.compile(rf"(?P<label>)(?P<name>(?<![\w'’-]){_NAMES}),?(?=[ ]{{1,9}}(?:{CREDENTIALS})\b)")
+FIRST_AND_LAST = re.compile(
+    rf"(?P<label>)(?P<name>(?<![\w'’-])[A-ZÀ-Þ][\w'-]{{1,40}}(?:[ ][A-Z]\.)?[ ](?:(?:{PARTICLES})[ ]){{0,3}}"
+    rf"[A-ZÀ-Þ][\w'-]{{1,40}})"
+)
+PATIENT_IS = re.compile(
+    r"(?P<label>\b[Pp](?:atient|t)\.?[ ])(?P<name>[A-ZÀ-Þ][a-zà-ÿ'-]{1,40}[ ][A-ZÀ-Þ][a-zà-ÿ'-]{1,40})"
+)

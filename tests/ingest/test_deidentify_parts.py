@@ -1,0 +1,235 @@
+"""The smaller parts of de-identification: descriptions, dates, known identifiers, paths, NIfTI, the linkage table."""
+
+import gzip
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from medmllm.config import load_config
+from medmllm.deidentify_config import DeidentifyConfig
+from medmllm.errors import ConfigError, IngestError, MedmllmError, MisuseError, NiftiError
+from medmllm.ingest import nifti
+from medmllm.ingest.deidentify_descriptors import Descriptors
+from medmllm.ingest.deidentify_identifiers import Identifiers
+from medmllm.ingest.deidentify_nifti import copy_numbers, deidentify_nifti, deidentify_sidecar
+from medmllm.ingest.deidentify_paths import words_of_paths
+from medmllm.ingest.deidentify_writing import write_pieces, write_text
+from medmllm.ingest.keys import Keyring
+from medmllm.ingest.linkage import seal, unseal
+from medmllm.ingest.study_folder import index_folder
+from tests.factories import a_volume, write_nifti_study
+
+RING = Keyring(b"a secret for these tests")
+
+
+def descriptors() -> Descriptors:
+    return Descriptors(load_config(DeidentifyConfig, "deidentify").descriptors)
+
+
+# --- descriptions and keys -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("t1_mprage_sag_p2_iso_1.0", "t1_mprage_sag_p2_iso_1.0"),
+        ("CT Thorax 5.0 B30f", "CT Thorax 5.0 B30f"),
+        ("t2_tse_sag MEIER 14:30", "t2 tse sag"),
+        ("Thorax 2020-01-02", "Thorax"),
+        ("Thorax 01/02/60", "Thorax"),
+        ("MÜLLER ax", "ax"),
+        ("t2 山田", "t2"),
+        ("12 04 1960", ""),
+        ("Meier", ""),
+        ("", ""),
+    ],
+)
+def test_a_description_keeps_its_technical_words_alone(text: str, left: str) -> None:
+    assert descriptors().clean(text, Identifiers()) == left
+
+
+def test_a_technical_word_that_is_the_patients_name_goes_too() -> None:
+    known = Identifiers()
+    known.add_name("Knee^Anna")
+    assert descriptors().clean("Knee t1", known) == "t1"
+
+
+def test_a_uid_and_a_shift_are_of_their_forms_and_depend_on_secret_and_original() -> None:
+    uid = RING.uid("1.2.3")
+    assert uid.startswith("2.25.")
+    assert int(uid[5:]) < 2**128
+    assert uid != RING.uid("1.2.4") != Keyring(b"another secret of a site").uid("1.2.4")
+    shifts = {RING.date_shift_days(f"pt-{number}") for number in range(500)}
+    assert len(shifts) > 400
+    assert -3650 <= min(shifts) < -3000
+    assert -600 < max(shifts) <= -1
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ('dicom.private_tags=["0018,A,0C"]', "is not of the form"),
+        ('descriptors.patterns=["("]', "not a regular expression"),
+        ("dicom.dates=guess", "dates"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(override: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_config(DeidentifyConfig, "deidentify", overrides=[override])
+
+
+# --- known identifiers ---------------------------------------------------------------------
+
+
+def test_a_patient_number_made_of_letters_counts_as_a_name_and_one_with_a_name_in_it_as_both() -> None:
+    known = Identifiers()
+    known.add_number("HUBER")
+    known.add_number("MEIER_1960")
+    known.add_number("17")  # too short to mean anything
+    assert known.names == {"huber", "meier"}
+    assert known.numbers == {"meier_1960"}
+    assert "meier" not in repr(known)
+
+
+def test_what_stands_for_nobody_is_no_name() -> None:
+    known = Identifiers()
+    known.add_name("Anonymous^Patient^Dr von der")
+    known.add_phrase("unknown")
+    assert (known.names, known.phrases) == (set(), set())
+
+
+def test_what_the_paths_of_several_patients_share_belongs_to_nobody(tmp_path: Path) -> None:
+    for patient in ("Meier_Hans", "Kowalski-4711081"):
+        write_nifti_study(tmp_path / "siteone" / patient / "brain", {"t1_scan": a_volume((5, 4, 3))})
+    index = index_folder(tmp_path, keyring=RING)
+    found = words_of_paths(index.studies, tmp_path, descriptors())
+    names = [known.guesses for known in found.values()]
+    assert sorted(map(sorted, names)) == [["hans", "meier"], ["kowalski"]]
+    assert [known.numbers for known in found.values() if known.numbers] == [{"4711081"}]
+
+
+# --- NIfTI ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image, nibabel.Nifti1Pair])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_nifti_file_keeps_voxels_and_affine_and_loses_its_texts(
+    tmp_path: Path, kind: type[nibabel.Nifti1Image], order: str
+) -> None:
+    volume = a_volume((5, 4, 3), turn_deg=20)
+    image = kind(volume.voxels.astype(f"{order}i2"), volume.affine, kind.header_class(endianness=order))
+    image.header["descrip"], image.header["intent_name"] = b"Meier", b"Hans"
+    image.header.set_slope_inter(2.0, -7.0)
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"born 1950"))
+    source = tmp_path / ("in.hdr" if kind is nibabel.Nifti1Pair else "in.nii")
+    nibabel.save(image, source)
+    files = deidentify_nifti(source, tmp_path / "out")
+    assert [file.name for file in files] == (["out.hdr", "out.img"] if source.suffix == ".hdr" else ["out.nii"])
+    old, new = nifti.read_volume(source), nifti.read_volume(files[0])
+    np.testing.assert_array_equal(new.voxels, old.voxels)
+    np.testing.assert_array_equal(new.affine, old.affine)
+    held = b"".join(file.read_bytes() for file in files)
+    assert [word for word in (b"Meier", b"Hans", b"1950") if word in held] == []
+
+
+def test_a_zipped_nifti_file_has_no_name_and_no_time_in_its_head(tmp_path: Path) -> None:
+    write_nifti_study(tmp_path, {"meier": a_volume((5, 4, 3))})
+    (file,) = deidentify_nifti(tmp_path / "meier.nii.gz", tmp_path / "t1")
+    head = file.read_bytes()[:10]
+    assert head[3] & 8 == 0  # no name
+    assert head[4:8] == bytes(4)  # no time
+
+
+def test_a_damaged_nifti_file_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    write_nifti_study(tmp_path, {"image": a_volume((5, 4, 3))}, note=None)
+    whole = gzip.decompress((tmp_path / "image.nii.gz").read_bytes())
+    (tmp_path / "image.nii.gz").write_bytes(gzip.compress(whole[:-10]))
+    with pytest.raises(NiftiError, match="10 of 240 bytes of voxels are missing"):
+        deidentify_nifti(tmp_path / "image.nii.gz", tmp_path / "out")
+    (tmp_path / "image.nii.gz").write_bytes(gzip.compress(whole)[:-6])
+    with pytest.raises(NiftiError, match="cannot be de-identified"):
+        deidentify_nifti(tmp_path / "image.nii.gz", tmp_path / "out")
+    assert [file.name for file in tmp_path.iterdir()] == ["image.nii.gz"]
+
+
+def test_a_dry_run_over_a_nifti_file_reads_it_and_writes_nothing(tmp_path: Path) -> None:
+    write_nifti_study(tmp_path, {"image": a_volume((5, 4, 3))}, note=None)
+    assert deidentify_nifti(tmp_path / "image.nii.gz", None) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["image.nii.gz"]
+
+
+def test_a_sidecar_keeps_allowed_keys_with_numbers_and_single_words(tmp_path: Path) -> None:
+    known = Identifiers()
+    known.add_name("Meier")
+    said = {"EchoTime": [0.1, 0.2], "Units": "BQML", "TaskName": "Meier", "ScanOptions": "seen by Dr X", "Age": 4,
+            "ImageType": ["A", {"b": "Meier"}]}  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps(said))
+    keys = set(said) - {"Age"}
+    assert deidentify_sidecar(tmp_path / "a.json", tmp_path / "b.json", keys, known) == {
+        "EchoTime": [0.1, 0.2], "Units": "BQML",
+    }  # fmt: skip
+    (tmp_path / "a.json").write_text("[1]")
+    with pytest.raises(NiftiError, match="not a JSON object"):
+        deidentify_sidecar(tmp_path / "a.json", None, keys, known)
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(NiftiError, match="cannot be read"):
+        deidentify_sidecar(tmp_path / "a.json", None, keys, known)
+
+
+def test_gradients_are_copied_if_they_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.bval").write_text("0 1000 1e3\n")
+    copy_numbers(tmp_path / "a.bval", tmp_path / "b.bval")
+    assert (tmp_path / "b.bval").read_text() == "0 1000 1e3\n"
+    (tmp_path / "a.bval").write_text("0 1000 Meier\n")
+    with pytest.raises(NiftiError, match="more than numbers"):
+        copy_numbers(tmp_path / "a.bval", tmp_path / "b.bval")
+
+
+# --- writing, and the linkage table --------------------------------------------------------
+
+
+def test_a_file_whose_source_fails_is_not_there(tmp_path: Path) -> None:
+    def pieces() -> object:
+        yield b"start"
+        raise IngestError("gone")
+
+    with pytest.raises(IngestError, match="gone"):
+        write_pieces(tmp_path / "a" / "b.dcm", pieces())  # type: ignore[arg-type]
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_stops_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MedmllmError) as caught:
+        write_text(tmp_path / "file" / "note.txt", "text")
+    assert caught.value.code == "cannot_write"
+
+
+def test_a_sealed_table_comes_back_and_one_that_was_changed_does_not(tmp_path: Path) -> None:
+    file = tmp_path / "table"
+    file.write_bytes(seal(b"pt-1,MEIER", "correct horse"))
+    assert unseal(file, "correct horse") == b"pt-1,MEIER"
+    assert seal(b"pt-1,MEIER", "correct horse") != file.read_bytes()  # another salt each time
+    said = json.loads(file.read_text())
+    for name in ("salt", "nonce", "table"):
+        changed = said | {name: ("B" if said[name][0] == "A" else "A") + said[name][1:]}
+        file.write_text(json.dumps(changed))
+        with pytest.raises(MisuseError, match="passphrase is another one, or the linkage table was changed"):
+            unseal(file, "correct horse")
+
+
+@pytest.mark.parametrize("held", [b"", b"[]", b"{}", b'{"format": "other"}', b"\xff"])
+def test_what_is_no_sealed_table_is_refused(tmp_path: Path, held: bytes) -> None:
+    (tmp_path / "table").write_bytes(held)
+    with pytest.raises(MisuseError, match="no linkage table written with"):
+        unseal(tmp_path / "table", "correct horse")
+    with pytest.raises(MisuseError, match="cannot be read"):
+        unseal(tmp_path / "absent", "correct horse")
+
+
+def test_a_short_passphrase_is_refused() -> None:
+    with pytest.raises(MisuseError, match="has 5 characters, at least 8"):
+        seal(b"table", "horse")

@@ -1,0 +1,384 @@
+"""`medmllm deidentify`: nothing planted comes through, the image is the same, and every file is accounted for."""
+
+import contextlib
+import json
+import logging
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from typer.testing import CliRunner
+
+from medmllm.cli import app
+from medmllm.config import load_config
+from medmllm.csv_tables import LinkageRow, ProblemRow, read_table
+from medmllm.deidentify_config import DeidentifyConfig
+from medmllm.errors import MedmllmError, MisuseError
+from medmllm.ingest.keys import Keyring, load_keyring
+from medmllm.ingest.study_folder import index_folder, read_study_note, read_volume
+from medmllm.pipelines import deidentify
+from medmllm.records import Study
+from medmllm.result_documents import DeidentificationDocument
+from tests.deidentify_made_up import PLANTED, leaks, write_planted
+from tests.factories import a_volume, edit_dicom, made_up_uid, write_dicom_study, write_nifti_study
+
+
+def settings(*overrides: str) -> DeidentifyConfig:
+    return load_config(DeidentifyConfig, "deidentify", overrides=overrides)
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    root = tmp_path / "in"
+    root.mkdir()
+    write_planted(root)
+    return root
+
+
+def studies_of(root: Path) -> list[Study]:
+    return list(index_folder(root, keyring=Keyring(b"any secret that is long enough")).studies)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    return {name: data for name, data in files.items() if name != deidentify.REPORT}
+
+
+# --- nothing leaves ------------------------------------------------------------------------
+
+
+def test_everything_planted_is_found_in_the_input_so_that_its_absence_means_something(planted: Path) -> None:
+    assert sorted(leaks(planted)) == sorted(PLANTED)
+    assert len(PLANTED) >= 16
+
+
+@pytest.mark.parametrize("overrides", [(), ("take_recordings=true", "dicom.dates=remove", "dicom.descriptors=remove")])
+def test_nothing_planted_is_in_any_byte_of_the_result(
+    planted: Path, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    deidentify.run(planted, out=tmp_path / "out", config=settings(*overrides))
+    assert len(list((tmp_path / "out").rglob("*.dcm"))) == 2
+    assert leaks(tmp_path / "out") == []
+
+
+def test_nothing_planted_is_logged_or_printed_at_any_level(
+    planted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (planted / PLANTED["folder name"] / f"{PLANTED['file name']}-cut.dcm").write_bytes(
+        (planted / PLANTED["folder name"] / f"{PLANTED['file name']}0.dcm").read_bytes()[:-200]
+    )
+    with caplog.at_level(logging.DEBUG):
+        result = CliRunner().invoke(
+            app, ["--log-level", "debug", "deidentify", str(planted), "--out", str(tmp_path / "out")]
+        )
+    printed = capfd.readouterr()
+    assert result.exit_code == 3
+    assert result.exc_info is not None
+    assert result.exc_info[0] is SystemExit
+    everything = (result.output, result.stderr, caplog.text, printed.out, printed.err)
+    assert leaks(*(text.encode() for text in everything)) == []
+
+
+def test_two_runs_with_one_secret_are_the_same_bytes_and_another_secret_gives_others(
+    planted: Path, tmp_path: Path, site_secret: Path
+) -> None:
+    for name in ("one", "two"):
+        deidentify.run(planted, out=tmp_path / name, config=settings())
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    site_secret.write_text("0123456789abcdef" * 4)
+    deidentify.run(planted, out=tmp_path / "three", config=settings())
+    assert tree(tmp_path / "one").keys().isdisjoint(tree(tmp_path / "three").keys() - {"ledger.csv", "labels.csv"})
+
+
+# --- the same image ------------------------------------------------------------------------
+
+
+def test_a_deidentified_study_loads_to_the_same_voxels_and_affine(planted: Path, tmp_path: Path) -> None:
+    deidentify.run(planted, out=tmp_path / "out", config=settings())
+    before = {study.layout: study for study in studies_of(planted)}
+    after = {study.layout: study for study in studies_of(tmp_path / "out")}
+    assert sorted(after) == ["dicom", "folder"]
+    for layout, study in after.items():
+        assert len(study.series) == len(before[layout].series) == 1
+        old, new = read_volume(before[layout].series[0]), read_volume(study.series[0])
+        np.testing.assert_array_equal(new.voxels, old.voxels)
+        np.testing.assert_array_equal(new.affine, old.affine)
+        assert new.modality == old.modality
+
+
+def test_the_header_says_what_was_done_and_keeps_what_is_technical(planted: Path, tmp_path: Path) -> None:
+    deidentify.run(planted, out=tmp_path / "out", config=settings())
+    first, second = (pydicom.dcmread(file) for file in sorted((tmp_path / "out").rglob("*.dcm")))
+    assert first.PatientIdentityRemoved == "YES"
+    assert first.LongitudinalTemporalInformationModified == "MODIFIED"
+    codes = [(item.CodeValue, item.CodingSchemeDesignator) for item in first.DeidentificationMethodCodeSequence]
+    assert codes == [(code, "DCM") for code in ("113100", "113105", "113107", "113108", "113111")]
+    assert first.PatientName == first.PatientID == load_keyring().patient(PLANTED["patient number"])
+    assert (first.PatientAge, first.PatientSex, first.PatientBirthDate) == ("090Y", "F", "")
+    assert first.SeriesDescription == "CT Thorax B30f"
+    assert first[0x0019100C].value == 800
+    assert (0x0019, 0x100E) not in first
+    assert first.preamble == bytes(128)
+    assert first.file_meta.MediaStorageSOPInstanceUID == first.SOPInstanceUID
+    assert "SourceApplicationEntityTitle" not in first.file_meta
+    assert first.StudyInstanceUID == second.StudyInstanceUID != PLANTED["original study UID"]
+    assert first.SeriesInstanceUID == second.SeriesInstanceUID
+    assert first.SOPInstanceUID != second.SOPInstanceUID
+
+
+def test_references_still_point_at_the_right_file(planted: Path, tmp_path: Path) -> None:
+    deidentify.run(planted, out=tmp_path / "out", config=settings())
+    for file in (tmp_path / "out").rglob("*.dcm"):
+        data = pydicom.dcmread(file)  # each slice was made to refer to itself
+        assert data.SourceImageSequence[0].ReferencedSOPInstanceUID == data.SOPInstanceUID
+        assert data.SourceImageSequence[0].ReferencedSOPClassUID == data.SOPClassUID
+        deep = data.ViewCodeSequence[0].SourceImageSequence[0].ReferencedImageSequence[0]
+        assert deep.ReferencedSOPInstanceUID == data.SOPInstanceUID
+
+
+def test_dates_keep_their_intervals_within_a_patient_and_not_between_two(tmp_path: Path) -> None:
+    for patient, study, day in (("A", 1, "20200102"), ("A", 2, "20200301"), ("B", 3, "20200102")):
+        folder = tmp_path / "in" / f"{patient}{study}"
+        write_dicom_study(folder, a_volume((4, 3, 2)), patient=patient, study=study, note=None)
+        edit_dicom(folder, StudyDate=day, AcquisitionDateTime=f"{day}101500.25")
+    deidentify.run(tmp_path / "in", out=tmp_path / "out", config=settings())
+    dates = {}
+    for file in (tmp_path / "out").rglob("*.dcm"):
+        data = pydicom.dcmread(file)
+        day = date.fromisoformat(data.StudyDate)
+        dates[data.StudyInstanceUID] = day, data.AcquisitionDateTime
+    ring = load_keyring()
+    one, two, three = (dates[ring.uid(made_up_uid(*key))] for key in (("A", 1), ("A", 2), ("B", 3)))
+    assert two[0] - one[0] == date(2020, 3, 1) - date(2020, 1, 2)
+    assert one[0] < date(2020, 1, 2)
+    assert one[0] != three[0]
+    assert one[1] == f"{one[0]:%Y%m%d}101500.25"
+
+
+# --- what stands beside the images ---------------------------------------------------------
+
+
+def test_a_note_is_scrubbed_with_what_the_headers_tell_and_keeps_its_findings(planted: Path, tmp_path: Path) -> None:
+    deidentify.run(planted, out=tmp_path / "out", config=settings())
+    study = next(study for study in studies_of(tmp_path / "out") if study.layout == "dicom")
+    note = read_study_note(study)
+    assert note is not None
+    assert "has a 3.5 x 2 cm mass at T12." in note.text
+    assert note.text.startswith("HISTORY: Mr. [NAME], [NAME], MRN: [ID], born [DATE], has")
+    assert "Lives at [ADDRESS], [EMAIL]." in note.text
+    assert "Dictated by: [NAME]. Referred from [ADDRESS]." in note.text
+
+
+def test_the_label_table_is_joined_by_keys_and_keeps_listed_columns_but_no_dates(planted: Path, tmp_path: Path) -> None:
+    config = settings('table_columns=["grade", "seen_on", "remark"]')
+    deidentify.run(planted, out=tmp_path / "out", config=config)
+    study = next(study for study in studies_of(tmp_path / "out") if study.layout == "folder")
+    assert dict(study.facts) == {"grade": "3", "seen_on": "", "remark": ""}
+    header = (tmp_path / "out" / "labels.csv").read_text().splitlines()[0]
+    assert header == "patient_id,study_id,grade,seen_on,remark"
+
+
+def test_a_recording_is_refused_or_copied_without_its_tags(planted: Path, tmp_path: Path) -> None:
+    deidentify.run(planted, out=tmp_path / "out", config=settings())
+    ledger = read_table(tmp_path / "out" / "ledger.csv", ProblemRow)
+    assert "recording_not_taken" in [row.code for row in ledger]
+    deidentify.run(planted, out=tmp_path / "taken", config=settings("take_recordings=true"))
+    (copy,) = (tmp_path / "taken").rglob("*.wav")
+    assert copy.read_bytes().endswith(b"\x01\x00\xfe\xff\x2c\x01\x70\xfe")  # 1, -2, 300, -400
+    assert leaks(tmp_path / "taken") == []
+
+
+def test_a_sidecar_keeps_its_allowed_keys(planted: Path, tmp_path: Path) -> None:
+    deidentify.run(planted, out=tmp_path / "out", config=settings())
+    (sidecar,) = (tmp_path / "out").rglob("pt-*/st-*/*.json")
+    assert json.loads(sidecar.read_text()) == {"EchoTime": 0.03, "Modality": "MR"}
+    assert sidecar.name == "t1.json"
+    assert (sidecar.parent / "t1.nii.gz").is_file()
+
+
+def test_a_bids_tree_becomes_one_folder_per_study_and_stays_mr(tmp_path: Path) -> None:
+    for session in ("ses-1", "ses-2"):
+        folder = tmp_path / "in" / "sub-Meier" / session / "anat"
+        write_nifti_study(folder, {f"sub-Meier_{session}_T1w": a_volume((5, 4, 3))}, note=None)
+    deidentify.run(tmp_path / "in", out=tmp_path / "out", config=settings())
+    files = sorted(str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("pt-*/**/*.nii.gz"))
+    assert len({file.split("/")[0] for file in files}) == 1
+    assert len({file.split("/")[1] for file in files}) == 2
+    assert {file.split("/")[2] for file in files} == {"T1w.nii.gz"}
+    assert [study.series[0].modality for study in studies_of(tmp_path / "out")] == ["MR", "MR"]
+    assert not any("meier" in file.lower() for file in files)
+
+
+# --- the report, the ledger, the linkage table ---------------------------------------------
+
+
+def test_every_file_is_written_or_in_the_ledger(planted: Path, tmp_path: Path) -> None:
+    (planted / "letter.pdf").write_bytes(b"%PDF")
+    (planted / "empty.dcm").write_bytes(b"")
+    result = deidentify.run(planted, out=tmp_path / "out", config=settings(), linkage=tmp_path / "linkage.csv")
+    ledger = read_table(tmp_path / "out" / "ledger.csv", ProblemRow)
+    assert sorted((row.severity, row.code) for row in ledger) == [
+        ("ignored", "not_recognised"), ("refused", "empty_file"), ("refused", "recording_not_taken"),
+    ]  # fmt: skip
+    files = sum(file.is_file() for file in planted.rglob("*"))
+    assert result.written + len(ledger) + 1 == files  # and the label table
+    originals = {row.key: row.original for row in read_table(tmp_path / "linkage.csv", LinkageRow)}
+    assert {originals[row.where_key] for row in ledger if row.code == "not_recognised"} == {"letter.pdf"}
+
+
+def test_the_report_counts_and_names_no_value(planted: Path, tmp_path: Path) -> None:
+    config = settings('notes.names=["Bartleby"]')
+    deidentify.run(planted, out=tmp_path / "out", config=config)
+    report = DeidentificationDocument.read(tmp_path / "out" / deidentify.REPORT)
+    assert report.written == {"dicom": 2, "nifti": 1, "note": 1, "sidecar": 1}
+    assert report.refused_by_code == {"recording_not_taken": 1}
+    assert report.actions["removed"]["ImageComments"] == 2
+    assert report.actions["removed"]["overlays"] == 2 * 8
+    assert report.actions["shifted"]["StudyDate"] == 2
+    assert report.placeholders["NAME"] >= 4
+    assert "Bartleby" not in (tmp_path / "out" / deidentify.REPORT).read_text()
+
+
+def test_a_dry_run_writes_the_report_and_the_ledger_alone(planted: Path, tmp_path: Path) -> None:
+    arguments = ["deidentify", str(planted), "--out", str(tmp_path / "out"), "--dry-run"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 3
+    assert "5 files of 2 studies would be written, 1 refused" in result.stdout
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["deidentification.json", "ledger.csv"]
+    assert DeidentificationDocument.read(tmp_path / "out" / deidentify.REPORT).dry_run
+
+
+def test_writing_again_leaves_no_file_of_the_earlier_run(planted: Path, tmp_path: Path) -> None:
+    deidentify.run(planted, out=tmp_path / "out", config=settings())
+    with pytest.raises(MisuseError, match="already holds"):
+        deidentify.run(planted, out=tmp_path / "out", config=settings())
+    for file in (planted / "case-b").iterdir():
+        file.unlink()
+    deidentify.run(planted, out=tmp_path / "out", config=settings(), overwrite=True)
+    assert list((tmp_path / "out").rglob("*.nii.gz")) == []
+    assert len(list((tmp_path / "out").rglob("*.dcm"))) == 2
+
+
+def test_the_linkage_table_may_lie_neither_among_the_results_nor_be_encrypted_into_nothing(
+    planted: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(MisuseError, match="may not lie among the results"):
+        deidentify.run(planted, out=tmp_path / "out", config=settings(), linkage=tmp_path / "out" / "linkage.csv")
+    result = CliRunner().invoke(app, ["deidentify", str(planted), "--out", str(tmp_path / "o"), "--encrypt-linkage"])
+    assert (result.exit_code, (tmp_path / "o").exists()) == (2, False)
+
+
+def test_an_encrypted_linkage_table_is_read_back_with_its_passphrase_alone(
+    planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDMLLM_LINKAGE_PASSPHRASE", "correct horse")
+    table = tmp_path / "linkage.json"
+    CliRunner().invoke(
+        app, ["deidentify", str(planted), "--out", str(tmp_path / "out"), "--linkage", str(table), "--encrypt-linkage"]
+    )
+    assert table.stat().st_mode & 0o777 == 0o600
+    assert leaks(table.read_bytes()) == []
+    assert not [file.name for file in tmp_path.iterdir() if file.name not in ("in", "out", "linkage.json")]
+    shown = CliRunner().invoke(app, ["linkage", str(table)])
+    assert shown.exit_code == 0
+    assert f"patient,{PLANTED['patient number']}," in shown.stdout
+    monkeypatch.setenv("MEDMLLM_LINKAGE_PASSPHRASE", "wrong horse")
+    refused = CliRunner().invoke(app, ["linkage", str(table)])
+    assert (refused.exit_code, refused.stdout) == (2, "")
+
+
+def test_an_object_that_is_no_image_is_refused_or_cleaned_into_its_study(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path / "in", a_volume((4, 3, 2)), note=None)
+    report = pydicom.dcmread(tmp_path / "in" / "0001.dcm")
+    for keyword in ("PixelData", "Rows", "Columns"):
+        delattr(report, keyword)
+    report.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"  # Basic Text SR
+    report.SOPInstanceUID, report.Modality = made_up_uid("report"), "SR"
+    report.VerifyingOrganization = "Saint Eustache"
+    report.save_as(tmp_path / "in" / "report.dcm")
+    deidentify.run(tmp_path / "in", out=tmp_path / "one", config=settings())
+    ledger = read_table(tmp_path / "one" / "ledger.csv", ProblemRow)
+    assert [(row.severity, row.code) for row in ledger] == [("refused", "object_not_taken")]
+    deidentify.run(tmp_path / "in", out=tmp_path / "two", config=settings(f'dicom.objects=["{report.SOPClassUID}"]'))
+    # with this list the images are the strangers; the report lies where they would
+    (made,) = (tmp_path / "two").rglob("*.dcm")
+    first = sorted((tmp_path / "one").rglob("*.dcm"))[0]
+    assert made.relative_to(tmp_path / "two").parts[:3] == first.relative_to(tmp_path / "one").parts[:3]
+    assert pydicom.dcmread(made).VerifyingOrganization == "REMOVED"
+
+
+def test_several_images_notes_gradients_and_great_ages_of_one_study(tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "case-x"
+    write_nifti_study(folder, {"Meier": a_volume((5, 4, 3)), "Huber": a_volume((5, 4, 2)), "dwi": a_volume((5, 4, 6))})
+    (folder / "zweite.md").write_text("Frau Huber, 3 cm.\n")
+    (folder / "dwi.bval").write_text("0 1000\n")
+    (tmp_path / "in" / "labels.csv").write_text("study_id,age\ncase-x,93\n")
+    deidentify.run(tmp_path / "in", out=tmp_path / "out", config=settings('table_columns=["age"]'))
+    names = sorted(file.name for file in (tmp_path / "out").rglob("st-*/*"))
+    assert names == ["dwi.bval", "dwi.nii.gz", "image.nii.gz", "image_2.nii.gz", "note-001.txt", "note-002.md"]
+    assert next((tmp_path / "out").rglob("note-002.md")).read_text() == "Frau [NAME], 3 cm.\n"
+    assert (tmp_path / "out" / "labels.csv").read_text().endswith(",90\n")
+
+
+def test_a_face_that_can_be_recognised_is_a_warning_and_no_refusal(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path / "in", a_volume((4, 3, 1)), note=None)
+    edit_dicom(tmp_path / "in", RecognizableVisualFeatures="YES")
+    result = deidentify.run(tmp_path / "in", out=tmp_path / "out", config=settings())
+    (row,) = read_table(tmp_path / "out" / "ledger.csv", ProblemRow)
+    assert (row.severity, row.code, result.refused, result.written) == ("warning", "recognisable_face", 0, 1)
+
+
+def test_a_name_that_one_series_tells_is_looked_for_in_every_other(tmp_path: Path) -> None:
+    one, other = PLANTED["family name"], PLANTED["mother's birth name"]
+    for series, (name, maker) in enumerate([(one, other), (other, one)]):
+        folder = tmp_path / "in" / str(series)
+        write_dicom_study(folder, a_volume((4, 3, 2)), series=series, note=None)
+        edit_dicom(folder, PatientName=f"{name}^Anna", Manufacturer=f"{maker} Ltd")
+    assert deidentify.run(tmp_path / "in", out=tmp_path / "out", config=settings()).written == 4
+    assert leaks(tmp_path / "out") == []
+
+
+def test_a_study_of_two_patients_is_refused(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path / "in", a_volume((4, 3, 2)), patient="A", note=None)
+    edit_dicom(tmp_path / "in", only=[1], PatientID="B")
+    result = deidentify.run(tmp_path / "in", out=tmp_path / "out", config=settings())
+    assert (result.written, result.refused) == (0, 2)
+
+
+def test_a_full_disk_stops_the_run_in_one_line(planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("medmllm.ingest.deidentify_writing.os.replace", full)
+    result = CliRunner().invoke(app, ["deidentify", str(planted), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "cannot be written: No space left on device" in result.stderr
+    assert list((tmp_path / "out").rglob("*.partial")) == []
+
+
+# --- real files ----------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(600)
+def test_all_hard_cases_go_through_each_written_or_in_the_ledger(shared: Path, tmp_path: Path) -> None:
+    root = shared / "torture" / "open"
+    result = deidentify.run(root, out=tmp_path / "out", config=settings(), linkage=tmp_path / "linkage.csv")
+    keys = {row.key for row in read_table(tmp_path / "linkage.csv", LinkageRow) if row.kind == "file"}
+    assert len(keys) == sum(file.is_file() for file in root.rglob("*"))
+    in_ledger = read_table(tmp_path / "out" / "ledger.csv", ProblemRow)
+    assert result.written + len(in_ledger) == len(keys)
+    before, after = (volumes(folder) for folder in (root, tmp_path / "out"))
+    assert after == before
+    assert len(after) > 100
+
+
+def volumes(root: Path) -> list[tuple[bytes, tuple[int, ...], int]]:
+    """Return affine, shape and a digest of the voxels of every series that can be read, sorted."""
+    found = []
+    for series in (series for study in studies_of(root) for series in study.series if series.refusal is None):
+        with contextlib.suppress(MedmllmError):
+            volume = read_volume(series)
+            found.append((volume.affine.tobytes(), volume.voxels.shape, hash(volume.voxels.tobytes())))
+    return sorted(found)
