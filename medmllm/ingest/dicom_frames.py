@@ -28,6 +28,7 @@ from medmllm.ingest.opening import one_error, open_regular
 from medmllm.ingest.technique import ToldTechnique, plain_kernel, plain_thickness
 
 MOST_FRAMES = 2**16
+HEADER_BYTES, FRAME_BYTES = 2**21, 2**14  # a parser takes seconds for millions of empty items
 GROUPS = (
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence",
     "ContrastBolusAgentSequence",
@@ -61,6 +62,12 @@ def frames_of(header: DicomHeader) -> tuple[DicomHeader, ...]:
     if header.frames > MOST_FRAMES:
         raise DicomError(f"the object declares {header.frames:,} frames; at most {MOST_FRAMES:,} are read",
                          code="too_large")  # fmt: skip
+    if header.truncated:
+        return (header,)  # refused for that, whatever its groups say
+    most_bytes = HEADER_BYTES + FRAME_BYTES * header.frames
+    if (header.pixel_place or 0) > most_bytes:
+        raise DicomError(f"the header takes {header.pixel_place:,} bytes for {header.frames} frames; at most "
+                         f"{most_bytes:,} are parsed", code="too_large")  # fmt: skip
     doing = "the functional groups of a multi-frame object cannot be parsed"
     with open_regular(header.file) as file, one_error(DicomError, doing, also=DICOM_FAILURES):
         stream, force, _ = data_set_stream(file, HEADER_INFLATES_TO)

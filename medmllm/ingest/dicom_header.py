@@ -35,7 +35,7 @@ from pydicom.uid import (
 )
 
 from medmllm.errors import DicomError
-from medmllm.ingest.dicom_part10 import PlainFile, compile_keywords, walk
+from medmllm.ingest.dicom_part10 import PlainFile, compile_keywords, end_of_pixels, walk
 from medmllm.ingest.opening import one_error, open_regular
 from medmllm.ingest.technique import TECHNIQUE_TAGS, ToldTechnique, told_by
 
@@ -181,7 +181,8 @@ def read_header(path: Path) -> DicomHeader:
         values = {keyword: text for keyword in TAGS if (text := element_text(data, keyword)) is not None}
         _refuse_other_objects(values)
         place, missing = _pixel_place(stream, data, values, inflated=stream is not file)
-        has_lut = bool(data.get("ModalityLUTSequence"))
+        table = data.get_item("ModalityLUTSequence")  # as it is: its items may be many, and are not asked for
+        has_lut = bool(table is not None and table.value)
         told = told_by(values, empty={keyword for keyword in TECHNIQUE_TAGS if keyword in data} - values.keys())
         return _header(path, values, transfer_syntax or _encoding(data), has_lut, place, missing, told)
 
@@ -238,7 +239,10 @@ def data_set_stream(file: BinaryIO, most_bytes: int) -> tuple[BinaryIO, bool, st
     plain = inflater.decompress(file.read(most_bytes), most_bytes)
     if inflater.unconsumed_tail and most_bytes == IMAGE_INFLATES_TO:
         raise DicomError(f"the deflated file inflates to more than {most_bytes:,} bytes", code="deflated_too_large")
-    return io.BytesIO(plain), True, str(syntax)
+    end = end_of_pixels(plain)
+    if end is None:
+        raise DicomError("the deflated data set is no plain sequence of elements, or larger than the bounds")
+    return io.BytesIO(memoryview(plain)[:end]), True, str(syntax)
 
 
 def _encoding(data: pydicom.Dataset) -> str:

@@ -107,14 +107,31 @@ def walk(number: int, wanted: Mapping[int, Wish]) -> PlainFile | None:
         return None
 
 
+def end_of_pixels(data: bytes) -> int | None:
+    """Return where the pixel data of an explicit little endian data set in memory end; None when it is not plain.
+
+    The end of `data` when there are no pixels, or compressed ones. A general parser takes minutes for megabytes that
+    inflate to nothing but empty elements: what this does not find plain need not be shown to it.
+    """
+    seen = _Walk(-1, {}, data)
+    try:
+        seen.explicit_elements(0)
+    except (_UnusualError, struct.error):
+        return None
+    if seen.pixel_place is None or seen.pixel_bytes is None:
+        return len(data)
+    return min(len(data), seen.pixel_place + seen.pixel_bytes)
+
+
 class _Walk:
     """A window on a file that moves forward, and what was found of what was wanted."""
 
-    def __init__(self, number: int, wanted: Mapping[int, Wish]) -> None:
+    def __init__(self, number: int, wanted: Mapping[int, Wish], data: bytes | None = None) -> None:
+        """Look at an open file, or at bytes in memory."""
         self.number, self.wanted = number, wanted
-        self.size = os.fstat(number).st_size
+        self.size = os.fstat(number).st_size if data is None else len(data)
         self.start = 0
-        self.piece = os.pread(number, PIECE_BYTES, 0)
+        self.piece = os.pread(number, PIECE_BYTES, 0) if data is None else data
         self.implicit = False
         self.raw: list[tuple[Wish, bytes]] = []
         self.sequences: set[str] = set()

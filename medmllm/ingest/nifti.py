@@ -11,6 +11,7 @@ import gzip
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,19 +23,23 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from medmllm.errors import IngestError, NiftiError
 from medmllm.ingest.opening import one_error, open_regular
 from medmllm.records import FloatArray, Volume
 
 LARGEST_VOXELS = 2**30  # 4 GiB as float32
+MOST_VOLUMES = 2**14
+DEFLATE_MOST = 1032  # gzip cannot do better (zlib.net, "Technical Details")
+IMAGE_MOST, UNSUSPICIOUS_BYTES = 100, 2**27  # what images shrink by at most; below this nobody minds
 LARGEST_EXTRA_BYTES = 2**24  # header extensions, and what may follow the voxels
 NIFTI1_BYTES = 348
 HEADER_BYTES = 540  # NIfTI-2
 SMALLEST_VOXEL_MM3 = 1e-9
 SAME_PLACE = 0.1  # sform and qform agree when all corners do, to this fraction of a voxel
 CHUNK_BYTES = 2**20
-NIBABEL_FAILURES = (HeaderDataError, ImageFileError)
+NIBABEL_FAILURES = (HeaderDataError, ImageFileError, WrapStructError)
 _HEADERS = {
     b"n+1": nibabel.Nifti1Header,
     b"ni1": nibabel.nifti1.Nifti1PairHeader,
@@ -77,8 +82,12 @@ def read_header(path: Path) -> NiftiHeader:
             a place in the patient, or too large.
     """
     failures = (*NIBABEL_FAILURES, gzip.BadGzipFile)
-    with one_error(NiftiError, "the header cannot be parsed", also=failures), _open_plain(path) as stream:
-        return _judge(_parse_header(stream.read(HEADER_BYTES)))
+    with one_error(NiftiError, "the header cannot be parsed", also=failures):
+        with _open_plain(path) as stream:
+            raw = _parse_header(stream.read(HEADER_BYTES))
+        header = _judge(raw)
+        _check_size(raw, image_beside(path) if _is_pair(raw) else path)
+        return header
 
 
 def read_volume(path: Path, *, number: int = 0, modality: str | None = None) -> Volume:
@@ -97,6 +106,7 @@ def read_volume(path: Path, *, number: int = 0, modality: str | None = None) -> 
         with _open_plain(path) as stream:
             raw = _parse_header(stream.read(HEADER_BYTES))
             header = _judge(raw)
+            _check_size(raw, image_beside(path) if _is_pair(raw) else path)
             stored = None if _is_pair(raw) else _read_voxels(stream, raw, number)
         if stored is None:
             with _open_plain(image_beside(path)) as stream:
@@ -134,6 +144,29 @@ def _open_plain(path: Path) -> Iterator[BinaryIO]:
                 yield cast(BinaryIO, plain)
         else:
             yield stream
+
+
+def _check_size(raw: Any, path: Path) -> None:
+    """Hold what a header declares against the size of the file that should hold it, before any of it is read.
+
+    Raises:
+        IngestError: The file cannot be opened.
+        NiftiError: `nifti_truncated` when it cannot hold that much; `implausible_compression` when it would have to
+            shrink more than images do.
+    """
+    with open_regular(path) as stream:
+        size, zipped = os.fstat(stream.fileno()).st_size, stream.read(2) == b"\x1f\x8b"
+    offset, shape = int(raw.get_data_offset()), raw.get_data_shape()
+    if not 0 <= offset <= LARGEST_EXTRA_BYTES:
+        raise NiftiError(f"the voxels are said to start at byte {offset:,}", code="nifti_unreadable")
+    declared = math.prod(shape) * raw.get_data_dtype().itemsize
+    if declared > (size * DEFLATE_MOST if zipped else size - offset):
+        raise NiftiError(f"the header declares {declared:,} bytes of voxels, the file has {size:,}"
+                         f"{' (gzip)' if zipped else ''}: copy it again", code="nifti_truncated")  # fmt: skip
+    needed = max(declared, 4 * math.prod(shape[:3]))  # as stored; one volume as float32
+    if zipped and needed > max(UNSUSPICIOUS_BYTES, IMAGE_MOST * size):
+        raise NiftiError(f"{size:,} bytes would inflate to {needed:,}: no image is compressed so well",
+                         code="implausible_compression")  # fmt: skip
 
 
 def image_beside(header: Path) -> Path:
@@ -182,6 +215,10 @@ def _judge(raw: Any) -> NiftiHeader:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < SMALLEST_VOXEL_MM3:
         raise NiftiError("the affine is singular or not finite: voxels have no place", code="singular_affine")
     volumes = math.prod(shape[3:])
+    if volumes > MOST_VOLUMES:
+        raise NiftiError(
+            f"the header declares {volumes:,} volumes; at most {MOST_VOLUMES:,} are read", code="too_large"
+        )
     return NiftiHeader((shape[0], shape[1], shape[2]), affine, _warnings(raw, affine, shape[:3]), volumes)
 
 
@@ -207,8 +244,6 @@ def _warnings(raw: Any, affine: FloatArray, shape: tuple[int, ...]) -> tuple[tup
 def _read_voxels(stream: BinaryIO, raw: Any, number: int) -> npt.NDArray[Any]:
     """Return the stored values of one volume, flat; the header was held against the bounds before."""
     offset, stored = int(raw.get_data_offset()), raw.get_data_dtype()
-    if not 0 <= offset <= LARGEST_EXTRA_BYTES:
-        raise NiftiError(f"the voxels are said to start at byte {offset:,}", code="nifti_unreadable")
     shape = raw.get_data_shape()
     values = np.empty(math.prod(shape[:3]), dtype=stored)
     if not 0 <= number < math.prod(shape[3:]):

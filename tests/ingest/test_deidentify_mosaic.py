@@ -2,9 +2,8 @@
 
 import pydicom
 import pytest
-from nibabel.nicom import csareader
 
-from medmllm.ingest.deidentify_mosaic import csa_header, keep_tiling
+from medmllm.ingest.deidentify_mosaic import csa_header, csareader, keep_tiling
 
 TOLD = {
     "NumberOfImagesInMosaic": ("US", ["6"]),

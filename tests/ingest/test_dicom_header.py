@@ -4,6 +4,7 @@ import io
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,8 +86,8 @@ def test_big_endian_is_read_and_its_pixel_length_checked(file: Path) -> None:
     assert read_header(file).truncated
 
 
-def deflate(file: Path, tail: bytes = b"") -> None:
-    """Rewrite a file deflated; `tail` is appended to the plain data set."""
+def deflate(file: Path, tail: bytes = b"", instead: bytes | None = None) -> None:
+    """Rewrite a file deflated; `tail` is appended to the plain data set, `instead` takes its place."""
     data = pydicom.dcmread(file)
     plain = io.BytesIO()
     pydicom.dcmwrite(plain, Dataset(data), implicit_vr=False, little_endian=True)
@@ -96,7 +97,9 @@ def deflate(file: Path, tail: bytes = b"") -> None:
     head.write(bytes(128) + b"DICM")
     pydicom.filewriter.write_file_meta_info(head, meta)
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    file.write_bytes(head.getvalue() + packer.compress(plain.getvalue() + tail) + packer.flush())
+    file.write_bytes(
+        head.getvalue() + packer.compress((plain.getvalue() if instead is None else instead) + tail) + packer.flush()
+    )
 
 
 def test_a_deflated_file_is_read(file: Path) -> None:
@@ -122,7 +125,14 @@ def test_a_deflated_header_longer_than_what_is_looked_at_is_refused(
 ) -> None:
     deflate(file)
     monkeypatch.setattr(dicom_header, "HEADER_INFLATES_TO", 300)
-    assert code_of(file) == "no_pixels"
+    assert code_of(file) == "dicom_unreadable"
+
+
+def test_a_deflated_file_of_empty_elements_costs_no_time(file: Path) -> None:
+    deflate(file, instead=bytes(30_000_000))
+    start = time.process_time()
+    assert code_of(file) == "dicom_unreadable"
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("left", [10, 200])

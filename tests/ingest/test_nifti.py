@@ -289,3 +289,48 @@ def test_every_open_hard_case_is_read_as_nibabel_reads_it_or_refused(shared: Pat
         refused
     )
     assert len(refused) <= 8
+
+
+def test_a_file_that_cannot_hold_what_its_header_declares_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    data = save(tmp_path / "a.nii").read_bytes()
+    (tmp_path / "a.nii").write_bytes(data[:47])
+    (tmp_path / "a.nii").write_bytes(data[:390])
+    with pytest.raises(NiftiError, match="declares 48 bytes of voxels, the file has 390") as refusal:
+        read_header(tmp_path / "a.nii")
+    assert refusal.value.code == "nifti_truncated"
+
+
+@pytest.mark.parametrize(
+    ("shape", "code"),
+    [((400, 400, 400), "implausible_compression"), ((300, 300, 300), None), ((1000, 1000, 1000), "nifti_truncated")],
+)
+def test_a_small_file_that_inflates_to_an_implausible_size_is_refused_unread(
+    tmp_path: Path, shape: tuple[int, int, int], code: str | None
+) -> None:
+    header = nibabel.Nifti1Image(np.zeros((1, 1, 1), np.uint8), np.eye(4)).header
+    header.set_data_shape(shape)
+    zipped = gzip.compress(header.binaryblock + bytes(4) + bytes(np.prod(shape) if code != "nifti_truncated" else 9))
+    (tmp_path / "a.nii.gz").write_bytes(zipped + b"\0" * (len(zipped) % 2))
+    if code is None:
+        assert read_header(tmp_path / "a.nii.gz").shape == shape
+        return
+    with pytest.raises(NiftiError) as refusal:
+        read_header(tmp_path / "a.nii.gz")
+    assert refusal.value.code == code
+
+
+def test_a_header_that_declares_very_many_volumes_is_refused(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((1, 1, 1, 2**14), np.uint8), np.eye(4)), tmp_path / "a.nii")
+    assert read_header(tmp_path / "a.nii").volumes == 2**14
+    nibabel.save(nibabel.Nifti1Image(np.zeros((1, 1, 1, 2**14 + 1), np.uint8), np.eye(4)), tmp_path / "b.nii")
+    with pytest.raises(NiftiError, match="at most 16,384") as refusal:
+        read_header(tmp_path / "b.nii")
+    assert refusal.value.code == "too_large"
+
+
+def test_a_header_of_one_version_with_the_mark_of_the_other_is_an_error_of_ours(tmp_path: Path) -> None:
+    data = bytearray(save(tmp_path / "a.nii").read_bytes())
+    data[344:348] = b"ni2\0"
+    (tmp_path / "a.nii").write_bytes(data[:348])
+    with pytest.raises(NiftiError, match="cannot be parsed"):
+        read_header(tmp_path / "a.nii")
