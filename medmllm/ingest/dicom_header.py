@@ -35,7 +35,7 @@ from pydicom.uid import (
 )
 
 from medmllm.errors import DicomError
-from medmllm.ingest.dicom_part10 import PlainFile, compile_keywords, end_of_pixels, walk
+from medmllm.ingest.dicom_part10 import MOST_ITEMS, PlainFile, TooManyItemsError, compile_keywords, end_of_pixels, walk
 from medmllm.ingest.opening import one_error, open_regular
 from medmllm.ingest.technique import TECHNIQUE_TAGS, ToldTechnique, told_by
 
@@ -173,12 +173,17 @@ def read_header(path: Path) -> DicomHeader:
     """
     doing = "the DICOM header cannot be parsed"
     with open_regular(path) as file, one_error(DicomError, doing, also=DICOM_FAILURES):
-        plain = walk(file.fileno(), _WANTED)
+        try:
+            plain = walk(file.fileno(), _WANTED)
+        except TooManyItemsError:
+            raise DicomError(f"the sequences of the header hold more than {MOST_ITEMS:,} items",
+                             code="too_large") from None  # fmt: skip
         if plain is not None:
             return _of_plain(path, plain, os.fstat(file.fileno()).st_size)
         stream, force, transfer_syntax = data_set_stream(file, HEADER_INFLATES_TO)
         data = pydicom.dcmread(stream, stop_before_pixels=True, force=force, specific_tags=list(TAGS))
-        values = {keyword: text for keyword in TAGS if (text := element_text(data, keyword)) is not None}
+        plain_tags = (keyword for keyword in TAGS if keyword != "ModalityLUTSequence")
+        values = {keyword: text for keyword in plain_tags if (text := element_text(data, keyword)) is not None}
         _refuse_other_objects(values)
         place, missing = _pixel_place(stream, data, values, inflated=stream is not file)
         table = data.get_item("ModalityLUTSequence")  # as it is: its items may be many, and are not asked for

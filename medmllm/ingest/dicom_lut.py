@@ -22,6 +22,9 @@ MOST_ENTRIES = 2**16
 ENTRY_BITS = range(8, 17)  # the standard has 8 and 16; scanners have written 10 and 12
 
 
+LARGEST_TABLE_BYTES = 2**18  # its entries, and what is written around them
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ModalityLut:
     """Real values of consecutive stored values."""
@@ -44,6 +47,10 @@ def read_modality_lut(header: DicomHeader) -> ModalityLut:
         stream, force, _ = data_set_stream(file, HEADER_INFLATES_TO)
         wanted = ["ModalityLUTSequence", "PixelRepresentation"]  # the latter tells pydicom how to read the former
         data = pydicom.dcmread(stream, stop_before_pixels=True, force=force, specific_tags=wanted)
+        raw = data.get_item("ModalityLUTSequence")
+        if raw is not None and isinstance(raw.value, bytes) and len(raw.value) > LARGEST_TABLE_BYTES:
+            raise DicomError(f"the Modality LUT takes {len(raw.value):,} bytes; the largest has 131,072",
+                             code="bad_lookup_table")  # fmt: skip
         item = data.ModalityLUTSequence[0]
         count, first, bits = (int(number) & 0xFFFF for number in item.LUTDescriptor)
         little_endian = data.original_encoding[1]

@@ -18,6 +18,7 @@ from pydicom.charset import python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 PIECE_BYTES = 8192  # more than most headers
+MOST_ITEMS = 2**17  # in sequences of undefined length; a general parser takes two seconds for them
 DEEPEST = 16  # sequences within sequences
 IMPLICIT = "1.2.840.10008.1.2"
 ENCAPSULATED = "1.2.840.10008.1.2.4."
@@ -48,6 +49,10 @@ _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FD": "d", "FL": "f",
 
 class _UnusualError(Exception):
     """Something that is left to pydicom."""
+
+
+class TooManyItemsError(Exception):
+    """Sequences with so many items that a general parser should not be shown them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,9 @@ def walk(number: int, wanted: Mapping[int, Wish]) -> PlainFile | None:
     Args:
         number: File descriptor; where it stands does not matter and is not changed.
         wanted: As of `compile_keywords`.
+
+    Raises:
+        TooManyItemsError: pydicom should not be asked either.
     """
     try:
         return _Walk(number, wanted).run()
@@ -116,7 +124,7 @@ def end_of_pixels(data: bytes) -> int | None:
     seen = _Walk(-1, {}, data)
     try:
         seen.explicit_elements(0)
-    except (_UnusualError, struct.error):
+    except (_UnusualError, TooManyItemsError, struct.error):
         return None
     if seen.pixel_place is None or seen.pixel_bytes is None:
         return len(data)
@@ -133,6 +141,7 @@ class _Walk:
         self.start = 0
         self.piece = os.pread(number, PIECE_BYTES, 0) if data is None else data
         self.implicit = False
+        self.items = 0
         self.raw: list[tuple[Wish, bytes]] = []
         self.sequences: set[str] = set()
         self.pixel_place: int | None = None
@@ -234,9 +243,10 @@ class _Walk:
             return None
         wish = self.wanted.get(tag)
         if length == UNDEFINED:
-            if wish or vr not in (b"SQ", b""):
+            after = self.after_sequence(value, 1) if vr in (b"SQ", b"") else 0
+            if wish or not after:
                 raise _UnusualError
-            return self.after_sequence(value, 1)
+            return after
         if wish:
             if vr and vr != wish.vr and not (wish.vr == EITHER and vr in (b"US", b"SS")):
                 raise _UnusualError
@@ -299,18 +309,23 @@ class _Walk:
         if depth > DEEPEST:
             raise _UnusualError
         while True:
-            group, number, length = _tag_length(self.piece, self.at(place, 8))
+            inside = self.at(place, 8)  # may move the window: not within the next line
+            group, number, length = _tag_length(self.piece, inside)
             tag = group << 16 | number
             place += 8
             if tag == _SEQUENCE_END:
                 return place
             if tag != _ITEM:
                 raise _UnusualError
+            self.items += 1
+            if self.items > MOST_ITEMS:
+                raise TooManyItemsError
             place = self.after_item(place, depth) if length == UNDEFINED else place + length
 
     def after_item(self, place: int, depth: int) -> int:
         while True:
-            group, number, _ = _tag_length(self.piece, self.at(place, 8))
+            inside = self.at(place, 8)
+            group, number, _ = _tag_length(self.piece, inside)
             if group << 16 | number == _ITEM_END:
                 return place + 8
             _, vr, length, value = self.element(place)

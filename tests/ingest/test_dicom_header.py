@@ -316,3 +316,23 @@ def test_pixel_data_without_a_vr_in_an_explicit_file_are_found(file: Path) -> No
     odd[rows + 4 : rows + 8] = b"\2\0\0\0"  # this one too, so that the quick walk leaves it to pydicom
     file.write_bytes(bytes(odd))
     assert read_header(file).pixel_place == place + 8
+
+
+def many_items(undefined: bool) -> bytes:
+    """Return a Referenced Image Sequence of 200,000 empty items, explicit little endian."""
+    items = bytes.fromhex("feff00e0 00000000") * 200_000
+    length = 0xFFFFFFFF if undefined else len(items)
+    end = bytes.fromhex("feffdde0 00000000") if undefined else b""
+    return struct.pack("<HH2sHI", 0x0028, 0x3000, b"SQ", 0, length) + items + end
+
+
+@pytest.mark.parametrize("undefined", [False, True])
+def test_sequences_of_endless_items_cost_no_time(file: Path, undefined: bool) -> None:
+    whole = file.read_bytes()
+    place = whole.rindex(struct.pack("<HH2s", 0x7FE0, 0x0010, b"OW"))
+    # An odd character set, so that the file is left to pydicom.
+    file.write_bytes(whole[:place].replace(b"ISO_IR 192", b"ISO_IR  13") + many_items(undefined) + whole[place:])
+    start = time.process_time()
+    code = code_of(file) if undefined else read_header(file).has_modality_lut
+    assert code == ("too_large" if undefined else True)
+    assert time.process_time() - start < 2
