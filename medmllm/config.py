@@ -193,6 +193,7 @@ class ScoreConfig(Document):
     batch_size: PositiveInt
     workers: PositiveInt = Field(description="studies read and prepared ahead of the model, in parallel")
     device: str = Field(description="auto, cpu, cuda or cuda:N")
+    mask_notes: bool = Field(description="case pages show recognised names, dates and numbers of a note as X")
     quality: QualityPolicy
     explain: ExplainSettings
 

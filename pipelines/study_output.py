@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medmllm.attribution.overlay import explanation_document, write_attributions
 from medmllm.config import ScoreConfig
+from medmllm.ingest.masking import mask_note
 from medmllm.models.package import ModelPackage
 from medmllm.records import Explanation, Provenance, Refusal
 from medmllm.reporting.case import write_case_report
@@ -30,11 +31,15 @@ def write_study(
         files = write_attributions(folder, found)
         document = explanation_document(found, classes=package.card.task.classes, files=files, provenance=provenance)
         document.write(folder / "explanation.json")
+    note = result.parts.note
+    if note is not None and config.mask_notes:
+        note = mask_note(note, result.study)
     write_case_report(
         folder / "report.html",
         prediction=prediction,
         card=package.card,
-        note=result.parts.note,
+        note=note,
+        note_masked=note is not None and config.mask_notes,
         volumes=result.parts.volumes,
         explanation=found if isinstance(found, Explanation) else None,
         explanation_document=document,

@@ -77,9 +77,9 @@ PLANTED = {
 def write_planted(root: Path) -> None:
     """Write a DICOM study of two CT slices, a NIfTI study and a label table, all full of identifiers."""
     patient = root / PLANTED["folder name"]
-    write_dicom_study(patient, a_volume((4, 3, 2)), patient=PLANTED["patient number"], note=_note())
+    write_dicom_study(patient, a_volume((4, 3, 2)), patient=PLANTED["patient number"], note=planted_note())
     for number, file in enumerate(sorted(patient.glob("*.dcm"))):
-        _plant(file)
+        plant_identifiers(file)
         file.rename(patient / f"{PLANTED['file name']}{number}.dcm")
     (patient / "dictation.wav").write_bytes(_recording())
     nifti = root / "case-b"
@@ -98,7 +98,7 @@ def write_planted(root: Path) -> None:
     )
 
 
-def _note() -> str:
+def planted_note() -> str:
     family, given, number = (PLANTED[key] for key in ("family name", "given name", "patient number"))
     return (
         f"HISTORY: Mr. {family}, {given.upper()}, MRN: {number}, born 17.04.1953, has a 3.5 x 2 cm mass at T12. "
@@ -108,9 +108,13 @@ def _note() -> str:
     )
 
 
-def _plant(file: Path) -> None:
+def plant_identifiers(file: Path, *, own_uids: bool = False) -> None:
+    """Fill the header of a DICOM file with identifiers, and the bytes around it; `own_uids` leaves its UIDs alone."""
     data = pydicom.dcmread(file)
-    data.StudyInstanceUID = PLANTED["original study UID"]
+    if own_uids:
+        data.PatientID = PLANTED["patient number"]
+    else:
+        data.StudyInstanceUID = PLANTED["original study UID"]
     data.PatientName = f"{PLANTED['family name']}^{PLANTED['given name']}"
     data.OtherPatientNames = PLANTED["other patient name"]
     data.PatientMotherBirthName = PLANTED["mother's birth name"]

@@ -21,7 +21,7 @@ from medmllm.deidentify_config import DeidentifyConfig
 from medmllm.errors import IngestError, RecordingError
 from medmllm.ingest.deidentify_descriptors import Descriptors
 from medmllm.ingest.deidentify_dicom import DicomRun, Owner, deidentify_dicom, identifiers_in, owner_in_header
-from medmllm.ingest.deidentify_identifiers import Identifiers
+from medmllm.ingest.deidentify_identifiers import NAME_COLUMNS, NUMBER_COLUMNS, Identifiers
 from medmllm.ingest.deidentify_nifti import copy_numbers, deidentify_nifti, deidentify_sidecar
 from medmllm.ingest.deidentify_note import NoteScrubber
 from medmllm.ingest.deidentify_paths import words_of_paths
@@ -32,8 +32,6 @@ from medmllm.ingest.opening import one_error
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.records import Study
 
-NAME_COLUMNS = re.compile(r"name|surname|physician|doctor", re.IGNORECASE)
-NUMBER_COLUMNS = re.compile(r"mrn|accession|phone|(patient|subject|record|case).?(id|no|number)", re.IGNORECASE)
 _ENTITY = re.compile(r"(?:^|_)(?:sub|ses)-[A-Za-z0-9]+")
 SOUND_PIECE = 2**18
 

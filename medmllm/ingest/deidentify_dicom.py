@@ -36,13 +36,8 @@ from medmllm.ingest.deidentify_policy import check_object, shows_a_face
 from medmllm.ingest.deidentify_private import PrivateRules
 from medmllm.ingest.deidentify_profile import METHOD_CODES
 from medmllm.ingest.deidentify_writing import write_pieces
-from medmllm.ingest.dicom_header import (
-    DICOM_FAILURES,
-    HEADER_INFLATES_TO,
-    IMAGE_INFLATES_TO,
-    data_set_stream,
-    element_text,
-)
+from medmllm.ingest.dicom_header import element_text
+from medmllm.ingest.dicom_stream import DICOM_FAILURES, HEADER_INFLATES_TO, IMAGE_INFLATES_TO, data_set_stream
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.opening import one_error, open_regular
 
@@ -96,7 +91,7 @@ def deidentify_dicom(source: Path, file_key: str, owner: Owner, run: DicomRun, *
     """
     doing = "the DICOM file cannot be de-identified"
     with open_regular(source) as file, one_error(DicomError, doing, also=DICOM_FAILURES):
-        stream, force, syntax = data_set_stream(file, IMAGE_INFLATES_TO)
+        stream, force, syntax = data_set_stream(file, IMAGE_INFLATES_TO, whole=True)
         bounded = _Bounded(stream)
         data = pydicom.dcmread(bounded, stop_before_pixels=True, force=force)
         bounded.left = None

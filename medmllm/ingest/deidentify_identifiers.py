@@ -14,7 +14,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from medmllm.ingest.dicom_header import DICOM_FAILURES
+from medmllm.ingest.dicom_stream import DICOM_FAILURES
 from medmllm.ingest.opening import PARSER_FAILURES
 
 ELEMENT_FAILURES = (*PARSER_FAILURES, *DICOM_FAILURES)
@@ -38,6 +38,8 @@ NO_NAMES = frozenset({
 })  # fmt: skip
 """Words in the place of a name that name nobody."""
 
+NAME_COLUMNS = re.compile(r"name|surname|physician|doctor", re.IGNORECASE)
+NUMBER_COLUMNS = re.compile(r"mrn|accession|phone|(patient|subject|record|case).?(id|no|number)", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+")
 _NUMBERS = frozenset(map(tag_for_keyword, NUMBERS))
 _PHRASES = frozenset(map(tag_for_keyword, PHRASES))

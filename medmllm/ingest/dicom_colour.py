@@ -17,9 +17,10 @@ from pydicom.pixels import apply_color_lut, convert_color_space, get_decoder
 from pydicom.uid import UID
 
 from medmllm.errors import DicomError
-from medmllm.ingest.dicom_header import DICOM_FAILURES, DicomHeader, read_with_pixels
+from medmllm.ingest.dicom_header import DicomHeader, read_with_pixels
 from medmllm.ingest.dicom_lut import MOST_ENTRIES, lut_entries
 from medmllm.ingest.dicom_pixels import CODECS, RLE, TRANSFER_SYNTAXES, decode, encoded_frames
+from medmllm.ingest.dicom_stream import DICOM_FAILURES
 from medmllm.ingest.opening import one_error
 
 PALETTE = "PALETTE COLOR"

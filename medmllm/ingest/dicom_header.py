@@ -2,8 +2,7 @@
 
     file -> file meta -> bounded stream of the data set -> DicomHeader
 
-The file meta is looked at first, because a deflated data set of a megabyte may inflate to a gigabyte. A file without
-the DICM mark is read only when its first element is a plausible one. DICOM PS3.10 section 7, PS3.5 annex A.
+Plain files are walked (dicom_part10), all others are read by pydicom. DICOM PS3.10 section 7, PS3.5 annex A.
 """
 
 import contextlib
@@ -14,15 +13,12 @@ import os
 import re
 import struct
 import warnings
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 import pydicom
-from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -35,12 +31,11 @@ from pydicom.uid import (
 )
 
 from medmllm.errors import DicomError
-from medmllm.ingest.dicom_part10 import MOST_ITEMS, PlainFile, TooManyItemsError, compile_keywords, end_of_pixels, walk
+from medmllm.ingest.dicom_part10 import MOST_ITEMS, PlainFile, TooManyItemsError, compile_keywords, walk
+from medmllm.ingest.dicom_stream import DICOM_FAILURES, HEADER_INFLATES_TO, IMAGE_INFLATES_TO, data_set_stream
 from medmllm.ingest.opening import one_error, open_regular
 from medmllm.ingest.technique import TECHNIQUE_TAGS, ToldTechnique, told_by
 
-HEADER_INFLATES_TO = 2**25  # bytes of a deflated data set looked at for its header
-IMAGE_INFLATES_TO = 2**28  # and for its pixels
 NOT_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.66": "raw data",
     "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation",
@@ -51,7 +46,6 @@ NOT_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.4.2": "spectroscopy",
     "1.2.840.10008.5.1.4.1.1.104.1": "an encapsulated PDF",
 }
-DICOM_FAILURES = (InvalidDicomError, BytesLengthException)
 TAGS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription",
     "ModalityLUTSequence", "PatientName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AcquisitionNumber",
@@ -140,30 +134,6 @@ APART = (
 _WANTED = compile_keywords(TAGS)
 
 
-def looks_like_dicom(start: bytes) -> bool:
-    """Return whether a file with these first 132 bytes has the DICM mark, or starts with a plausible element.
-
-    >>> [looks_like_dicom(start) for start in (bytes(128) + b"DICM", bytes.fromhex("0800 0500 4353 0a00") * 2, b"{}")]
-    [True, True, False]
-    """
-    return start[128:132] == b"DICM" or _starts_with_element(start)
-
-
-def _starts_with_element(start: bytes) -> bool:
-    """Return whether the first element is one of group 0002 or 0008, explicit or implicit, of either byte order."""
-    if len(start) < 12:
-        return False
-    for order in "<>":
-        group, element = struct.unpack(f"{order}HH", start[:4])
-        if group not in (2, 8) or element > 0x0100:
-            continue
-        explicit = start[4:6].isalpha() and start[4:6].isupper()
-        length = struct.unpack(f"{order}I", start[4:8])[0]
-        if explicit or length <= 1024:
-            return True
-    return False
-
-
 def read_header(path: Path) -> DicomHeader:
     """Read the header of one DICOM file.
 
@@ -185,7 +155,7 @@ def read_header(path: Path) -> DicomHeader:
         plain_tags = (keyword for keyword in TAGS if keyword != "ModalityLUTSequence")
         values = {keyword: text for keyword in plain_tags if (text := element_text(data, keyword)) is not None}
         _refuse_other_objects(values)
-        place, missing = _pixel_place(stream, data, values, inflated=stream is not file)
+        place, missing = _pixel_place(stream, data, values, inflated=transfer_syntax == DeflatedExplicitVRLittleEndian)
         table = data.get_item("ModalityLUTSequence")  # as it is: its items may be many, and are not asked for
         has_lut = bool(table is not None and table.value)
         told = told_by(values, empty={keyword for keyword in TECHNIQUE_TAGS if keyword in data} - values.keys())
@@ -214,40 +184,11 @@ def read_with_pixels(path: Path, more: Iterable[str] = ()) -> pydicom.Dataset:
         DicomError: It cannot be parsed, or inflates beyond bounds.
     """
     with open_regular(path) as file, one_error(DicomError, "the DICOM file cannot be parsed", also=DICOM_FAILURES):
-        stream, force, _ = data_set_stream(file, IMAGE_INFLATES_TO)
+        stream, force, _ = data_set_stream(file, IMAGE_INFLATES_TO, whole=True)
         data = pydicom.dcmread(stream, force=force, specific_tags=[*TAGS, *PIXEL_TAGS, *more])
         if "TransferSyntaxUID" not in data.file_meta:
             data.file_meta.TransferSyntaxUID = _encoding(data)
         return data
-
-
-def data_set_stream(file: BinaryIO, most_bytes: int) -> tuple[BinaryIO, bool, str | None]:
-    """Return a stream that pydicom may read, whether to force it, and the transfer syntax if one is named.
-
-    A deflated data set is inflated here, up to a bound, and handed on as the explicit little endian that it is.
-    """
-    start = file.read(132)
-    marked = start[128:] == b"DICM"
-    if not marked and not _starts_with_element(start):
-        raise DicomError("the file has no DICM mark and does not start with a DICOM element", code="not_dicom")
-    file.seek(132 if marked else 0)
-    meta = read_dataset(
-        file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, vr, length: tag.group != 2
-    )
-    syntax = meta.get("TransferSyntaxUID")
-    if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-        raise DicomError("a DICOMDIR lists files and holds no image", code="dicomdir")
-    if syntax != DeflatedExplicitVRLittleEndian:
-        file.seek(0)
-        return file, not marked, str(syntax) if syntax else None
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    plain = inflater.decompress(file.read(most_bytes), most_bytes)
-    if inflater.unconsumed_tail and most_bytes == IMAGE_INFLATES_TO:
-        raise DicomError(f"the deflated file inflates to more than {most_bytes:,} bytes", code="deflated_too_large")
-    end = end_of_pixels(plain)
-    if end is None:
-        raise DicomError("the deflated data set is no plain sequence of elements, or larger than the bounds")
-    return io.BytesIO(memoryview(plain)[:end]), True, str(syntax)
 
 
 def _encoding(data: pydicom.Dataset) -> str:

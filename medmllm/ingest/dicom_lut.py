@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pydicom
 
 from medmllm.errors import DicomError
-from medmllm.ingest.dicom_header import DICOM_FAILURES, HEADER_INFLATES_TO, DicomHeader, data_set_stream
+from medmllm.ingest.dicom_header import DicomHeader
+from medmllm.ingest.dicom_stream import DICOM_FAILURES, HEADER_INFLATES_TO, data_set_stream
 from medmllm.ingest.opening import one_error, open_regular
 from medmllm.records import FloatArray
 

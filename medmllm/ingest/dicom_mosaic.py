@@ -18,7 +18,8 @@ import pydicom
 
 from medmllm.errors import DicomError, GeometryError
 from medmllm.geometry import slice_normal
-from medmllm.ingest.dicom_header import DICOM_FAILURES, HEADER_INFLATES_TO, DicomHeader, data_set_stream
+from medmllm.ingest.dicom_header import DicomHeader
+from medmllm.ingest.dicom_stream import DICOM_FAILURES, HEADER_INFLATES_TO, data_set_stream
 from medmllm.ingest.opening import one_error, open_regular
 from medmllm.records import FloatArray
 

@@ -24,8 +24,9 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
 from medmllm.errors import DicomError
-from medmllm.ingest.dicom_header import DICOM_FAILURES, DicomHeader, read_with_pixels
+from medmllm.ingest.dicom_header import DicomHeader, read_with_pixels
 from medmllm.ingest.dicom_lut import look_up, read_modality_lut
+from medmllm.ingest.dicom_stream import DICOM_FAILURES
 from medmllm.ingest.opening import one_error, open_regular
 from medmllm.records import FloatArray
 

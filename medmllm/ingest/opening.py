@@ -6,6 +6,7 @@
 A parser's own message may quote the file (a name, a number, a path), so only the class of its exception is passed on.
 """
 
+import io
 import os
 import stat
 import struct
@@ -50,6 +51,46 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(number)
         raise IngestError("this is a link, pipe, socket or device, not a regular file", code="not_a_file")
     return os.fdopen(number, "rb")
+
+
+class PatientStream(io.RawIOBase):
+    """A stream that serves so many reads and no more: a parser may ask for millions of elements that mean nothing.
+
+    Args:
+        stream: Open for reading; stays the caller's to close.
+        reads: How many times it may be read from.
+    """
+
+    def __init__(self, stream: BinaryIO, reads: int) -> None:
+        super().__init__()
+        self._stream, self._left = stream, reads
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            IngestError: `too_large` when it was asked too often.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise IngestError("the file holds more elements than any header does", code="too_large")
+        return self._stream.read(-1 if size is None else size)
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        """Go to a place."""
+        return self._stream.seek(place, whence)
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._stream.tell()
+
+    def seekable(self) -> bool:
+        """Say that it can be gone about in."""
+        return True
+
+    def readable(self) -> bool:
+        """Say that it can be read from."""
+        return True
 
 
 @contextmanager

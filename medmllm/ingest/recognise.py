@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 from medmllm.errors import IngestError, MedmllmError
-from medmllm.ingest import audio, dicom_header, nifti
+from medmllm.ingest import audio, dicom_header, dicom_stream, nifti
 from medmllm.ingest.dicom_frames import frames_of
 from medmllm.ingest.dicom_header import DicomHeader
 from medmllm.ingest.nifti import NiftiHeader
@@ -87,7 +87,7 @@ def _kind(found: FoundFile) -> Kind:
         return Kind.NIFTI_VOXELS
     if not start:
         raise IngestError("the file is empty", code="empty_file")
-    return Kind.DICOM if dicom_header.looks_like_dicom(start) else Kind.OTHER
+    return Kind.DICOM if dicom_stream.looks_like_dicom(start) else Kind.OTHER
 
 
 def _has_beside(path: Path, suffix: str) -> bool:

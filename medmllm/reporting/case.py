@@ -89,6 +89,7 @@ class CasePage:
     explanation_refusal: Refusal | None
     completeness_bound: float | None
     note_given: bool
+    note_masked: bool
     note: tuple[NoteSection, ...]
     raising: tuple[StrongWord, ...]
     lowering: tuple[StrongWord, ...]
@@ -103,6 +104,7 @@ def write_case_report(
     prediction: PredictionDocument,
     card: ModelCard,
     note: Note | None = None,
+    note_masked: bool = False,
     volumes: Mapping[str, Volume] | None = None,
     windows: Mapping[str, tuple[float, float]] | None = None,
     explanation: Explanation | None = None,
@@ -117,6 +119,7 @@ def write_case_report(
         prediction: Every number of the prediction comes from here.
         card: The model that predicted: what it reads, its display window, intended use.
         note: The study's note as it was tokenised; None when there is none or it must not be shown.
+        note_masked: Identifiers were replaced by X in `note`; the page says so.
         volumes: Channel name -> series as read, for channels without attribution (no explanation).
         windows: Channel name -> lowest and highest value shown. Else the contract's window when the
             model was trained with one, else the 1st and 99th percentile of the series.
@@ -147,6 +150,7 @@ def write_case_report(
         explanation_refusal=explanation_refusal,
         completeness_bound=completeness_bound,
         note_given=note is not None,
+        note_masked=note_masked,
         note=() if note is None else note_sections(note, words, _section_sums(explanation_document)),
         raising=tuple(word for word in strong if word.attribution > 0)[:STRONGEST_WORDS],
         lowering=tuple(word for word in reversed(strong) if word.attribution < 0)[:STRONGEST_WORDS],

@@ -23,7 +23,8 @@ from pydicom.uid import (
 
 from medmllm.errors import DicomError, IngestError
 from medmllm.ingest import dicom_header
-from medmllm.ingest.dicom_header import DicomHeader, looks_like_dicom, read_header, read_with_pixels
+from medmllm.ingest.dicom_header import DicomHeader, read_header, read_with_pixels
+from medmllm.ingest.dicom_stream import looks_like_dicom
 from tests.factories import edit_dicom, write_dicom_study
 
 

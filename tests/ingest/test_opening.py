@@ -1,12 +1,13 @@
 """Only regular files are opened, and one typed error comes out of any parser."""
 
+import io
 import os
 from pathlib import Path
 
 import pytest
 
 from medmllm.errors import DicomError, IngestError, NiftiError
-from medmllm.ingest.opening import one_error, open_regular
+from medmllm.ingest.opening import PatientStream, one_error, open_regular
 
 
 def test_a_regular_file_opens(tmp_path: Path) -> None:
@@ -71,3 +72,13 @@ def test_our_own_errors_pass_as_they_are() -> None:
     with pytest.raises(DicomError, match="mine") as refusal, one_error(NiftiError, "x"):
         raise DicomError("mine", code="mine")
     assert refusal.value.code == "mine"
+
+
+def test_a_patient_stream_serves_so_many_reads_and_no_more() -> None:
+    stream = PatientStream(io.BytesIO(b"abcdef"), 2)
+    assert (stream.read(1), stream.seek(3), stream.read(2), stream.tell()) == (b"a", 3, b"de", 5)
+    assert stream.seekable()
+    assert stream.readable()
+    with pytest.raises(IngestError, match="more elements than any header") as refusal:
+        stream.read(1)
+    assert refusal.value.code == "too_large"

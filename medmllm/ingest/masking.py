@@ -1,0 +1,72 @@
+"""Show a note without what tells who it is about, every character in its place.
+
+    note, what headers, table and folders tell of the patient -> scrubbed text -> the same note, letters of it as X
+
+The model reads the note as it is; pages that explain what it read show this one. Places stay, so that words keep their
+attribution. The rules are those of de-identification (see deidentify_note), and miss what they miss.
+"""
+
+import re
+from collections import Counter
+from dataclasses import replace
+from difflib import SequenceMatcher
+
+from medmllm.ingest.deidentify_dicom import identifiers_in
+from medmllm.ingest.deidentify_identifiers import NAME_COLUMNS, NUMBER_COLUMNS, Identifiers
+from medmllm.ingest.deidentify_note import NoteScrubber
+from medmllm.records import Note, Study
+
+_TOKENS = re.compile(r"\s+|\w+|[^\w\s]")
+_LETTER = re.compile(r"\w")
+_WORD = re.compile(r"[^\W\d_]{3,}")
+
+
+def mask_note(note: Note, study: Study) -> Note:
+    """Return the note with recognised names, dates, numbers and addresses as X; of the same length.
+
+    Args:
+        note: As the model read it.
+        study: Whose headers, table row and folder names tell whom the note may name.
+    """
+    known = _known(study)
+    scrubber = NoteScrubber(known, shift_days=None, keep=frozenset(), counts=Counter())
+    return replace(note, text=mask(note.text, scrubber.scrub(note.text)))
+
+
+def mask(text: str, scrubbed: str) -> str:
+    """Return a text with the words as X that another version of it lacks.
+
+    >>> mask("Seen by Dr. Meier on 3 May.", "Seen by Dr. [NAME] on [DATE].")
+    'Seen by Dr. XXXXX on X XXX.'
+    """
+    lines, others = text.split("\n"), scrubbed.split("\n")
+    if len(lines) == len(others):
+        return "\n".join(_mask_line(line, other) for line, other in zip(lines, others, strict=True))
+    return _mask_line(text, scrubbed)
+
+
+def _mask_line(text: str, scrubbed: str) -> str:
+    if text == scrubbed:
+        return text
+    before, after = _TOKENS.findall(text), _TOKENS.findall(scrubbed)
+    shown = []
+    for what, start, end, _, _ in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        piece = "".join(before[start:end])
+        shown.append(piece if what == "equal" else _LETTER.sub("X", piece))
+    return "".join(shown)
+
+
+def _known(study: Study) -> Identifiers:
+    known = Identifiers()
+    for series in study.series:
+        if series.kind == "dicom":
+            known.update(identifiers_in(series.files[0]))
+    for column, cell in study.facts.items():
+        if NAME_COLUMNS.search(column):
+            known.add_name(cell)
+        elif NUMBER_COLUMNS.search(column):
+            known.add_number(cell)
+    for path in {*(file for series in study.series for file in series.files[:1]), *(note.file for note in study.notes)}:
+        for part in (path.stem, path.parent.name, path.parent.parent.name):
+            known.guesses |= {word.casefold() for word in _WORD.findall(part)}
+    return known

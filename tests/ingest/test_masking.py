@@ -1,0 +1,44 @@
+"""A masked note is the same note, character by character, without what tells who it is about."""
+
+from pathlib import Path
+
+import pytest
+
+from medmllm.ingest.keys import Keyring
+from medmllm.ingest.masking import mask, mask_note
+from medmllm.ingest.study_folder import index_folder, read_study_note
+from medmllm.records import Note, Section, Study
+from tests.factories import edit_dicom, write_dicom_study
+
+
+@pytest.mark.parametrize(
+    ("text", "scrubbed", "shown"),
+    [
+        ("Mr. Meier, seen 3.5.2020.", "Mr. [NAME], seen [DATE].", "Mr. XXXXX, seen X.X.XXXX."),
+        ("one\nMeier two\n", "one\n[NAME] two\n", "one\nXXXXX two\n"),
+        ("at 12 Main Street,\nSpringfield. Cough", "at [ADDRESS]. Cough", "at XX XXXX XXXXXX,\nXXXXXXXXXXX. Cough"),
+        ("cough", "cough", "cough"),
+    ],
+)
+def test_what_the_scrubbed_text_lacks_is_shown_as_x_in_its_place(text: str, scrubbed: str, shown: str) -> None:
+    assert mask(text, scrubbed) == shown
+    assert len(shown) == len(text)
+
+
+def test_names_that_only_the_header_or_a_folder_tells_are_masked_and_sections_stay(tmp_path: Path) -> None:
+    note = "HISTORY: Zwetschge has a 3 cm mass, Crohn disease. Told Oxenhandler of it. IMPRESSION: Mass."
+    write_dicom_study(tmp_path / "Oxenhandler", patient="4711", note=note)
+    edit_dicom(tmp_path / "Oxenhandler", PatientName="Zwetschge^Anna")
+    (study,) = index_folder(tmp_path, keyring=Keyring(b"the secret of these tests")).studies
+    read = read_study_note(study)
+    assert read is not None
+    masked = mask_note(read, study)
+    assert masked.text == note.replace("Zwetschge", "X" * 9).replace("Oxenhandler", "X" * 11)
+    assert masked.sections == read.sections
+    assert "Zwetschge" in read.text
+
+
+def test_a_note_without_headers_goes_by_what_announces_a_name() -> None:
+    note = Note("Dictated by: Ann Wigglesworth, MD\nMass at T12.", (Section("", 0, 45),))
+    nobody = Study("st-" + "0" * 16, "pt-" + "0" * 16, "folder")
+    assert mask_note(note, nobody).text == "Dictated by: XXX XXXXXXXXXXXX, XX\nMass at T12."
