@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from medmllm import __version__
@@ -27,6 +28,7 @@ from medmllm.ingest.walk import FileProblem, FoundFile, Severity
 
 STORE = "headers.sqlite"
 ROWS_AT_ONCE = 500
+REMEMBERED = 4096
 _OPEN = (None, None, None, False, None, None, 0)  # the cells of a fate not yet known
 _CREATE = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT);
@@ -84,6 +86,9 @@ class FileStore:
         """
         self._keyring, self._folder = keyring, folder
         self._seal = Seal.of(keyring.secret, PURPOSE)
+        # Asked again and again for the same few: a file while it is dealt with, the study of its neighbours.
+        self.key_of = lru_cache(maxsize=REMEMBERED)(keyring.file)
+        self._closed = lru_cache(maxsize=REMEMBERED)(self._seal.close)
         about = _about(keyring, folder)
         try:
             if path is not None and not _fits(path, about):
@@ -117,7 +122,7 @@ class FileStore:
 
     def known(self, found: Sequence[FoundFile]) -> list[Known | None]:
         """Return what is known of some files, in their order; None for a new one."""
-        keys = [self._keyring.file(file.relative) for file in found]
+        keys = [self.key_of(file.relative) for file in found]
         marks = ",".join("?" * len(keys))
         rows = self._base.execute(
             f"SELECT key, kind, size, mtime, ctime FROM file WHERE key IN ({marks})",
@@ -131,7 +136,7 @@ class FileStore:
 
     def keep(self, seq: int, found: FoundFile, fate: FileProblem | Place | None, *, placed: bool) -> None:
         """Take over the row of an unchanged file; where `placed`, with a new place."""
-        key = self._keyring.file(found.relative)
+        key = self.key_of(found.relative)
         self._base.execute(
             "UPDATE file SET run=?, seq=?, device=?, inode=?, status=CASE WHEN own THEN status END, study_key=NULL, "
             "series_key=NULL, series=0 WHERE key=?",
@@ -146,7 +151,7 @@ class FileStore:
 
     def put(self, seq: int, found: FoundFile, seen: Seen, fate: FileProblem | Place | None) -> None:
         """Write the row of a file that was just looked at; a problem of its own holds until it changes."""
-        key = self._keyring.file(found.relative)
+        key = self.key_of(found.relative)
         study, place = self._seal_place(fate if isinstance(fate, Place) else None)
         alike = hmac.digest(self._keyring.secret, study + seen.twin.encode(), "sha256") if seen.twin and study else None
         settled = _cells(_fate(fate)) if isinstance(fate, FileProblem) else _OPEN
@@ -177,7 +182,7 @@ class FileStore:
     def _seal_place(self, place: Place | None) -> tuple[bytes | None, bytes | None]:
         if place is None:
             return None, None
-        return self._seal.close(json.dumps([place.layout, place.original])), self._seal.close(
+        return self._closed(json.dumps([place.layout, place.original])), self._closed(
             json.dumps([place.layout, place.original, place.patient, place.folder])
         )
 

@@ -20,6 +20,7 @@ from medmllm.records import Refusal
 
 _DICOM = tuple(field.name for field in fields(DicomHeader) if field.name != "file")
 _NIFTI = tuple(field.name for field in fields(NiftiHeader))
+_TOLD_PLACE = _DICOM.index("told")
 _TOLD = tuple(field.name for field in fields(ToldTechnique))
 FORM = json.dumps([TAGS, _DICOM, _NIFTI, _TOLD])
 """What a text depends on: kept texts of another form are of no use."""
@@ -54,8 +55,9 @@ def _plain(value: Any) -> Any:
 
 
 def _dicom(found: FoundFile, values: list[Any]) -> DicomHeader:
-    named = dict(zip(_DICOM, map(_frozen, values), strict=True))
-    return DicomHeader(found.path, **(named | {"told": ToldTechnique(*named["told"])}))
+    frozen = [_frozen(value) if type(value) is list else value for value in values]
+    frozen[_TOLD_PLACE] = ToldTechnique(*frozen[_TOLD_PLACE])
+    return DicomHeader(found.path, *frozen)
 
 
 def _nifti(values: list[Any]) -> NiftiHeader:
@@ -64,5 +66,7 @@ def _nifti(values: list[Any]) -> NiftiHeader:
 
 
 def _frozen(value: Any) -> Any:
-    """Return lists as tuples, all the way down."""
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+    """Return lists, and lists within them, as tuples."""
+    if type(value) is not list:
+        return value
+    return tuple([tuple(item) if type(item) is list else item for item in value])

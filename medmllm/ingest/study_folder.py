@@ -211,7 +211,7 @@ class FolderIndex:
             for path in dict.fromkeys(series.files):
                 holding.setdefault(path, []).append(series)
         self._store.settle(
-            (self._keyring.file(item.found.relative), _fate(study, holding.get(item.found.path, ()))) for item in items
+            (self._store.key_of(item.found.relative), _fate(study, holding.get(item.found.path, ()))) for item in items
         )
 
 

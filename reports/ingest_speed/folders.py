@@ -79,11 +79,17 @@ def compress_series(files: Sequence[Path], folder: Path, codec: str, slices: int
 
 
 def small_series(folder: Path, number: int, slices: int) -> None:
-    """Write one series of 24 x 20 pixels."""
-    voxels = np.random.default_rng(number).integers(-1000, 1000, (24, 20, slices)).astype(np.float32)
-    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
-    identity = SeriesIdentity(f"P{number}", f"2.25.10{number}", f"2.25.20{number}")
-    write_ct_series(Volume(voxels, affine, f"2.25.30{number}", "CT"), folder, identity)
+    """Write one series with the headers of a real CT or MR slice that pydicom brings along (100 to 250 elements)."""
+    folder.mkdir(parents=True)
+    data = pydicom.dcmread(get_testdata_file("MR_small.dcm" if number % 3 == 2 else "CT_small.dcm"))
+    data.PatientID, data.StudyInstanceUID, data.SeriesInstanceUID = f"P{number}", f"2.25.10{number}", f"2.25.20{number}"
+    place = [float(value) for value in data.ImagePositionPatient]
+    for slice_number in range(slices):
+        uid = f"2.25.40{number}00{slice_number}"
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = uid
+        data.InstanceNumber = slice_number + 1
+        data.ImagePositionPatient = [place[0], place[1], round(place[2] + 2.5 * slice_number, 3)]
+        data.save_as(folder / f"IM{slice_number:05d}")
 
 
 def write_mixed(root: Path, files: int) -> dict[str, int]:

@@ -128,11 +128,11 @@ def decoder_alone(codec: str) -> Callable[[Path], Any]:
 
 def medmllm_index(folder: Path) -> Any:
     """Index a folder. The only place that knows how."""
-    from medmllm.ingest.keys import Keyring
-    from medmllm.ingest.study_folder import index_folder
+    from medmllm.pipelines import index
 
-    index = index_folder(folder, keyring=Keyring(bytes(32)))
-    return np.array([sum(len(study.series) for study in index.studies)])
+    os.environ.setdefault("MEDMLLM_SITE_SECRET_FILE", str(folder.parent / "secret"))
+    with tempfile.TemporaryDirectory() as out:
+        return np.array([index.run(folder, out=Path(out)).series])
 
 
 def pydicom_index(folder: Path) -> Any:
@@ -164,7 +164,7 @@ READERS: dict[str, tuple[Callable[[Path], Any], Sequence[str]]] = {
     "dcm2niix": (peer("dcm2niix -p n"), ("reports.peers.readers", "dcm2niix", "nibabel")),
     "highdicom": (peer("highdicom"), ("reports.peers.readers", "highdicom")),
     "MONAI": (peer("MONAI"), ("reports.peers.readers", "monai.transforms")),
-    "medmllm index": (medmllm_index, ("medmllm.ingest.study_folder",)),
+    "medmllm index": (medmllm_index, ("medmllm.pipelines.index",)),
     "pydicom index": (pydicom_index, ("pydicom", "medmllm.ingest.dicom_header")),
     **{f"decoder alone, {codec}": (decoder_alone(codec), ("imagecodecs", "pydicom")) for codec in CODECS},
 }
