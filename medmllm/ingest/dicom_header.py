@@ -31,8 +31,9 @@ from pydicom.uid import (
 )
 
 from medmllm.errors import DicomError
-from medmllm.ingest.dicom_part10 import MOST_ITEMS, PlainFile, TooManyItemsError, compile_keywords, walk
+from medmllm.ingest.dicom_part10 import MOST_ITEMS, PlainFile, TooManyItemsError, walk
 from medmllm.ingest.dicom_stream import DICOM_FAILURES, HEADER_INFLATES_TO, IMAGE_INFLATES_TO, data_set_stream
+from medmllm.ingest.dicom_wish import compile_keywords
 from medmllm.ingest.opening import one_error, open_regular
 from medmllm.ingest.technique import TECHNIQUE_TAGS, ToldTechnique, told_by
 

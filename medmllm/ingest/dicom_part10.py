@@ -10,12 +10,11 @@ section 7, PS3.10 section 7.
 
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from pydicom.charset import python_encoding
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from medmllm.ingest.dicom_template import Template, Templates
+from medmllm.ingest.dicom_wish import EITHER, SEQUENCE, UnusualError, Wish, texts_of
 
 PIECE_BYTES = 8192  # more than most headers
 MOST_ITEMS = 2**17  # in sequences of undefined length; a general parser takes two seconds for them
@@ -23,16 +22,13 @@ DEEPEST = 16  # sequences within sequences
 IMPLICIT = "1.2.840.10008.1.2"
 ENCAPSULATED = "1.2.840.10008.1.2.4."
 EXPLICIT = frozenset({"1.2.840.10008.1.2.1", "1.2.840.10008.1.2.5"})
-CHARACTER_SETS = {b"": "latin-1", b"ISO_IR 6": "latin-1", b"ISO_IR 100": "latin-1", b"ISO_IR 192": "utf-8"}
 UNDEFINED = 0xFFFFFFFF
-EITHER = b"US or SS"  # as Pixel Representation says; given here as unsigned, whatever it says
 _PIXEL_DATA = 0x7FE00010
 _SYNTAX, _MEDIA_STORAGE_CLASS = 0x0010, 0x0002
 _META = {  # elements of group 0002 and their VRs
     0x0000: b"UL", 0x0001: b"OB", 0x0002: b"UI", 0x0003: b"UI", 0x0010: b"UI", 0x0012: b"UI", 0x0013: b"SH",
     0x0016: b"AE", 0x0017: b"AE", 0x0018: b"AE", 0x0100: b"UI", 0x0102: b"OB",
 }  # fmt: skip
-_SEQUENCE, _BINARY, _TEXT, _DECIMALS, _UIDS, _PLAIN = range(6)
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV"})
 _SHORT = frozenset({
@@ -43,12 +39,6 @@ _PADDED = (b" ", b"\0")
 _tag_length = struct.Struct("<HHI").unpack_from
 _tag_vr_length = struct.Struct("<HH2sH").unpack_from
 _length = struct.Struct("<I").unpack_from
-_NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FD": "d", "FL": "f",
-            EITHER.decode(): "H"}  # fmt: skip
-
-
-class _UnusualError(Exception):
-    """Something that is left to pydicom."""
 
 
 class TooManyItemsError(Exception):
@@ -68,37 +58,6 @@ class PlainFile:
     pixel_bytes: int | None  # its length; None when it is compressed
 
 
-class Wish(NamedTuple):
-    """One element that `walk` is asked for."""
-
-    keyword: str
-    vr: bytes
-    kind: int  # how its value becomes text
-    unpack: struct.Struct | None  # of a binary number
-
-
-def compile_keywords(keywords: tuple[str, ...]) -> Mapping[int, Wish]:
-    """Return what `walk` asks for, by tag."""
-    found = {}
-    for keyword in keywords:
-        tag = tag_for_keyword(keyword)
-        assert tag is not None, keyword
-        vr = dictionary_VR(tag)
-        letter = _NUMBERS.get(vr)
-        found[tag] = Wish(keyword, vr.encode(), _kind(vr), struct.Struct(f"<{letter}") if letter else None)
-    return found
-
-
-def _kind(vr: str) -> int:
-    if vr == "SQ":
-        return _SEQUENCE
-    if vr in _NUMBERS:
-        return _BINARY
-    if vr in ("LO", "SH", "PN", "ST", "LT", "UC", "UT"):
-        return _TEXT
-    return _DECIMALS if vr in ("DS", "IS") else _UIDS if vr == "UI" else _PLAIN
-
-
 def walk(number: int, wanted: Mapping[int, Wish]) -> PlainFile | None:
     """Return the wanted values of an open file; None when it is not a plain one.
 
@@ -111,7 +70,7 @@ def walk(number: int, wanted: Mapping[int, Wish]) -> PlainFile | None:
     """
     try:
         return _Walk(number, wanted).run()
-    except (_UnusualError, struct.error, UnicodeDecodeError, ValueError):
+    except (UnusualError, struct.error, UnicodeDecodeError, ValueError):
         return None
 
 
@@ -124,7 +83,7 @@ def end_of_pixels(data: bytes) -> int | None:
     seen = _Walk(-1, {}, data)
     try:
         seen.explicit_elements(0)
-    except (_UnusualError, TooManyItemsError, struct.error):
+    except (UnusualError, TooManyItemsError, struct.error):
         return None
     if seen.pixel_place is None or seen.pixel_bytes is None:
         return len(data)
@@ -153,29 +112,40 @@ class _Walk:
         if inside >= 0 and inside + count <= len(self.piece):
             return inside
         if place + count > self.size:
-            raise _UnusualError
+            raise UnusualError
         self.start = place
         self.piece = os.pread(self.number, max(PIECE_BYTES, count), place)
         if len(self.piece) < count:
-            raise _UnusualError
+            raise UnusualError
         return 0
 
     def run(self) -> PlainFile:
         if self.piece[128:132] != b"DICM":
-            raise _UnusualError
+            raise UnusualError
         syntax, media_storage, place = self.meta()
         if syntax != IMPLICIT and syntax not in EXPLICIT and not syntax.startswith(ENCAPSULATED):
-            raise _UnusualError
+            raise UnusualError
         self.implicit = syntax == IMPLICIT
         if self.implicit:
             self.implicit_elements(place)
-        else:
+        elif not self.recall(place):
             self.explicit_elements(place)
-        values = _texts(self.raw)
+            if self.start == 0 and TEMPLATES.is_worth_learning(place, self.pixel_place):
+                learn(self.piece, place, self.wanted)
+        values = texts_of(self.raw)
         empty = frozenset(wish.keyword for wish, _ in self.raw if wish.keyword not in values)
         return PlainFile(
             syntax, media_storage, values, empty, frozenset(self.sequences), self.pixel_place, self.pixel_bytes
         )
+
+    def recall(self, place: int) -> bool:
+        """Take everything from a template, where one fits: neighbours of a series have the same elements."""
+        found = TEMPLATES.find(self.piece, place, self.wanted)
+        if found is None:
+            return False
+        self.raw = [(wish, self.piece[start:end]) for wish, start, end in found.values]
+        self.sequences, self.pixel_place, self.pixel_bytes = set(found.sequences), found.pixel_place, found.pixel_bytes
+        return True
 
     def explicit_elements(self, place: int) -> None:
         """Look at the elements of an explicit data set; flat and terse, since it runs for every element."""
@@ -187,11 +157,11 @@ class _Walk:
                 inside = self.at(start + inside, min(12, size - start - inside))
                 piece, start, last = self.piece, self.start, len(self.piece) - 12
                 if last < 0:
-                    raise _UnusualError  # a last element without a value, at the very end
+                    raise UnusualError  # a last element without a value, at the very end
             group, number, vr, length = _tag_vr_length(piece, inside)
             tag = group << 16 | number
             if tag <= before:
-                raise _UnusualError
+                raise UnusualError
             before = tag
             if vr in _SHORT:
                 inside += 8
@@ -211,22 +181,22 @@ class _Walk:
                     inside += length
                     continue
             else:
-                raise _UnusualError
+                raise UnusualError
             noted = self.note(tag, vr, length, start + inside)
             if noted is None:
                 return
             piece, start = self.piece, self.start
             inside, last = noted - start, len(piece) - 12
         if start + inside > size:
-            raise _UnusualError
+            raise UnusualError
 
     def implicit_elements(self, place: int) -> None:
-        """Look at the elements of an implicit data set."""
+        """Look at the elements of an implicit data set; or, slowly, of an explicit one."""
         before = 0
         while place < self.size:
             tag, vr, length, value = self.element(place)
             if tag <= before:
-                raise _UnusualError
+                raise UnusualError
             before, place = tag, value + length
             if tag in self.wanted or length == UNDEFINED or tag == _PIXEL_DATA:
                 noted = self.note(tag, vr, length, value)
@@ -234,7 +204,7 @@ class _Walk:
                     return
                 place = noted
         if place > self.size:
-            raise _UnusualError
+            raise UnusualError
 
     def note(self, tag: int, vr: bytes, length: int, value: int) -> int | None:
         """Take an element that matters into account; return where the next one starts, None after the last."""
@@ -245,12 +215,12 @@ class _Walk:
         if length == UNDEFINED:
             after = self.after_sequence(value, 1) if vr in (b"SQ", b"") else 0
             if wish or not after:
-                raise _UnusualError
+                raise UnusualError
             return after
         if wish:
             if vr and vr != wish.vr and not (wish.vr == EITHER and vr in (b"US", b"SS")):
-                raise _UnusualError
-            if wish.kind == _SEQUENCE:
+                raise UnusualError
+            if wish.kind == SEQUENCE:
                 self.sequences.update([wish.keyword] if length else [])
             else:
                 inside = self.at(value, length)
@@ -273,22 +243,22 @@ class _Walk:
                 length = _length(piece, inside + 8)[0]
                 inside += 12
             else:
-                raise _UnusualError
+                raise UnusualError
             value = piece[inside : inside + length]
             if (
                 vr != _META.get(number, b"")
                 or len(value) < length
                 or (not value.isascii() and vr not in (b"OB", b"UL"))
             ):
-                raise _UnusualError
+                raise UnusualError
             if number == _SYNTAX:
                 syntax = value
             elif number == _MEDIA_STORAGE_CLASS:
                 media_storage = value
             elif vr == b"UL" and length != 4:
-                raise _UnusualError
+                raise UnusualError
             inside += length
-        raise _UnusualError
+        raise UnusualError
 
     def element(self, place: int) -> tuple[int, bytes, int, int]:
         """Return (tag, VR or nothing, length, where the value starts) of the element at `place`."""
@@ -302,12 +272,12 @@ class _Walk:
         if vr in _LONG:
             inside = self.at(place, 12)
             return group << 16 | number, vr, _length(self.piece, inside + 8)[0], place + 12
-        raise _UnusualError
+        raise UnusualError
 
     def after_sequence(self, place: int, depth: int) -> int:
         """Return where a sequence of undefined length ends, its delimiter included."""
         if depth > DEEPEST:
-            raise _UnusualError
+            raise UnusualError
         while True:
             inside = self.at(place, 8)  # may move the window: not within the next line
             group, number, length = _tag_length(self.piece, inside)
@@ -316,7 +286,7 @@ class _Walk:
             if tag == _SEQUENCE_END:
                 return place
             if tag != _ITEM:
-                raise _UnusualError
+                raise UnusualError
             self.items += 1
             if self.items > MOST_ITEMS:
                 raise TooManyItemsError
@@ -334,48 +304,49 @@ class _Walk:
             elif vr in (b"SQ", b""):
                 place = self.after_sequence(value, depth + 1)
             else:
-                raise _UnusualError
+                raise UnusualError
 
 
-def _texts(raw: Sequence[tuple[Wish, bytes]]) -> dict[str, str]:
-    """Return values as pydicom would print them."""
-    found: dict[str, str] = {}
-    named: bytes = b""
-    for (keyword, _, kind, unpack), value in raw:
-        if kind == _BINARY:
-            assert unpack is not None  # of this kind only
-            numbers = [number for (number,) in unpack.iter_unpack(value)]  # struct.error where it does not divide
-            text = "\\".join(map(str, numbers))
-        elif kind == _TEXT:
-            text = _decoded(value, named)
-        else:
-            text = value.decode("ascii")
-            if "\\" in text and kind != _PLAIN:
-                if kind == _UIDS:
-                    raise _UnusualError
-                text = "\\".join(part.strip(" \0") for part in text.split("\\"))
-            if keyword == "SpecificCharacterSet":  # the first of all wanted elements
-                named = value.strip(b" \0")
-        text = text.strip(" \0")
-        if text:
-            found[keyword] = text
-    return found
+class _Recorder(_Walk):
+    """Walks over a header in memory and writes down which bytes decide its course."""
+
+    def __init__(self, piece: bytes, wanted: Mapping[int, Wish]) -> None:
+        super().__init__(-1, wanted, piece)
+        self.heads: list[tuple[int, int]] = []  # (place, length) of what decides where the next element lies
+        self.values: list[tuple[Wish, int, int]] = []
+        self.deciding = True
+
+    def at(self, place: int, count: int) -> int:
+        inside = super().at(place, count)
+        if self.deciding:
+            self.heads.append((inside, count))
+        return inside
+
+    def note(self, tag: int, vr: bytes, length: int, value: int) -> int | None:
+        self.deciding = length == UNDEFINED  # else what is read is a value, which decides nothing
+        noted = len(self.raw)
+        after = super().note(tag, vr, length, value)
+        self.deciding = True
+        if len(self.raw) > noted:
+            self.values.append((self.raw[-1][0], value, value + length))
+        return after
 
 
-def _decoded(value: bytes, named: bytes) -> str:
-    character_set = CHARACTER_SETS.get(named)
-    if character_set is None and not (value.isascii() and _holds_ascii(named)):
-        raise _UnusualError
-    text = value.decode(character_set or "ascii")
-    if "\x1b" in text:
-        raise _UnusualError
-    return "\\".join(part.rstrip(" \0") for part in text.split("\\")) if "\\" in text else text
+TEMPLATES = Templates()
 
 
-def _holds_ascii(character_sets: bytes) -> bool:
-    """Say whether pydicom knows all of these, and ASCII means itself in them; ISO_IR 13 has a yen for a backslash."""
-    names = [name.strip() for name in character_sets.decode("ascii").split("\\")]
-    return all(name in python_encoding and not name.endswith(" 13") for name in names)
+def learn(piece: bytes, place: int, wanted: Mapping[int, Wish]) -> None:
+    """Keep the course of a header that lies within the first bytes of its file, for its neighbours."""
+    course = _Recorder(piece, wanted)
+    try:
+        course.implicit_elements(place)
+    except (UnusualError, TooManyItemsError, struct.error):
+        return
+    if course.pixel_place is not None:
+        TEMPLATES.keep(Template.of(
+            piece, place, wanted, course.heads, course.values, frozenset(course.sequences), course.pixel_place,
+            course.pixel_bytes,
+        ))  # fmt: skip
 
 
 def _ascii(value: bytes) -> str:

@@ -15,9 +15,11 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medmllm.errors import MedmllmError
-from medmllm.ingest import dicom_header
+from medmllm.ingest import dicom_header, dicom_part10
 from medmllm.ingest.dicom_header import read_header
-from medmllm.ingest.dicom_part10 import compile_keywords, walk
+from medmllm.ingest.dicom_part10 import walk
+from medmllm.ingest.dicom_template import Templates
+from medmllm.ingest.dicom_wish import compile_keywords
 from tests.factories import edit_dicom, write_dicom_study
 
 WANTED = compile_keywords(("PatientID", "Rows", "EchoTime", "ModalityLUTSequence"))
@@ -168,9 +170,40 @@ def test_texts_are_decoded_as_pydicom_decodes_them(
     assert one == other
 
 
+def test_neighbours_with_the_same_elements_are_recognised_and_give_their_own_values(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    neighbours = sorted(file.parent.glob("*.dcm"))
+    walks = []
+    slowly = dicom_part10._Walk.explicit_elements
+    monkeypatch.setattr(dicom_part10._Walk, "explicit_elements", lambda self, place: walks.append(slowly(self, place)))
+    monkeypatch.setattr(dicom_part10, "TEMPLATES", Templates())
+    found = [read_header(neighbour) for neighbour in neighbours]
+    assert (len(neighbours), len(walks)) == (4, 2)
+    assert [header.position for header in found] == [both(neighbour)[1]["position"] for neighbour in neighbours]  # type: ignore[index]
+    assert len({header.sop_uid for header in found}) == 4
+
+
+@pytest.mark.parametrize("change", [b"\x00", b"\xff", b"2"])
+def test_a_header_is_recognised_only_if_every_byte_that_decides_is_the_same(
+    file: Path, change: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dicom_part10, "TEMPLATES", Templates())
+    whole = file.read_bytes()
+    for _ in range(3):
+        assert walked(file)
+    (template,) = dicom_part10.TEMPLATES._kept
+    assert template.fits(whole, template.place, template.wanted)
+    for place in template.places.tolist():
+        changed = whole[:place] + change + whole[place + 1 :]
+        assert template.fits(changed, template.place, template.wanted) == (changed == whole)
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_a_damaged_file_gives_pydicoms_header_or_pydicoms_refusal(file: Path, seed: int) -> None:
+    for _ in range(3):  # so that its course is known, and only fits what takes the same
+        assert walked(file)
     rng = random.Random(seed)
     content = bytearray(file.read_bytes()[: rng.choice([None, None, rng.randrange(132, 900)])])
     for _ in range(rng.randrange(1, 4)):

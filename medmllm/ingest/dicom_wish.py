@@ -1,0 +1,93 @@
+"""Say which elements of a header are wanted, and turn their values into text as pydicom would.
+
+keywords -> tag -> Wish; Wish, bytes -> text. What is out of the ordinary is left to pydicom.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from pydicom.charset import python_encoding
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+CHARACTER_SETS = {b"": "latin-1", b"ISO_IR 6": "latin-1", b"ISO_IR 100": "latin-1", b"ISO_IR 192": "utf-8"}
+EITHER = b"US or SS"  # as Pixel Representation says; given here as unsigned, whatever it says
+_NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FD": "d", "FL": "f",
+            EITHER.decode(): "H"}  # fmt: skip
+SEQUENCE, _BINARY, _TEXT, _DECIMALS, _UIDS, _PLAIN = range(6)
+
+
+class UnusualError(Exception):
+    """Something that is left to pydicom."""
+
+
+class Wish(NamedTuple):
+    """One element that `walk` is asked for."""
+
+    keyword: str
+    vr: bytes
+    kind: int  # how its value becomes text
+    unpack: struct.Struct | None  # of a binary number
+
+
+def compile_keywords(keywords: tuple[str, ...]) -> Mapping[int, Wish]:
+    """Return what `walk` asks for, by tag."""
+    found = {}
+    for keyword in keywords:
+        tag = tag_for_keyword(keyword)
+        assert tag is not None, keyword
+        vr = dictionary_VR(tag)
+        letter = _NUMBERS.get(vr)
+        found[tag] = Wish(keyword, vr.encode(), _kind(vr), struct.Struct(f"<{letter}") if letter else None)
+    return found
+
+
+def _kind(vr: str) -> int:
+    if vr == "SQ":
+        return SEQUENCE
+    if vr in _NUMBERS:
+        return _BINARY
+    if vr in ("LO", "SH", "PN", "ST", "LT", "UC", "UT"):
+        return _TEXT
+    return _DECIMALS if vr in ("DS", "IS") else _UIDS if vr == "UI" else _PLAIN
+
+
+def texts_of(raw: Sequence[tuple[Wish, bytes]]) -> dict[str, str]:
+    """Return values as pydicom would print them."""
+    found: dict[str, str] = {}
+    named: bytes = b""
+    for (keyword, _, kind, unpack), value in raw:
+        if kind == _BINARY:
+            assert unpack is not None  # of this kind only
+            numbers = [number for (number,) in unpack.iter_unpack(value)]  # struct.error where it does not divide
+            text = "\\".join(map(str, numbers))
+        elif kind == _TEXT:
+            text = _decoded(value, named)
+        else:
+            text = value.decode("ascii")
+            if "\\" in text and kind != _PLAIN:
+                if kind == _UIDS:
+                    raise UnusualError
+                text = "\\".join(part.strip(" \0") for part in text.split("\\"))
+            if keyword == "SpecificCharacterSet":  # the first of all wanted elements
+                named = value.strip(b" \0")
+        text = text.strip(" \0")
+        if text:
+            found[keyword] = text
+    return found
+
+
+def _decoded(value: bytes, named: bytes) -> str:
+    character_set = CHARACTER_SETS.get(named)
+    if character_set is None and not (value.isascii() and _holds_ascii(named)):
+        raise UnusualError
+    text = value.decode(character_set or "ascii")
+    if "\x1b" in text:
+        raise UnusualError
+    return "\\".join(part.rstrip(" \0") for part in text.split("\\")) if "\\" in text else text
+
+
+def _holds_ascii(character_sets: bytes) -> bool:
+    """Say whether pydicom knows all of these, and ASCII means itself in them; ISO_IR 13 has a yen for a backslash."""
+    names = [name.strip() for name in character_sets.decode("ascii").split("\\")]
+    return all(name in python_encoding and not name.endswith(" 13") for name in names)
