@@ -178,14 +178,14 @@ def _of_plain(path: Path, plain: PlainFile, size: int) -> DicomHeader:
     return _header(path, plain.values, plain.transfer_syntax, has_lut, plain.pixel_place, missing, told)
 
 
-def read_with_pixels(path: Path, more: Iterable[str] = ()) -> pydicom.Dataset:
-    """Return what a decoder needs of a file, pixels included, and `more` by keyword.
+def read_with_pixels(path: Path, more: Iterable[str] = (), *, most_bytes: int | None = None) -> pydicom.Dataset:
+    """Return what a decoder needs of a file, pixels included, and `more` by keyword; inflated to `most_bytes` at most.
 
     Raises:
         DicomError: It cannot be parsed, or inflates beyond bounds.
     """
     with open_regular(path) as file, one_error(DicomError, "the DICOM file cannot be parsed", also=DICOM_FAILURES):
-        stream, force, _ = data_set_stream(file, IMAGE_INFLATES_TO, whole=True)
+        stream, force, _ = data_set_stream(file, most_bytes or IMAGE_INFLATES_TO, whole=True)
         data = pydicom.dcmread(stream, force=force, specific_tags=[*TAGS, *PIXEL_TAGS, *more])
         if "TransferSyntaxUID" not in data.file_meta:
             data.file_meta.TransferSyntaxUID = _encoding(data)

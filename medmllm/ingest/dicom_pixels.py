@@ -26,7 +26,7 @@ from pydicom.uid import UID
 from medmllm.errors import DicomError
 from medmllm.ingest.dicom_header import DicomHeader, read_with_pixels
 from medmllm.ingest.dicom_lut import look_up, read_modality_lut
-from medmllm.ingest.dicom_stream import DICOM_FAILURES
+from medmllm.ingest.dicom_stream import DICOM_FAILURES, HEADER_INFLATES_TO, IMAGE_INFLATES_TO
 from medmllm.ingest.opening import one_error, open_regular
 from medmllm.records import FloatArray
 
@@ -39,8 +39,9 @@ RLE = "1.2.840.10008.1.2.5"
 CODECS: dict[str, Codec] = {
     "1.2.840.10008.1.2.4.50": imagecodecs.jpeg8_decode,  # JPEG baseline, 8 bit
     "1.2.840.10008.1.2.4.51": imagecodecs.jpeg8_decode,  # JPEG extended, 8 or 12 bit
-    "1.2.840.10008.1.2.4.57": imagecodecs.ljpeg_decode,  # JPEG lossless
-    "1.2.840.10008.1.2.4.70": imagecodecs.ljpeg_decode,  # JPEG lossless, first-order prediction
+    # JPEG lossless through libjpeg-turbo: imagecodecs' own decoder of it (liblj92) crashes without a Huffman table.
+    "1.2.840.10008.1.2.4.57": imagecodecs.jpeg8_decode,  # JPEG lossless
+    "1.2.840.10008.1.2.4.70": imagecodecs.jpeg8_decode,  # JPEG lossless, first-order prediction
     "1.2.840.10008.1.2.4.80": imagecodecs.jpegls_decode,
     "1.2.840.10008.1.2.4.81": imagecodecs.jpegls_decode,
     "1.2.840.10008.1.2.4.90": imagecodecs.jpeg2k_decode,
@@ -209,7 +210,9 @@ def _by_pydicom(header: DicomHeader) -> npt.NDArray[Any]:
 
 
 def _inflated(header: DicomHeader) -> bytes:
-    held: bytes = read_with_pixels(header.file).PixelData
+    expected = header.frames * header.rows * header.columns * header.bits_allocated // 8
+    most_bytes = min(IMAGE_INFLATES_TO, HEADER_INFLATES_TO + 2 * expected)
+    held: bytes = read_with_pixels(header.file, most_bytes=most_bytes).PixelData
     return held
 
 

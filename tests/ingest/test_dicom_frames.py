@@ -219,7 +219,9 @@ def test_frames_are_the_same_in_every_encoding_and_their_file_is_read_once(
     reads = []
     for name in ("read_with_pixels", "encoded_frames"):
         real = getattr(dicom_pixels, name)
-        monkeypatch.setattr(dicom_pixels, name, lambda given, real=real: (reads.append(given), real(given))[1])
+        monkeypatch.setattr(
+            dicom_pixels, name, lambda given, real=real, **more: (reads.append(given), real(given, **more))[1]
+        )
     found = read_series([enhanced] * SLICES, echoes)
     assert np.array_equal(found.voxels, wanted.voxels)
     assert found.affine == pytest.approx(wanted.affine)

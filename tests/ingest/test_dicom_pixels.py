@@ -285,3 +285,13 @@ def test_four_codecs_give_the_same_real_slice(shared: Path, name: str) -> None:
 
     assert np.array_equal(values(name), values("x_ct1_rle"))
     assert np.ptp(values(name)) > 1000
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"])
+def test_lossless_jpeg_without_its_huffman_table_is_an_error_of_ours_and_ends_nothing(file: Path, syntax: str) -> None:
+    frame = imagecodecs.ljpeg_encode(STORED, bitspersample=12)
+    assert frame.count(b"\xff\xc4") == 1
+    encapsulated(file, syntax, frame.replace(b"\xff\xc4", b"\xff\x27"))
+    with pytest.raises(DicomError) as refusal:
+        read_slice(read_header(file))
+    assert refusal.value.code == "pixels_unreadable"
