@@ -56,12 +56,14 @@ def texts_of(raw: Sequence[tuple[Wish, bytes]]) -> dict[str, str]:
     """Return values as pydicom would print them."""
     found: dict[str, str] = {}
     named: bytes = b""
-    for (keyword, _, kind, unpack), value in raw:
+    for (keyword, vr, kind, unpack), value in raw:
         if kind == _BINARY:
             assert unpack is not None  # of this kind only
             numbers = [number for (number,) in unpack.iter_unpack(value)]  # struct.error where it does not divide
             text = "\\".join(map(str, numbers))
         elif kind == _TEXT:
+            if vr == b"PN" and b"\\" in value:  # several names, whose spaces pydicom treats in a way of its own
+                raise UnusualError
             text = _decoded(value, named)
         else:
             text = value.decode("ascii")

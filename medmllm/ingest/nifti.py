@@ -39,6 +39,7 @@ HEADER_BYTES = 540  # NIfTI-2
 SMALLEST_VOXEL_MM3 = 1e-9
 SAME_PLACE = 0.1  # sform and qform agree when all corners do, to this fraction of a voxel
 CHUNK_BYTES = 2**20
+NO_SHEAR_DEG = 0.5  # affines are rounded: less is not a sheared grid
 NIBABEL_FAILURES = (HeaderDataError, ImageFileError, WrapStructError)
 _HEADERS = {
     b"n+1": nibabel.Nifti1Header,
@@ -223,6 +224,21 @@ def _judge(raw: Any) -> NiftiHeader:
 
 
 def _warnings(raw: Any, affine: FloatArray, shape: tuple[int, ...]) -> tuple[tuple[str, str], ...]:
+    found = _which_form(raw, affine, shape)
+    shear = _shear_deg(affine)
+    if shear > NO_SHEAR_DEG:
+        reason = f"the axes of the grid are {90 - shear:.1f} degrees apart in places, not 90: the affine is sheared"
+        found += (("sheared", reason),)
+    return found
+
+
+def _shear_deg(affine: FloatArray) -> float:
+    """Return by how much the two least perpendicular axes of a grid miss the right angle, in degrees."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.degrees(np.arcsin(np.clip(np.abs(np.triu(axes.T @ axes, 1)).max(), 0, 1))))
+
+
+def _which_form(raw: Any, affine: FloatArray, shape: tuple[int, ...]) -> tuple[tuple[str, str], ...]:
     sform_code, qform_code = int(raw["sform_code"]), int(raw["qform_code"])
     if not (sform_code or qform_code):
         reason = "sform and qform are both unset: orientation is unknown, left may be right; read as nibabel does"

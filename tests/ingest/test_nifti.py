@@ -58,7 +58,7 @@ def test_voxels_and_affine_come_back_as_nibabel_reads_them(tmp_path: Path, name:
     header = read_header(path)
     assert header.shape == (4, 3, 2)
     assert header.spacing_mm == pytest.approx(np.sqrt((AFFINE[:3, :3] ** 2).sum(axis=0)), rel=1e-6)
-    assert header.warnings == ()
+    assert [code for code, _ in header.warnings] == ["sheared"]  # by 2.9 degrees
 
 
 def test_nifti_2_and_a_trailing_axis_of_one_are_read(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_sform_and_qform_that_disagree_are_reported_with_the_distance_and_the_sf
 
 def test_a_qform_that_is_no_rotation_is_reported(tmp_path: Path) -> None:
     path = patch(save(tmp_path / "MEIER.nii"), qform_code=1, quatern_b=0.9, quatern_c=0.9)
-    assert [code for code, _ in read_header(path).warnings] == ["sform_qform_differ"]
+    assert [code for code, _ in read_header(path).warnings] == ["sform_qform_differ", "sheared"]
 
 
 def test_gzip_is_recognised_by_content(tmp_path: Path) -> None:
@@ -334,3 +334,14 @@ def test_a_header_of_one_version_with_the_mark_of_the_other_is_an_error_of_ours(
     (tmp_path / "a.nii").write_bytes(data[:348])
     with pytest.raises(NiftiError, match="cannot be parsed"):
         read_header(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize(("degrees", "told"), [(0.0, False), (0.4, False), (0.6, True), (12.0, True)])
+def test_a_sheared_grid_is_told_of_and_keeps_its_affine(tmp_path: Path, degrees: float, told: bool) -> None:
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    affine[:3, 2] = 4 * np.array([0, np.sin(np.radians(degrees)), np.cos(np.radians(degrees))])
+    header = read_header(save(tmp_path / "a.nii", affine=affine))
+    assert ("sheared" in dict(header.warnings)) == told
+    assert header.affine == pytest.approx(affine, abs=1e-5)
+    if degrees == 12:
+        assert "78.0 degrees" in dict(header.warnings)["sheared"]
