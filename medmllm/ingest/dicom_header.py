@@ -234,12 +234,12 @@ def _pixel_place(
     start = stream.read(12)
     end = stream.seek(0, io.SEEK_END)
     order = "<" if little else ">"
-    if len(start) < 12 or struct.unpack(f"{order}H", start[:2])[0] != 0x7FE0:
+    has_vr = not implicit and start[4:6].isalpha()  # files were seen that leave it out against their transfer syntax
+    header_bytes = 12 if has_vr else 8
+    if len(start) < header_bytes or struct.unpack(f"{order}H", start[:2])[0] != 0x7FE0:
         if inflated:
             return None, False
         _refuse_without("pixel data", values)
-    has_vr = not implicit and start[4:6].isalpha()  # files were seen that leave it out against their transfer syntax
-    header_bytes = 12 if has_vr else 8
     declared = struct.unpack(f"{order}I", start[header_bytes - 4 : header_bytes])[0]
     if inflated:
         return None, False

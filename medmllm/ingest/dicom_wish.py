@@ -15,6 +15,7 @@ EITHER = b"US or SS"  # as Pixel Representation says; given here as unsigned, wh
 _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FD": "d", "FL": "f",
             EITHER.decode(): "H"}  # fmt: skip
 SEQUENCE, _BINARY, _TEXT, _DECIMALS, _UIDS, _PLAIN = range(6)
+_ORDINARY = {_UIDS: b"0123456789. \0", _DECIMALS: b"0123456789+-.eE\\ \0"}
 
 
 class UnusualError(Exception):
@@ -62,14 +63,14 @@ def texts_of(raw: Sequence[tuple[Wish, bytes]]) -> dict[str, str]:
             numbers = [number for (number,) in unpack.iter_unpack(value)]  # struct.error where it does not divide
             text = "\\".join(map(str, numbers))
         elif kind == _TEXT:
-            if vr == b"PN" and b"\\" in value:  # several names, whose spaces pydicom treats in a way of its own
-                raise UnusualError
+            if vr == b"PN" and (b"\\" in value or value.rstrip(b" \0").endswith(b"=")):
+                raise UnusualError  # several names, or an empty part: pydicom has a way of its own with them
             text = _decoded(value, named)
         else:
+            if kind in _ORDINARY and value.translate(None, _ORDINARY[kind]):
+                raise UnusualError  # several UIDs; white space that pydicom takes off; numbers that are none
             text = value.decode("ascii")
             if "\\" in text and kind != _PLAIN:
-                if kind == _UIDS:
-                    raise UnusualError
                 text = "\\".join(part.strip(" \0") for part in text.split("\\"))
             if keyword == "SpecificCharacterSet":  # the first of all wanted elements
                 named = value.strip(b" \0")
