@@ -5,7 +5,7 @@ documents -> CSV on disk, row by row -> documents
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -226,14 +226,14 @@ class RowWriter(Generic[Row]):
     def __init__(self, stream: TextIO, row_type: type[Row], classes: tuple[str, ...]) -> None:
         self._stream = stream
         self._classes = classes
-        header = [
+        self._header = [
             column
             for name, field in row_type.model_fields.items()
             for column in ([f"{name}[{c}]" for c in classes] if field.annotation in _DICTS else [name])
         ]
-        self._writer = csv.DictWriter(stream, header, lineterminator="\n")
-        self._quoting_writer = csv.DictWriter(stream, header, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        self._put(dict(zip(header, header, strict=True)))
+        self._writer = csv.writer(stream, lineterminator="\n")
+        self._quoting_writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        self._put(self._header)
         self.count = 0
 
     def write(self, row: Row) -> None:
@@ -241,6 +241,15 @@ class RowWriter(Generic[Row]):
 
         Raises:
             PackageError: The row holds a class that the header lacks.
+        """
+        self.add(row)
+        self._stream.flush()
+
+    def add(self, row: Row) -> None:
+        """Append one row, which is on disk once the table is closed.
+
+        Raises:
+            PackageError: As `write`.
         """
         flat: dict[str, object] = {}
         for name, value in row:
@@ -251,21 +260,20 @@ class RowWriter(Generic[Row]):
                 flat |= {f"{name}[{c}]": value.get(c, "") for c in self._classes}
             else:
                 flat[name] = "" if value is None else value
-        self._put(flat)
-        self._stream.flush()
+        self._put([flat[name] for name in self._header] if self._classes else flat.values())
         self.count += 1
 
-    def _put(self, flat: Mapping[str, object]) -> None:
+    def _put(self, cells: Collection[object]) -> None:
         # Before Python 3.13 a lone carriage return is not quoted by itself, and readers take it for the end of the row.
-        odd = any(isinstance(value, str) and "\r" in value for value in flat.values())
-        (self._quoting_writer if odd else self._writer).writerow(flat)
+        odd = any(type(value) is str and "\r" in value for value in cells)
+        (self._quoting_writer if odd else self._writer).writerow(cells)
 
 
 def write_table(path: Path, row_type: type[Row], rows: Iterable[Row], *, classes: tuple[str, ...] = ()) -> int:
     """Write a whole CSV and return the number of rows."""
     with table_writer(path, row_type, classes=classes) as writer:
         for row in rows:
-            writer.write(row)
+            writer.add(row)
     return writer.count
 
 

@@ -38,16 +38,16 @@ def write_index(index: FolderIndex, out: Path, linkage: Path | None, marker: str
     def tell(problems: Iterable[ProblemRow], links: Iterable[LinkageRow]) -> None:
         nonlocal refused
         for problem in problems:
-            problem_table.write(problem)
+            problem_table.add(problem)
             codes[problem.code] += 1
             refused += problem.severity == "refused"
         if link:
             link(links)
 
     for item in index.studies():
-        study_table.write(study_row(item.study))
+        study_table.add(study_row(item.study))
         for row in series_rows(item.study):
-            series_table.write(row)
+            series_table.add(row)
         patients.add(item.study.patient_key)
         tell(item.problems, item.linkage)
         advance(1)

@@ -15,6 +15,7 @@ import struct
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -142,8 +143,17 @@ def read_header(path: Path) -> DicomHeader:
         DicomError: `not_dicom`, `dicomdir` or `not_an_image` for what is no image; `no_pixels` for an image
             without any; `dicom_unreadable`.
     """
-    doing = "the DICOM header cannot be parsed"
-    with open_regular(path) as file, one_error(DicomError, doing, also=DICOM_FAILURES):
+    with open_regular(path) as file:
+        return read_opened(path, file)
+
+
+def read_opened(path: Path, file: BinaryIO) -> DicomHeader:
+    """Read the header of a DICOM file that stands open at its start.
+
+    Raises:
+        DicomError: As `read_header`.
+    """
+    with one_error(DicomError, "the DICOM header cannot be parsed", also=DICOM_FAILURES):
         try:
             plain = walk(file.fileno(), _WANTED)
         except TooManyItemsError:
@@ -271,7 +281,7 @@ def _header(
         sop_uid=values.get("SOPInstanceUID"),
         modality=_modality(values),
         description=values.get("SeriesDescription"),
-        image_type=tuple(word.strip().upper() for word in values.get("ImageType", "").split("\\")),
+        image_type=_words(values.get("ImageType", "")),
         frame_of_reference_uid=values.get("FrameOfReferenceUID"),
         rows=int(values["Rows"]),
         columns=int(values["Columns"]),
@@ -301,12 +311,19 @@ def _header(
 
 def _padding(values: Mapping[str, str]) -> tuple[int, int] | None:
     """Return the stored values from Pixel Padding Value to its Range Limit, signed if the pixels are (C.7.5.1.1.2)."""
+    if "PixelPaddingValue" not in values:
+        return None
     found = []
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
         with contextlib.suppress(ValueError):  # told of, never read by: a damaged one does not matter
             value = int(values.get(keyword, "")) & 0xFFFF
             found.append(value - 2**16 if values.get("PixelRepresentation") == "1" and value >= 2**15 else value)
-    return (min(found), max(found)) if found and "PixelPaddingValue" in values else None
+    return (min(found), max(found)) if found else None
+
+
+@lru_cache
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip().upper() for word in text.split("\\"))
 
 
 def _modality(values: Mapping[str, str]) -> str | None:
@@ -341,6 +358,7 @@ def _numbers(values: Mapping[str, str], keyword: str, count: int) -> tuple[float
     return numbers_of(values.get(keyword, ""), count)
 
 
+@lru_cache(1024)
 def numbers_of(text: str, count: int) -> tuple[float, ...] | None:
     """Return the numbers in a value's text, if there are exactly `count` finite ones; None else."""
     parts = text.split("\\")

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from medmllm.ingest.dicom_template import Template, Templates
+from medmllm.ingest.dicom_template import Metas, Template, Templates
 from medmllm.ingest.dicom_wish import EITHER, SEQUENCE, UnusualError, Wish, texts_of
 
 PIECE_BYTES = 8192  # more than most headers
@@ -24,7 +24,7 @@ ENCAPSULATED = "1.2.840.10008.1.2.4."
 EXPLICIT = frozenset({"1.2.840.10008.1.2.1", "1.2.840.10008.1.2.5"})
 UNDEFINED = 0xFFFFFFFF
 _PIXEL_DATA = 0x7FE00010
-_SYNTAX, _MEDIA_STORAGE_CLASS = 0x0010, 0x0002
+_SYNTAX, _MEDIA_STORAGE_CLASS, _MEDIA_STORAGE_INSTANCE = 0x0010, 0x0002, 0x0003
 _META = {  # elements of group 0002 and their VRs
     0x0000: b"UL", 0x0001: b"OB", 0x0002: b"UI", 0x0003: b"UI", 0x0010: b"UI", 0x0012: b"UI", 0x0013: b"SH",
     0x0016: b"AE", 0x0017: b"AE", 0x0018: b"AE", 0x0100: b"UI", 0x0102: b"OB",
@@ -122,16 +122,14 @@ class _Walk:
     def run(self) -> PlainFile:
         if self.piece[128:132] != b"DICM":
             raise UnusualError
-        syntax, media_storage, place = self.meta()
+        syntax, media_storage, place = METAS.find(self.piece) or self.meta()
         if syntax != IMPLICIT and syntax not in EXPLICIT and not syntax.startswith(ENCAPSULATED):
             raise UnusualError
         self.implicit = syntax == IMPLICIT
-        if self.implicit:
-            self.implicit_elements(place)
-        elif not self.recall(place):
-            self.explicit_elements(place)
+        if not self.recall(place):
+            (self.implicit_elements if self.implicit else self.explicit_elements)(place)
             if self.start == 0 and TEMPLATES.is_worth_learning(place, self.pixel_place):
-                learn(self.piece, place, self.wanted)
+                learn(self.piece, place, self.wanted, implicit=self.implicit)
         values = texts_of(self.raw)
         empty = frozenset(wish.keyword for wish, _ in self.raw if wish.keyword not in values)
         return PlainFile(
@@ -140,7 +138,7 @@ class _Walk:
 
     def recall(self, place: int) -> bool:
         """Take everything from a template, where one fits: neighbours of a series have the same elements."""
-        found = TEMPLATES.find(self.piece, place, self.wanted)
+        found = TEMPLATES.find(self.piece, place, self.wanted, implicit=self.implicit)
         if found is None:
             return False
         self.raw = [(wish, self.piece[start:end]) for wish, start, end in found.values]
@@ -232,11 +230,13 @@ class _Walk:
 
         pydicom reads every value of the file meta: what it could not is left to it.
         """
-        piece, inside, syntax, media_storage = self.piece, 132, b"", b""
+        piece, inside, syntax, media_storage, instance = self.piece, 132, b"", b"", (132, 132)
         while inside + 12 <= len(piece):
             group, number, vr, length = _tag_vr_length(piece, inside)
             if group != 2:
-                return _ascii(syntax), _ascii(media_storage), inside
+                found = _uid(syntax), _uid(media_storage), inside
+                METAS.keep(piece, instance, found)
+                return found
             if vr in _SHORT:
                 inside += 8
             elif vr in _LONG:
@@ -255,6 +255,8 @@ class _Walk:
                 syntax = value
             elif number == _MEDIA_STORAGE_CLASS:
                 media_storage = value
+            elif number == _MEDIA_STORAGE_INSTANCE:
+                instance = inside, inside + length
             elif vr == b"UL" and length != 4:
                 raise UnusualError
             inside += length
@@ -332,12 +334,13 @@ class _Recorder(_Walk):
         return after
 
 
-TEMPLATES = Templates()
+TEMPLATES, METAS = Templates(), Metas()
 
 
-def learn(piece: bytes, place: int, wanted: Mapping[int, Wish]) -> None:
+def learn(piece: bytes, place: int, wanted: Mapping[int, Wish], *, implicit: bool) -> None:
     """Keep the course of a header that lies within the first bytes of its file, for its neighbours."""
     course = _Recorder(piece, wanted)
+    course.implicit = implicit
     try:
         course.implicit_elements(place)
     except (UnusualError, TooManyItemsError, struct.error):
@@ -345,9 +348,11 @@ def learn(piece: bytes, place: int, wanted: Mapping[int, Wish]) -> None:
     if course.pixel_place is not None:
         TEMPLATES.keep(Template.of(
             piece, place, wanted, course.heads, course.values, frozenset(course.sequences), course.pixel_place,
-            course.pixel_bytes,
+            course.pixel_bytes, implicit=implicit,
         ))  # fmt: skip
 
 
-def _ascii(value: bytes) -> str:
+def _uid(value: bytes) -> str:
+    if value.translate(None, b"0123456789. \0"):
+        raise UnusualError  # several, or none
     return value.decode("ascii").strip(" \0")

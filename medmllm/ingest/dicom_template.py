@@ -6,6 +6,7 @@ The slices of a series mostly have the same elements, of the same lengths. Where
 element lies is the same, a walk would take the same steps: so none is taken, and the values are cut from their places.
 """
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ class Template:
     """The course of one header."""
 
     wanted: Mapping[int, Wish]  # what was asked for
+    implicit: bool
     place: int  # where the data set starts
     pixel_place: int  # where the value of Pixel Data starts
     pixel_bytes: int | None
@@ -36,6 +38,7 @@ class Template:
     def of(
         cls, piece: bytes, place: int, wanted: Mapping[int, Wish], heads: Sequence[tuple[int, int]],
         values: Sequence[tuple[Wish, int, int]], sequences: frozenset[str], pixel_place: int, pixel_bytes: int | None,
+        *, implicit: bool,
     ) -> "Template":  # fmt: skip
         """Return the template of a header that was walked over.
 
@@ -48,15 +51,18 @@ class Template:
             sequences: Keywords of wanted sequences that hold anything.
             pixel_place: Where the value of Pixel Data starts.
             pixel_bytes: Its length; None when it is compressed.
+            implicit: Whether its elements name no VR.
         """
         places = np.unique(np.concatenate([np.arange(start, start + length) for start, length in heads]))
         deciding = np.frombuffer(piece, np.uint8)[places].tobytes()
         head = piece[pixel_place - PIXEL_HEAD_BYTES : pixel_place]
-        return cls(wanted, place, pixel_place, pixel_bytes, head, places, deciding, tuple(values), sequences)
+        return cls(wanted, implicit, place, pixel_place, pixel_bytes, head, places, deciding, tuple(values), sequences)
 
-    def fits(self, piece: bytes, place: int, wanted: Mapping[int, Wish]) -> bool:
+    def fits(self, piece: bytes, place: int, wanted: Mapping[int, Wish], *, implicit: bool) -> bool:
         """Say whether a walk over another file would take the same course."""
-        if place != self.place or piece[self.pixel_place - PIXEL_HEAD_BYTES : self.pixel_place] != self.pixel_head:
+        if place != self.place or implicit is not self.implicit:
+            return False
+        if piece[self.pixel_place - PIXEL_HEAD_BYTES : self.pixel_place] != self.pixel_head:
             return False
         return wanted is self.wanted and np.frombuffer(piece, np.uint8)[self.places].tobytes() == self.deciding
 
@@ -66,17 +72,54 @@ class Templates:
 
     def __init__(self) -> None:
         self._kept: tuple[Template, ...] = ()  # replaced whole, never changed: threads look at it
-        self._last: tuple[int, int | None] = (0, None)
+        self._seen: deque[tuple[int, int]] = deque(maxlen=MOST_TEMPLATES)
 
-    def find(self, piece: bytes, place: int, wanted: Mapping[int, Wish]) -> Template | None:
+    def find(self, piece: bytes, place: int, wanted: Mapping[int, Wish], *, implicit: bool) -> Template | None:
         """Return the template that fits the first bytes of a file whose data set starts at `place`."""
-        return next((template for template in self._kept if template.fits(piece, place, wanted)), None)
+        for template in self._kept:
+            if template.fits(piece, place, wanted, implicit=implicit):
+                return template
+        return None
 
     def is_worth_learning(self, place: int, pixel_place: int | None) -> bool:
-        """Say whether a header looks like the one before it: then more of the kind will come."""
-        seen, self._last = self._last, (place, pixel_place)
-        return pixel_place is not None and seen == self._last
+        """Say whether a header looks like one of those before it: then more of the kind will come."""
+        if pixel_place is None:
+            return False
+        again = (place, pixel_place) in self._seen
+        self._seen.append((place, pixel_place))
+        return again
 
     def keep(self, template: Template) -> None:
         """Keep a template in place of the oldest."""
         self._kept = (template, *self._kept[: MOST_TEMPLATES - 1])
+
+
+class Metas:
+    """The file meta of the file seen last: its neighbours' differ in the Media Storage SOP Instance UID alone."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[bytes, bytes, int, int, tuple[str, str, int]] | None = None
+
+    def find(self, piece: bytes) -> tuple[str, str, int] | None:
+        """Return what was found in the same file meta; None when it is another one.
+
+        Args:
+            piece: The first bytes of a file.
+        """
+        if self._kept is None:
+            return None
+        before, after, start, end, found = self._kept
+        place = found[2]
+        same = piece[132:start] == before and piece[end : place + 2] == after and piece[start:end].isascii()
+        return found if same else None
+
+    def keep(self, piece: bytes, instance: tuple[int, int], found: tuple[str, str, int]) -> None:
+        """Keep what was found.
+
+        Args:
+            piece: The first bytes of its file.
+            instance: Where the UID of the instance starts and ends, if there is one.
+            found: Transfer syntax, media storage class, and where the data set starts.
+        """
+        start, end = instance
+        self._kept = piece[132:start], piece[end : found[2] + 2], start, end, found

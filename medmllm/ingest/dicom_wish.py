@@ -3,8 +3,10 @@
 keywords -> tag -> Wish; Wish, bytes -> text. What is out of the ordinary is left to pydicom.
 """
 
+import re
 import struct
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from pydicom.charset import python_encoding
@@ -14,8 +16,17 @@ CHARACTER_SETS = {b"": "latin-1", b"ISO_IR 6": "latin-1", b"ISO_IR 100": "latin-
 EITHER = b"US or SS"  # as Pixel Representation says; given here as unsigned, whatever it says
 _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FD": "d", "FL": "f",
             EITHER.decode(): "H"}  # fmt: skip
-SEQUENCE, _BINARY, _TEXT, _DECIMALS, _UIDS, _PLAIN = range(6)
-_ORDINARY = {_UIDS: b"0123456789. \0", _DECIMALS: b"0123456789+-.eE\\ \0"}
+SEQUENCE, _BINARY, _TEXT, _NUMERAL, _PLAIN = range(5)
+REMEMBERED = 8192  # values; neighbours have most of them in common
+SHORT_BYTES = 256  # longer ones are not kept in mind
+_DECIMAL, _INTEGER = rb"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", rb"[+-]?\d+"
+_ORDINARY = {  # several UIDs, white space that pydicom takes off and numbers that are none are left to it
+    b"UI": re.compile(rb"[0-9. \0]*"),
+    **{
+        vr: re.compile(rb" *(?:%b *)?(?:\\ *(?:%b *)?)*" % (number, number))
+        for vr, number in ((b"DS", _DECIMAL), (b"IS", _INTEGER))
+    },
+}
 
 
 class UnusualError(Exception):
@@ -50,34 +61,49 @@ def _kind(vr: str) -> int:
         return _BINARY
     if vr in ("LO", "SH", "PN", "ST", "LT", "UC", "UT"):
         return _TEXT
-    return _DECIMALS if vr in ("DS", "IS") else _UIDS if vr == "UI" else _PLAIN
+    return _NUMERAL if vr in ("DS", "IS") else _PLAIN
 
 
 def texts_of(raw: Sequence[tuple[Wish, bytes]]) -> dict[str, str]:
     """Return values as pydicom would print them."""
     found: dict[str, str] = {}
     named: bytes = b""
-    for (keyword, vr, kind, unpack), value in raw:
-        if kind == _BINARY:
-            assert unpack is not None  # of this kind only
-            numbers = [number for (number,) in unpack.iter_unpack(value)]  # struct.error where it does not divide
-            text = "\\".join(map(str, numbers))
-        elif kind == _TEXT:
-            if vr == b"PN" and (b"\\" in value or value.rstrip(b" \0").endswith(b"=")):
-                raise UnusualError  # several names, or an empty part: pydicom has a way of its own with them
-            text = _decoded(value, named)
-        else:
-            if kind in _ORDINARY and value.translate(None, _ORDINARY[kind]):
-                raise UnusualError  # several UIDs; white space that pydicom takes off; numbers that are none
-            text = value.decode("ascii")
-            if "\\" in text and kind != _PLAIN:
-                text = "\\".join(part.strip(" \0") for part in text.split("\\"))
-            if keyword == "SpecificCharacterSet":  # the first of all wanted elements
-                named = value.strip(b" \0")
-        text = text.strip(" \0")
+    for wish, value in raw:
+        keyword = wish[0]
+        if keyword == "SpecificCharacterSet":  # the first of all wanted elements
+            named = value.strip(b" \0")
+        text = (_text_of if len(value) <= SHORT_BYTES else _text_of.__wrapped__)(wish, value, named)
         if text:
             found[keyword] = text
     return found
+
+
+@lru_cache(REMEMBERED)
+def _text_of(wish: Wish, value: bytes, named: bytes) -> str:
+    """Return one value as text.
+
+    Args:
+        wish: What it is.
+        value: As in the file.
+        named: The character sets that the file names.
+    """
+    _, vr, kind, unpack = wish
+    if kind == _BINARY:
+        assert unpack is not None  # of this kind only
+        numbers = [number for (number,) in unpack.iter_unpack(value)]  # struct.error where it does not divide
+        text = "\\".join(map(str, numbers))
+    elif kind == _TEXT:
+        if vr == b"PN" and (b"\\" in value or value.rstrip(b" \0").endswith(b"=")):
+            raise UnusualError  # several names, or an empty part: pydicom has a way of its own with them
+        text = _decoded(value, named)
+    else:
+        ordinary = _ORDINARY.get(vr)
+        if ordinary is not None and not ordinary.fullmatch(value.rstrip(b" \0")):
+            raise UnusualError
+        text = value.decode("ascii")
+        if "\\" in text and kind == _NUMERAL:
+            text = "\\".join(part.strip(" \0") for part in text.split("\\"))
+    return text.strip(" \0")
 
 
 def _decoded(value: bytes, named: bytes) -> str:

@@ -15,8 +15,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import combinations
+from operator import mul
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import nibabel
 import numpy as np
@@ -84,10 +86,10 @@ def read_header(path: Path) -> NiftiHeader:
     """
     failures = (*NIBABEL_FAILURES, gzip.BadGzipFile)
     with one_error(NiftiError, "the header cannot be parsed", also=failures):
-        with _open_plain(path) as stream:
-            raw = _parse_header(stream.read(HEADER_BYTES))
+        with _open_plain(path) as plain:
+            raw = _parse_header(plain.stream.read(HEADER_BYTES))
         header = _judge(raw)
-        _check_size(raw, image_beside(path) if _is_pair(raw) else path)
+        _check_size(raw, path, plain)
         return header
 
 
@@ -104,14 +106,14 @@ def read_volume(path: Path, *, number: int = 0, modality: str | None = None) -> 
         NiftiError: As `read_header`; or damaged, cut short, or with values that no float32 can hold.
     """
     with one_error(NiftiError, "the voxels cannot be read", also=(*NIBABEL_FAILURES, gzip.BadGzipFile)):
-        with _open_plain(path) as stream:
-            raw = _parse_header(stream.read(HEADER_BYTES))
+        with _open_plain(path) as plain:
+            raw = _parse_header(plain.stream.read(HEADER_BYTES))
             header = _judge(raw)
-            _check_size(raw, image_beside(path) if _is_pair(raw) else path)
-            stored = None if _is_pair(raw) else _read_voxels(stream, raw, number)
+            _check_size(raw, path, plain)
+            stored = None if _is_pair(raw) else _read_voxels(plain.stream, raw, number)
         if stored is None:
-            with _open_plain(image_beside(path)) as stream:
-                stored = _read_voxels(stream, raw, number)
+            with _open_plain(image_beside(path)) as plain:
+                stored = _read_voxels(plain.stream, raw, number)
         with np.errstate(over="ignore", invalid="ignore"):  # what no float32 can hold is refused below
             voxels = _scale(stored, *raw.get_slope_inter())
     overflown = np.count_nonzero(np.isfinite(stored)) - np.count_nonzero(np.isfinite(voxels))
@@ -134,29 +136,42 @@ def _scale(stored: npt.NDArray[Any], slope: float | None, intercept: float | Non
     return scaled
 
 
+class _Plain(NamedTuple):
+    stream: BinaryIO  # looks through gzip
+    size: int  # bytes on the disk
+    zipped: bool
+
+
 @contextmanager
-def _open_plain(path: Path) -> Iterator[BinaryIO]:
+def _open_plain(path: Path) -> Iterator[_Plain]:
     """Open a file, looking through gzip by what it holds, whatever it is called."""
     with open_regular(path) as stream:
-        zipped = stream.read(2) == b"\x1f\x8b"
+        size, zipped = os.fstat(stream.fileno()).st_size, stream.read(2) == b"\x1f\x8b"
         stream.seek(0)
         if zipped:
             with gzip.GzipFile(fileobj=stream, mode="rb") as plain:
-                yield cast(BinaryIO, plain)
+                yield _Plain(cast(BinaryIO, plain), size, zipped)
         else:
-            yield stream
+            yield _Plain(stream, size, zipped)
 
 
-def _check_size(raw: Any, path: Path) -> None:
+def _check_size(raw: Any, path: Path, plain: _Plain) -> None:
     """Hold what a header declares against the size of the file that should hold it, before any of it is read.
+
+    Args:
+        raw: The header.
+        path: Its file.
+        plain: That file; the voxels of a pair are in another one.
 
     Raises:
         IngestError: The file cannot be opened.
         NiftiError: `nifti_truncated` when it cannot hold that much; `implausible_compression` when it would have to
             shrink more than images do.
     """
-    with open_regular(path) as stream:
-        size, zipped = os.fstat(stream.fileno()).st_size, stream.read(2) == b"\x1f\x8b"
+    if _is_pair(raw):
+        with _open_plain(image_beside(path)) as plain:
+            pass
+    _, size, zipped = plain
     offset, shape = int(raw.get_data_offset()), raw.get_data_shape()
     if not 0 <= offset <= LARGEST_EXTRA_BYTES:
         raise NiftiError(f"the voxels are said to start at byte {offset:,}", code="nifti_unreadable")
@@ -234,8 +249,9 @@ def _warnings(raw: Any, affine: FloatArray, shape: tuple[int, ...]) -> tuple[tup
 
 def _shear_deg(affine: FloatArray) -> float:
     """Return by how much the two least perpendicular axes of a grid miss the right angle, in degrees."""
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return float(np.degrees(np.arcsin(np.clip(np.abs(np.triu(axes.T @ axes, 1)).max(), 0, 1))))
+    axes = affine[:3, :3].T.tolist()  # of three numbers each: numpy takes longer
+    cosines = (abs(sum(map(mul, a, b))) / (math.hypot(*a) * math.hypot(*b)) for a, b in combinations(axes, 2))
+    return math.degrees(math.asin(min(1.0, max(cosines))))
 
 
 def _which_form(raw: Any, affine: FloatArray, shape: tuple[int, ...]) -> tuple[tuple[str, str], ...]:

@@ -36,7 +36,7 @@ PARSER_FAILURES: tuple[type[Exception], ...] = (
 """What pydicom, nibabel, zlib and the codecs were seen to raise when files were damaged at random."""
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path | str) -> BinaryIO:
     """Open a regular file for reading; a link, pipe, socket or device is refused, and never waited for.
 
     Raises:

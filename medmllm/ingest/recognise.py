@@ -6,6 +6,7 @@ FoundFile -> DICOM image, NIfTI image, note, recording or table, with its header
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import BinaryIO
 
 from medmllm.errors import IngestError, MedmllmError
 from medmllm.ingest import audio, dicom_header, dicom_stream, nifti
@@ -50,9 +51,13 @@ class Recognised:
 def recognise(found: FoundFile) -> Recognised:
     """Return what one file is; never raises for what it holds: that becomes a refusal or a problem."""
     try:
-        kind = _kind(found)
-        if kind is Kind.DICOM:
-            return Recognised(found, kind, dicom=_frames(dicom_header.read_header(found.path)))
+        name = found.name.lower()
+        if name.endswith((".nii", ".nii.gz")):
+            return _recognise_nifti(found)
+        with open_regular(found.place) as stream:
+            kind = _kind(found, stream)
+            if kind is Kind.DICOM:
+                return Recognised(found, kind, dicom=_frames(dicom_header.read_opened(found.path, stream)))
         if kind is Kind.NIFTI:
             return _recognise_nifti(found)
         if kind is Kind.RECORDING:
@@ -65,14 +70,14 @@ def recognise(found: FoundFile) -> Recognised:
         return Recognised(found, Kind.OTHER, problem=problem)
 
 
-def _kind(found: FoundFile) -> Kind:
-    name = found.name.lower()
-    if name.endswith((".nii", ".nii.gz")):
-        return Kind.NIFTI
-    with open_regular(found.path) as stream, one_error(IngestError, "the file cannot be read"):
+def _kind(found: FoundFile, stream: BinaryIO) -> Kind:
+    """Return what an open file is; it stands at its start again."""
+    with one_error(IngestError, "the file cannot be read"):
         start = stream.read(SNIFFED_BYTES)
+        stream.seek(0)
     if start[128:132] == b"DICM":
         return Kind.DICOM
+    name = found.name.lower()
     if found.relative in TABLES:
         return Kind.TABLE
     stem, dot, suffix = name.rpartition(".")

@@ -7,6 +7,7 @@ What the index keeps between runs, and what worker processes hand over. No pickl
 
 import json
 from dataclasses import asdict, fields
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ _DICOM = tuple(field.name for field in fields(DicomHeader) if field.name != "fil
 _NIFTI = tuple(field.name for field in fields(NiftiHeader))
 _TOLD_PLACE = _DICOM.index("told")
 _TOLD = tuple(field.name for field in fields(ToldTechnique))
+_dicom_values, _told_values = attrgetter(*_DICOM), attrgetter(*_TOLD)
 FORM = json.dumps([TAGS, _DICOM, _NIFTI, _TOLD])
 """What a text depends on: kept texts of another form are of no use."""
 
@@ -33,7 +35,9 @@ def write(item: Recognised) -> str:
         nifti = [getattr(item.nifti, name) for name in _NIFTI]
         nifti = [value.tolist() if isinstance(value, np.ndarray) else value for value in nifti]
     problem = item.problem and [item.problem.severity, item.problem.code, item.problem.reason, item.problem.retryable]
-    dicom = [[_plain(getattr(header, name)) for name in _DICOM] for header in item.dicom]
+    dicom = [list(_dicom_values(header)) for header in item.dicom]
+    for values in dicom:
+        values[_TOLD_PLACE] = _told_values(values[_TOLD_PLACE])
     return json.dumps([dicom, nifti, item.refusal and asdict(item.refusal), problem], separators=(",", ":"))
 
 
@@ -50,13 +54,9 @@ def read(text: str, found: FoundFile, kind: Kind) -> Recognised:
     )
 
 
-def _plain(value: Any) -> Any:
-    return [getattr(value, name) for name in _TOLD] if isinstance(value, ToldTechnique) else value
-
-
 def _dicom(found: FoundFile, values: list[Any]) -> DicomHeader:
     frozen = [_frozen(value) if type(value) is list else value for value in values]
-    frozen[_TOLD_PLACE] = ToldTechnique(*frozen[_TOLD_PLACE])
+    frozen[_TOLD_PLACE] = ToldTechnique(*values[_TOLD_PLACE])
     return DicomHeader(found.path, *frozen)
 
 

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ TECHNIQUE_TAGS = (
     "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "SeriesDate", "SeriesTime", "ContrastBolusAgent",
     "ConvolutionKernel",
 )  # fmt: skip
+_TELLING = (*TECHNIQUE_TAGS, "SliceThickness")
 NO_AGENT = frozenset({"NONE", "NO", "N", "NO CONTRAST", "WITHOUT", "WITHOUT CONTRAST", "NON CONTRAST", "NATIVE", "0"})
 _TIMES = (("AcquisitionDateTime",), ("AcquisitionDate", "AcquisitionTime"), ("SeriesDate", "SeriesTime"))
 _TIME = re.compile(r"(\d{10,14})(\.\d{1,6})?")  # to the hour at least; an offset from UTC is left aside
@@ -49,9 +51,15 @@ def told_by(values: Mapping[str, str], empty: Collection[str]) -> ToldTechnique:
         values: By keyword, as text.
         empty: Keywords that are there without a value.
     """
+    return _told(tuple(map(values.get, _TELLING)), "ContrastBolusAgent" in empty)
+
+
+@lru_cache(1024)
+def _told(texts: tuple[str | None, ...], no_agent_named: bool) -> ToldTechnique:
+    values = {keyword: text for keyword, text in zip(_TELLING, texts, strict=True) if text is not None}
     return ToldTechnique(
         kernel=plain_kernel(values.get("ConvolutionKernel", "")),
-        contrast=_contrast(values.get("ContrastBolusAgent"), is_empty="ContrastBolusAgent" in empty),
+        contrast=_contrast(values.get("ContrastBolusAgent"), is_empty=no_agent_named),
         thickness_mm=plain_thickness(values.get("SliceThickness", "")),
         acquired=_acquired(values),
     )

@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -24,11 +25,16 @@ _BIDS_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 class FoundFile:
     """One regular file under the root."""
 
-    path: Path = field(repr=False)
+    place: str = field(repr=False)  # its whole path; as text, since there are many
     relative: str = field(repr=False)  # to the root, with forward slashes
     size: int  # bytes
     changed: tuple[int, int] = (0, 0)  # times of the last change of content and of status, ns
     inode: tuple[int, int] = (0, 0)  # device and number: the same for hard links to one file
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return _path(self.place)
 
     @property
     def name(self) -> str:
@@ -39,6 +45,11 @@ class FoundFile:
     def folder(self) -> str:
         """The folder it lies in, relative to the root; empty for the root itself."""
         return self.relative.rpartition("/")[0]
+
+
+@lru_cache(4096)
+def _path(place: str) -> Path:
+    return Path(place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,4 +156,4 @@ def look(entry: os.DirEntry[str] | Path, relative: str) -> FoundFile | FileProbl
     if not stat.S_ISREG(status.st_mode):
         return FileProblem(relative, "ignored", "not_a_file", "this is a pipe, socket or device, not a regular file")
     changed = status.st_mtime_ns, status.st_ctime_ns
-    return FoundFile(Path(entry), relative, status.st_size, changed, (status.st_dev, status.st_ino))
+    return FoundFile(os.fspath(entry), relative, status.st_size, changed, (status.st_dev, status.st_ino))

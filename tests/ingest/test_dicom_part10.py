@@ -177,6 +177,10 @@ def test_texts_are_decoded_as_pydicom_decodes_them(
         ("SOPInstanceUID", b"1.2.3\x0b"),
         ("EchoTime", b"\x1f.16"),
         ("EchoTime", b"1_0 "),
+        ("EchoTime", b"1-2 "),
+        ("EchoTime", b"\x001 2"),
+        ("InstanceNumber", b"1e400 "),
+        ("InstanceNumber", b"1.0 "),
         ("PatientName", b"MEIER^A="),
         ("PatientName", b"MEIER \\M "),
     ],
@@ -194,13 +198,28 @@ def test_what_pydicom_cleans_in_a_way_of_its_own_is_left_to_it(file: Path, keywo
     assert one == other
 
 
+def rewrite(file: Path, syntax: str) -> None:
+    data = pydicom.dcmread(file)
+    data.file_meta.TransferSyntaxUID = syntax
+    pydicom.dcmwrite(file, data, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "course"),
+    [(ExplicitVRLittleEndian, "explicit_elements"), (ImplicitVRLittleEndian, "implicit_elements")],
+)
 def test_neighbours_with_the_same_elements_are_recognised_and_give_their_own_values(
-    file: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, monkeypatch: pytest.MonkeyPatch, syntax: str, course: str
 ) -> None:
     neighbours = sorted(file.parent.glob("*.dcm"))
+    for neighbour in neighbours:
+        rewrite(neighbour, syntax)
     walks = []
-    slowly = dicom_part10._Walk.explicit_elements
-    monkeypatch.setattr(dicom_part10._Walk, "explicit_elements", lambda self, place: walks.append(slowly(self, place)))
+    slowly = getattr(dicom_part10._Walk, course)
+    monkeypatch.setattr(
+        dicom_part10._Walk, course,
+        lambda self, place: (type(self) is dicom_part10._Walk and walks.append(1), slowly(self, place)),
+    )  # fmt: skip
     monkeypatch.setattr(dicom_part10, "TEMPLATES", Templates())
     found = [read_header(neighbour) for neighbour in neighbours]
     assert (len(neighbours), len(walks)) == (4, 2)
@@ -208,26 +227,28 @@ def test_neighbours_with_the_same_elements_are_recognised_and_give_their_own_val
     assert len({header.sop_uid for header in found}) == 4
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 @pytest.mark.parametrize("change", [b"\x00", b"\xff", b"2"])
 def test_a_header_is_recognised_only_if_every_byte_that_decides_is_the_same(
-    file: Path, change: bytes, monkeypatch: pytest.MonkeyPatch
+    file: Path, change: bytes, syntax: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rewrite(file, syntax)
+    implicit = syntax == ImplicitVRLittleEndian
     monkeypatch.setattr(dicom_part10, "TEMPLATES", Templates())
     whole = file.read_bytes()
     for _ in range(3):
         assert walked(file)
     (template,) = dicom_part10.TEMPLATES._kept
-    assert template.fits(whole, template.place, template.wanted)
+    assert template.fits(whole, template.place, template.wanted, implicit=implicit)
+    assert not template.fits(whole, template.place, template.wanted, implicit=not implicit)
     for place in template.places.tolist():
         changed = whole[:place] + change + whole[place + 1 :]
-        assert template.fits(changed, template.place, template.wanted) == (changed == whole)
+        assert template.fits(changed, template.place, template.wanted, implicit=implicit) == (changed == whole)
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 def test_a_file_cut_around_the_start_of_its_pixels_is_the_same_either_way(file: Path, syntax: str) -> None:
-    data = pydicom.dcmread(file)
-    data.file_meta.TransferSyntaxUID = syntax
-    pydicom.dcmwrite(file, data, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True)
+    rewrite(file, syntax)
     whole = file.read_bytes()
     place = whole.rindex(b"\xe0\x7f\x10\x00")
     outcomes = set()
