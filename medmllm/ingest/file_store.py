@@ -74,7 +74,7 @@ class StoredFile:
     key: str
     kind: Kind
     size: int
-    relative: str
+    path: bytes  # sealed; `FileStore.relative` opens it
     fate: Fate
 
 
@@ -91,7 +91,7 @@ class FileStore:
         self._seal = Seal.of(keyring.secret, PURPOSE)
         # Asked again and again for the same few: a file while it is dealt with, the study of its neighbours.
         self.key_of = lru_cache(maxsize=REMEMBERED)(keyring.file)
-        self._closed = lru_cache(maxsize=REMEMBERED)(self._seal.close)
+        self._closed = lru_cache(maxsize=REMEMBERED)(self._close_texts)
         about = _about(keyring, folder)
         try:
             if path is not None and not _fits(path, about):
@@ -185,9 +185,12 @@ class FileStore:
     def _seal_place(self, place: Place | None) -> tuple[bytes | None, bytes | None]:
         if place is None:
             return None, None
-        return self._closed(json.dumps([place.layout, place.original])), self._closed(
-            json.dumps([place.layout, place.original, place.patient, place.folder])
+        return self._closed((place.layout, place.original)), self._closed(
+            (place.layout, place.original, place.patient, place.folder)
         )
+
+    def _close_texts(self, texts: tuple[str, ...]) -> bytes:
+        return self._seal.close(json.dumps(texts))
 
     # --- afterwards ---
 
@@ -250,7 +253,11 @@ class FileStore:
         )
         for key, kind, size, path, status, code, reason, retryable, *rest in rows:
             fate = Fate(status, code, reason, bool(retryable), *rest)
-            yield StoredFile(key, Kind(kind), size, self._seal.open(path), fate)
+            yield StoredFile(key, Kind(kind), size, path, fate)
+
+    def relative(self, file: StoredFile) -> str:
+        """Return where a file lies, relative to the root."""
+        return self._seal.open(file.path)
 
     def _recognised(self, path: bytes, size: int, kind: str, record: bytes) -> Recognised:
         return record_text.read(self._seal.open(record), self._found(path, size), Kind(kind))

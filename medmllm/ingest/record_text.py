@@ -24,6 +24,7 @@ _NIFTI = tuple(field.name for field in fields(NiftiHeader))
 _TOLD_PLACE = _DICOM.index("told")
 _TOLD = tuple(field.name for field in fields(ToldTechnique))
 _dicom_values, _told_values = attrgetter(*_DICOM), attrgetter(*_TOLD)
+_as_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 FORM = json.dumps([TAGS, _DICOM, _NIFTI, _TOLD])
 """What a text depends on: kept texts of another form are of no use."""
 
@@ -38,7 +39,7 @@ def write(item: Recognised) -> str:
     dicom = [list(_dicom_values(header)) for header in item.dicom]
     for values in dicom:
         values[_TOLD_PLACE] = _told_values(values[_TOLD_PLACE])
-    return json.dumps([dicom, nifti, item.refusal and asdict(item.refusal), problem], separators=(",", ":"))
+    return _as_json([dicom, nifti, item.refusal and asdict(item.refusal), problem])
 
 
 def read(text: str, found: FoundFile, kind: Kind) -> Recognised:

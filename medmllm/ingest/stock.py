@@ -6,6 +6,7 @@
 Batches are written in the order of the walk, so that two runs give the same rows whatever the workers do.
 """
 
+import gc
 import multiprocessing
 import os
 import threading
@@ -68,7 +69,11 @@ class Workers(AbstractContextManager["Workers"]):
 
     def _start_processes(self, method: str) -> None:
         executor = ProcessPoolExecutor(self._processes, multiprocessing.get_context(method))
-        executor.submit(os.getpid)  # starts them
+        gc.freeze()  # forked processes share what is never looked through
+        try:
+            executor.submit(os.getpid)  # starts them
+        finally:
+            gc.unfreeze()
         self._start(executor, 4 * self._processes)
 
     def submit(self, batch: "_Batch") -> None:

@@ -160,9 +160,10 @@ class FolderIndex:
     def studies(self) -> Iterator[IndexedStudy]:
         """Yield each study, sorted by original identifiers, so that the order does not depend on the secret."""
         damaged = Counter(
-            file.relative.rpartition("/")[0]
+            relative.rpartition("/")[0]
             for file in self._store.files(problems=True)
-            if file.fate.status == "refused" and _may_be_a_slice(file)
+            if file.fate.status == "refused" and file.fate.code in DAMAGED_DICOM
+            if _may_be_a_slice(file, relative := self._store.relative(file))
         )
         for draft in self._drafts:
             items = self._store.of_study(draft.stored) if draft.stored else []
@@ -178,7 +179,7 @@ class FolderIndex:
     def rest(self) -> Iterator[tuple[ProblemRow, LinkageRow]]:
         """Yield the problems of files, lines of a list and rows of the table that belong to no study; ask last."""
         for file in self._store.files(problems=True):
-            yield _problem_of_file(file), _link(file.key, "file", file.relative)
+            yield _problem_of_file(file), _link(file.key, "file", self._store.relative(file))
         for original, row in self._unclaimed.items():
             key = self._keyring.study(original) if self._by_study else self._keyring.patient(original)
             yield ProblemRow(
@@ -211,15 +212,19 @@ class FolderIndex:
             for path in dict.fromkeys(series.files):
                 holding.setdefault(path, []).append(series)
         self._store.settle(
-            (self._store.key_of(item.found.relative), _fate(study, holding.get(item.found.path, ()))) for item in items
+            (self._store.key_of(item.found.relative), _fate(study, holding.get(_path_of(item), ()))) for item in items
         )
 
 
-def _may_be_a_slice(file: StoredFile) -> bool:
+def _path_of(item: Recognised) -> Path:
+    return item.dicom[0].file if item.dicom else item.found.path
+
+
+def _may_be_a_slice(file: StoredFile, relative: str) -> bool:
     """Say whether a file that cannot be read may have been a slice; an empty one goes by its name."""
-    suffix = PurePosixPath(file.relative).suffix.lower()
+    suffix = PurePosixPath(relative).suffix.lower()
     named_so = suffix in ("", ".dcm", ".dic", ".ima") or suffix[1:].isdigit()
-    return file.fate.code in DAMAGED_DICOM and (file.fate.code != "empty_file" or named_so)
+    return file.fate.code != "empty_file" or named_so
 
 
 def _fate(study: Study, series: Sequence[SeriesReference]) -> Fate:
