@@ -13,7 +13,7 @@ from medmllm.errors import GeometryError
 from medmllm.records import FloatArray, Plane
 
 ORTHOGONAL = 1e-3  # |row . column| of direction cosines; files carry 4 to 8 digits
-SAME_DIRECTION = 1e-3  # largest difference of a cosine between slices of one stack: 0.06 degrees
+SAME_DIRECTION = 2e-3  # largest difference of a cosine from that of one slice of a stack: 0.11 degrees
 ROUNDING_MM = 0.011  # positions are written with as few as two decimals: two of them are off by 0.01 together
 UNEVEN_GAPS = frozenset({"missing_slice", "uneven_gap"})  # codes of `slice_gap` that interpolation may mend
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -56,9 +56,10 @@ def slice_normal(orientation: FloatArray) -> FloatArray:
 def same_orientation(orientations: FloatArray) -> bool:
     """Return whether all slices lie parallel and are turned alike; shape (slices, 6).
 
-    Exporters round the cosines differently from slice to slice: a jitter in the seventh digit is common.
+    Exporters round the cosines differently from slice to slice: a jitter in the seventh digit is common. All that lie
+    within the tolerance of one of them are alike.
     """
-    return bool(np.ptp(orientations, axis=0).max() <= SAME_DIRECTION)
+    return bool(np.ptp(orientations, axis=0).max() <= 2 * SAME_DIRECTION)
 
 
 def slice_order(positions: FloatArray, normal: FloatArray) -> npt.NDArray[np.intp]:

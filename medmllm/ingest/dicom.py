@@ -80,7 +80,7 @@ def read_stack(stack: Stack) -> Volume:
     return Volume(
         voxels=voxels.transpose(2, 1, 0),  # (slice, row, column) -> (x, y, z); no copy
         affine=stack.affine,
-        frame_of_reference_uid=first.frame_of_reference_uid,
+        frame_of_reference_uid=stack.frame_of_reference_uid,
         modality=first.modality,
         padding=stack.padding,
     )

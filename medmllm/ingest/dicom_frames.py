@@ -34,6 +34,15 @@ _IN_GROUPS = {
     "TemporalPositionIdentifier": (("FrameContentSequence", "TemporalPositionIndex"),),
     "TriggerTime": (("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),),
     "DiffusionBValue": (("MRDiffusionSequence", "DiffusionBValue"),),
+    "AcquisitionTime": (("FrameContentSequence", "FrameAcquisitionDateTime"),),
+    "StackID": (("FrameContentSequence", "StackID"),),
+    "FlipAngle": (("MRTimingAndRelatedParametersSequence", "FlipAngle"),),
+    "RepetitionTime": (("MRTimingAndRelatedParametersSequence", "RepetitionTime"),),
+    "InversionTime": (("MRModifierSequence", "InversionTimes"),),
+    "KVP": (("CTXRayDetailsSequence", "KVP"),),
+    "ConvolutionKernel": (("CTReconstructionSequence", "ConvolutionKernel"),),
+    "ReconstructionDiameter": (("CTReconstructionSequence", "ReconstructionDiameter"),),
+    "NominalPercentageOfCardiacPhase": (("CardiacSynchronizationSequence", "NominalPercentageOfCardiacPhase"),),
     "ImageType": (
         ("MRImageFrameTypeSequence", "FrameType"),
         ("CTImageFrameTypeSequence", "FrameType"),
@@ -162,7 +171,7 @@ def _acquisition(header: DicomHeader, groups: _Groups, kept: tuple[int, ...] | N
     found = dict(header.acquisition)
     for keyword, places in _IN_GROUPS.items():
         texts = (groups.text(sequence, inside) for sequence, inside in places)
-        found[keyword] = next((text for text in texts if text), found[keyword])
+        found[keyword] = next((text for text in texts if text), found.get(keyword, ""))
     for item in groups.items("MRDiffusionSequence"):
         directions: Any = item.get("DiffusionGradientDirectionSequence")
         if directions:
@@ -171,4 +180,4 @@ def _acquisition(header: DicomHeader, groups: _Groups, kept: tuple[int, ...] | N
     index = (groups.text("FrameContentSequence", "DimensionIndexValues") or "").split("\\")
     if kept is not None and len(index) > max(kept, default=0):
         found["DimensionIndexValues"] = "\\".join(index[k] for k in kept)
-    return tuple((keyword, found[keyword]) for keyword in APART)
+    return tuple((keyword, found[keyword]) for keyword in APART if found.get(keyword))

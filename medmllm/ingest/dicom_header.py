@@ -56,7 +56,8 @@ TAGS = (
     "DiffusionGradientOrientation", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows",
     "Columns", "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "RescaleIntercept", "RescaleSlope", "SliceThickness", "SpacingBetweenSlices",
-    "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "SeriesNumber", "FlipAngle", "RepetitionTime", "SequenceName",
+    "KVP", "ReconstructionDiameter", "FrameReferenceTime", "NominalPercentageOfCardiacPhase",
     *TECHNIQUE_TAGS,
 )  # fmt: skip
 PIXEL_TAGS = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PlanarConfiguration")
@@ -102,7 +103,7 @@ class DicomHeader:
     has_modality_lut: bool
     truncated: bool  # the pixel data end before they should
     pixel_place: int | None  # byte of the file where the value of Pixel Data starts; None when not looked up
-    acquisition: tuple[tuple[str, str], ...]  # (keyword, value) of what tells volumes of one series apart
+    acquisition: tuple[tuple[str, str], ...]  # (keyword, value) of APART, as far as there are any
     instance: int | None = None  # Instance Number, or the number of the frame
     placed: bool = False  # by the functional groups of a multi-frame object
     frame: int = 0  # which frame of the file, or tile of a mosaic, this is about
@@ -128,7 +129,9 @@ class DicomHeader:
 
 APART = (
     "AcquisitionNumber", "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "InversionTime", "TriggerTime",
-    "DiffusionBValue", "DiffusionGradientOrientation", "ImageType", "DimensionIndexValues",
+    "DiffusionBValue", "DiffusionGradientOrientation", "ImageType", "StackID", "DimensionIndexValues", "FlipAngle",
+    "RepetitionTime", "SequenceName", "KVP", "ConvolutionKernel", "ReconstructionDiameter", "ContrastBolusAgent",
+    "NominalPercentageOfCardiacPhase", "SeriesNumber", "SeriesDescription", "FrameReferenceTime", "AcquisitionTime",
 )  # fmt: skip
 """Attributes that may tell volumes at the same place within one series apart, the plainest first."""
 
@@ -301,7 +304,7 @@ def _header(
         has_modality_lut=has_modality_lut,
         truncated=truncated,
         pixel_place=pixel_place,
-        acquisition=tuple((keyword, values.get(keyword, "")) for keyword in APART),
+        acquisition=tuple((keyword, values[keyword]) for keyword in APART if keyword in values),
         instance=int(values["InstanceNumber"]) if "InstanceNumber" in values else None,
         told=told,
         patient_name=values.get("PatientName"),

@@ -1,23 +1,19 @@
 """Decide whether the slices of one DICOM series are one regular grid, and which.
 
-    headers -> the same files once -> parts that belong together -> slices in order -> Stack, or the reason why not
+    headers -> slices in order -> Stack, or the reason why not
 
-Only headers are looked at, so the index and the reader decide alike. Parts are told apart by what the headers record
-(orientation and size, or an attribute such as Echo Time or Acquisition Number), never by the order of files; what
-cannot be told apart is refused. Geometry: DICOM PS3.3 C.7.6.2.1.1.
+Only headers are looked at, so the index and the reader decide alike. What shares a series without being one volume is
+told apart before (dicom_parts); what could not be is refused. Geometry: DICOM PS3.3 C.7.6.2.1.1.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 
 import numpy as np
 
 from medmllm.errors import DicomError, GeometryError
 from medmllm.geometry import (
-    SAME_DIRECTION,
     UNEVEN_GAPS,
     same_orientation,
     shear_deg,
@@ -26,15 +22,16 @@ from medmllm.geometry import (
     slice_step,
     stack_affine,
 )
-from medmllm.ingest.dicom_header import APART, DicomHeader
+from medmllm.ingest.dicom_header import DicomHeader
 from medmllm.ingest.dicom_pixels import BITS_ALLOCATED, TRANSFER_SYNTAXES
 from medmllm.ingest.dicom_regrid import Evening, Regrid, Upright, even_out, upright_grid
 from medmllm.records import FloatArray
 
 LARGEST_VOXELS = 2**30  # 4 GiB as float32
 SAME_SPACING = 1e-3  # largest difference of Pixel Spacing within a stack, as a fraction
+FEWEST = 3  # slices of which a rule is believed: any two keep one
+SAME_GAP = 0.01  # largest difference of a gap from what it is held against, as a fraction
 NO_TILT_DEG = 0.5  # positions are rounded: less is not a tilted gantry
-SAME_PLACE_MM = 1e-3
 LONE_SLICE_MM = 1.0  # depth of a slice without a neighbour whose header states none: it has to be something
 DICOM_ROOT = "1.2.840.10008."
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7."  # with its multi-frame kinds
@@ -58,6 +55,12 @@ class Stack:
         """Distance between neighbouring voxels along (x, y, z), in mm."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
+
+    @property
+    def frame_of_reference_uid(self) -> str | None:
+        """The frame of reference that the slices name; None when they name none, or each its own."""
+        named = {header.frame_of_reference_uid for header in self.slices} - {None}
+        return named.pop() if len(named) == 1 else None
 
     @property
     def padding(self) -> tuple[float, float] | None:
@@ -132,8 +135,14 @@ def _refuse_mixture(headers: Sequence[DicomHeader]) -> None:
         raise DicomError("slices of different orientations share this series", code="mixed_orientation")
     if np.ptp(spacings, axis=0).max() > SAME_SPACING * spacings.min():
         raise DicomError("slices of different Pixel Spacing share this series", code="mixed_spacing")
-    if len({header.frame_of_reference_uid for header in headers} - {None}) > 1:
+    if len({header.frame_of_reference_uid for header in headers} - {None}) > 1 and not _frames_of_their_own(headers):
         raise DicomError("slices of different frames of reference share this series", code="mixed_frames_of_reference")
+
+
+def _frames_of_their_own(headers: Sequence[DicomHeader]) -> bool:
+    """Say whether every slice names a frame of reference of its own, as some anonymisers do."""
+    named = {header.frame_of_reference_uid for header in headers} - {None}
+    return len(named) == len(headers) >= FEWEST
 
 
 def _lone_step(header: DicomHeader, normal: FloatArray) -> FloatArray:
@@ -149,6 +158,11 @@ def _shape_warnings(
     if len(slices) == 1:
         said = "what the header says" if slices[0].thickness_mm else f"unknown, and was set to {LONE_SLICE_MM:g} mm"
         found.append(("single_slice", f"one slice without a neighbour: its depth is {said}"))
+    apart = _numbers_apart(slices)
+    if apart > 1:
+        reason = (f"Instance Numbers go up by {apart}, slices lie {apart} times as far apart as the header says: those "
+                  "between may be missing")  # fmt: skip
+        found.append(("slices_left_out", reason))
     if evening is not None:
         reason = (f"{evening.interpolated} of {len(evening.below)} slices were interpolated between their neighbours, "
                   f"as was asked for: the {len(slices)} slices of the series lie at uneven gaps")  # fmt: skip
@@ -163,6 +177,19 @@ def _shape_warnings(
     return found
 
 
+def _numbers_apart(slices: Sequence[DicomHeader]) -> int:
+    """Return by how much Instance Number goes up per slice, if slices lie as many times too far apart; 1 else."""
+    numbers = [header.instance for header in slices]
+    said_mm = slices[0].thickness_mm
+    if len(slices) < FEWEST or None in numbers or not said_mm:
+        return 1
+    steps = set(np.abs(np.diff(np.array(numbers, dtype=np.float64))).tolist())
+    apart = int(steps.pop())
+    first, second = (np.array(header.position) for header in slices[:2])
+    gap_mm = float(np.linalg.norm(second - first))
+    return apart if not steps and apart > 1 and abs(gap_mm - apart * said_mm) <= SAME_GAP * gap_mm else 1
+
+
 def _remarks(slices: Sequence[DicomHeader]) -> list[tuple[str, str]]:
     """Return (code, reason) of what some of the slices say that a reader of their values should know."""
     count = len(slices)
@@ -170,6 +197,7 @@ def _remarks(slices: Sequence[DicomHeader]) -> list[tuple[str, str]]:
     bare = count - known if slices[0].modality == "CT" else 0
     inverted = sum(header.photometric == "MONOCHROME1" for header in slices)
     doubled = sum(header.has_modality_lut and header.slope is not None for header in slices)
+    own = count if count > 1 and _frames_of_their_own(slices) else 0
     nowhere = sum(header.frame_of_reference_uid is None for header in slices)
     remarks = (
         ("no_rescale", bare, "of a CT have no Rescale Slope and Intercept: values may not be HU"),
@@ -177,17 +205,24 @@ def _remarks(slices: Sequence[DicomHeader]) -> list[tuple[str, str]]:
         ("lut_and_rescale", doubled, "have a Modality LUT and a rescale, of which only the table was applied"),
         ("no_frame_of_reference", nowhere, "name no frame of reference: whether other series lie in the same space "
          "is unknown"),
+        ("frames_of_reference_differ", own, "name a frame of reference of their own: whether other series lie in the "
+         "same space is unknown"),
     )  # fmt: skip
     return [(code, f"{many} of {count} slices {reason}") for code, many, reason in remarks if many]
 
 
 def _refuse_slice(header: DicomHeader) -> None:
-    """Raise for an image that cannot be one slice of a volume, whatever its neighbours."""
+    refusal = refusal_of(header)
+    if refusal:
+        raise DicomError(refusal[1], code=refusal[0])
+
+
+def refusal_of(header: DicomHeader) -> tuple[str, str] | None:
+    """Return (code, reason) of why an image can be no slice of a volume, whatever its neighbours; None if it can."""
     kind = set(header.image_type)
     if header.transfer_syntax not in TRANSFER_SYNTAXES:
         syntax = header.transfer_syntax if header.transfer_syntax.startswith(DICOM_ROOT) else "(a private one)"
-        raise DicomError(f"the transfer syntax {syntax} is not supported: convert the files",
-                         code="unsupported_transfer_syntax")  # fmt: skip
+        return "unsupported_transfer_syntax", f"the transfer syntax {syntax} is not supported: convert the files"
     refusals = (
         ("multi_frame", header.frames > 1 and not header.placed,
          f"the {header.frames} frames of the object have no place in the patient: it is a film, or was cut short"),
@@ -205,126 +240,4 @@ def _refuse_slice(header: DicomHeader) -> None:
          "Image Position or Image Orientation (Patient) is missing: the slice has no place"),
         ("truncated_pixels", header.truncated, "the pixel data of a slice end before they should: copy the file again"),
     )  # fmt: skip
-    for code, refused, reason in refusals:
-        if refused:
-            raise DicomError(reason, code=code)
-
-
-# --- parts of a series that must not be merged ---------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """Images of one series that belong together."""
-
-    label: str  # what tells it from the others; empty when the series is whole
-    headers: tuple[DicomHeader, ...] = field(repr=False)
-
-
-def split(headers: Sequence[DicomHeader]) -> tuple[Part, ...]:
-    """Return the parts of a series: stacks of other orientation or size, and volumes at the same place.
-
-    A scout may share a series with the axial slices; echoes and phases of contrast often do. They are told apart by
-    one recorded attribute under which every part has each place once; where there is none, the series stays whole and
-    `arrange` refuses it.
-    """
-    stacks: defaultdict[tuple[object, ...], list[DicomHeader]] = defaultdict(list)
-    directions: list[FloatArray] = []
-    for header in headers:
-        stacks[header.rows, header.columns, _direction(header, directions)].append(header)
-    parts = []
-    for number, stack in enumerate(sorted(stacks.values(), key=_looks), start=1):
-        label = f"stack {number} of {len(stacks)}" if len(stacks) > 1 else ""
-        parts += [Part(" ".join(filter(None, (label, more))), kept) for more, kept in _volumes(stack)]
-    return tuple(parts)
-
-
-def _looks(stack: Sequence[DicomHeader]) -> tuple[object, ...]:
-    """Return what stacks are numbered by, so that their numbers do not depend on file names."""
-    return stack[0].rows, stack[0].columns, tuple(round(cosine, 3) for cosine in stack[0].orientation or ())
-
-
-def _direction(header: DicomHeader, known: list[FloatArray]) -> int | None:
-    """Return the number of this orientation among those met so far; None when the image has none."""
-    if header.orientation is None:
-        return None
-    here = np.array(header.orientation)
-    for number, other in enumerate(known):
-        if abs(here - other).max() <= SAME_DIRECTION:
-            return number
-    known.append(here)
-    return len(known) - 1
-
-
-def _volumes(stack: Sequence[DicomHeader]) -> list[tuple[str, tuple[DicomHeader, ...]]]:
-    """Return (label, headers) of each volume among slices that lie at the same places several times."""
-    places = _count_places(stack)
-    if places == len(stack):
-        return [("", tuple(stack))]
-    for many in (1, 2, 3):  # attributes that tell the volumes apart together, as few as will do
-        for chosen in combinations(range(len(APART)), many):
-            groups: defaultdict[tuple[_Order, ...], list[DicomHeader]] = defaultdict(list)
-            for header in stack:
-                groups[tuple(_in_order(header.acquisition[index][1]) for index in chosen)].append(header)
-            if len(groups) * places == len(stack) and all(
-                len(group) == places == _count_places(group) for group in groups.values()
-            ):
-                keywords = ", ".join(APART[index] for index in chosen)
-                return [
-                    (f"{keywords} {number} of {len(groups)}", tuple(groups[value]))
-                    for number, value in enumerate(sorted(groups), start=1)
-                ]
-    return _time_points(stack, places) or [("", tuple(stack))]
-
-
-_Order = tuple[int, float, str]
-
-
-def _in_order(text: str) -> _Order:
-    """Return what a value is sorted by: numbers by size, before words."""
-    try:
-        return (0, float(text), "")
-    except ValueError:
-        return (1, 0.0, text)
-
-
-def _time_points(stack: Sequence[DicomHeader], places: int) -> list[tuple[str, tuple[DicomHeader, ...]]]:
-    """Return the volumes of a scan that repeats its places as often as it goes round, told apart by Instance Number.
-
-    Only where the numbers themselves show the order: every place comes equally often, and either one volume's numbers
-    all come before the next one's, or one place's do. Empty when they show none.
-    """
-    count, rest = divmod(len(stack), places)
-    numbers = [header.instance for header in stack]
-    if rest or None in numbers or len(set(numbers)) < len(stack) or any(header.position is None for header in stack):
-        return []
-    normal = slice_normal(np.array(stack[0].orientation))
-    heights = np.array([header.position for header in stack]) @ normal
-    by_height = np.argsort(heights, kind="stable").reshape(places, count)
-    if np.ptp(heights[by_height], axis=1).max() > SAME_PLACE_MM:
-        return []
-    instance = np.array(numbers)
-    ranked = np.take_along_axis(by_height, np.argsort(instance[by_height], axis=1), axis=1)  # (places, time points)
-    found = instance[ranked]
-    volume_by_volume = bool(np.all(found.max(axis=0)[:-1] < found.min(axis=0)[1:]))
-    first = found[np.argsort(found[:, 0])]
-    place_by_place = bool(np.all(first.max(axis=1)[:-1] < first.min(axis=1)[1:]))
-    if not (volume_by_volume or place_by_place):
-        return []
-    return [
-        (f"InstanceNumber {number + 1} of {count}", tuple(stack[k] for k in ranked[:, number]))
-        for number in range(count)
-    ]
-
-
-def _count_places(headers: Sequence[DicomHeader]) -> int:
-    """Return at how many different heights along the normal these images lie; images without a place count each."""
-    placed = [header.position for header in headers if header.position and header.orientation]
-    if not placed:
-        return len(headers)
-    try:
-        normal = slice_normal(np.array(headers[0].orientation))
-    except GeometryError:
-        return len(headers)
-    gaps = np.diff(np.sort(np.array(placed) @ normal))
-    return 1 + int(np.count_nonzero(gaps > SAME_PLACE_MM)) + len(headers) - len(placed)
+    return next(((code, reason) for code, refused, reason in refusals if refused), None)

@@ -227,7 +227,7 @@ class FileStore:
         self._base.execute("UPDATE file SET study=? WHERE key=?", (study, self._keyring.file(found.relative)))
 
     def twins(self) -> Iterator[list[tuple[str, FoundFile]]]:
-        """Yield the (key, file) of images that may be copies: of one study, size, SOPInstanceUID and position."""
+        """Yield the (key, file) of images that may be copies: of one study, SOPInstanceUID and position."""
         alike = self._base.cursor().execute("SELECT twin FROM file WHERE twin NOT NULL GROUP BY twin HAVING count(*)>1")
         for (twin,) in alike.fetchall():
             rows = self._base.execute(

@@ -5,24 +5,20 @@ the files of one study -> its series: DICOM by SeriesInstanceUID, wherever the f
 notes and recordings -> the study of the nearest folder that holds exactly one
 """
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from medmllm.errors import IngestError, MedmllmError
+from medmllm.errors import MedmllmError
 from medmllm.ingest import nifti
 from medmllm.ingest.dicom_header import DicomHeader
-from medmllm.ingest.dicom_stack import Part, arrange, split
+from medmllm.ingest.dicom_parts import Part, split
+from medmllm.ingest.dicom_stack import arrange
 from medmllm.ingest.draft import FolderMap, Remark, SeriesDraft, StudyDraft
 from medmllm.ingest.layouts import Layouts, Place
-from medmllm.ingest.opening import open_regular
 from medmllm.ingest.recognise import Kind, Recognised
 from medmllm.ingest.technique import first_acquired, technique_of, technique_of_grid
-from medmllm.ingest.walk import FileProblem, FoundFile
+from medmllm.ingest.walk import FileProblem
 from medmllm.records import Refusal, Technique
-
-PIECE_BYTES = 2**20
-
 
 # --- which studies there are ---------------------------------------------------------------
 
@@ -121,47 +117,13 @@ def _dicom_series(original: str, part: Part, parts: int) -> SeriesDraft:
     try:
         stack = arrange(part.headers)
         series.shape, series.spacing_mm = stack.shape, stack.spacing_mm
-        series.remarks += [Remark("warning", code, reason) for code, reason in stack.warnings]
+        series.remarks += [Remark("warning", code, reason) for code, reason in (*stack.warnings, *part.remarks)]
     except MedmllmError as error:
         series.refusal = Refusal.of(error, "index")
     if parts > 1:
         reason = f"the series was split into {parts} by what its headers record: this is {part.label}"
         series.remarks.append(Remark("warning", "split_series", reason))
     return series
-
-
-def find_copies(alike: Iterable[list[tuple[str, FoundFile]]]) -> Iterator[str]:
-    """Yield the keys of files that are byte for byte the same as an earlier one of their study.
-
-    Only files of the same size, SOPInstanceUID and position are compared: exporters have written one SOPInstanceUID
-    into every slice. Hard links are the same without a look.
-    """
-    for files in alike:
-        inodes: set[tuple[int, int]] = set()
-        digests: set[str] = set()
-        several = len({found.inode for _, found in files}) > 1
-        for key, found in files:
-            if found.inode in inodes:
-                yield key
-                continue
-            inodes.add(found.inode)
-            if several:
-                digest = _digest(found)
-                if digest in digests:
-                    yield key
-                digests.add(digest)
-
-
-def _digest(found: FoundFile) -> str:
-    """Return a digest of a file's content; one that cannot be read is like no other."""
-    digest = hashlib.sha256()
-    try:
-        with open_regular(found.path) as stream:
-            while piece := stream.read(PIECE_BYTES):
-                digest.update(piece)
-    except (IngestError, OSError):
-        return f"unreadable {found.relative}"
-    return digest.hexdigest()
 
 
 def _nifti_series(item: Recognised, layouts: Layouts) -> list[SeriesDraft]:

@@ -41,6 +41,6 @@ def _look_at(found: FoundFile, seal: Seal) -> Seen:
         path=seal.close(found.relative),
         record=seal.close(record_text.write(item)),
         uids=(first.study_uid, first.patient_id) if first else (None, None),
-        twin=f"{found.size} {first.sop_uid} {first.position}" if first else None,
+        twin=f"{first.sop_uid} {first.position}" if first else None,
         problem=item.problem,
     )

@@ -18,10 +18,11 @@ from medmllm.csv_tables import FileRow, LinkageRow, ProblemRow
 from medmllm.errors import IngestError, LabelError, MedmllmError, MisuseError
 from medmllm.geometry import UNEVEN_GAPS
 from medmllm.ingest import dicom, nifti
+from medmllm.ingest.copies import find_copies
 from medmllm.ingest.dicom_regrid import Regrid
 from medmllm.ingest.draft import FolderMap, Remark, SeriesDraft, StudyDraft
 from medmllm.ingest.file_store import Fate, FileStore, StoredFile
-from medmllm.ingest.grouping import add_series, draft_studies, find_copies, home_of
+from medmllm.ingest.grouping import add_series, draft_studies, home_of
 from medmllm.ingest.joining import join, studies_of_notes
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.layouts import Layouts
@@ -121,7 +122,7 @@ def open_index(
     if not count:
         raise MisuseError("the folder of studies holds no files")
     table = _choose_table(store, keyring, folder, table)
-    store.settle((key, _COPY) for key in find_copies(store.twins()))
+    store.settle((key, _COPIES[code]) for key, code in find_copies(store.twins()))
     drafts = draft_studies(store.places())
     if table:
         drafts += studies_of_notes(store.of_kinds(Kind.NOTE, Kind.RECORDING), FolderMap(drafts), table)
@@ -135,7 +136,13 @@ def open_index(
     return FolderIndex(layouts, keyring, store, drafts, unclaimed, by_study=bool(table and table.by_study))
 
 
-_COPY = Fate("ignored", "duplicate_file", "the file is byte for byte the same as another one of its study")
+_COPIES = {
+    code: Fate("ignored", code, reason)
+    for code, reason in (
+        ("duplicate_file", "the file is byte for byte the same as another one of its study"),
+        ("duplicate_image", "the same image is in another file of its study, written another way"),
+    )
+}
 
 
 class FolderIndex:

@@ -11,7 +11,7 @@ import pytest
 from medmllm.errors import MedmllmError
 from medmllm.ingest import dicom_stack
 from medmllm.ingest.dicom_header import APART, DicomHeader
-from medmllm.ingest.dicom_stack import arrange, split
+from medmllm.ingest.dicom_stack import arrange
 
 TURNED = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)  # sagittal
 
@@ -26,7 +26,8 @@ def a_slice(z: float = 0.0, **changes: Any) -> DicomHeader:
         frame_of_reference_uid="1.4", rows=5, columns=6, frames=1, samples=1, photometric="MONOCHROME2",
         bits_allocated=16, bits_stored=16, high_bit=15, signed=False, slope=1.0, intercept=0.0, pixel_place=None,
         thickness_mm=None, pixel_spacing_mm=(3.0, 2.0), position=(-4.0, 8.0, z), orientation=(1.0, 0, 0, 0, 1.0, 0),
-        has_modality_lut=False, truncated=False, acquisition=tuple(apart.items()),
+        has_modality_lut=False, truncated=False,
+        acquisition=tuple((keyword, text) for keyword, text in apart.items() if text),
     )  # fmt: skip
     return replace(plain, **changes)
 
@@ -162,62 +163,26 @@ def test_a_private_transfer_syntax_is_not_quoted() -> None:
     assert "MEIER" not in refusal.value.reason
 
 
-# --- parts of a series ---------------------------------------------------------------------
+def test_frames_of_reference_of_which_every_slice_has_its_own_tell_nothing() -> None:
+    stack = arrange([a_slice(2.0 * k, frame_of_reference_uid=f"1.{k}") for k in range(3)])
+    assert stack.frame_of_reference_uid is None
+    assert [code for code, _ in stack.warnings] == ["frames_of_reference_differ"]
 
 
-def places(part: dicom_stack.Part) -> list[float]:
-    return sorted(header.position[2] for header in part.headers if header.position)
+def test_two_frames_of_reference_are_refused() -> None:
+    assert code_of([a_slice(2.0 * k, frame_of_reference_uid=f"1.{k // 2}") for k in range(4)]) == (
+        "mixed_frames_of_reference"
+    )
 
 
-def test_a_whole_series_is_one_part_without_a_label() -> None:
-    (part,) = split([a_slice(z) for z in (0.0, 2.0, 4.0)])
-    assert (part.label, places(part)) == ("", [0.0, 2.0, 4.0])
+@pytest.mark.parametrize(
+    ("numbers", "told"), [((1, 3, 5), True), ((5, 3, 1), True), ((1, 2, 3), False), ((1, 3, 6), False)]
+)
+def test_numbers_and_gaps_that_leave_out_every_other_slice_are_remarked(numbers: tuple[int, ...], told: bool) -> None:
+    stack = arrange([a_slice(10.0 * k, instance=number, thickness_mm=5.0) for k, number in enumerate(numbers)])
+    assert [code for code, _ in stack.warnings] == (["slices_left_out"] if told else [])
 
 
-def test_a_scout_is_told_apart_by_its_orientation_and_size() -> None:
-    scout = a_slice(orientation=TURNED, rows=50)
-    parts = split([a_slice(0.0), scout, a_slice(2.0)])
-    assert [(part.label, len(part.headers)) for part in parts] == [("stack 1 of 2", 2), ("stack 2 of 2", 1)]
-
-
-def test_stacks_are_numbered_by_what_they_look_like_not_by_the_order_of_files() -> None:
-    slices = [a_slice(0.0, orientation=TURNED), a_slice(1.0), a_slice(2.0, rows=4), a_slice(3.0)]
-    forth, back = split(slices), split(slices[::-1])
-    assert [(part.label, places(part)) for part in forth] == [(part.label, places(part)) for part in back]
-
-
-@pytest.mark.parametrize("keyword", ["AcquisitionNumber", "EchoTime", "TemporalPositionIdentifier", "ImageType"])
-def test_volumes_at_the_same_places_are_told_apart_by_a_recorded_attribute(keyword: str) -> None:
-    parts = split([a_slice(z, **{keyword: value}) for z in (0.0, 2.0, 4.0) for value in (10, 20)])
-    assert [part.label for part in parts] == [f"{keyword} 1 of 2", f"{keyword} 2 of 2"]
-    assert [places(part) for part in parts] == [[0.0, 2.0, 4.0]] * 2
-    assert {dict(header.acquisition)[keyword] for header in parts[0].headers} == {"10"}
-
-
-def test_volumes_that_nothing_tells_apart_stay_together_and_are_refused() -> None:
-    (part,) = split([a_slice(z) for z in (0.0, 2.0) for _ in range(3)])
-    assert len(part.headers) == 6
-    assert code_of(part.headers) == "doubled_slice"
-
-
-def test_an_attribute_that_changes_from_slice_to_slice_divides_nothing() -> None:
-    (part,) = split([a_slice(z, AcquisitionNumber=z) for z in (0.0, 2.0, 4.0)])
-    assert part.label == ""
-
-
-def test_an_attribute_under_which_a_volume_would_lack_places_divides_nothing() -> None:
-    # Each of four trigger times has every second place once: none of them is a volume.
-    slices = [a_slice(z, TriggerTime=f"{z % 4}-{copy}") for z in (0.0, 2.0, 4.0, 6.0) for copy in range(2)]
-    (part,) = split(slices)
-    assert part.label == ""
-
-
-def test_images_without_a_place_stay_together() -> None:
-    (part,) = split([a_slice(position=None, orientation=None), a_slice(position=None, orientation=None)])
-    assert len(part.headers) == 2
-
-
-def test_images_of_a_bent_orientation_stay_together() -> None:
-    bent = (1.0, 0, 0, 0.6, 0.8, 0)
-    (part,) = split([a_slice(0.0, orientation=bent), a_slice(0.0, orientation=bent)])
-    assert len(part.headers) == 2
+def test_numbers_of_rounds_are_no_gaps() -> None:
+    stack = arrange([a_slice(5.0 * k, instance=2 * k, thickness_mm=5.0) for k in range(4)])
+    assert stack.warnings == ()

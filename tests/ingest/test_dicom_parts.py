@@ -1,0 +1,185 @@
+"""What shares a series and is no one volume: told apart by what the headers record, or left whole and refused."""
+
+from typing import Any
+
+import pytest
+
+from medmllm.ingest import dicom_parts
+from medmllm.ingest.dicom_parts import split
+from medmllm.ingest.dicom_stack import arrange
+from tests.ingest.test_dicom_stack import TURNED, a_slice, code_of
+
+
+def places(part: dicom_parts.Part) -> list[float]:
+    return sorted(header.position[2] for header in part.headers if header.position)
+
+
+def test_a_whole_series_is_one_part_without_a_label() -> None:
+    (part,) = split([a_slice(z) for z in (0.0, 2.0, 4.0)])
+    assert (part.label, places(part)) == ("", [0.0, 2.0, 4.0])
+
+
+def test_a_scout_is_told_apart_by_its_orientation_and_size() -> None:
+    scout = a_slice(orientation=TURNED, rows=50)
+    parts = split([a_slice(0.0), scout, a_slice(2.0)])
+    assert [(part.label, len(part.headers)) for part in parts] == [("stack 1 of 2", 2), ("stack 2 of 2", 1)]
+
+
+def test_stacks_are_numbered_by_what_they_look_like_not_by_the_order_of_files() -> None:
+    slices = [a_slice(0.0, orientation=TURNED), a_slice(1.0), a_slice(2.0, rows=4), a_slice(3.0)]
+    forth, back = split(slices), split(slices[::-1])
+    assert [(part.label, places(part)) for part in forth] == [(part.label, places(part)) for part in back]
+
+
+@pytest.mark.parametrize("keyword", ["AcquisitionNumber", "EchoTime", "TemporalPositionIdentifier", "ImageType"])
+def test_volumes_at_the_same_places_are_told_apart_by_a_recorded_attribute(keyword: str) -> None:
+    parts = split([a_slice(z, **{keyword: value}) for z in (0.0, 2.0, 4.0) for value in (10, 20)])
+    assert [part.label for part in parts] == [f"{keyword} 1 of 2", f"{keyword} 2 of 2"]
+    assert [places(part) for part in parts] == [[0.0, 2.0, 4.0]] * 2
+    assert {dict(header.acquisition)[keyword] for header in parts[0].headers} == {"10"}
+
+
+def test_volumes_that_nothing_tells_apart_stay_together_and_are_refused() -> None:
+    (part,) = split([a_slice(z) for z in (0.0, 2.0) for _ in range(3)])
+    assert len(part.headers) == 6
+    assert code_of(part.headers) == "doubled_slice"
+
+
+def test_an_attribute_that_changes_from_slice_to_slice_divides_nothing() -> None:
+    (part,) = split([a_slice(z, AcquisitionNumber=z) for z in (0.0, 2.0, 4.0)])
+    assert part.label == ""
+
+
+def test_an_attribute_under_which_a_volume_would_lack_places_divides_nothing() -> None:
+    # Each of four trigger times has every second place once: none of them is a volume.
+    slices = [a_slice(z, TriggerTime=f"{z % 4}-{copy}") for z in (0.0, 2.0, 4.0, 6.0) for copy in range(2)]
+    (part,) = split(slices)
+    assert part.label == ""
+
+
+def test_images_without_a_place_stay_together() -> None:
+    (part,) = split([a_slice(position=None, orientation=None), a_slice(position=None, orientation=None)])
+    assert len(part.headers) == 2
+
+
+def test_images_of_a_bent_orientation_stay_together() -> None:
+    bent = (1.0, 0, 0, 0.6, 0.8, 0)
+    (part,) = split([a_slice(0.0, orientation=bent), a_slice(0.0, orientation=bent)])
+    assert len(part.headers) == 2
+
+
+# --- another image at other places ---------------------------------------------------------
+
+
+def labels(parts: tuple[dicom_parts.Part, ...]) -> list[str]:
+    return [part.label for part in parts]
+
+
+@pytest.mark.parametrize("keyword", ["EchoTime", "DiffusionBValue", "ImageType", "KVP", "ConvolutionKernel", "StackID"])
+@pytest.mark.parametrize("shift", [1.0, 8.0])
+def test_another_kind_of_image_between_the_slices_or_behind_them_is_another_volume(keyword: str, shift: float) -> None:
+    slices = [a_slice(2.0 * k + shift * one, **{keyword: 10 + one}) for k in range(4) for one in (0, 1)]
+    parts = split(slices)
+    assert labels(parts) == [f"{keyword} 1 of 2", f"{keyword} 2 of 2"]
+    assert [places(part) for part in parts] == [[0, 2, 4, 6], [shift, 2 + shift, 4 + shift, 6 + shift]]
+
+
+def test_an_image_type_of_one_slice_alone_divides_nothing_and_is_remarked() -> None:
+    (part,) = split([a_slice(2.0 * k, ImageType="DERIVED" if k == 1 else "ORIGINAL") for k in range(5)])
+    assert (part.label, len(part.headers), dict(part.remarks).keys()) == ("", 5, {"mixed_technique"})
+    assert "ImageType" in part.remarks[0][1]
+
+
+def test_acquisitions_between_each_other_are_one_volume_and_are_remarked() -> None:
+    (part,) = split([a_slice(float(k), AcquisitionNumber=k % 2) for k in range(8)])
+    assert (part.label, dict(part.remarks).keys()) == ("", {"interleaved_acquisitions"})
+
+
+def test_acquisitions_after_each_other_are_one_volume_without_a_word() -> None:
+    (part,) = split([a_slice(float(k), AcquisitionNumber=k // 4) for k in range(8)])
+    assert (part.label, part.remarks) == ("", ())
+
+
+def test_acquisitions_of_which_one_is_missing_are_no_volumes_of_their_own() -> None:
+    (part,) = split([a_slice(float(k), AcquisitionNumber=k // 4) for k in range(16) if k // 4 != 2])
+    assert code_of(part.headers) == "missing_slice"
+
+
+@pytest.mark.parametrize(
+    ("second", "remarked"),
+    [
+        ([0.2, 2.2, 4.2, 6.2], False),  # shifted a little
+        ([4, 6, 8, 10], False),  # overlapping
+        ([0, 1, 2, 3, 4, 5, 6], False),  # another gap, more slices
+        ([2, 4, 6], True),  # fewer
+    ],
+)
+def test_phases_at_other_places_are_volumes_if_each_is_a_grid(second: list[float], remarked: bool) -> None:
+    first = [0.0, 2.0, 4.0, 6.0]
+    slices = [a_slice(z, AcquisitionNumber=2) for z in second] + [a_slice(z, AcquisitionNumber=1) for z in first]
+    parts = split(slices)
+    assert labels(parts) == ["AcquisitionNumber 1 of 2", "AcquisitionNumber 2 of 2"]
+    assert [places(part) for part in parts] == [first, second]
+    assert [code for part in parts for code, _ in part.remarks] == (
+        ["fewer_slices"] if remarked or len(second) > len(first) else []
+    )
+    assert [arrange(part.headers).shape[2] for part in parts] == [4, len(second)]
+
+
+def test_two_slices_are_no_evidence_of_a_grid() -> None:
+    (part,) = split([a_slice(z, EchoTime=te) for te, heights in ((1, (0, 2)), (2, (0, 3))) for z in heights])
+    assert code_of(part.headers) == "doubled_slice"
+
+
+@pytest.mark.parametrize("keyword", ["FlipAngle", "RepetitionTime", "SequenceName", "SeriesNumber", "AcquisitionTime",
+                                     "NominalPercentageOfCardiacPhase", "ReconstructionDiameter"])  # fmt: skip
+def test_numbers_that_start_again_do_not_matter_where_another_attribute_tells(keyword: str) -> None:
+    slices = [a_slice(2.0 * k, instance=k + 1, **{keyword: one}) for k in range(3) for one in (7, 8)]
+    assert labels(split(slices)) == [f"{keyword} 1 of 2", f"{keyword} 2 of 2"]
+
+
+def test_time_points_are_told_apart_by_times_where_numbers_start_again() -> None:
+    slices = [
+        a_slice(2.0 * k, instance=k + 1, AcquisitionTime=f"1010{10 * one + k}") for one in (1, 2) for k in (2, 0, 1)
+    ]
+    parts = split(slices)
+    assert labels(parts) == ["AcquisitionTime 1 of 2", "AcquisitionTime 2 of 2"]
+    times = [{dict(header.acquisition)["AcquisitionTime"] for header in part.headers} for part in parts]
+    assert times == [{"101010", "101011", "101012"}, {"101020", "101021", "101022"}]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")},
+        {"samples": 3, "photometric": "RGB"},
+        {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.7", "position": None},
+    ],
+)
+def test_a_page_or_scout_of_the_same_size_and_orientation_is_a_part_of_its_own(other: dict[str, Any]) -> None:
+    parts = split([a_slice(0.0), a_slice(2.0), a_slice(4.0, **other), a_slice(6.0), a_slice(4.0)])
+    assert sorted(len(part.headers) for part in parts) == [1, 4]
+    (volume,) = (part for part in parts if len(part.headers) == 4)
+    assert arrange(volume.headers).shape == (6, 5, 4)
+
+
+def test_a_slice_that_is_cut_short_stays_with_its_series() -> None:
+    (part,) = split([a_slice(0.0), a_slice(2.0, truncated=True), a_slice(4.0)])
+    assert code_of(part.headers) == "truncated_pixels"
+
+
+def test_two_fields_of_view_are_two_volumes() -> None:
+    slices = [a_slice(2.0 * k, pixel_spacing_mm=(side, side)) for side in (0.8, 0.5) for k in range(3)]
+    assert sorted(len(part.headers) for part in split(slices)) == [3, 3]
+
+
+def test_a_slice_of_another_spacing_stays_and_is_refused() -> None:
+    (part,) = split([a_slice(0.0), a_slice(2.0, pixel_spacing_mm=(1.0, 1.0)), a_slice(4.0)])
+    assert code_of(part.headers) == "mixed_spacing"
+
+
+def test_orientations_that_jitter_within_the_tolerance_are_one_stack() -> None:
+    jitter = (9e-4, -9e-4, 4e-4, -9e-4)
+    slices = [a_slice(2.0 * k, orientation=(1.0, by, 0, -by, 1.0, 0)) for k, by in enumerate(jitter)]
+    (part,) = split(slices)
+    assert arrange(part.headers).shape == (6, 5, 4)
