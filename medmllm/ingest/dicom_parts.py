@@ -29,6 +29,10 @@ OTHER_IMAGE = (
     "EchoNumbers", "EchoTime", "DiffusionBValue", "ImageType", "StackID", "KVP", "ConvolutionKernel",
 )  # fmt: skip
 """Attributes that are the same in all slices of one volume: where they differ, it is another image."""
+ALSO_BEHIND = frozenset({"EchoNumbers", "EchoTime", "DiffusionBValue", "StackID"})
+"""Of these, what makes another image of slices that follow the others as well; a tube voltage may change on the way."""
+VALUES = frozenset({"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "ADC", "FA", "DELAY", "VELOCITY"})
+"""Words of Image Type that say what the values are (PS3.3 C.8.13.3.1.1): never mixed with others."""
 PER_SLICE = frozenset(
     {"AcquisitionNumber", "TriggerTime", "InversionTime", "RepetitionTime", "FrameReferenceTime", "AcquisitionTime",
      "TemporalPositionIdentifier"}
@@ -118,7 +122,8 @@ def _volumes(stack: Sequence[DicomHeader]) -> list[Part]:
     other = [keyword for keyword in OTHER_IMAGE if keyword in varying]
     if other:
         groups = _grouped(stack, [varying[keyword] for keyword in other])
-        if _all_regular(groups):
+        behind = not ALSO_BEHIND.isdisjoint(other) or len({VALUES & set(header.image_type) for header in stack}) > 1
+        if _all_regular(groups) and (behind or _overlap(groups)):
             return _parts(groups, other)
         reason = f"the slices differ in {', '.join(other)}: images of several kinds may be mixed"
         return [Part("", tuple(stack), (("mixed_technique", reason),))]

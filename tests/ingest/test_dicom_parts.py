@@ -75,13 +75,28 @@ def labels(parts: tuple[dicom_parts.Part, ...]) -> list[str]:
     return [part.label for part in parts]
 
 
-@pytest.mark.parametrize("keyword", ["EchoTime", "DiffusionBValue", "ImageType", "KVP", "ConvolutionKernel", "StackID"])
-@pytest.mark.parametrize("shift", [1.0, 8.0])
+@pytest.mark.parametrize(
+    ("keyword", "shift"),
+    [(keyword, shift) for keyword in ("EchoTime", "DiffusionBValue", "StackID") for shift in (1.0, 8.0)]
+    + [(keyword, 1.0) for keyword in ("ImageType", "KVP", "ConvolutionKernel")],
+)
 def test_another_kind_of_image_between_the_slices_or_behind_them_is_another_volume(keyword: str, shift: float) -> None:
     slices = [a_slice(2.0 * k + shift * one, **{keyword: 10 + one}) for k in range(4) for one in (0, 1)]
     parts = split(slices)
     assert labels(parts) == [f"{keyword} 1 of 2", f"{keyword} 2 of 2"]
     assert [places(part) for part in parts] == [[0, 2, 4, 6], [shift, 2 + shift, 4 + shift, 6 + shift]]
+
+
+@pytest.mark.parametrize("keyword", ["ImageType", "KVP", "ConvolutionKernel"])
+def test_a_technique_that_changes_on_the_way_is_remarked(keyword: str) -> None:
+    (part,) = split([a_slice(2.0 * k, **{keyword: 80 if k < 4 else 120}) for k in range(8)])
+    assert (part.label, dict(part.remarks).keys()) == ("", {"mixed_technique"})
+
+
+def test_phase_images_behind_magnitude_images_are_another_volume() -> None:
+    words = [("ORIGINAL", "PRIMARY", "M" if k < 4 else "P") for k in range(8)]
+    slices = [a_slice(2.0 * k, image_type=kind, ImageType="-".join(kind)) for k, kind in enumerate(words)]
+    assert [places(part) for part in split(slices)] == [[0, 2, 4, 6], [8, 10, 12, 14]]
 
 
 def test_an_image_type_of_one_slice_alone_divides_nothing_and_is_remarked() -> None:
