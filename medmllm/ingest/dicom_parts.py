@@ -101,8 +101,9 @@ def _by_spacing(stack: Sequence[DicomHeader]) -> list[Sequence[DicomHeader]]:
         here = header.pixel_spacing_mm
         if here is None:
             return [stack]
-        like = (known for known in groups if np.allclose(here, known, rtol=SAME_SPACING, atol=0))
-        groups.setdefault(next(like, here), []).append(header)
+        if here not in groups:
+            here = next((known for known in groups if np.allclose(here, known, rtol=SAME_SPACING, atol=0)), here)
+        groups.setdefault(here, []).append(header)
     return list(groups.values()) if len(groups) > 1 and _all_regular(groups.values()) else [stack]
 
 
