@@ -8,6 +8,7 @@ number or birth date in a place where text is allowed, in a note, or in what is 
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -33,8 +34,8 @@ PHRASES = (
     "ReferringPhysicianAddress", "CurrentPatientLocation", "ResponsibleOrganization",
 )  # fmt: skip
 BIRTH_DATE = tag_for_keyword("PatientBirthDate")
-DATE_SPELLINGS = (
-    "%Y%m%d", "%d%m%Y", "%m%d%Y", "%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%d-%m-%Y", "%m/%d/%Y",
+DATE_SPELLINGS = (  # the first seven are read, all are looked for
+    "%Y%m%d", "%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d%m%Y", "%m%d%Y", "%d-%m-%Y",
     "%m-%d-%Y", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%Y", "%d%b%Y", "%y%m%d", "%d%m%y",
 )  # fmt: skip
 SHORTEST_GLUED = 5  # letters; a shorter name stands within too many words
@@ -46,8 +47,17 @@ NO_NAMES = frozenset({
 })  # fmt: skip
 """Words in the place of a name that name nobody."""
 
+TRADE_WORDS = frozenset({
+    "original", "primary", "secondary", "derived", "axial", "localizer", "mosaic", "standard", "projection",
+    "diffusion", "perfusion", "magnitude", "helical", "reformatted", "philips", "siemens", "healthineers", "medical",
+    "systems", "electric", "general", "toshiba", "canon", "hitachi", "fujifilm", "hologic", "carestream", "corporation",
+    "healthcare",
+})  # fmt: skip
+"""Words of headers in which a name may stand by chance: not every Philip is a Philips."""
+
 NAME_COLUMNS = re.compile(r"name|surname|physician|doctor", re.IGNORECASE)
 NUMBER_COLUMNS = re.compile(r"mrn|accession|phone|(patient|subject|record|case).?(id|no|number)", re.IGNORECASE)
+BIRTH_COLUMNS = re.compile(r"birth|(^|_)dob($|_)", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+")
 _YEAR, _MONTH, _DAY = r"(?:18|19|20)\d\d", r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
 _DATE = re.compile(
@@ -94,19 +104,17 @@ class Identifiers:
             self.phrases.add(folded)
 
     def add_date(self, text: str) -> None:
-        """Add a date of the form YYYYMMDD, in its usual spellings; what is no date is no identifier.
+        """Add a birth date in its usual spellings, both where day and month may be either; other text adds nothing.
 
-        >>> known = Identifiers(); known.add_date("19530417"); known.add_date("1953")
+        >>> known = Identifiers(); known.add_date("19530417"); known.add_date("spring of 1953")
         >>> {"19530417", "17.04.1953", "04/17/1953"} <= known.dates, len(known.dates) == len(DATE_SPELLINGS)
         (True, True)
         """
-        digits = re.sub(r"[.\-/ ]", "", text.strip(" \0"))
-        try:
-            day = datetime.strptime(digits, "%Y%m%d") if len(digits) == 8 else None
-        except ValueError:
-            return
-        if day is not None:
-            self.dates |= {day.strftime(spelling).casefold() for spelling in DATE_SPELLINGS}
+        folded = text.strip(" \0")
+        for spelling in DATE_SPELLINGS[:7] if len(folded) >= 8 else ():
+            with suppress(ValueError):
+                day = datetime.strptime(folded, spelling)
+                self.dates |= {day.strftime(other).casefold() for other in DATE_SPELLINGS}
 
     def update(self, other: "Identifiers") -> None:
         """Add all that another set holds."""
@@ -132,16 +140,24 @@ class Identifiers:
     def in_value(self, text: str) -> bool:
         """Return whether a value that would be kept holds one of them; longer names within other words too.
 
-        >>> known = Identifiers(); known.add_name("Meier^Ott")
-        >>> [known.in_value(text) for text in ("MEIERHOFF", "H_Meier", "PLOTTED")]
-        [True, True, False]
+        >>> known = Identifiers(); known.add_name("Meier^Ott^Philip")
+        >>> [known.in_value(text) for text in ("MEIERHOFF", "H_Meier", "PLOTTED", "Philips")]
+        [True, True, False, False]
         """
-        folded = text.casefold()
-        return self.in_text(text) or any(name in folded for name in self.names if len(name) >= SHORTEST_GLUED)
+        names = [name for name in self.names if len(name) >= SHORTEST_GLUED]
+        words = (word for word in _WORD.findall(text.casefold()) if word not in TRADE_WORDS)
+        return self.in_text(text) or any(name in word for word in words for name in names)
 
     def is_number(self, value: object) -> bool:
-        """Return whether a number is one of theirs, or the birth date, digit by digit."""
-        text = f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value).strip()
+        """Return whether a number is one of theirs, or the birth date, digit by digit.
+
+        >>> known = Identifiers(); known.add_number("90417733"); known.add_date("19530417")
+        >>> [known.is_number(value) for value in (90417733, "90417733.0", 19530417.0, 904177, None)]
+        [True, True, True, False, False]
+        """
+        text = re.sub(r"\.0*$", "", str(value).strip(" \0+"))
+        if isinstance(value, float) and value.is_integer():
+            text = f"{value:.0f}"
         return len(text) >= SHORTEST_DIGITS and (text in self.numbers or text in self.dates)
 
     def in_bytes(self, data: bytes | bytearray, *, shortest: int = SHORTEST_NUMBER + 1) -> bool:

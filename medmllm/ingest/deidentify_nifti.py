@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medmllm.errors import NiftiError
-from medmllm.ingest.deidentify_identifiers import Identifiers
+from medmllm.ingest.deidentify_identifiers import Identifiers, holds_a_date
 from medmllm.ingest.deidentify_writing import write_pieces, write_text
 from medmllm.ingest.nifti import NIBABEL_FAILURES, image_beside, read_header
 from medmllm.ingest.opening import one_error, open_regular
@@ -84,16 +84,18 @@ def deidentify_sidecar(source: Path, target: Path | None, keys: Collection[str],
     return kept
 
 
-def copy_numbers(source: Path, target: Path | None) -> None:
+def copy_numbers(source: Path, target: Path | None, known: Identifiers) -> None:
     """Copy a .bval or .bvec file.
 
     Raises:
-        NiftiError: It holds anything but numbers.
+        NiftiError: It holds anything but numbers, or a number of the patient.
     """
     with open_regular(source) as stream, one_error(NiftiError, "the file cannot be read", code="bad_sidecar"):
         text = stream.read(LARGEST_SIDECAR_BYTES).decode("ascii")
     if not _NUMBERS.fullmatch(text):
         raise NiftiError("the file holds more than numbers", code="bad_sidecar")
+    if any(map(known.is_number, text.split())):
+        raise NiftiError("one of the numbers is the patient's", code="bad_sidecar")
     write_text(target, text)
 
 
@@ -159,7 +161,9 @@ def _write(target: Path | None, suffix: str, parts: Iterator[bytes], *, zipped: 
 
 def _is_technical(value: object, known: Identifiers) -> bool:
     if isinstance(value, bool | int | float):
-        return True
+        return not known.is_number(value)
     if isinstance(value, list):
         return all(not isinstance(part, dict) and _is_technical(part, known) for part in value)
-    return isinstance(value, str) and _PLAIN_WORD.fullmatch(value) is not None and not known.in_text(value)
+    if not isinstance(value, str) or not _PLAIN_WORD.fullmatch(value):
+        return False
+    return not known.in_value(value) and not known.is_number(value) and not holds_a_date(value)

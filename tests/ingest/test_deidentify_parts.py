@@ -94,6 +94,15 @@ def test_a_patient_number_made_of_letters_counts_as_a_name_and_one_with_a_name_i
     assert "meier" not in repr(known)
 
 
+def test_a_birth_date_is_read_as_tables_write_it_and_known_as_people_do() -> None:
+    known = Identifiers()
+    known.add_date("04/03/1953")  # the fourth of March, or the third of April
+    known.add_date("1953")
+    assert [text for text in ("19530304", "19530403", "04.03.53", "03-apr-1953") if text not in known.dates] == []
+    assert known.in_text("born 4 or 1953-03-04?")
+    assert not known.in_text("1953")
+
+
 def test_what_stands_for_nobody_is_no_name() -> None:
     known = Identifiers()
     known.add_name("Anonymous^Patient^Dr von der")
@@ -164,8 +173,10 @@ def test_a_dry_run_over_a_nifti_file_reads_it_and_writes_nothing(tmp_path: Path)
 def test_a_sidecar_keeps_allowed_keys_with_numbers_and_single_words(tmp_path: Path) -> None:
     known = Identifiers()
     known.add_name("Meier")
+    known.add_number("90417733")
     said = {"EchoTime": [0.1, 0.2], "Units": "BQML", "TaskName": "Meier", "ScanOptions": "seen by Dr X", "Age": 4,
-            "ImageType": ["A", {"b": "Meier"}]}  # fmt: skip
+            "ImageType": ["A", {"b": "Meier"}], "ConvolutionKernel": "xMEIERx", "ReconMethodName": "20110305",
+            "FlipAngle": 90417733, "InversionTime": ["90417733.0"]}  # fmt: skip
     (tmp_path / "a.json").write_text(json.dumps(said))
     keys = set(said) - {"Age"}
     assert deidentify_sidecar(tmp_path / "a.json", tmp_path / "b.json", keys, known) == {
@@ -181,11 +192,16 @@ def test_a_sidecar_keeps_allowed_keys_with_numbers_and_single_words(tmp_path: Pa
 
 def test_gradients_are_copied_if_they_are_numbers(tmp_path: Path) -> None:
     (tmp_path / "a.bval").write_text("0 1000 1e3\n")
-    copy_numbers(tmp_path / "a.bval", tmp_path / "b.bval")
+    copy_numbers(tmp_path / "a.bval", tmp_path / "b.bval", Identifiers())
     assert (tmp_path / "b.bval").read_text() == "0 1000 1e3\n"
+    known = Identifiers()
+    known.add_number("90417733")
+    (tmp_path / "a.bval").write_text("0 90417733\n")
+    with pytest.raises(NiftiError, match="one of the numbers is the patient's"):
+        copy_numbers(tmp_path / "a.bval", tmp_path / "c.bval", known)
     (tmp_path / "a.bval").write_text("0 1000 Meier\n")
     with pytest.raises(NiftiError, match="more than numbers"):
-        copy_numbers(tmp_path / "a.bval", tmp_path / "b.bval")
+        copy_numbers(tmp_path / "a.bval", tmp_path / "b.bval", Identifiers())
 
 
 # --- writing, and the linkage table --------------------------------------------------------
