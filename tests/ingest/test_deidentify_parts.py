@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -15,6 +16,7 @@ from medmllm.ingest import nifti
 from medmllm.ingest.deidentify_descriptors import Descriptors
 from medmllm.ingest.deidentify_identifiers import Identifiers
 from medmllm.ingest.deidentify_nifti import copy_numbers, deidentify_nifti, deidentify_sidecar
+from medmllm.ingest.deidentify_nifti_header import QFORM, SFORM
 from medmllm.ingest.deidentify_paths import words_of_paths
 from medmllm.ingest.deidentify_writing import write_pieces, write_text
 from medmllm.ingest.keys import Keyring
@@ -142,6 +144,104 @@ def test_a_nifti_file_keeps_voxels_and_affine_and_loses_its_texts(
     np.testing.assert_array_equal(new.affine, old.affine)
     held = b"".join(file.read_bytes() for file in files)
     assert [word for word in (b"Meier", b"Hans", b"1950") if word in held] == []
+
+
+def plain_header(**fields: Any) -> nibabel.Nifti1Header:
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_data_shape((5, 4, 3))
+    header["vox_offset"], header["scl_slope"] = 352, 0
+    for name, value in fields.items():
+        header[name] = value
+    return header
+
+
+def write_plain(file: Path, header: nibabel.Nifti1Header, behind: bytes = b"") -> None:
+    file.write_bytes(header.binaryblock + bytes(4) + np.arange(60, dtype="<i2").tobytes() + behind)
+
+
+def test_voxels_are_as_many_bytes_as_their_type_whatever_bitpix_says(tmp_path: Path) -> None:
+    write_plain(tmp_path / "in.nii", plain_header(bitpix=8))
+    (file,) = deidentify_nifti(tmp_path / "in.nii", tmp_path / "out")
+    assert file.read_bytes()[352:] == np.arange(60, dtype="<i2").tobytes()
+    assert nibabel.Nifti1Header(file.read_bytes()[:348], check=False)["bitpix"] == 16
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_long_tail_behind_the_voxels_is_refused_as_the_reader_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool
+) -> None:
+    for module in ("nifti", "deidentify_nifti"):
+        monkeypatch.setattr(f"medmllm.ingest.{module}.LARGEST_EXTRA_BYTES", 2**20)
+    source = tmp_path / "in.nii"
+    for behind, fine in ((2**20, True), (2**20 + 1, False)):
+        write_plain(source, plain_header(), bytes(behind))
+        if zipped:
+            source.write_bytes(gzip.compress(source.read_bytes(), 1))
+        if fine:
+            assert len(deidentify_nifti(source, tmp_path / "fine")) == 1
+            continue
+        with pytest.raises(NiftiError) as ours:
+            deidentify_nifti(source, tmp_path / "long")
+        with pytest.raises(NiftiError) as readers:
+            nifti.read_volume(source)
+        assert (ours.value.code, ours.value.reason) == (readers.value.code, readers.value.reason)
+        assert list(tmp_path.glob("long*")) == []
+
+
+UNUSED = {
+    "pixdim": np.frombuffer(b"\0\0\x80\x3f" * 4 + b"Kim Ott  Meier !", "<f4"),
+    "dim": [3, 5, 4, 3, *np.frombuffer(b"Kim Otto", "<i2")],
+    **{f"intent_p{number}": np.frombuffer(b"Meie", "<f4")[0] for number in (1, 2, 3)},
+    **{name: np.frombuffer(b"Meie", "<f4")[0] for name in ("cal_max", "cal_min", "slice_duration", "toffset")},
+    **{name: np.frombuffer(b"Meie", "<f4")[0] for name in QFORM},
+    **{name: np.frombuffer(b"Meier, Hans 1950", "<f4") for name in SFORM},
+    **{name: np.frombuffer(b"Meie", "<i4")[0] for name in ("extents", "glmax", "glmin")},
+    **{name: np.frombuffer(b"Me", "<i2")[0] for name in ("session_error", "slice_start", "slice_end")},
+    "scl_slope": np.frombuffer(b"Me\xc0\x7f", "<f4")[0],  # a NaN: not scaled
+    "scl_inter": np.frombuffer(b"Meie", "<f4")[0],
+    "vox_offset": 352.25, "regular": b"M", "descrip": b"Meier", "intent_name": b"Meier",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNUSED)
+def test_a_field_that_nobody_goes_by_is_as_in_a_new_file(tmp_path: Path, name: str) -> None:
+    write_plain(tmp_path / "plain.nii", plain_header())
+    write_plain(tmp_path / "in.nii", plain_header(**{name: UNUSED[name]}))
+    (plain,), (made,) = (
+        deidentify_nifti(tmp_path / f"{stem}.nii", tmp_path / f"{stem}_out") for stem in ("plain", "in")
+    )
+    assert made.read_bytes() == plain.read_bytes()
+    old, new = nifti.read_volume(tmp_path / "in.nii"), nifti.read_volume(made)
+    np.testing.assert_array_equal(new.voxels, old.voxels)
+    np.testing.assert_array_equal(new.affine, old.affine)
+
+
+def test_fields_that_are_in_use_stay(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.zeros((5, 4, 3, 2), np.int16), np.diag([2.0, 3.0, 4.0, 1.0]))
+    header = image.header
+    header.set_qform(np.diag([-2.0, 3.0, 4.0, 1.0]), 1)  # a left-handed grid: the sign stands in pixdim[0]
+    header.set_xyzt_units("mm", "sec")
+    header.set_intent("t test", (7.0,))
+    header.set_slope_inter(2.0, -7.0)
+    header.set_dim_info(slice=2)
+    header["pixdim"][4], header["toffset"] = 1.5, 0.25
+    header["slice_code"], header["slice_end"], header["slice_duration"] = 1, 2, 0.5
+    header["vox_offset"] = 352
+    (tmp_path / "in.nii").write_bytes(header.binaryblock + bytes(4 + image.get_fdata().size * 2))
+    (file,) = deidentify_nifti(tmp_path / "in.nii", tmp_path / "out")
+    old, new = (nibabel.Nifti1Header(name.read_bytes()[:348]) for name in (tmp_path / "in.nii", file))
+    free = {"pixdim", "intent_name", "regular"}
+    assert [name for name in old if name not in free and not np.array_equal(old[name], new[name])] == []
+    np.testing.assert_array_equal(new["pixdim"], [-1, 2, 3, 4, 1.5, 0, 0, 0])
+    assert new["intent_p1"] == 7.0
+
+
+def test_an_axis_of_no_length_is_refused(tmp_path: Path) -> None:
+    header = plain_header(dim=[3, -1, 1, 1, 1, 1, 1, 1], glmin=60)  # FreeSurfer's way to write a long axis
+    write_plain(tmp_path / "in.nii", header)
+    with pytest.raises(NiftiError, match=r"declares shape \(-1, 1, 1\)"):
+        deidentify_nifti(tmp_path / "in.nii", None)
 
 
 def test_a_zipped_nifti_file_has_no_name_and_no_time_in_its_head(tmp_path: Path) -> None:
