@@ -284,6 +284,30 @@ def test_an_object_that_lacks_its_uids_gets_some(slice_file: Path) -> None:
     assert (made.StudyInstanceUID, made.SeriesInstanceUID) == (RING.uid("st-1"), RING.uid("se-1"))
 
 
+def test_objects_of_two_series_that_name_each_other_do_so_afterwards(tmp_path: Path) -> None:
+    made = []
+    for number in (1, 2):
+        folder = tmp_path / str(number) / "in"
+        write_dicom_study(folder, a_volume((4, 3, 1)), note=None)
+        edit_dicom(folder, StudyInstanceUID="1.2.3", SeriesInstanceUID=f"1.2.3.{number}", FrameOfReferenceUID="1.2.4",
+                   SOPInstanceUID=f"1.2.3.{number}.1")  # fmt: skip
+        data = pydicom.dcmread(folder / "0001.dcm")
+        other, series = pydicom.Dataset(), pydicom.Dataset()
+        other.ReferencedSOPClassUID, other.ReferencedSOPInstanceUID = data.SOPClassUID, f"1.2.3.{3 - number}.1"
+        series.SeriesInstanceUID, series.ReferencedInstanceSequence = f"1.2.3.{3 - number}", [other]
+        data.ReferencedSeriesSequence = [series]
+        data.save_as(folder / "0001.dcm")
+        made.append(pydicom.dcmread(clean(folder / "0001.dcm")[0]))
+    one, two = made
+    for this, that in ((one, two), (two, one)):
+        reference = this.ReferencedSeriesSequence[0]
+        assert reference.SeriesInstanceUID == that.SeriesInstanceUID
+        assert reference.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == that.SOPInstanceUID
+    assert one.FrameOfReferenceUID == two.FrameOfReferenceUID
+    assert one.StudyInstanceUID == two.StudyInstanceUID
+    assert len({one.SOPInstanceUID, two.SOPInstanceUID, one.SeriesInstanceUID, two.SeriesInstanceUID}) == 4
+
+
 def test_text_beyond_ascii_is_written_as_utf8(slice_file: Path) -> None:
     edit_dicom(slice_file.parent, SpecificCharacterSet="ISO_IR 100", Manufacturer="Röntgen-Müller")
     made = pydicom.dcmread(clean(slice_file)[0])
