@@ -127,6 +127,14 @@ def test_a_comment_between_two_scans_and_behind_fill_bytes_goes() -> None:
     assert made.replace(bytes(7), b"Kim Ott") == frame
 
 
+def test_values_of_jpeg_ls_that_look_like_markers_of_jpeg_are_values() -> None:
+    noise = np.random.default_rng(4).integers(0, 256, (64, 64)).astype(np.uint8)
+    plain = jpeg_ls(noise)
+    scan = plain[plain.index(b"\xff\xda") + 10 : -2]
+    assert any(b"\xff" + bytes([second]) in scan for second in range(1, 0x80))
+    assert blanked(plain + b"Kim", NOBODY) == plain + bytes(3)
+
+
 def test_a_comment_in_a_tile_parts_header_goes() -> None:
     plain = jpeg2000(PIXELS)
     part, data = plain.index(b"\xff\x90\0\x0a"), plain.index(b"\xff\x93")

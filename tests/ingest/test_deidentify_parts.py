@@ -101,6 +101,9 @@ def test_a_birth_date_is_read_as_tables_write_it_and_known_as_people_do() -> Non
     known.add_date("04/03/1953")  # the fourth of March, or the third of April
     known.add_date("1953")
     assert [text for text in ("19530304", "19530403", "04.03.53", "03-apr-1953") if text not in known.dates] == []
+    other = Identifiers()
+    other.update(known)
+    assert other.dates == known.dates
     assert known.in_text("born 4 or 1953-03-04?")
     assert not known.in_text("1953")
 
