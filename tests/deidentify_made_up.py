@@ -128,6 +128,7 @@ def plant_identifiers(file: Path, *, own_uids: bool = False) -> None:
     data.PatientTelephoneNumbers = PLANTED["telephone"]
     data.SpecificCharacterSet = "ISO_IR 192"
     data.Manufacturer = f"Scanners of {PLANTED['family name']}"  # text that may stay, but for the name
+    data.FilterType, data.ReceiveCoilName = PLANTED["birth date"], f"{PLANTED['family name'].upper()}Q"
     _plant_private(data)
     _plant_sequences(data)
     _plant_oddities(data)

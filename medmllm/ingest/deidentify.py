@@ -21,7 +21,7 @@ from medmllm.deidentify_config import DeidentifyConfig
 from medmllm.errors import IngestError, RecordingError
 from medmllm.ingest.deidentify_descriptors import Descriptors
 from medmllm.ingest.deidentify_dicom import DicomRun, Owner, deidentify_dicom, identifiers_in, owner_in_header
-from medmllm.ingest.deidentify_identifiers import NAME_COLUMNS, NUMBER_COLUMNS, Identifiers
+from medmllm.ingest.deidentify_identifiers import BIRTH_COLUMNS, NAME_COLUMNS, NUMBER_COLUMNS, Identifiers
 from medmllm.ingest.deidentify_nifti import copy_numbers, deidentify_nifti, deidentify_sidecar
 from medmllm.ingest.deidentify_note import NoteScrubber
 from medmllm.ingest.deidentify_paths import words_of_paths
@@ -99,6 +99,8 @@ def _study(study: Study, run: FolderRun) -> None:
             known.add_name(cell)
         elif NUMBER_COLUMNS.search(column):
             known.add_number(cell)
+        elif BIRTH_COLUMNS.search(column):
+            known.add_date(cell)
     folder = None if run.out is None else run.out / study.patient_key / study.study_key
     _dicom_series(study, known, folder, run)
     _nifti_series(study, known, folder, run)
@@ -211,7 +213,7 @@ def _sidecars(
             if suffix == ".json":
                 kept = deidentify_sidecar(beside, into, run.config.sidecar_keys, known)
             else:
-                copy_numbers(beside, into)
+                copy_numbers(beside, into, known)
             file.wrote("sidecar")
     if modality and "Modality" not in kept and target is not None:  # its file's name told it, and is gone
         write_text(target.with_name(f"{target.name}.json"), _with_modality(kept, modality))
@@ -279,7 +281,7 @@ def kept_facts(study: Study, run: FolderRun) -> Iterator[str]:
     scrubber = NoteScrubber(Identifiers(), None, frozenset(), Counter())
     for column in run.config.table_columns:
         cell = study.facts.get(column, "")
-        if known.in_text(cell) or scrubber.scrub(cell) != cell:
+        if known.in_value(cell) or scrubber.scrub(cell) != cell:
             cell = ""
         if "age" in re.split(r"[^a-z]+", column.casefold()) and re.fullmatch(r"\d{2,3}(\.0*)?", cell):
             cell = "90" if float(cell) > 89 else cell

@@ -4,7 +4,7 @@
 
 Profile: DICOM PS3.15 annex E, Basic Application Level Confidentiality Profile with the options that the settings name,
 each of which is recorded in De-identification Method Code Sequence (0012,0064). The transfer syntax stays as it is,
-but for deflated files, which are written as the explicit little endian that they hold.
+but for deflated files, which are written as the explicit little endian that they hold. Voxels stay what they are.
 """
 
 import io
@@ -113,7 +113,8 @@ def deidentify_dicom(source: Path, file_key: str, owner: Owner, run: DicomRun, *
         series_key = _identify(made, data, owner, run.keyring, file_key)
         _declare(made, run.rules)
         header = _encode(made, str(syntax))
-        pixels = copy_pixels(bounded, data, Encoding(bool(implicit), bool(little)), owner.known)  # type: ignore[arg-type]
+        encoding = Encoding(bool(implicit), bool(little), str(syntax))
+        pixels = copy_pixels(bounded, data, encoding, owner.known)  # type: ignore[arg-type]
         target = None if into is None else into / series_key / f"{file_key}.dcm"
         write_pieces(target, chain([header], pixels))
         return Cleaned(series_key, shows_a_face(data))

@@ -5,7 +5,7 @@
 The result is built from nothing. An attribute that PS3.15 table E.1-1 names gets the table's action; a number, code
 string or date outside the table is kept if it is of its VR's form; text only where `TECHNICAL_TEXT` names it; unknown,
 private and retired text, curves, overlays, signatures and whatever cannot be decoded is left out. A known identifier
-in a text that would be kept empties it.
+or a date in a text that would be kept empties it, and so does the patient's number in a number.
 """
 
 import re
@@ -23,6 +23,7 @@ from pydicom.datadict import (
 )
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID_dictionary
 
@@ -30,10 +31,11 @@ from medmllm.deidentify_config import DicomRules
 from medmllm.errors import DicomError
 from medmllm.ingest.deidentify_dates import plain_time, shift_date, shift_moment
 from medmllm.ingest.deidentify_descriptors import Descriptors
-from medmllm.ingest.deidentify_identifiers import ELEMENT_FAILURES, Identifiers, texts_of
+from medmllm.ingest.deidentify_identifiers import ELEMENT_FAILURES, Identifiers, holds_a_date, texts_of
 from medmllm.ingest.deidentify_mosaic import keep_tiling
 from medmllm.ingest.deidentify_private import PrivateRules
 from medmllm.ingest.deidentify_profile import (
+    CODES,
     DESCRIPTORS,
     DEVICE_IDENTITY,
     PATIENT_CHARACTERISTICS,
@@ -46,6 +48,7 @@ from medmllm.ingest.keys import Keyring
 DEEPEST = 16
 OLDEST_YEARS = 89  # HIPAA, 45 CFR 164.514(b)(2)(i)(C)
 LONGEST_TEXT = 64
+LONGEST_NAME = 16  # of VR SH: kernels, sequences, coils, filters
 DUMMY = "REMOVED"
 FAMILIES = {
     **dict.fromkeys(("LO", "LT", "SH", "ST", "UC", "UT", "UR", "AE", "PN"), "text"),
@@ -63,6 +66,8 @@ STANDARD_SCHEMES = frozenset({
 BIRTH = frozenset(map(tag_for_keyword, ("PatientBirthDate", "PatientBirthTime")))
 NEVER_SWEPT = frozenset(map(tag_for_keyword, ("Modality", "PhotometricInterpretation", "PatientPosition")))
 _CODE = re.compile(r"[A-Za-z0-9_ .+\-/]{0,16}")
+_NAME = re.compile(rf"[A-Za-z0-9_ .,:+\-/*#()<>=]{{0,{LONGEST_NAME}}}")
+_CODE_VALUE = re.compile(rf"[!-~]{{0,{LONGEST_NAME}}}")  # UCUM has brackets and braces
 _DECIMAL = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 _AGE = re.compile(r"\d{3}[DWMY]")
 _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
@@ -99,7 +104,7 @@ class HeaderCleaner:
                 self._count("removed, not decodable", tag)
         self._coded(made)
         for creator_or_value in (*self.private.keep(data), *(keep_tiling(data) if depth == 0 else ())):
-            if creator_or_value.tag not in made:
+            if creator_or_value.tag not in made and not self._is_known_number(creator_or_value):
                 made.add(creator_or_value)
         private = _count_private(data) - _count_private(made)
         if private:
@@ -209,13 +214,13 @@ class HeaderCleaner:
             self._number(made, element)
         elif family == "code":
             unswept = tag in NEVER_SWEPT
-            self._put(made, element, "emptied", lambda text: text if _CODE.fullmatch(text) else None, swept=not unswept)
+            self._put(made, element, "emptied", lambda text: text if _is_code(text) else None, swept=not unswept)
         elif family == "age":
             self._put(made, element, "capped", cap_age)
         elif family == "bytes" and tag in TECHNICAL_BYTES and not self.known.in_bytes(element.value or b""):
             made.add(_element(element.tag, element.VR, element.value))
         elif family == "text" and (tag in TECHNICAL_TEXT or tag in DEVICE_IDENTITY):
-            self._put(made, element, "emptied", lambda text: text if _is_short_line(text) else None)
+            self._put(made, element, "emptied", lambda text: text if _is_technical(text, tag) else None)
         elif family == "text" and not dictionary_is_retired(element.tag):
             self._act(made, element, "D" if depth else "Z", dictionary_VR(element.tag).partition(" ")[0])
         else:
@@ -223,13 +228,20 @@ class HeaderCleaner:
 
     def _number(self, made: Dataset, element: DataElement) -> None:
         vr = element.VR.partition(" ")[0]
-        if vr in ("DS", "IS"):
-            texts = texts_of(element.value)
-            long = {text for text in texts if len(text) >= 6 and text in self.known.numbers}
-            if long or not all(_DECIMAL.fullmatch(text) for text in texts if text):
-                self._act(made, element, "Z", vr)
-                return
+        texts = texts_of(element.value) if vr in ("DS", "IS") else []
+        if self._is_known_number(element) or not all(_DECIMAL.fullmatch(text) for text in texts if text):
+            self._act(made, element, "Z", vr)
+            return
         made.add(_element(element.tag, element.VR, element.value))
+
+    def _is_known_number(self, element: DataElement) -> bool:
+        if element.VR in ("US", "SS", "AT"):  # too small to be one, and long tables
+            return False
+        value = element.value.decode("ascii", "replace") if isinstance(element.value, bytes) else element.value
+        many = (
+            value.split("\\") if isinstance(value, str) else value if isinstance(value, MultiValue | list) else [value]
+        )
+        return any(self.known.is_number(part) for part in many)
 
     def _put(
         self, made: Dataset, element: DataElement, doing: str, clean: Callable[[str], str | None], *, swept: bool = True
@@ -239,14 +251,15 @@ class HeaderCleaner:
         cleaned = [clean(text) if text else text for text in texts]
         vr = element.VR if FAMILIES[element.VR] == "text" else dictionary_VR(element.tag)
         if None in cleaned or (swept and any(self._is_known(text or "") for text in cleaned)):
-            self._act(made, element, "D" if FAMILIES[vr] == "text" and int(element.tag) not in DESCRIPTORS else "Z", vr)
+            may_be_empty = FAMILIES[vr] != "text" or int(element.tag) in DESCRIPTORS & TABLE.keys()
+            self._act(made, element, "Z" if may_be_empty else "D", vr)
             return
         made.add(_element(element.tag, vr, _joined(cleaned)))
         if cleaned != texts:
             self._count(doing, element.tag)
 
     def _is_known(self, text: str) -> bool:
-        return self.known.in_text(text) and not self.descriptors.allows(text)
+        return self.known.in_value(text) and not self.descriptors.allows(text)
 
     def _coded(self, made: Dataset) -> None:
         """Take the words out of a code whose scheme is not a published one."""
@@ -280,7 +293,18 @@ def cap_age(text: str) -> str | None:
     return "090Y" if int(text[:3]) / _PER_YEAR[text[3]] > OLDEST_YEARS else text
 
 
-def _is_short_line(text: str) -> bool:
+def _is_code(text: str) -> bool:
+    return _CODE.fullmatch(text) is not None and not holds_a_date(text)
+
+
+def _is_technical(text: str, tag: int) -> bool:
+    """Return whether a technical text is of its kind's form; a date is of none, but for codes and device identity."""
+    if tag in CODES:
+        return _CODE_VALUE.fullmatch(text) is not None
+    if tag in TECHNICAL_TEXT and holds_a_date(text):
+        return False
+    if tag in TECHNICAL_TEXT and dictionary_VR(tag) == "SH":
+        return _NAME.fullmatch(text) is not None
     return len(text) <= LONGEST_TEXT and text.isprintable()
 
 

@@ -1,36 +1,29 @@
 """Write a NIfTI file without the texts in its header; voxels and affine are the same bytes.
 
-    .nii, .nii.gz or .hdr with .img -> text fields blanked, extensions left out -> the same kind of file
+    .nii, .nii.gz or .hdr with .img -> header cleaned, extensions left out -> the same kind of file
     JSON sidecar -> the allowed keys; .bval and .bvec -> numbers alone
 
 A gzip stream is written anew, without the file name and time in its head. What follows the declared voxels is left
-out. Header fields: nifti1.h and nifti2.h of the NIfTI working group; sidecars: BIDS 1.10.
+out; where it is much, the file is refused, as the reader does. Sidecars: BIDS 1.10.
 """
 
 import gzip
 import json
-import math
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import nibabel
-import numpy as np
-import numpy.typing as npt
-
 from medmllm.errors import NiftiError
-from medmllm.ingest.deidentify_identifiers import Identifiers
+from medmllm.ingest.deidentify_identifiers import Identifiers, holds_a_date
+from medmllm.ingest.deidentify_nifti_header import clean_header
 from medmllm.ingest.deidentify_writing import write_pieces, write_text
-from medmllm.ingest.nifti import NIBABEL_FAILURES, image_beside, read_header
+from medmllm.ingest.nifti import LARGEST_EXTRA_BYTES, NIBABEL_FAILURES, image_beside, read_header
 from medmllm.ingest.opening import one_error, open_regular
 
 PIECE_BYTES = 2**20
 LARGEST_SIDECAR_BYTES = 2**20
-TEXT_FIELDS = ("data_type", "db_name", "descrip", "aux_file", "intent_name", "unused_str")
-UNUSED_FIELDS = ("extents", "session_error", "regular", "glmax", "glmin")
-_LAYOUTS = {348: nibabel.Nifti1Header.template_dtype, 540: nibabel.Nifti2Header.template_dtype}
 _FAILURES = (*NIBABEL_FAILURES, gzip.BadGzipFile)
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_.+\-\\/*]{1,24}")  # no spaces: a code, not a sentence
 _NUMBERS = re.compile(r"[-+0-9.eE\s]*")
@@ -50,21 +43,19 @@ def deidentify_nifti(source: Path, target: Path | None) -> list[Path]:
     read_header(source)
     with one_error(NiftiError, "the NIfTI file cannot be de-identified", also=_FAILURES):
         with open_plain(source) as (stream, zipped):
-            header, fields = _read_header(stream)
-            offset, size = _voxels(fields)
-            pair = bytes(fields["magic"].item()).startswith((b"ni1", b"ni2"))
-            if not pair:
-                between = offset - len(header)
-                if between < 0 or between > 2**24:
-                    raise NiftiError(f"the voxels are said to start at byte {offset:,}", code="nifti_unreadable")
+            header = clean_header(stream)
+            if not header.is_pair:
+                between = header.offset - len(header.encoded)
+                if not 0 <= between <= LARGEST_EXTRA_BYTES:
+                    raise NiftiError(f"the voxels are said to start at byte {header.offset:,}", code="nifti_unreadable")
                 _skip(stream, between)
-                parts = _pieces(header + bytes(between), stream, size)
+                parts = _pieces(header.encoded + bytes(between), stream, header.voxel_bytes)
                 return _write(target, ".nii", parts, zipped=zipped)
         with open_plain(image_beside(source)) as (stream, image_zipped):
-            _skip(stream, offset)
+            _skip(stream, header.offset)
             return [
-                *_write(target, ".hdr", iter([header, bytes(4)]), zipped=zipped),
-                *_write(target, ".img", _pieces(bytes(offset), stream, size), zipped=image_zipped),
+                *_write(target, ".hdr", iter([header.encoded, bytes(4)]), zipped=zipped),
+                *_write(target, ".img", _pieces(bytes(header.offset), stream, header.voxel_bytes), zipped=image_zipped),
             ]
 
 
@@ -84,16 +75,18 @@ def deidentify_sidecar(source: Path, target: Path | None, keys: Collection[str],
     return kept
 
 
-def copy_numbers(source: Path, target: Path | None) -> None:
+def copy_numbers(source: Path, target: Path | None, known: Identifiers) -> None:
     """Copy a .bval or .bvec file.
 
     Raises:
-        NiftiError: It holds anything but numbers.
+        NiftiError: It holds anything but numbers, or a number of the patient.
     """
     with open_regular(source) as stream, one_error(NiftiError, "the file cannot be read", code="bad_sidecar"):
         text = stream.read(LARGEST_SIDECAR_BYTES).decode("ascii")
     if not _NUMBERS.fullmatch(text):
         raise NiftiError("the file holds more than numbers", code="bad_sidecar")
+    if any(map(known.is_number, text.split())):
+        raise NiftiError("one of the numbers is the patient's", code="bad_sidecar")
     write_text(target, text)
 
 
@@ -110,28 +103,6 @@ def open_plain(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
             yield stream, False
 
 
-def _read_header(stream: BinaryIO) -> tuple[bytes, npt.NDArray[Any]]:
-    """Return the header with its texts blanked, and its fields."""
-    start = stream.read(348)
-    for order in "<>":
-        size = int.from_bytes(start[:4], "little" if order == "<" else "big")
-        if size in _LAYOUTS:
-            start += stream.read(size - len(start))
-            fields = np.frombuffer(start, dtype=_LAYOUTS[size].newbyteorder(order)).copy()
-            for name in (*TEXT_FIELDS, *UNUSED_FIELDS):
-                if name in (fields.dtype.names or ()):
-                    fields[name] = b"" if fields.dtype[name].kind == "S" else 0
-            return fields.tobytes(), fields
-    raise NiftiError("the file has no NIfTI header", code="not_nifti")
-
-
-def _voxels(fields: npt.NDArray[Any]) -> tuple[int, int]:
-    """Return where the voxels start and how many bytes they are."""
-    dim = fields["dim"][0]
-    shape = [int(size) for size in dim[1 : int(dim[0]) + 1]]
-    return int(fields["vox_offset"][0]), math.prod(shape) * int(fields["bitpix"][0]) // 8
-
-
 def _pieces(head: bytes, stream: BinaryIO, size: int) -> Iterator[bytes]:
     yield head
     left = size
@@ -141,8 +112,11 @@ def _pieces(head: bytes, stream: BinaryIO, size: int) -> Iterator[bytes]:
             raise NiftiError(f"{left:,} of {size:,} bytes of voxels are missing", code="nifti_truncated")
         left -= len(piece)
         yield piece
-    while stream.read(PIECE_BYTES):  # to the end: only there gzip checks length and checksum
-        pass
+    extra = 0
+    while data := stream.read(PIECE_BYTES):  # to the end: only there gzip checks length and checksum
+        extra += len(data)
+        if extra > LARGEST_EXTRA_BYTES:
+            raise NiftiError("much follows the voxels that the header does not declare", code="nifti_unreadable")
 
 
 def _skip(stream: BinaryIO, count: int) -> None:
@@ -159,7 +133,9 @@ def _write(target: Path | None, suffix: str, parts: Iterator[bytes], *, zipped: 
 
 def _is_technical(value: object, known: Identifiers) -> bool:
     if isinstance(value, bool | int | float):
-        return True
+        return not known.is_number(value)
     if isinstance(value, list):
         return all(not isinstance(part, dict) and _is_technical(part, known) for part in value)
-    return isinstance(value, str) and _PLAIN_WORD.fullmatch(value) is not None and not known.in_text(value)
+    if not isinstance(value, str) or not _PLAIN_WORD.fullmatch(value):
+        return False
+    return not known.in_value(value) and not known.is_number(value) and not holds_a_date(value)

@@ -239,9 +239,10 @@ DESCRIPTORS = _tags(
     AcquisitionDeviceProcessingDescription AcquisitionProtocolDescription ContrastBolusAgent DerivationDescription
     PerformedProcedureStepDescription ProtocolName RequestedProcedureDescription ScheduledProcedureStepDescription
     SeriesDescription StudyDescription AcquisitionProtocolName DecompositionDescription
+    WindowCenterWidthExplanation LUTExplanation PaddleDescription
     """
 )
-"""Cleaned, word by word, by the Clean Descriptors Option."""
+"""Cleaned, word by word, by the Clean Descriptors Option, and explanations that the table does not name."""
 
 METHOD_CODES = {
     "basic": ("113100", "Basic Application Confidentiality Profile"),
@@ -260,15 +261,17 @@ TECHNICAL_TEXT = _tags(
     AcquisitionMode AttenuationCorrectionMethod CardiacFramingType CodeMeaning CodeValue
     CodingSchemeDesignator CodingSchemeVersion CollimatorGridName ContrastBolusRoute ConvolutionKernel
     DetectorManufacturerModelName DetectorManufacturerName DigitalImageFormatAcquired
-    DimensionDescriptionLabel EnergyWindowName FilterType GridID ImageFilter ImagedNucleus LUTExplanation
-    Manufacturer ManufacturerModelName ModalityLUTType MultiCoilElementName PVCRejection PaddleDescription
-    PhosphorType PlateType PositionReferenceIndicator PulseSequenceName ReceiveCoilManufacturerName
-    ReceiveCoilName ReconstructionMethod RescaleType ScatterCorrectionMethod SegmentAlgorithmName SegmentLabel
+    DimensionDescriptionLabel EnergyWindowName FilterType GridID ImageFilter ImagedNucleus
+    Manufacturer ManufacturerModelName ModalityLUTType MultiCoilElementName PVCRejection PhosphorType
+    PlateType PositionReferenceIndicator PulseSequenceName ReceiveCoilManufacturerName ReceiveCoilName
+    ReconstructionMethod RescaleType ScatterCorrectionMethod SegmentAlgorithmName SegmentLabel
     SequenceName SoftwareVersions StackID TransmitCoilManufacturerName TransmitCoilName TypeOfFilters ViewName
-    WindowCenterWidthExplanation
     """
 )
 """Text outside the table that says how an image was made; every other text that the table does not name is emptied."""
+
+CODES = _tags("CodeValue CodingSchemeVersion")
+"""Among them, what may look like a date: a code of eight digits, or the day on which a scheme was published."""
 
 TECHNICAL_BYTES = _tags(
     """

@@ -146,6 +146,75 @@ def test_a_known_name_empties_text_and_codes_that_would_stay_but_for_technical_w
     assert (made.Manufacturer, made.BodyPartExamined, made.ScanOptions) == ("REMOVED", "", "HEAD")
 
 
+@pytest.mark.parametrize(
+    ("keyword", "text", "left"),
+    [
+        ("FilterType", "19530417", "REMOVED"),
+        ("GridID", "17.04.1953", "REMOVED"),
+        ("ReceiveCoilName", "ZYLBERSTEINQ", "REMOVED"),
+        ("ConvolutionKernel", "b17041953", "REMOVED"),
+        ("StackID", "04/17/53", "REMOVED"),
+        ("BodyPartExamined", "HEADZYLBERSTEIN", ""),
+        ("ScanOptions", "530417", ""),
+        ("SoftwareVersions", "of 17-apr-1953", "REMOVED"),
+        ("ManufacturerModelName", "Philips", "Philips"),  # the patient's given name is Philip
+    ],
+)
+def test_a_birth_date_and_a_name_within_a_word_empty_the_text_that_would_stay(
+    keyword: str, text: str, left: str
+) -> None:
+    data = data_set(PatientName="Zylberstein^Philip", PatientBirthDate="19530417", **{keyword: text})
+    assert cleaner(known=collect(data)).clean(data)[keyword].value == left
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text", "left"),
+    [
+        ("FilterType", "20110305", "REMOVED"),
+        ("SequenceName", "5.3.2011", "REMOVED"),
+        ("ScanOptions", "2011-03-05", ""),
+        ("Manufacturer", "Acme since 05/03/11", "REMOVED"),
+        ("SoftwareVersions", ["syngo CT VA44A", "5.7.1.1", "12345678"], ["syngo CT VA44A", "5.7.1.1", "12345678"]),
+        ("SequenceName", "*ep_b1000#1", "*ep_b1000#1"),
+        ("ConvolutionKernel", ["Br38f", "3"], ["Br38f", "3"]),
+        ("FilterType", "LARGE BOWTIE FIL", "LARGE BOWTIE FIL"),
+        ("ConvolutionKernel", "the kernel that Dr X likes", "REMOVED"),
+        ("ReceiveCoilName", "Spule Müller", "REMOVED"),
+    ],
+)
+def test_technical_text_is_kept_if_it_is_of_its_kinds_form_and_no_date(keyword: str, text: Any, left: Any) -> None:
+    assert cleaner().clean(data_set(**{keyword: text}))[keyword].value == left
+
+
+def test_codes_may_look_like_dates_and_hold_no_sentence() -> None:
+    code = data_set(CodeValue="19531204", CodingSchemeDesignator="SCT", CodingSchemeVersion="20180401", CodeMeaning="x")
+    made = cleaner().clean(data_set(AnatomicRegionSequence=Sequence([code]))).AnatomicRegionSequence[0]
+    assert (made.CodeValue, made.CodingSchemeVersion) == ("19531204", "20180401")
+    code.CodeValue = "Mrs X"
+    assert cleaner().clean(code).CodeValue == "REMOVED"
+
+
+def test_explanations_are_cleaned_word_by_word() -> None:
+    data = data_set(WindowCenterWidthExplanation=["WINDOW1", "NORMAL"], LUTExplanation="Lieblingspatient")
+    made = cleaner().clean(data)
+    assert list(made.WindowCenterWidthExplanation) == ["WINDOW1", "NORMAL"]
+    assert made.LUTExplanation == "REMOVED"  # of real world values it may not be empty
+    assert cleaner("dicom.descriptors=remove").clean(data).WindowCenterWidthExplanation == ""
+
+
+def test_a_patients_number_or_birth_date_as_a_binary_or_private_number_goes() -> None:
+    data = data_set(PatientID="90417733", PatientBirthDate="19530417")
+    data.add_new("SimpleFrameList", "UL", [1, 90417733])
+    data.add_new("DiffusionBValue", "FD", 19530417.0)
+    data.add_new("EffectiveEchoTime", "FD", 90.0)
+    block = data.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+    block.add_new(0x0C, "IS", "90417733")
+    block.add_new(0x0E, "UN", b"1.0\\19530417")
+    made = cleaner(known=collect(data)).clean(data)
+    assert (made.SimpleFrameList, made.DiffusionBValue, made.EffectiveEchoTime) == (None, None, 90.0)
+    assert [tag for tag in (0x0019100C, 0x0019100E) if tag in made] == []
+
+
 def test_a_number_that_is_none_or_the_patients_is_emptied() -> None:
     data = data_set(PatientID="90417733")
     data.add_new("InstanceNumber", "IS", "90417733")

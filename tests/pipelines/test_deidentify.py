@@ -180,6 +180,19 @@ def test_the_label_table_is_joined_by_keys_and_keeps_listed_columns_but_no_dates
     assert header == "patient_id,study_id,grade,seen_on,remark"
 
 
+def test_names_and_birth_dates_of_the_label_table_are_found_within_words_of_sidecars_and_cells(tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "case-x"
+    write_nifti_study(folder, {"t1": a_volume((5, 4, 3))}, note=None)
+    said = {"Units": "xZYLBERSTEINx", "ReconMethodName": "of_481106", "EchoTime": 0.5}
+    (folder / "t1.json").write_text(json.dumps(said))
+    (tmp_path / "in" / "labels.csv").write_text(
+        "study_id,name,birth_date,arm\ncase-x,Zylberstein,06.11.1948,dezylbersteined\n"
+    )
+    deidentify.run(tmp_path / "in", out=tmp_path / "out", config=settings('table_columns=["arm"]'))
+    assert json.loads(next((tmp_path / "out").rglob("t1.json")).read_text()) == {"EchoTime": 0.5}
+    assert (tmp_path / "out" / "labels.csv").read_text().endswith(",\n")
+
+
 def test_a_recording_is_refused_or_copied_without_its_tags(planted: Path, tmp_path: Path) -> None:
     deidentify.run(planted, out=tmp_path / "out", config=settings())
     ledger = read_table(tmp_path / "out" / "ledger.csv", ProblemRow)
