@@ -31,7 +31,7 @@ _TELLING = (*TECHNIQUE_TAGS, "SliceThickness")
 NO_AGENT = frozenset({"NONE", "NO", "N", "NO CONTRAST", "WITHOUT", "WITHOUT CONTRAST", "NON CONTRAST", "NATIVE", "0"})
 _TIMES = (("AcquisitionDateTime",), ("AcquisitionDate", "AcquisitionTime"), ("SeriesDate", "SeriesTime"))
 _TIME = re.compile(r"(\d{10,14})(\.\d{1,6})?")  # to the hour at least; an offset from UTC is left aside
-_KERNEL = re.compile(r"[A-Za-z0-9 _.,+/\\-]{1,64}")
+_KERNEL = re.compile(r"[A-Za-z0-9 _.,+/\\-]{1,32}")
 
 
 @dataclass(frozen=True, slots=True)

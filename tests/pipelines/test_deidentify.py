@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+from collections import Counter
 from datetime import date
 from pathlib import Path
 
@@ -383,7 +384,11 @@ def test_all_hard_cases_go_through_each_written_or_in_the_ledger(shared: Path, t
     in_ledger = read_table(tmp_path / "out" / "ledger.csv", ProblemRow)
     assert result.written + len(in_ledger) == len(keys)
     before, after = (volumes(folder) for folder in (root, tmp_path / "out"))
-    assert after == before
+    assert not Counter(before) - Counter(after)
+    spoilt = [
+        row for row in in_ledger if row.code == "truncated_pixels"
+    ]  # cut slices stay behind: the rest is a volume
+    assert (Counter(after) - Counter(before)).total() <= len(spoilt)
     assert len(after) > 100
 
 
