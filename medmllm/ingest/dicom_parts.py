@@ -7,10 +7,10 @@ They are told apart by recorded attributes alone, never by the order of files; w
 and `arrange` refuses it where slices collide. Geometry: DICOM PS3.3 C.7.6.2.1.1.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -152,12 +152,13 @@ def _in_order(text: str) -> _Order:
 def _varying(stack: Sequence[DicomHeader]) -> dict[str, tuple[int, ...]]:
     """Return, for each attribute that differs among these images, the rank of each one's value."""
     found = {}
-    said = [dict(header.acquisition) for header in stack]
+    pairs = Counter(chain.from_iterable(header.acquisition for header in stack))
+    differing = {keyword for (keyword, _), many in pairs.items() if many < len(stack)}
+    said = [dict(header.acquisition) for header in stack] if differing else []
     for keyword in APART:
-        texts = [each.get(keyword, "") for each in said]
-        distinct = set(texts)
-        if len(distinct) > 1:
-            ranks = {text: rank for rank, text in enumerate(sorted(distinct, key=_in_order))}
+        if keyword in differing:
+            texts = [each.get(keyword, "") for each in said]
+            ranks = {text: rank for rank, text in enumerate(sorted(set(texts), key=_in_order))}
             found[keyword] = tuple(ranks[text] for text in texts)
     return found
 

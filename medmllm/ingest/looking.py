@@ -4,7 +4,9 @@ FoundFile -> recognise -> record as text -> sealed; and, in the open, what says 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import Any
 
 from medmllm.ingest import record_text
 from medmllm.ingest.keys import Keyring
@@ -31,6 +33,25 @@ def look_at(files: Sequence[FoundFile], keyring: Keyring) -> list[Seen]:
     """Return what each file is."""
     seal = Seal.of(keyring.secret, PURPOSE)
     return [_look_at(found, seal) for found in files]
+
+
+_of_file = attrgetter(*(field.name for field in fields(FoundFile)))
+_of_seen = attrgetter(*(field.name for field in fields(Seen)))
+
+
+def bare_files(files: Sequence[FoundFile]) -> list[tuple[Any, ...]]:
+    """Return files as tuples, which cross to another process in a fraction of the time."""
+    return [_of_file(found) for found in files]
+
+
+def look_at_bare(files: Sequence[tuple[Any, ...]], keyring: Keyring) -> list[tuple[Any, ...]]:
+    """Return what each of `bare_files` is, for `seen_of`."""
+    return [_of_seen(seen) for seen in look_at([FoundFile(*each) for each in files], keyring)]
+
+
+def seen_of(bare: Sequence[tuple[Any, ...]]) -> list[Seen]:
+    """Return what `look_at_bare` told."""
+    return [Seen(*each) for each in bare]
 
 
 def _look_at(found: FoundFile, seal: Seal) -> Seen:

@@ -18,11 +18,12 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from medmllm.ingest.file_store import FileStore
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.layouts import Layouts, Place
-from medmllm.ingest.looking import Seen, look_at
+from medmllm.ingest.looking import Seen, bare_files, look_at, look_at_bare, seen_of
 from medmllm.ingest.recognise import Kind
 from medmllm.ingest.walk import FileProblem, FoundFile
 
@@ -40,7 +41,7 @@ class _Batch:
     entries: list[FoundFile | FileProblem]
     kept: dict[int, Kind]  # unchanged, by index
     read: list[int]
-    seen: Future[list[Seen]] | None = None
+    seen: Future[list[tuple[Any, ...]]] | None = None
 
     @property
     def files(self) -> list[FoundFile]:
@@ -83,7 +84,7 @@ class Workers(AbstractContextManager["Workers"]):
             self._start_processes("spawn")
         if self._executor is not None:
             try:
-                batch.seen = self._executor.submit(look_at, batch.files, self._keyring)
+                batch.seen = self._executor.submit(look_at_bare, bare_files(batch.files), self._keyring)
             except BrokenProcessPool:
                 self._start(None, 0)
 
@@ -99,7 +100,7 @@ class Workers(AbstractContextManager["Workers"]):
                 self._start(ThreadPoolExecutor(THREADS), 2 * THREADS)
             return seen
         try:
-            return batch.seen.result()
+            return seen_of(batch.seen.result())
         except BrokenProcessPool:
             self._start(None, 0)
             return look_at(batch.files, self._keyring)
