@@ -152,7 +152,7 @@ def _frame(header: DicomHeader, cache: FileCache) -> npt.NDArray[Any]:
     if header.transfer_syntax == BIG_ENDIAN:
         frame = cache.hold(header, _by_pydicom)[header.frame]
     elif header.transfer_syntax == RLE:
-        frame = _run_lengths(cache.hold(header, encoded_frames)[header.frame], header)
+        frame = _run_lengths(cache.hold(header, encoded_frames)[header.frame], header, cache)
     else:
         frame = decode(cache.hold(header, encoded_frames)[header.frame], header)
     if frame.shape != size or frame.dtype.kind not in "iu":
@@ -182,7 +182,7 @@ def decode(encoded: bytes, header: DicomHeader, codec: Codec | None = None) -> n
     return (codec or CODECS[header.transfer_syntax])(encoded)
 
 
-def _run_lengths(encoded: bytes, header: DicomHeader) -> npt.NDArray[Any]:
+def _run_lengths(encoded: bytes, header: DicomHeader, cache: FileCache) -> npt.NDArray[Any]:
     """Return a run-length encoded frame: one segment per byte of a pixel, the highest first (PS3.5 annex G).
 
     imagecodecs' decoder of whole frames goes by what the frame says of its segments, and crashed where that was
@@ -193,14 +193,25 @@ def _run_lengths(encoded: bytes, header: DicomHeader) -> npt.NDArray[Any]:
     if count != pixel_bytes:
         raise DicomError(f"the frame has {count} run-length segments where the header says {pixel_bytes}",
                          code="pixels_unreadable")  # fmt: skip
-    decoded = np.empty((pixels, pixel_bytes), dtype=np.uint8)
-    for number, (start, end) in enumerate(zip(starts[:count], [*starts[1:count], len(encoded)], strict=True)):
-        held = imagecodecs.packbits_decode(encoded[start:end])
+    values = np.zeros(pixels, dtype=f"u{pixel_bytes}")
+    plane = cache.buffer(pixels)
+    for start, end in zip(starts[:count], [*starts[1:count], len(encoded)], strict=True):
+        held = _runs(encoded[start:end], plane)
         if len(held) < pixels:
             raise DicomError(f"a run-length segment holds {len(held)} bytes of {pixels}: copy the file again",
                              code="truncated_pixels")  # fmt: skip
-        decoded[:, pixel_bytes - 1 - number] = np.frombuffer(held, dtype=np.uint8, count=pixels)
-    return decoded.view(f"<u{pixel_bytes}").reshape(header.rows, header.columns)
+        if pixel_bytes > 1:
+            values <<= values.dtype.type(8)
+        values |= np.frombuffer(held, dtype=np.uint8, count=pixels)
+    return values.reshape(header.rows, header.columns)
+
+
+def _runs(segment: bytes, plane: memoryview) -> memoryview | bytes:
+    """Return the bytes of one segment, in `plane` unless there are more than fit: encoders have written past the end."""
+    try:
+        return imagecodecs.packbits_decode(segment, out=plane)  # type: ignore[no-any-return]
+    except imagecodecs.ImcdError:
+        return imagecodecs.packbits_decode(segment)  # type: ignore[no-any-return]
 
 
 def _by_pydicom(header: DicomHeader) -> npt.NDArray[Any]:

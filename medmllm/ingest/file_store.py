@@ -125,6 +125,8 @@ class FileStore:
 
     def known(self, found: Sequence[FoundFile]) -> list[Known | None]:
         """Return what is known of some files, in their order; None for a new one."""
+        if self._run == 1:
+            return [None] * len(found)
         keys = [self.key_of(file.relative) for file in found]
         marks = ",".join("?" * len(keys))
         rows = self._base.execute(

@@ -21,7 +21,8 @@ from medmllm.records import Refusal
 
 _DICOM = tuple(field.name for field in fields(DicomHeader) if field.name != "file")
 _NIFTI = tuple(field.name for field in fields(NiftiHeader))
-_TOLD_PLACE = _DICOM.index("told")
+_TOLD_PLACE, _ACQUISITION_PLACE = _DICOM.index("told"), _DICOM.index("acquisition")
+_TUPLE_PLACES = tuple(map(_DICOM.index, ("image_type", "pixel_spacing_mm", "position", "orientation", "padding")))
 _TOLD = tuple(field.name for field in fields(ToldTechnique))
 _dicom_values, _told_values = attrgetter(*_DICOM), attrgetter(*_TOLD)
 _as_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -56,9 +57,12 @@ def read(text: str, found: FoundFile, kind: Kind) -> Recognised:
 
 
 def _dicom(found: FoundFile, values: list[Any]) -> DicomHeader:
-    frozen = [_frozen(value) if type(value) is list else value for value in values]
-    frozen[_TOLD_PLACE] = ToldTechnique(*values[_TOLD_PLACE])
-    return DicomHeader(found.path, *frozen)
+    for place in _TUPLE_PLACES:
+        if values[place] is not None:
+            values[place] = tuple(values[place])
+    values[_ACQUISITION_PLACE] = tuple(map(tuple, values[_ACQUISITION_PLACE]))
+    values[_TOLD_PLACE] = ToldTechnique(*values[_TOLD_PLACE])
+    return DicomHeader(found.path, *values)
 
 
 def _nifti(values: list[Any]) -> NiftiHeader:

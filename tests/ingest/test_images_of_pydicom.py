@@ -15,6 +15,7 @@ from medmllm.ingest.dicom_header import read_header
 from medmllm.ingest.dicom_pixels import read_slice
 
 FILES = sorted(file for file in Path(pydicom.data.__file__).parent.rglob("*") if file.suffix in (".dcm", ""))
+DAMAGED = frozenset({"GDCMJ2K_TextGBR.dcm"})  # its tiles have an impossible size; GDCM, where it is installed, shrugs
 NO_MEASURED_PLANES = frozenset({"multi_frame", "not_an_image", "unsupported_colour"})  # films, masks, dose
 
 
@@ -49,7 +50,7 @@ def test_what_pydicom_decodes_is_read_alike_or_refused_for_what_it_is() -> None:
         warnings.simplefilter("ignore")
         for file in FILES:
             wanted, found = theirs(file), ours(file)
-            if wanted is None:
+            if wanted is None or file.name in DAMAGED:
                 continue
             if isinstance(found, str):
                 refused.add(found)

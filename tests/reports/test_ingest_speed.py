@@ -9,8 +9,17 @@ import pytest
 
 from medmllm.ingest.dicom import read_series
 from reports.ingest_speed import folders
-from reports.ingest_speed.measure import against, in_turn
-from reports.ingest_speed.readers import byte_limit, decoder_alone, medmllm, medmllm_index, pydicom_index
+from reports.ingest_speed.measure import against, in_turn, run_index
+from reports.ingest_speed.readers import (
+    byte_limit,
+    decoder_alone,
+    decoder_and_scaling,
+    medmllm,
+    medmllm_headers,
+    medmllm_index,
+    pydicom_headers,
+    pydicom_index,
+)
 from reports.ingest_speed.readers import pydicom as headers_first
 
 
@@ -40,12 +49,15 @@ def test_a_compressed_copy_holds_the_same_values_and_the_decoder_alone_finds_the
     assert np.array_equal(read_series(files).voxels[..., 0].T, expected)
     (frame,) = decoder_alone(codec)(tmp_path / "compressed")()
     assert np.array_equal(np.asarray(frame).reshape(512, 512).astype(np.float32) - 1024, expected)
+    assert np.array_equal(decoder_and_scaling(codec)(tmp_path / "compressed")()[0], expected)
 
 
 def test_a_mixed_folder_holds_what_it_says(tmp_path: Path) -> None:
     counts = folders.write_mixed(tmp_path / "mixed", 200)
     assert sum(counts.values()) == sum(path.is_file() for path in (tmp_path / "mixed").rglob("*")) == 200
-    assert pydicom_index(tmp_path / "mixed").tolist() == [counts["plain DICOM"] + counts["implicit, JPEG-LS, report"]]
+    dicom_files = counts["plain DICOM"] + counts["implicit, JPEG-LS, report"]
+    for count in (pydicom_index, pydicom_headers, medmllm_headers):
+        assert count(tmp_path / "mixed").tolist() == [dicom_files]
     # 110 slices make 2 series, the others 1 series in each encoding, and each NIfTI file is one
     assert medmllm_index(tmp_path / "mixed").tolist() == [2 + 2 + counts["NIfTI"]]
 
@@ -57,6 +69,14 @@ def test_links_repeat_a_folder_until_there_are_enough(tmp_path: Path) -> None:
     folders.write_links(tmp_path / "many", tmp_path / "few", 7)
     names = sorted(path.relative_to(tmp_path / "many").as_posix() for path in (tmp_path / "many").rglob("[xyz]"))
     assert names == ["round0/a/x", "round0/y", "round0/z", "round1/a/x", "round1/y", "round1/z", "round2/a/x"]
+
+
+def test_the_memory_of_a_command_is_its_own_and_not_what_the_measuring_process_held(tmp_path: Path) -> None:
+    ballast = np.ones(2**27)  # 1 GiB, touched
+    folders.write_mixed(tmp_path / "mixed", 30)
+    answer = run_index(tmp_path / "mixed", tmp_path / "out", again=False)
+    assert answer["exit_code"] in (0, 3)
+    assert 20 < answer["peak_mib"] < ballast.nbytes / 2**20
 
 
 def said(*seconds: float, total: float = 10.0, peak: int = 100) -> list[dict[str, Any]]:
