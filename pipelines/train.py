@@ -1,6 +1,6 @@
 """Cross-validate models on a folder of studies, and write the model and what it can do.
 
-STUDIES + LABELS -> index -> read once -> splits -> image, text and fused arms on the same folds
+STUDIES + LABELS -> index -> read once -> splits -> audit of leakage -> image, text and fused arms on the same folds
 -> RUN/model/, out_of_fold.csv, evaluation.json, report.html, training_ledger.csv, quality.csv,
 settings.json, MLflow
 """
@@ -29,6 +29,7 @@ from medmllm.reporting.cohort import write_training_report
 from medmllm.result_documents import EvaluationDocument
 from medmllm.training.cohort import draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate, main_arm, split_cohort, usable_arms
+from medmllm.training.leakage import audit
 from medmllm.training.loop import Machine
 from medmllm.training.run import (
     Trained,
@@ -103,6 +104,7 @@ def run(
     arms, said = usable_arms(cohort, config)
     said += left_out(index, found, parsed.expression, synthetic=synthetic)
     plan = split_cohort(cohort, config.training)
+    said += audit(cohort, plan, config.training)
     provenance = stamp(
         f"medmllm train --studies STUDIES --labels LABELS --target '{parsed.expression}' --out RUN",
         seed=config.training.seed,
