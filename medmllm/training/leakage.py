@@ -108,4 +108,5 @@ def _name(found: Sequence[Leak], keys: Sequence[str], what: str) -> str:
         for leak in first
     )
     more = f"; and {len(pairs) - len(first)} more" if len(pairs) > len(first) else ""
-    return f"{len(pairs)} pairs of studies {what} are on two sides of a fold: {named}{more}"
+    count = "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
+    return f"on two sides of a fold there are {count} of studies {what}: {named}{more}"

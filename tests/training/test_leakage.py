@@ -84,7 +84,7 @@ def test_the_same_pixels_are_remarked_where_the_settings_allow_them() -> None:
 def test_copied_notes_are_remarked_by_default_and_refused_when_asked() -> None:
     cohort = a_cohort("abcd", copies={3: 0})
     (remark,) = audit(cohort, a_plan("rrut"), settings())
-    assert "1 pairs of studies with much the same note under two patients" in remark
+    assert "1 pair of studies with much the same note under two patients" in remark
     assert f"{key(0)} (train) and {key(3)} (test)" in remark
     with pytest.raises(LeakageError, match="much the same note"):
         audit(cohort, a_plan("rrut"), settings(copied_notes="refuse"))
@@ -102,7 +102,7 @@ def test_few_pairs_are_named_and_the_others_counted_once_over_all_folds() -> Non
     with pytest.raises(LeakageError) as caught:
         audit(cohort, a_plan("r" * pairs + "t" * pairs, "t" * pairs + "r" * pairs), settings())
     message = str(caught.value)
-    assert message.startswith(f"{pairs} pairs")
+    assert f"there are {pairs} pairs" in message
     assert message.count("(train)") == MOST_NAMED
     assert "and 2 more" in message
 
