@@ -213,7 +213,9 @@ class Task(Document):
 class ModelSettings(Document):
     """The parts of the network, by name."""
 
-    image_encoder: str = Field(description="resnet10, resnet18, resnet34, resnet50 or densenet121 (MONAI, 3D)")
+    image_encoder: str = Field(
+        description="resnet10, resnet18, resnet34, resnet50, densenet121 or densenet169 (MONAI, 3D)"
+    )
     image_width: PositiveInt = Field(description="channels of the first stage; the usual ResNet and DenseNet have 64")
     image_stem_kernel: Literal[3, 5, 7] = Field(
         description="edge of the ResNet's first convolution; 7 in the papers, 3 for small grids"
