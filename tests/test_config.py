@@ -205,6 +205,12 @@ def test_a_fault_in_a_file_is_said_of_that_file(tmp_path: Path) -> None:
         train(a_file(tmp_path, "[training]\nfold = 3\n", name="a with b.toml"))
 
 
+def test_windows_of_a_note_share_half_a_window_at_most() -> None:
+    assert train(None, "text.window=9", "text.overlap=4").text.overlap == 4
+    with pytest.raises(ConfigError, match=r"\[?text\]?.overlap.*half a window at most, here 4 tokens, got 5"):
+        train(None, "text.window=9", "text.overlap=5")
+
+
 def test_a_file_that_is_not_toml_not_text_or_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"mine\.toml is not valid TOML: .*line 1"):
         train(a_file(tmp_path, "[training\n"))

@@ -200,6 +200,7 @@ BOUNDS: list[tuple[str, tuple[str | int, ...], list[Any], list[Any]]] = [
     ("train_config", ("image", "channels", "image", "prefer"), [[], ["latest", "thinnest"]], [["thin"], "latest"]),
     ("train_config", ("image", "channels", "image", "max_spacing_mm"), [0.5, None], [0]),
     ("out_of_fold_row", ("fold",), [0], [-1]),
+    ("train_config", ("text", "overlap"), [0], [-1]),
     ("train_config", ("training", "warmup_epochs"), [0], [-1]),
     ("train_config", ("training", "weight_decay"), [0], [-0.1]),
     ("train_config", ("training", "noise"), [0], [-0.1]),
