@@ -218,6 +218,19 @@ def train(
 
 @app.command()
 @honest
+def track(
+    run: Annotated[Path, typer.Argument(help="Folder that `medmllm train` wrote.")],
+) -> ExitCode:
+    """Send MLflow what it missed while it did not answer during a training."""
+    from medmllm.pipelines import track as story
+
+    sent = story.run(run)
+    typer.echo(f"{sent} entries sent" if sent else "nothing waits")
+    return ExitCode.OK
+
+
+@app.command()
+@honest
 def score(
     studies: Studies,
     model: Annotated[Path, typer.Option("--model", help="Model package: RUN/model of `medmllm train`.")],

@@ -69,6 +69,9 @@ class TrackingSettings(Document):
     enabled: bool
     experiment: str = Field(min_length=1)
     uri: str = Field(description="empty: MLFLOW_TRACKING_URI, else sqlite:///RUN/mlflow.db")
+    register_as: str = Field(
+        pattern=r"^[\w .-]*$", description="name in MLflow's model registry; empty: not registered"
+    )
 
 
 class QualityDecisions(Document):

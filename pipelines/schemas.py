@@ -17,6 +17,7 @@ from medmllm.documents import Document
 from medmllm.errors import MedmllmError
 from medmllm.reporting.selection import SelectionDocument
 from medmllm.result_documents import FILES
+from medmllm.training.spool import SpoolEntry
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -24,6 +25,7 @@ DOCUMENTS: Mapping[str, type[Document]] = {
     **FILES,
     **ROWS,
     "selection": SelectionDocument,
+    "mlflow_spool_entry": SpoolEntry,
     **{f"{verb}_config": settings for verb, settings in CONFIGS.items()},
 }
 """Schema name -> document."""
