@@ -303,6 +303,21 @@ def merge(
     return merged
 
 
+def flatten(tables: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Return nested tables as dotted keys.
+
+    >>> flatten({"training": {"folds": 5}, "name": "x"})
+    {'training.folds': 5, 'name': 'x'}
+    """
+    flat: dict[str, object] = {}
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def parse_override(text: str) -> dict[str, object]:
     """Return nested tables for one `--set key=value`.
 

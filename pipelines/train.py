@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medmllm.config import TrainConfig
+from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import LedgerRow, QualityRow, check_writable, write_table
 from medmllm.documents import Task
 from medmllm.evaluation.cohort import evaluate_arms
@@ -34,7 +34,6 @@ from medmllm.training.loop import Machine
 from medmllm.training.run import (
     Trained,
     evaluation_document,
-    flatten,
     left_out,
     summary,
     track_result,

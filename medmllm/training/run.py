@@ -5,7 +5,7 @@
 `model` is the fused arm where there is one; the other arms' packages lie beside it as `model_ARM`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,21 +152,6 @@ def _metric(metric: Metric) -> MetricDocument:
         patients=metric.patients,
         group=metric.group,
     )
-
-
-def flatten(tables: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Return nested tables as dotted keys.
-
-    >>> flatten({"training": {"folds": 5}, "name": "x"})
-    {'training.folds': 5, 'name': 'x'}
-    """
-    flat: dict[str, object] = {}
-    for key, value in tables.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def headline(evaluation: EvaluationDocument) -> dict[str, float]:
