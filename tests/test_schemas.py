@@ -210,6 +210,7 @@ BOUNDS: list[tuple[str, tuple[str | int, ...], list[Any], list[Any]]] = [
     ("train_config", ("training", "tuning_fraction"), [0.49], [0, 0.5]),
     ("train_config", ("training", "shift_voxels"), [0], [-1]),
     ("train_config", ("tracking", "experiment"), ["a"], [""]),
+    ("train_config", ("tracking", "register_as"), ["", "chest CT-1.0"], ["a/b", "a:b", "a'b"]),
     ("train_config", ("acceptance_margin",), [0], [-0.1]),
     ("train_config", ("evaluation", "confidence"), [0.9], [0, 1]),
     ("score_config", ("explain", "completeness"), [0.001], [0]),

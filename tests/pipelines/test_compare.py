@@ -104,6 +104,9 @@ def test_the_page_says_that_many_comparisons_were_made_and_loads_nothing(compare
 
 def test_equal_runs_have_no_difference_and_no_best(nifti_run: Trained, tmp_path: Path) -> None:
     shutil.copytree(nifti_run.run, tmp_path / "copy")
+    rows = read_table(tmp_path / "copy" / "out_of_fold.csv", OutOfFoldRow)
+    classes = EvaluationDocument.read(nifti_run.run / "evaluation.json").task.classes
+    write_table(tmp_path / "copy" / "out_of_fold.csv", OutOfFoldRow, rows[::-1], classes=classes)  # order tells nothing
     outcome = invoke("compare", nifti_run.run, tmp_path / "copy", "--out", tmp_path / "out", "--arm", "text")
     assert outcome.code == 0
     comparison = ComparisonDocument.read(tmp_path / "out" / "comparison.json")

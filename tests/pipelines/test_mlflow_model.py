@@ -2,8 +2,6 @@
 
 import json
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -18,14 +16,7 @@ from medmllm.ingest.keys import Keyring
 from medmllm.models.package import check_package
 from medmllm.scoring.mlflow_model import ScoringModel
 from tests.pipelines.conftest import SECRET_WORD
-from tests.pipelines.runs import SECRET, Trained, found_in_files, score
-
-LOAD_AND_PREDICT = """
-import sys, mlflow, pandas as pd
-mlflow.set_tracking_uri(sys.argv[1])
-model = mlflow.pyfunc.load_model(sys.argv[2])
-model.predict(pd.DataFrame({"studies": sys.argv[4:]})).to_json(sys.argv[3], orient="records", double_precision=15)
-"""
+from tests.pipelines.runs import SECRET, Trained, found_in_files, predict_in_a_fresh_process, score
 
 
 def tracked_model(run: Path) -> Path:
@@ -43,9 +34,7 @@ def predicted(trained: Trained, folder: Path, *studies: Path) -> pd.DataFrame:
             for query in ("select run_uuid from runs", "select run_uuid from tags where key = 'mlflow.parentRunId'")
         )
     (parent,) = runs - children
-    command = [sys.executable, "-c", LOAD_AND_PREDICT, f"sqlite:///{base}", f"runs:/{parent}/model"]
-    subprocess.run([*command, str(folder / "rows.json"), *map(str, studies)], check=True, cwd=folder)
-    return pd.DataFrame(json.loads((folder / "rows.json").read_text()))
+    return pd.DataFrame(predict_in_a_fresh_process(f"sqlite:///{base}", f"runs:/{parent}/model", folder, *studies))
 
 
 @pytest.mark.slow

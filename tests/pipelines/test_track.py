@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from medmllm.csv_tables import PredictionRow, read_table
+from medmllm.result_documents import EvaluationDocument
 from medmllm.training.spool import SPOOL
-from tests.pipelines.runs import Outcome, Trained, invoke, train
+from tests.mlflow_server import Server
+from tests.pipelines.runs import Outcome, Trained, invoke, predict_in_a_fresh_process, score, train
 
 DEAD = "http://127.0.0.1:9"  # the discard port: nothing listens
 
@@ -54,28 +57,42 @@ def test_nothing_is_lost_while_the_server_does_not_answer(
     assert (untold[0] / SPOOL).read_text() == before
 
 
-def test_everything_arrives_when_it_does_the_model_registered_as_asked(
-    untold: tuple[Path, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+def test_everything_reaches_a_real_server_and_the_registered_model_scores_as_the_command_does(
+    nifti_run: Trained, untold: tuple[Path, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(untold[0], run)
-    uri = f"sqlite:///{tmp_path / 'store.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.chdir(tmp_path)  # a store named like this puts artifacts below the working folder
-    outcome = invoke("track", run)
-    assert (outcome.code, "entries sent" in outcome.stdout) == (0, True)
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name("medmllm")
-    found = {one.info.run_name: one for one in client.search_runs([experiment.experiment_id])}
-    assert found.keys() == {"outcome", "text fold 0", "text fold 1"}
-    assert {one.info.status for one in found.values()} == {"FINISHED"}
-    parent = found["outcome"]
-    assert "text_auroc" in parent.data.metrics
-    assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {
-        "settings.json", "evaluation.json", "out_of_fold.csv", "report.html", "model",
-    }  # fmt: skip
-    [version] = client.search_model_versions("name = 'nodules'")
-    assert version.run_id == parent.info.run_id
+    (tmp_path / "server").mkdir()
+    server = Server(tmp_path / "server")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    try:
+        server.start()
+        outcome = invoke("track", run)
+        assert (outcome.code, "entries sent" in outcome.stdout) == (0, True)
+        client = MlflowClient(tracking_uri=server.address)
+        experiment = client.get_experiment_by_name("medmllm")
+        assert experiment is not None
+        found = {one.info.run_name: one for one in client.search_runs([experiment.experiment_id])}
+        assert found.keys() == {"outcome", "text fold 0", "text fold 1"}
+        assert {one.info.status for one in found.values()} == {"FINISHED"}
+        parent = found["outcome"]
+        assert "text_auroc" in parent.data.metrics
+        evaluation = EvaluationDocument.read(run / "evaluation.json")
+        assert parent.data.tags["split_digest"] == parent.data.params["split_digest"] == evaluation.split_digest
+        assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {
+            "settings.json", "evaluation.json", "out_of_fold.csv", "report.html", "model",
+        }  # fmt: skip
+        [version] = client.search_model_versions("name = 'nodules'")
+        assert version.run_id == parent.info.run_id
+        rows = predict_in_a_fresh_process(server.address, "models:/nodules/1", tmp_path, nifti_run.studies)
+    finally:
+        server.die()
+    score(nifti_run.studies, run / "model", tmp_path / "scored")
+    expected = read_table(tmp_path / "scored" / "predictions.csv", PredictionRow)
+    given = {row["study_key"]: row["probability"] for row in rows if row["code"] is None}
+    assert given == pytest.approx({row.study_key: row.probability for row in expected}, abs=1e-6)
+    assert len(expected) > 10
     assert not (run / SPOOL).exists()
     assert invoke("track", run).stdout == "nothing waits\n"
 

@@ -3,12 +3,6 @@ import math
 import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -25,6 +19,7 @@ from medmllm.training import mlflow_line
 from medmllm.training.mlflow_line import Courier, replay
 from medmllm.training.spool import SPOOL, SpoolEntry, read_spool
 from medmllm.training.tracking import NoRun, Run, parent_run
+from tests.mlflow_server import Server, unused_port
 
 SETTINGS = TrackingSettings(enabled=True, experiment="tests", uri="", register_as="")
 
@@ -49,12 +44,6 @@ def environment() -> Iterator[None]:
     with patch.dict(os.environ, quick):
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         yield
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def runs(uri: str, experiment: str = "tests") -> dict[str, Found]:
@@ -251,54 +240,6 @@ def test_mlflow_is_not_waited_for_by_the_minute_unless_the_environment_says_so(r
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
-class Server:
-    """A real server on loopback, in a process group of its own, as it is a tree of processes; it can die and return."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = unused_port()
-        self.address = f"http://127.0.0.1:{self.port}"
-        self.folder = folder
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", "sqlite:///store.db", "--artifacts-destination", "kept"]
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        with (self.folder / "server.log").open("wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=self.folder,
-                env=os.environ | {"PATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._wait()
-
-    def _wait(self) -> None:
-        log = self.folder / "server.log"
-        for _ in range(600):
-            assert self.process is not None
-            assert self.process.poll() is None, log.read_text()
-            try:
-                with urllib.request.urlopen(f"{self.address}/health", timeout=2) as answer:
-                    if answer.status == 200:
-                        return
-            except OSError:
-                time.sleep(0.1)
-        pytest.fail(f"no answer within a minute: {log.read_text()}")
-
-    def die(self) -> None:
-        if self.process is None:
-            return
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-        self.process.wait()
-        self.process = None
-
-
 @pytest.fixture
 def server(recorded: Path, tmp_path: Path) -> Iterator[Server]:
     (tmp_path / "server").mkdir()
@@ -410,6 +351,10 @@ def test_sending_that_is_cut_short_goes_on_where_it_stopped(tmp_path: Path, reco
     class Breaking(Courier):
         def deliver(self, entry: SpoolEntry) -> None:
             nonlocal delivered
+            if entry.kind == "metrics":  # were the machine to stop here, the run would not be started again
+                assert all(
+                    one.run_id for one in read_spool(tmp_path / SPOOL) if one.run <= entry.run and one.kind == "start"
+                )
             if delivered == 3:  # the parent, its metric and the child's start got through
                 raise ConnectionError
             delivered += 1
@@ -442,6 +387,39 @@ def test_an_earlier_trainings_entries_are_still_sent_but_not_the_files_that_were
     client = MlflowClient(tracking_uri=uri_of(recorded))
     assert client.list_artifacts(found["first"].info.run_id) == []
     assert not (tmp_path / SPOOL).exists()
+
+
+def test_a_run_that_the_server_refuses_to_start_waits_with_all_that_belongs_to_it(
+    tmp_path: Path, recorded: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = MlflowClient(tracking_uri=uri_of(recorded))
+    client.delete_experiment(client.create_experiment("deleted"))
+    settings = SETTINGS.model_copy(update={"uri": uri_of(recorded), "experiment": "deleted"})
+    with opened(settings, tmp_path) as run:
+        run.log_metrics({"auroc": 0.5})
+    assert [entry.kind for entry in read_spool(tmp_path / SPOOL)] == ["start", "metrics", "end"]
+    assert "INVALID_PARAMETER_VALUE" in warnings(caplog)[0]
+
+
+def test_a_dead_server_is_not_tried_again_at_every_fold(tmp_path: Path) -> None:
+    dead = SETTINGS.model_copy(update={"uri": f"http://127.0.0.1:{unused_port()}"})
+    with patch.object(mlflow_line, "replay", side_effect=ConnectionError) as attempts:
+        with opened(dead, tmp_path) as run:
+            for fold in range(15):
+                run.child(f"fold {fold}").end()
+            assert attempts.call_count == 0  # within the minute after it was found dead
+        assert attempts.call_count == 1  # the last chance, at the end
+
+
+def test_a_name_that_is_registered_already_gets_a_new_version(tmp_path: Path, recorded: Path) -> None:
+    settings = SETTINGS.model_copy(update={"uri": uri_of(recorded), "experiment": "twice"})
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.json").write_text("{}")
+    for _ in range(2):
+        with opened(settings, tmp_path) as run:
+            run.log_model(tmp_path / "model", register_as="of two trainings")
+    found = MlflowClient(tracking_uri=uri_of(recorded)).search_model_versions("name = 'of two trainings'")
+    assert sorted(int(one.version) for one in found) == [1, 2]
 
 
 def test_a_file_that_is_gone_when_it_could_be_sent_costs_itself_alone(
