@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote  # a JSON pointer in a fragment is percent-encoded (RFC 6901, 6)
 
 import pytest
 import typer
@@ -241,7 +242,7 @@ def wrong_numbers(markdown: str, root: Path) -> list[str]:
     wrong = []
     for written, percent, path, pointer in MARKED.findall(markdown):
         try:
-            value = value_at(json.loads((root / path).read_text()), pointer)
+            value = value_at(json.loads((root / path).read_text()), unquote(pointer))
         except (OSError, LookupError, ValueError) as error:
             wrong.append(f"{written}: {path}#{pointer} cannot be read: {type(error).__name__} {error}")
             continue
