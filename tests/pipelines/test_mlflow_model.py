@@ -14,6 +14,7 @@ from medmllm.documents import ModelCard
 from medmllm.errors import MisuseError
 from medmllm.ingest.keys import Keyring
 from medmllm.models.package import check_package
+from medmllm.scoring import mlflow_model
 from medmllm.scoring.mlflow_model import ScoringModel
 from tests.pipelines.conftest import SECRET_WORD
 from tests.pipelines.runs import SECRET, Trained, found_in_files, predict_in_a_fresh_process, score
@@ -81,7 +82,7 @@ def test_signature_and_example_tell_the_form_and_name_no_study(nifti_run: Traine
     named = {"row", "study_key", "probability", "code", *(f"probabilities[{name}]" for name in classes)}
     assert named <= set(signature.outputs.input_names())
     assert json.loads((model / "input_example.json").read_text()) == {"columns": ["studies"], "data": [["STUDIES"]]}
-    places = {str(nifti_run.run.parent), str(Path.home()), SECRET_WORD}
+    places = {str(nifti_run.run.parent), str(Path.home()), str(Path(mlflow_model.__file__).parent), SECRET_WORD}
     texts = {path.name for path in model.iterdir() if path.is_file()}
     assert found_in_files(model, places) == []
     assert {"MLmodel", "mlflow_code.py", "requirements.txt"} <= texts
