@@ -11,6 +11,7 @@ from medmllm.config import (
     DemoConfig,
     ScoreConfig,
     TrainConfig,
+    flatten,
     load_config,
     merge,
     packaged_defaults,
@@ -20,6 +21,10 @@ from medmllm.documents import Document
 from medmllm.errors import ConfigError
 
 PIPELINES = Path(__file__).resolve().parents[1] / "pipelines"
+
+
+def test_nested_tables_become_dotted_keys() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": (2, 3)}, "e": None}) == {"a.b.c": 1, "a.d": (2, 3), "e": None}
 
 
 def train(file: Path | None = None, *overrides: str) -> TrainConfig:
