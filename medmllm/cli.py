@@ -228,6 +228,36 @@ def train(
 
 @app.command()
 @honest
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more folders that `medmllm train` wrote, split alike.")],
+    out: Out,
+    arm: Annotated[
+        str | None, typer.Option("--arm", help="image, text or fused; by default that of RUN/model.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> ExitCode:
+    """Compare runs that share studies and folds: metrics, paired differences, and a best run only where one is."""
+    from medmllm.pipelines import compare as story
+
+    typer.echo(story.run(runs, out=out, arm=arm, overwrite=overwrite))
+    return ExitCode.OK
+
+
+@app.command()
+@honest
+def track(
+    run: Annotated[Path, typer.Argument(help="Folder that `medmllm train` wrote.")],
+) -> ExitCode:
+    """Send MLflow what it missed while it did not answer during a training."""
+    from medmllm.pipelines import track as story
+
+    sent = story.run(run)
+    typer.echo(f"{sent} entries sent" if sent else "nothing waits")
+    return ExitCode.OK
+
+
+@app.command()
+@honest
 def score(
     studies: Studies,
     model: Annotated[Path, typer.Option("--model", help="Model package: RUN/model of `medmllm train`.")],

@@ -78,6 +78,9 @@ class TrackingSettings(Document):
     enabled: bool
     experiment: str = Field(min_length=1)
     uri: str = Field(description="empty: MLFLOW_TRACKING_URI, else sqlite:///RUN/mlflow.db")
+    register_as: str = Field(
+        pattern=r"^[\w .-]*$", description="name in MLflow's model registry; empty: not registered"
+    )
 
 
 class QualityDecisions(Document):
@@ -307,6 +310,21 @@ def merge(
         else:
             merged[key] = value
     return merged
+
+
+def flatten(tables: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Return nested tables as dotted keys.
+
+    >>> flatten({"training": {"folds": 5}, "name": "x"})
+    {'training.folds': 5, 'name': 'x'}
+    """
+    flat: dict[str, object] = {}
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def parse_override(text: str) -> dict[str, object]:

@@ -13,7 +13,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from medmllm.errors import PackageError
 from medmllm.records import Provenance
@@ -135,6 +144,10 @@ class TextSettings(Document):
     max_tokens: PositiveInt = Field(
         description="tokens kept, special tokens included; what is cut is counted in the log"
     )
+    window: PositiveInt = Field(
+        description="tokens that the network reads at a time; a longer note is read in windows that overlap"
+    )
+    overlap: int = Field(ge=0, description="tokens that neighbouring windows share; half a window at most")
     sections: tuple[str, ...] = Field(
         description="sections read, lower case; empty: all. Keep out those that give the answer away"
     )
@@ -143,6 +156,14 @@ class TextSettings(Document):
         description="word pieces learnt from the training notes when encoder is 'tiny'"
     )
     local_files_only: bool = Field(description="never ask the hub")
+
+    @field_validator("overlap")
+    @classmethod
+    def _is_half_a_window_at_most(cls, overlap: int, info: ValidationInfo) -> int:
+        window = info.data.get("window", 2 * overlap)  # absent when it is itself wrong
+        if 2 * overlap > window:
+            raise ValueError(f"neighbouring windows share half a window at most, here {window // 2} tokens")
+        return overlap
 
 
 class AcceptedRange(Document):
@@ -192,7 +213,9 @@ class Task(Document):
 class ModelSettings(Document):
     """The parts of the network, by name."""
 
-    image_encoder: str = Field(description="resnet10, resnet18, resnet34, resnet50 or densenet121 (MONAI, 3D)")
+    image_encoder: str = Field(
+        description="resnet10, resnet18, resnet34, resnet50, densenet121 or densenet169 (MONAI, 3D)"
+    )
     image_width: PositiveInt = Field(description="channels of the first stage; the usual ResNet and DenseNet have 64")
     image_stem_kernel: Literal[3, 5, 7] = Field(
         description="edge of the ResNet's first convolution; 7 in the papers, 3 for small grids"

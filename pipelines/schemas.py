@@ -15,8 +15,10 @@ from medmllm.config import CONFIGS, load_config
 from medmllm.csv_tables import ROWS
 from medmllm.documents import Document
 from medmllm.errors import MedmllmError
+from medmllm.reporting.comparison import ComparisonDocument, ComparisonRow
 from medmllm.reporting.selection import SelectionDocument
 from medmllm.result_documents import FILES
+from medmllm.training.spool import SpoolEntry
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -24,6 +26,9 @@ DOCUMENTS: Mapping[str, type[Document]] = {
     **FILES,
     **ROWS,
     "selection": SelectionDocument,
+    "mlflow_spool_entry": SpoolEntry,
+    "comparison": ComparisonDocument,
+    "comparison_row": ComparisonRow,
     **{f"{verb}_config": settings for verb, settings in CONFIGS.items()},
 }
 """Schema name -> document."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medmllm.config import TrainConfig
+from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import LedgerRow, QualityRow, check_writable, write_table
 from medmllm.documents import Task
 from medmllm.evaluation.cohort import evaluate_arms
@@ -27,6 +27,7 @@ from medmllm.provenance import file_digest, stamp
 from medmllm.quality.gate import log_warnings
 from medmllm.reporting.cohort import write_training_report
 from medmllm.result_documents import EvaluationDocument
+from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.training.cohort import draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate, main_arm, usable_arms
 from medmllm.training.loop import Machine
@@ -34,10 +35,9 @@ from medmllm.training.planning import look_ahead, settle_folds
 from medmllm.training.run import (
     Trained,
     evaluation_document,
-    flatten,
-    headline,
     left_out,
     summary,
+    track_result,
     write_out_of_fold,
     write_package,
 )
@@ -113,15 +113,15 @@ def run(
         seed=config.training.seed,
         inputs={"labels": file_digest(source), "split": plan.digest},
     )
-    with parent_run(config.tracking, folder=out, name=parsed.expression) as tracked:
-        tracked.log_params(flatten(config.model_dump(mode="json")) | {"target": task.target, "split": plan.digest})
+    with parent_run(config.tracking, folder=out, name=parsed.expression, save_model=save_mlflow_model) as tracked:
+        named = {"target": task.target, "split_digest": plan.digest}
+        tracked.log_params(flatten(config.model_dump(mode="json")) | named)
+        tracked.log_tags(named)
         with progress_bar("Training fold models", len(arms) * len(plan.folds)) as advance:
             done = cross_validate(arms, cohort, plan, config, task.classes, out=out, tracked=tracked, advance=advance)
         trained = Trained(task, cohort, plan, done, config, provenance, synthetic)
         evaluation = write_run(trained, out, said)
-        tracked.log_metrics(headline(evaluation))
-        for name in ("evaluation.json", "report.html", "settings.json", "splits.json", "model"):
-            tracked.log_file(out / name)
+        track_result(tracked, evaluation, out, register_as=config.tracking.register_as)
     return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out))
 
 

@@ -11,6 +11,7 @@ from medmllm.config import (
     DemoConfig,
     ScoreConfig,
     TrainConfig,
+    flatten,
     load_config,
     merge,
     packaged_defaults,
@@ -20,6 +21,10 @@ from medmllm.documents import Document
 from medmllm.errors import ConfigError
 
 PIPELINES = Path(__file__).resolve().parents[1] / "pipelines"
+
+
+def test_nested_tables_become_dotted_keys() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": (2, 3)}, "e": None}) == {"a.b.c": 1, "a.d": (2, 3), "e": None}
 
 
 def train(file: Path | None = None, *overrides: str) -> TrainConfig:
@@ -203,6 +208,12 @@ def test_a_fault_in_a_file_is_said_of_that_file(tmp_path: Path) -> None:
         train(a_file(tmp_path, "[training]\nfold = 3\n"))
     with pytest.raises(ConfigError, match=r"^a with b\.toml: \[training\]"):
         train(a_file(tmp_path, "[training]\nfold = 3\n", name="a with b.toml"))
+
+
+def test_windows_of_a_note_share_half_a_window_at_most() -> None:
+    assert train(None, "text.window=9", "text.overlap=4").text.overlap == 4
+    with pytest.raises(ConfigError, match=r"\[?text\]?.overlap.*half a window at most, here 4 tokens, got 5"):
+        train(None, "text.window=9", "text.overlap=5")
 
 
 def test_a_file_that_is_not_toml_not_text_or_not_there_is_refused(tmp_path: Path) -> None:

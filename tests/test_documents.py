@@ -182,7 +182,14 @@ def test_the_fingerprint_is_the_sha256_of_the_canonical_contract() -> None:
     )
     assert contract().fingerprint == hashlib.sha256(canonical.encode()).hexdigest()
     text = TextSettings(
-        encoder="tiny", max_tokens=8, sections=("history",), required=True, tiny_vocabulary=90, local_files_only=True
+        encoder="tiny",
+        max_tokens=8,
+        window=8,
+        overlap=0,
+        sections=("history",),
+        required=True,
+        tiny_vocabulary=90,
+        local_files_only=True,
     )
     no_image = contract(image=None, accepted={}, text=text)
     canonical = json.dumps([json.loads(no_image.model_dump_json()), []], sort_keys=True, separators=(",", ":"))

@@ -33,6 +33,9 @@ FAULTS: dict[str, tuple[str | int, ...]] = {
     "files_row": ("status",),  # lost
     "selection_row": ("outcome",),
     "selection": ("would_be_refused",),  # -1
+    "comparison": ("patients",),  # -1
+    "comparison_row": ("best",),  # perhaps
+    "mlflow_spool_entry": ("values", "train_loss"),  # a number, which JSON could not hold if it were NaN
     "problems_row": ("where_key",),  # a path where a key belongs
     "linkage_row": ("kind",),
     "predictions_row": ("patient_key",),  # a hospital number
@@ -89,8 +92,9 @@ def laid_over(under: Any, over: Any, fault: tuple[str | int, ...]) -> Any:
 
 def test_every_document_row_and_settings_file_has_a_schema_and_two_examples_and_nothing_else_lies_there() -> None:
     configs = ("train_config", "score_config", "demo_config", "quality_config", "deidentify_config")
-    names = {*FILES, *ROWS, "selection", *configs}
-    assert len(names) == len(FILES) + len(ROWS) + 1 + len(CONFIGS)
+    printed_or_kept = {"selection", "mlflow_spool_entry", "comparison", "comparison_row"}
+    names = {*FILES, *ROWS, *printed_or_kept, *configs}
+    assert len(names) == len(FILES) + len(ROWS) + len(printed_or_kept) + len(CONFIGS)
     assert set(FAULTS) == names
     assert {file.name for file in FOLDER.glob("*.json")} == {f"{name}.schema.json" for name in names}
     assert {file.name for file in (FOLDER / "examples").iterdir()} == {
@@ -201,12 +205,14 @@ BOUNDS: list[tuple[str, tuple[str | int, ...], list[Any], list[Any]]] = [
     ("train_config", ("image", "channels", "image", "prefer"), [[], ["latest", "thinnest"]], [["thin"], "latest"]),
     ("train_config", ("image", "channels", "image", "max_spacing_mm"), [0.5, None], [0]),
     ("out_of_fold_row", ("fold",), [0], [-1]),
+    ("train_config", ("text", "overlap"), [0], [-1]),
     ("train_config", ("training", "warmup_epochs"), [0], [-1]),
     ("train_config", ("training", "weight_decay"), [0], [-0.1]),
     ("train_config", ("training", "noise"), [0], [-0.1]),
     ("train_config", ("training", "tuning_fraction"), [0.49], [0, 0.5]),
     ("train_config", ("training", "shift_voxels"), [0], [-1]),
     ("train_config", ("tracking", "experiment"), ["a"], [""]),
+    ("train_config", ("tracking", "register_as"), ["", "chest CT-1.0"], ["a/b", "a:b", "a'b"]),
     ("train_config", ("acceptance_margin",), [0], [-0.1]),
     ("train_config", ("evaluation", "confidence"), [0.9], [0, 1]),
     ("score_config", ("explain", "completeness"), [0.001], [0]),

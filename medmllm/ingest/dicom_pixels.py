@@ -206,12 +206,12 @@ def _run_lengths(encoded: bytes, header: DicomHeader, cache: FileCache) -> npt.N
     return values.reshape(header.rows, header.columns)
 
 
-def _runs(segment: bytes, plane: memoryview) -> memoryview | bytes:
+def _runs(segment: bytes, plane: memoryview) -> bytes | bytearray:
     """Return the bytes of one segment, in `plane` unless more are there than fit: encoders have written too many."""
     try:
-        return imagecodecs.packbits_decode(segment, out=plane)  # type: ignore[no-any-return]
+        return imagecodecs.packbits_decode(segment, out=plane)
     except imagecodecs.ImcdError:
-        return imagecodecs.packbits_decode(segment)  # type: ignore[no-any-return]
+        return imagecodecs.packbits_decode(segment)
 
 
 def _by_pydicom(header: DicomHeader) -> npt.NDArray[Any]:

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from typing import Literal, Protocol
 
 import torch
-from monai.networks.nets import DenseNet121, ResNet
+from monai.networks.nets import DenseNet, ResNet
 from torch import Tensor, nn
 
 from medmllm.documents import ModelSettings
@@ -53,17 +53,25 @@ def _resnet(block: Literal["basic", "bottleneck"], layers: list[int]) -> _Backbo
     return build
 
 
-def _densenet121(channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
-    width = settings.image_width
-    network = DenseNet121(
-        spatial_dims=3, in_channels=channels, out_channels=1, init_features=width, growth_rate=max(1, width // 2)
-    )
-    features = 2 * network.class_layers.out.in_features
-    network.class_layers = nn.Sequential(nn.ReLU(), MeanAndMax())
-    network.features.conv0.stride = (settings.image_stem_stride,) * 3
-    if not settings.image_stem_pool:
-        network.features.pool0 = nn.Identity()
-    return network, int(features)
+def _densenet(layers: tuple[int, ...]) -> _Backbone:
+    def build(channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
+        width = settings.image_width
+        network = DenseNet(
+            spatial_dims=3,
+            in_channels=channels,
+            out_channels=1,
+            init_features=width,
+            growth_rate=max(1, width // 2),
+            block_config=layers,
+        )
+        features = 2 * network.class_layers.out.in_features
+        network.class_layers = nn.Sequential(nn.ReLU(), MeanAndMax())
+        network.features.conv0.stride = (settings.image_stem_stride,) * 3
+        if not settings.image_stem_pool:
+            network.features.pool0 = nn.Identity()
+        return network, int(features)
+
+    return build
 
 
 IMAGE_ENCODERS: dict[str, _Backbone] = {
@@ -71,7 +79,8 @@ IMAGE_ENCODERS: dict[str, _Backbone] = {
     "resnet18": _resnet("basic", [2, 2, 2, 2]),
     "resnet34": _resnet("basic", [3, 4, 6, 3]),
     "resnet50": _resnet("bottleneck", [3, 4, 6, 3]),
-    "densenet121": _densenet121,
+    "densenet121": _densenet((6, 12, 24, 16)),
+    "densenet169": _densenet((6, 12, 32, 32)),
 }
 """Name -> builder of (network without its classifier, feature width)."""
 
@@ -87,10 +96,11 @@ def check_grid(settings: ModelSettings, size: tuple[int, int, int]) -> None:
         ConfigError: Names the smallest edge that will do. ResNets take any, as they round up.
     """
     least = 7 * settings.image_stem_stride * (2 if settings.image_stem_pool else 1) + 1
-    if settings.image_encoder == "densenet121" and min(size) < least:
+    if settings.image_encoder.startswith("densenet") and min(size) < least:
         raise ConfigError(
-            f"[image] size = {list(size)} is too small for densenet121, which halves it three times after its stem: "
-            f"every edge must have {least} voxels or more; with image_stem_pool = false in [model] fewer will do."
+            f"[image] size = {list(size)} is too small for {settings.image_encoder}, which halves it three times after "
+            f"its stem: every edge must have {least} voxels or more; with image_stem_pool = false in [model] fewer "
+            "will do."
         )
 
 

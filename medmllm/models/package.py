@@ -26,11 +26,12 @@ from medmllm.documents import FoldModel, ModelCard, ModelSettings, Preprocessing
 from medmllm.errors import ConfigError, PackageError
 from medmllm.models.classifier import StudyClassifier, output_count
 from medmllm.models.image_encoder import ImageEncoder, check_grid
+from medmllm.models.note_windows import Windows
 from medmllm.models.text_encoder import (
     TextEncoder,
     from_config,
     load_pretrained,
-    longest_note,
+    longest_window,
     read_config,
     tiny_config,
 )
@@ -84,10 +85,13 @@ def build_network(
     """
     if contract.image is not None:
         check_grid(settings, contract.image.size)
+    windows = None if contract.text is None else Windows(contract.text.window, contract.text.overlap)
     return StudyClassifier(
         settings,
         image_encoder=None if contract.image is None else ImageEncoder(settings, len(contract.image.channels)),
-        text_encoder=None if text_network is None else TextEncoder(text_network, batch_norm=settings.text_batch_norm),
+        text_encoder=None
+        if text_network is None
+        else TextEncoder(text_network, batch_norm=settings.text_batch_norm, windows=windows),
         outputs=output_count(classes),
     )
 
@@ -96,14 +100,17 @@ def new_text_network(text: TextSettings, settings: ModelSettings, tokenizer: Pre
     """Return the text encoder that training starts from: a fresh `tiny`, or a pretrained one.
 
     Raises:
-        ConfigError: The pretrained network is not there, or cannot take `max_tokens` or this tokenizer's words.
+        ConfigError: The pretrained network is not there, or cannot take a `window` or this tokenizer's words.
     """
     if text.encoder == TINY:
         return from_config(tiny_config(len(tokenizer), settings, text))
     network = load_pretrained(text.encoder, local_files_only=text.local_files_only)
-    longest = longest_note(network)
-    if longest is not None and text.max_tokens > longest:
-        raise ConfigError(f"[text] max_tokens = {text.max_tokens}: {text.encoder!r} takes at most {longest}")
+    longest = longest_window(network)
+    if longest is not None and min(text.max_tokens, text.window) > longest:
+        raise ConfigError(
+            f"[text] window = {text.window}: {text.encoder!r} takes at most {longest} tokens at a time. Set window to "
+            f"{longest} or less: of longer notes, up to max_tokens = {text.max_tokens} are read in such windows."
+        )
     config: PretrainedConfig = network.config
     known = config.vocab_size
     if len(tokenizer) > known:

@@ -2,6 +2,8 @@
 
     token_ids, token_mask (batch, tokens) -> contextual word pieces -> mean over real pieces (batch, width)
 
+A note longer than the network's window is read in windows that overlap (note_windows), never cut here.
+
 `tiny` is a 4-layer BERT made here, so it needs no download; anything else is loaded by hub name or
 from a local folder, from safetensors only. Words are looked up before the network (`embed`), so that
 attributions can be taken at the embeddings.
@@ -16,6 +18,7 @@ from transformers import AutoConfig, AutoModel, BertConfig, PretrainedConfig
 
 from medmllm.documents import ModelSettings, TextSettings
 from medmllm.errors import ConfigError
+from medmllm.models.note_windows import Windows
 
 TINY_LAYERS = 4
 
@@ -30,7 +33,7 @@ def tiny_config(vocabulary: int, settings: ModelSettings, text: TextSettings) ->
         num_hidden_layers=TINY_LAYERS,
         num_attention_heads=heads,
         intermediate_size=2 * settings.tiny_width,
-        max_position_embeddings=text.max_tokens,
+        max_position_embeddings=min(text.max_tokens, text.window),
         hidden_dropout_prob=settings.dropout,
         attention_probs_dropout_prob=settings.dropout,
     )
@@ -70,8 +73,8 @@ def load_pretrained(encoder: str | Path, *, local_files_only: bool) -> nn.Module
     return pretrained
 
 
-def longest_note(network: nn.Module) -> int | None:
-    """Return the most tokens that a network has positions for; None when it does not say."""
+def longest_window(network: nn.Module) -> int | None:
+    """Return the most tokens that a network has positions for at a time; None when it does not say."""
     config: PretrainedConfig = network.config
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None:
@@ -101,10 +104,12 @@ class TextEncoder(nn.Module):
         network: A Hugging Face encoder that takes `inputs_embeds`.
         batch_norm: Standardise the features over the batch's notes. Contextual embeddings share a large common part
             (Ethayarajh, EMNLP 2019), which hides what tells one note from another.
+        windows: How a note longer than a window is read; None: every note in one piece.
     """
 
-    def __init__(self, network: nn.Module, *, batch_norm: bool = False) -> None:
+    def __init__(self, network: nn.Module, *, batch_norm: bool = False, windows: Windows | None = None) -> None:
         super().__init__()
+        self.windows = windows
         self.network = network
         if hasattr(network, "pooler"):
             network.pooler = None  # type: ignore[assignment]  # the mean of the pieces is used; an unused layer would get no gradient
@@ -123,11 +128,29 @@ class TextEncoder(nn.Module):
         embedded: Tensor = look_up(token_ids)
         return embedded
 
-    def forward(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
-        """Return features, shape (batch, width); a row without any real piece gives zeros."""
+    def hidden(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
+        """Return the contextual state of every piece of the whole note, shape (batch, tokens, width).
+
+        Args:
+            embedded: Word embeddings, shape (batch, tokens, width).
+            token_mask: Shape (batch, tokens); what is not real comes last, changes nothing and gives zeros.
+        """
+        states = (
+            self._read(embedded, token_mask)
+            if self.windows is None
+            else self.windows.read(self._read, embedded, token_mask)
+        )
+        return states.masked_fill(~token_mask[:, :, None], 0.0)
+
+    def _read(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
         safe = token_mask.clone()
         safe[:, 0] |= ~token_mask.any(dim=1)  # attention over nothing is NaN; the row is replaced later
-        hidden = self.network(inputs_embeds=embedded, attention_mask=safe.long()).last_hidden_state
+        states: Tensor = self.network(inputs_embeds=embedded, attention_mask=safe.long()).last_hidden_state
+        return states
+
+    def forward(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
+        """Return features, shape (batch, width); a row without any real piece gives zeros."""
+        hidden = self.hidden(embedded, token_mask)
         weights = token_mask.to(hidden.dtype)[:, :, None]
         pooled: Tensor = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
         return pooled if self.norm is None else self._standardise(self.norm, pooled, token_mask.any(dim=1))

@@ -5,7 +5,7 @@
 `model` is the fused arm where there is one; the other arms' packages lie beside it as `model_ARM`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from medmllm.result_documents import ArmDocument, EvaluationDocument, MetricDocu
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult, count_folds, mean_image
 from medmllm.training.splits import SplitPlan
+from medmllm.training.tracking import Run
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,24 +154,24 @@ def _metric(metric: Metric) -> MetricDocument:
     )
 
 
-def flatten(tables: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Return nested tables as dotted keys.
-
-    >>> flatten({"training": {"folds": 5}, "name": "x"})
-    {'training.folds': 5, 'name': 'x'}
-    """
-    flat: dict[str, object] = {}
-    for key, value in tables.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def headline(evaluation: EvaluationDocument) -> dict[str, float]:
     """Return every defined estimate by `ARM_METRIC`, for tracking."""
     return {f"{a.arm}_{m.name}": m.estimate for a in evaluation.arms for m in a.metrics if m.estimate is not None}
+
+
+def track_result(tracked: Run, evaluation: EvaluationDocument, out: Path, *, register_as: str) -> None:
+    """Give the tracking what a finished run holds: estimates, tables, report, figures and the model.
+
+    Args:
+        tracked: The parent run.
+        evaluation: The result.
+        out: RUN.
+        register_as: Name of the model in MLflow's registry; empty registers nothing.
+    """
+    tracked.log_metrics(headline(evaluation))
+    for name in ("settings.json", "evaluation.json", "out_of_fold.csv", "report.html"):
+        tracked.log_file(out / name)
+    tracked.log_model(out / "model", register_as=register_as)
 
 
 def summary(evaluation: EvaluationDocument, out: Path) -> str:

@@ -106,6 +106,19 @@ def test_a_real_classifier_is_explained_within_one_percent_of_the_change_of_its_
     assert explanation.method == METHOD
 
 
+def test_every_word_of_a_note_longer_than_the_window_is_explained() -> None:
+    contract, tokenizer = a_contract(image=False), a_tokenizer(TEXT)
+    windowed = contract.text.model_copy(update={"window": 6, "overlap": 2})
+    contract = contract.model_copy(update={"text": windowed})
+    network, sample = a_network(contract, tokenizer), a_sample(contract, tokenizer)
+    assert len(sample.token_ids) > 2 * windowed.window
+    explanation = explain(a_package(contract, [network], [tokenizer]), [sample])
+    change = explanation.logit - explanation.baseline_logit
+    assert abs(sum(in_text(explanation).values()) - change) <= 0.01 * abs(change)
+    assert len(explanation.words) == len(sample.words)
+    assert all(value != 0 for value in in_text(explanation).values())
+
+
 def test_image_only_and_text_only_classifiers_are_explained_by_what_they_read() -> None:
     tokenizer = a_tokenizer(TEXT)
     image, text = a_contract(text=False), a_contract(image=False)

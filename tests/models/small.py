@@ -21,7 +21,14 @@ IMAGE = ImageSettings(
     channels={"ct": Channel(), "pet": Channel()},
 )
 TEXT = TextSettings(
-    encoder="tiny", max_tokens=24, sections=(), required=False, tiny_vocabulary=60, local_files_only=True
+    encoder="tiny",
+    max_tokens=24,
+    window=24,
+    overlap=0,
+    sections=(),
+    required=False,
+    tiny_vocabulary=60,
+    local_files_only=True,
 )
 CONTRACT = PreprocessingContract(version=1, orientation="RAS", image=IMAGE, accepted={}, text=TEXT)
 PARTS = ModelSettings(

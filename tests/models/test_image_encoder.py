@@ -8,16 +8,18 @@ from medmllm.models.image_encoder import IMAGE_ENCODERS, ImageEncoder, MeanAndMa
 from tests.models.small import PARTS, SIZE
 
 # Mean and maximum of the last feature map. ResNet: 8 w channels, four times that with bottlenecks (He et al., 2016).
-# DenseNet121 with growth g = w / 2, blocks of 6, 12, 24 and 16 layers, halved between blocks (Huang et al., 2017).
+# DenseNet with growth g = w / 2, halved between its blocks: of 6, 12, 24 and 16 layers, or 6, 12, 32 and 32
+# (Huang et al., 2017, table 1).
 WIDTHS = {
     "resnet10": 2 * 8 * 4,
     "resnet18": 2 * 8 * 4,
     "resnet34": 2 * 8 * 4,
     "resnet50": 2 * 8 * 4 * 4,
     "densenet121": 2 * (((((4 + 6 * 2) // 2 + 12 * 2) // 2) + 24 * 2) // 2 + 16 * 2),
+    "densenet169": 2 * (((((4 + 6 * 2) // 2 + 12 * 2) // 2) + 32 * 2) // 2 + 32 * 2),
 }
 # Layers that learn a convolution, as counted by the names: all but the last, which classifies (shortcuts not counted).
-DEPTHS = {"resnet10": 9, "resnet18": 17, "resnet34": 33, "resnet50": 49, "densenet121": 120}
+DEPTHS = {"resnet10": 9, "resnet18": 17, "resnet34": 33, "resnet50": 49, "densenet121": 120, "densenet169": 168}
 
 
 def settings(name: str = "resnet10", **changes: object) -> ModelSettings:
@@ -74,10 +76,11 @@ def test_the_resnets_first_kernel_is_as_asked() -> None:
     assert sizes == [(3, 3, 3), (5, 5, 5), (7, 7, 7)]
 
 
+@pytest.mark.parametrize("name", ["densenet121", "densenet169"])
 @pytest.mark.parametrize(("stride", "pool", "least"), [(1, False, 8), (2, False, 15), (2, True, 29)])
-def test_the_smallest_grid_for_densenet_is_exact(stride: int, pool: bool, least: int) -> None:
-    parts = settings("densenet121", image_stem_stride=stride, image_stem_pool=pool)
-    with pytest.raises(ConfigError, match=rf"every edge must have {least} voxels"):
+def test_the_smallest_grid_for_densenet_is_exact(name: str, stride: int, pool: bool, least: int) -> None:
+    parts = settings(name, image_stem_stride=stride, image_stem_pool=pool)
+    with pytest.raises(ConfigError, match=rf"too small for {name}, .* every edge must have {least} voxels"):
         check_grid(parts, (40, least - 1, 40))
     check_grid(parts, (least, least, least))
     encoder = ImageEncoder(parts, 1).eval()

@@ -26,10 +26,22 @@ from medmllm.models.package import (
     write_reference,
     write_weights,
 )
+from medmllm.preprocessing.sample import collate
 from medmllm.preprocessing.text import load_tokenizer
 from medmllm.provenance import file_digest, stamp
 from medmllm.records import Note
-from tests.models.small import CLASSES, CONTRACT, PARTS, TEXT, TOKENIZER, a_batch, a_member, contract_of
+from tests.models.small import (
+    CLASSES,
+    CONTRACT,
+    NOTES,
+    PARTS,
+    TEXT,
+    TOKENIZER,
+    a_batch,
+    a_member,
+    a_sample,
+    contract_of,
+)
 
 BACKGROUND = torch.arange(2 * 9 * 8 * 10, dtype=torch.float32).reshape(2, 9, 8, 10)
 
@@ -292,11 +304,33 @@ def test_a_pretrained_encoder_from_a_folder_lives_on_in_the_package_without_it(
         np.testing.assert_array_equal(loaded.network(batch), member.network(batch))
 
 
-def test_a_pretrained_encoder_refuses_notes_longer_than_its_position_table(bert_folder: Path) -> None:
+def test_a_pretrained_encoder_refuses_windows_longer_than_its_position_table(bert_folder: Path) -> None:
     tokenizer = load_tokenizer(bert_folder, local_files_only=True)
-    with pytest.raises(ConfigError, match=r"max_tokens = 25: .* takes at most 24"):
-        new_text_network(pretrained(bert_folder, max_tokens=25), PARTS, tokenizer)
-    assert new_text_network(pretrained(bert_folder, max_tokens=24), PARTS, tokenizer) is not None
+    with pytest.raises(ConfigError, match=r"window = 25: .* takes at most 24 tokens at a time.*max_tokens = 99"):
+        new_text_network(pretrained(bert_folder, max_tokens=99, window=25), PARTS, tokenizer)
+    for fitting in ({"max_tokens": 99, "window": 24}, {"max_tokens": 24, "window": 99}):
+        assert new_text_network(pretrained(bert_folder, **fitting), PARTS, tokenizer) is not None
+
+
+def test_a_packaged_model_reads_notes_longer_than_its_window_as_the_trained_one_did(tmp_path: Path) -> None:
+    text = CONTRACT.text.model_copy(update={"max_tokens": 50, "window": 12, "overlap": 4})
+    contract = contract_of("text").model_copy(update={"text": text})
+    encoder = new_text_network(text, PARTS, TOKENIZER)
+    assert encoder.config.max_position_embeddings == 12
+    member = FoldNetwork(build_network(contract, PARTS, CLASSES, encoder).eval(), TOKENIZER)
+    folder = tmp_path / "model"
+    for fold in (0, 1):
+        write_weights(folder, fold, member)
+    write_card(folder, "text", contract=contract, contract_fingerprint=contract.fingerprint)
+    loaded = load_package(folder).folds[0].network
+    batch = collate([a_sample(0, note=" ".join(NOTES * 3))], contract, pad_token_id=0)
+    assert batch.token_ids.shape[1] > 24
+    batch.token_ids[0, -2] = 7
+    with torch.no_grad():
+        before = member.network(batch)
+        assert torch.equal(loaded(batch), before)
+        batch.token_ids[0, -2] = 8  # the last word, two windows on
+        assert not torch.equal(loaded(batch), before)
 
 
 def test_a_tokenizer_with_more_words_than_the_network_is_refused(bert_folder: Path) -> None:

@@ -10,7 +10,7 @@ from medmllm.models.text_encoder import (
     TextEncoder,
     from_config,
     load_pretrained,
-    longest_note,
+    longest_window,
     read_config,
     tiny_config,
 )
@@ -163,7 +163,7 @@ def test_weights_without_the_pooler_are_whole_as_it_is_not_used(bert: BertModel,
 def test_the_longest_note_is_where_the_position_table_ends(bert: BertModel) -> None:
     roberta = RobertaModel(RobertaConfig(**SMALL, pad_token_id=1)).eval()
     for network, longest in ((bert, 20), (roberta, 18)):
-        assert longest_note(network) == longest
+        assert longest_window(network) == longest
         encoder = TextEncoder(network)
         ids = torch.full((1, longest + 1), 5)
         mask = torch.ones_like(ids, dtype=torch.bool)

@@ -1,12 +1,16 @@
 """Run the command as a user does, catch all that it says, and train the smallest models that tests share."""
 
 import io
+import json
 import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -181,3 +185,26 @@ def found_in_files(folder: Path, words: Collection[str], *, but: Collection[str]
         data = file.read_bytes() if file.is_file() and file.name not in but else b""
         found += [(name, word) for word in words if word in name or word.encode() in data]
     return found
+
+
+LOAD_AND_PREDICT = """
+import sys, mlflow, pandas as pd
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+model.predict(pd.DataFrame({"studies": sys.argv[4:]})).to_json(sys.argv[3], orient="records", double_precision=15)
+"""
+
+
+def predict_in_a_fresh_process(uri: str, model: str, folder: Path, *studies: Path) -> list[dict[str, Any]]:
+    """Return what a process that knows MLflow's address alone says of studies.
+
+    Args:
+        uri: Of the tracking server.
+        model: As MLflow names it, e.g. `models:/NAME/1`.
+        folder: Where the process works.
+        studies: The rows of its input.
+    """
+    command = [sys.executable, "-c", LOAD_AND_PREDICT, uri, model, "rows.json"]
+    subprocess.run([*command, *map(str, studies)], check=True, cwd=folder)
+    rows: list[dict[str, Any]] = json.loads((folder / "rows.json").read_text())
+    return rows

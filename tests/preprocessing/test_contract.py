@@ -17,7 +17,14 @@ IMAGE = ImageSettings(
     channels={"ct": Channel(modality="CT", required=True), "pet": Channel(modality="PT")},
 )
 TEXT = TextSettings(
-    encoder="tiny", max_tokens=16, sections=("history",), required=False, tiny_vocabulary=99, local_files_only=True
+    encoder="tiny",
+    max_tokens=16,
+    window=16,
+    overlap=0,
+    sections=("history",),
+    required=False,
+    tiny_vocabulary=99,
+    local_files_only=True,
 )
 
 
@@ -104,7 +111,8 @@ def contract(image: ImageSettings | None = IMAGE, text: TextSettings | None = TE
         contract(image=settings(ct=Channel(modality="CT", required=True), pt=Channel(modality="PT"))),
         contract(image=settings(ct=Channel(modality="CT", required=True, description="x"), pet=Channel(modality="PT"))),
         *(contract(text=TEXT.model_copy(update={key: value})) for key, value in {
-            "encoder": "other", "max_tokens": 17, "sections": (), "required": True, "tiny_vocabulary": 98,
+            "encoder": "other", "max_tokens": 17, "window": 15, "overlap": 1,
+            "sections": (), "required": True, "tiny_vocabulary": 98,
         }.items()),
     ],
 )  # fmt: skip

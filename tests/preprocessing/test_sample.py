@@ -19,7 +19,14 @@ IMAGE = ImageSettings(
     channels={"ct": Channel(), "pet": Channel()},
 )
 TEXT = TextSettings(
-    encoder="tiny", max_tokens=16, sections=("history",), required=False, tiny_vocabulary=60, local_files_only=True
+    encoder="tiny",
+    max_tokens=16,
+    window=16,
+    overlap=0,
+    sections=("history",),
+    required=False,
+    tiny_vocabulary=60,
+    local_files_only=True,
 )
 CONTRACT = PreprocessingContract(version=1, orientation="RAS", image=IMAGE, accepted={}, text=TEXT)
 NOTE = Note("History: dry cough.", (Section("history", 0, 19),))

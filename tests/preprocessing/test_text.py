@@ -25,6 +25,8 @@ def settings(**changes: object) -> TextSettings:
     plain = {
         "encoder": "tiny",
         "max_tokens": 64,
+        "window": 64,
+        "overlap": 0,
         "sections": (),
         "required": False,
         "tiny_vocabulary": 120,

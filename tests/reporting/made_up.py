@@ -10,6 +10,7 @@ import numpy as np
 from medmllm import documents, records, result_documents
 from medmllm.config import TrainConfig, load_config
 from medmllm.csv_tables import LedgerRow, PredictionRow
+from medmllm.reporting.comparison import ComparedRun, ComparisonDocument, RunDifference
 
 STUDY = "st-00000000000000a1"
 PATIENT = "pt-00000000000000b2"
@@ -302,5 +303,37 @@ def evaluation(*, synthetic: bool = False) -> result_documents.EvaluationDocumen
         split_digest=DIGEST,
         contract_fingerprint=DIGEST,
         remarks=("The site alone predicts the target with AUROC 0.70: part of the result may be the site.",),
+        provenance=provenance(),
+    )
+
+
+def comparison(*, synthetic: bool = False) -> ComparisonDocument:
+    """Two runs, the first of them best in AUROC."""
+    runs = {"run_a": (0.8543, 0.78, 0.92), "run_b": (0.7125, 0.62, 0.8)}
+    return ComparisonDocument(
+        task=task(),
+        synthetic=synthetic,
+        n=120,
+        patients=100,
+        split_digest=DIGEST,
+        confidence=0.95,
+        bootstrap_samples=2000,
+        runs=tuple(
+            ComparedRun(
+                name=name,
+                arm="fused",
+                metrics=(metric("auroc", *numbers), metric("calibration_slope", None, None, None)),
+                best_in=("auroc",) if name == "run_a" else (),
+            )
+            for name, numbers in runs.items()
+        ),
+        differences=(
+            RunDifference(metric="auroc", first="run_a", second="run_b", estimate=0.1418, low=0.05, high=0.23),
+            RunDifference(
+                metric="calibration_slope", first="run_a", second="run_b", estimate=None, low=None, high=None
+            ),
+        ),
+        settings={"training.learning_rate": ("0.001", "<b>0.01</b>")},
+        remarks=("About 0.1 of them would still exclude 0.",),
         provenance=provenance(),
     )

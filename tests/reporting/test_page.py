@@ -10,12 +10,13 @@ from jinja2 import UndefinedError
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.reporting.case import write_case_report
 from medmllm.reporting.cohort import write_training_report
+from medmllm.reporting.comparison import write_comparison
 from medmllm.reporting.folder import write_folder_index
 from medmllm.reporting.page import environment, write_page
 from tests.reporting import made_up
 from tests.reporting.html_page import Page
 
-KINDS = ("case", "training", "folder")
+KINDS = ("case", "training", "folder", "comparison")
 
 
 def write(kind: str, path: Path, *, synthetic: bool = False) -> Page:
@@ -33,6 +34,9 @@ def write(kind: str, path: Path, *, synthetic: bool = False) -> Page:
         arm = OutOfFold("fused", np.stack([1 - positive, positive], 1), positive, (positive > 0.5).astype(int))
         evaluation = made_up.evaluation(synthetic=synthetic)
         write_training_report(path, evaluation=evaluation, arms=[arm], targets=targets, card=card)
+    elif kind == "comparison":
+        write_comparison(path.parent, made_up.comparison(synthetic=synthetic))
+        (path.parent / "comparison.html").rename(path)
     else:
         ledger = [made_up.ledger_row(9)]
         write_folder_index(

@@ -2,12 +2,8 @@
 
 from pathlib import Path
 
-from medmllm.training.run import flatten, headline, summary
+from medmllm.training.run import headline, summary
 from tests.reporting import made_up
-
-
-def test_nested_tables_become_dotted_keys() -> None:
-    assert flatten({"a": {"b": {"c": 1}, "d": (2, 3)}, "e": None}) == {"a.b.c": 1, "a.d": (2, 3), "e": None}
 
 
 def test_the_headline_holds_every_defined_estimate_by_arm() -> None:

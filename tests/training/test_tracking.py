@@ -3,25 +3,38 @@ import math
 import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run as Found
+from mlflow.exceptions import MlflowException
 
 from medmllm.config import TrackingSettings
-from medmllm.training import tracking
-from medmllm.training.tracking import MlflowRun, NoRun, parent_run
+from medmllm.errors import PackageError
+from medmllm.training import mlflow_line
+from medmllm.training.mlflow_line import Courier, replay
+from medmllm.training.spool import SPOOL, SpoolEntry, read_spool
+from medmllm.training.tracking import NoRun, Run, parent_run
+from tests.mlflow_server import Server, unused_port
 
-SETTINGS = TrackingSettings(enabled=True, experiment="tests", uri="")
+SETTINGS = TrackingSettings(enabled=True, experiment="tests", uri="", register_as="")
+
+
+def copy_package(package: Path, target: Path) -> None:
+    """Stand in for the MLflow model of a package: its files alone."""
+    shutil.copytree(package, target)
+
+
+def opened(settings: TrackingSettings, folder: Path, name: str = "outcome") -> AbstractContextManager[Run]:
+    return parent_run(settings, folder=folder, name=name, save_model=copy_package)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == mlflow_line.__name__ and r.levelno == logging.WARNING]
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +44,6 @@ def environment() -> Iterator[None]:
     with patch.dict(os.environ, quick):
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         yield
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def runs(uri: str, experiment: str = "tests") -> dict[str, Found]:
@@ -56,8 +63,9 @@ def record(folder: Path, settings: TrackingSettings = SETTINGS) -> None:
     (folder / "model").mkdir(parents=True, exist_ok=True)
     (folder / "model" / "model.json").write_text("{}")
     (folder / "report.html").write_text("<p>made up</p>")
-    with parent_run(settings, folder=folder, name="outcome") as run:
+    with opened(settings, folder) as run:
         run.log_params({"training.folds": 2, "image.window": (-1000.0, 400.0), "long": "x" * 2000})
+        run.log_tags({"split_digest": "5e" * 32})
         run.log_params({f"many.{k}": k for k in range(250)})
         for fold in range(2):
             child = run.child(f"fused fold {fold}")
@@ -68,7 +76,7 @@ def record(folder: Path, settings: TrackingSettings = SETTINGS) -> None:
                 child.end()
         run.log_metrics({"fused_auroc": 0.75, "probability[grade>=3]": 0.5, "undefined": math.nan})
         run.log_file(folder / "report.html")
-        run.log_file(folder / "model")
+        run.log_model(folder / "model", register_as=settings.register_as)
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +138,12 @@ def test_artifacts_lie_in_the_runs_own_folder(recorded: Path) -> None:
 
 def test_no_user_or_source_file_is_sent(recorded: Path) -> None:
     for run in runs(uri_of(recorded)).values():
-        assert set(run.data.tags) <= {"mlflow.runName", "mlflow.parentRunId"}
+        assert set(run.data.tags) <= {"mlflow.runName", "mlflow.parentRunId", "split_digest"}
         assert run.info.user_id in (None, "", "unknown")
 
 
 def test_a_second_training_joins_the_same_experiment(recorded: Path) -> None:
-    with parent_run(SETTINGS, folder=recorded, name="again"):
+    with opened(SETTINGS, recorded, "again"):
         pass
     assert {"outcome", "again"} <= runs(uri_of(recorded)).keys()
 
@@ -147,7 +155,7 @@ def test_a_training_that_fails_is_marked_failed_with_its_open_children(
     settings = SETTINGS.model_copy(update={"experiment": f"failing {error.__name__}"})
 
     def train() -> None:
-        with parent_run(settings, folder=recorded, name="outcome") as run:
+        with opened(settings, recorded) as run:
             run.child("done").end()
             run.child("open").log_epoch(1, {"train_loss": 1.0})
             raise error
@@ -164,25 +172,25 @@ def test_a_training_that_fails_is_marked_failed_with_its_open_children(
 
 def test_one_refused_entry_costs_that_entry_alone(recorded: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = SETTINGS.model_copy(update={"experiment": "refusing"})
-    with parent_run(settings, folder=recorded, name="outcome") as run:
+    with opened(settings, recorded) as run:
         run.log_params({"folds": 2})
         run.log_params({"folds": 3})  # a parameter cannot be changed
         run.log_metrics({"auroc": 0.5})
     found = runs(uri_of(recorded), "refusing")["outcome"]
     assert (found.data.params, found.data.metrics) == ({"folds": "2"}, {"auroc": 0.5})
-    assert [r.getMessage() for r in caplog.records if r.name == tracking.__name__] == [
-        "MLflow refused one entry (INVALID_PARAMETER_VALUE): it is not tracked, the rest is"
-    ]
+    assert warnings(caplog) == ["MLflow refused one entry (INVALID_PARAMETER_VALUE): it is not tracked, the rest is"]
 
 
 def test_tracking_that_is_switched_off_writes_nothing(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "model").mkdir()
     off = SETTINGS.model_copy(update={"enabled": False})
-    with parent_run(off, folder=tmp_path / "out", name="outcome") as run:
+    with opened(off, tmp_path / "out") as run:
         run.log_params({"a": 1})
         run.log_metrics({"b": 2.0})
+        run.log_tags({"c": "d"})
         run.log_file(tmp_path / "model")
+        run.log_model(tmp_path / "model", register_as="name")
         child = run.child("fold")
         child.log_epoch(1, {"c": 3.0})
         child.end(failed=True)
@@ -201,21 +209,23 @@ def test_a_dead_server_costs_the_tracking_with_a_warning_and_never_the_training(
     else:
         os.environ["MLFLOW_TRACKING_URI"] = address
     trained = False
-    with parent_run(settings, folder=tmp_path, name="outcome") as run:
+    with opened(settings, tmp_path) as run:
         run.child("fold").log_epoch(1, {"train_loss": 1.0})
         trained = True
     assert trained
-    [warning] = [record for record in caplog.records if record.name == tracking.__name__]
-    assert warning.levelno == logging.WARNING
-    assert "cannot be reached" in warning.getMessage()
-    assert "training goes on untracked" in warning.getMessage()
-    assert list(tmp_path.iterdir()) == []
+    first, last = warnings(caplog)
+    assert "training goes on, and what it tracks waits in mlflow_spool.jsonl" in first
+    assert "`medmllm track RUN`" in last
+    assert [file.name for file in tmp_path.iterdir()] == [SPOOL]
+    assert [(entry.kind, entry.run) for entry in read_spool(tmp_path / SPOOL)] == [
+        ("start", 0), ("start", 1), ("metrics", 1), ("end", 1), ("end", 0),
+    ]  # fmt: skip
 
 
 def test_the_settings_win_over_the_environment(recorded: Path, tmp_path: Path) -> None:
     os.environ["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{unused_port()}"
     named = SETTINGS.model_copy(update={"uri": uri_of(recorded), "experiment": "named"})
-    with parent_run(named, folder=tmp_path, name="outcome"):
+    with opened(named, tmp_path):
         pass
     assert runs(uri_of(recorded), "named").keys() == {"outcome"}
     assert list(tmp_path.iterdir()) == []
@@ -224,87 +234,209 @@ def test_the_settings_win_over_the_environment(recorded: Path, tmp_path: Path) -
 def test_mlflow_is_not_waited_for_by_the_minute_unless_the_environment_says_so(recorded: Path) -> None:
     del os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "77"
-    with patch.object(tracking, "MlflowRun", side_effect=OSError), parent_run(SETTINGS, folder=recorded, name="x"):
-        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"
-        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
-        assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    Courier(SETTINGS, recorded, copy_package)
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
 @pytest.fixture
-def server(recorded: Path, tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A real server on loopback, in a process group of its own, as it is a tree of processes."""
-    port = unused_port()
-    address = f"http://127.0.0.1:{port}"
+def server(recorded: Path, tmp_path: Path) -> Iterator[Server]:
     (tmp_path / "server").mkdir()
     shutil.copy(recorded / "mlflow.db", tmp_path / "server" / "store.db")  # making one takes seconds
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", "sqlite:///store.db", "--artifacts-destination", "kept"]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    with (tmp_path / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=tmp_path / "server",
-            env=os.environ | {"PATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    started = Server(tmp_path / "server")
     try:
-        wait_for(f"{address}/health", process, tmp_path / "server.log")
-        yield address, process
+        started.start()
+        yield started
     finally:
-        stop(process)
-
-
-def wait_for(health: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
-        assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(health, timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.1)
-    pytest.fail(f"no answer within a minute: {log.read_text()}")
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    process.wait()
+        started.die()
 
 
 @pytest.mark.slow
-def test_a_real_server_named_by_the_environment_receives_everything_until_it_dies(
-    tmp_path: Path, server: tuple[str, subprocess.Popen[bytes]], caplog: pytest.LogCaptureFixture
+def test_a_real_server_named_by_the_environment_receives_everything(
+    tmp_path: Path, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    address, process = server
-    os.environ["MLFLOW_TRACKING_URI"] = address
+    os.environ["MLFLOW_TRACKING_URI"] = server.address
     folder = tmp_path / "run"
-    served = SETTINGS.model_copy(update={"experiment": "served"})
-    record(folder, served)
-    found = runs(address, "served")
+    record(folder, SETTINGS.model_copy(update={"experiment": "served", "register_as": "nodules"}))
+    found = runs(server.address, "served")
     assert {name: run.info.status for name, run in found.items()} == {
         "outcome": "FINISHED",
         "fused fold 0": "FINISHED",
         "fused fold 1": "FINISHED",
     }
     assert found["outcome"].data.params["many.249"] == "249"
-    assert history(address, found["fused fold 0"], "train_loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
-    kept = {file.name for file in (tmp_path / "server" / "kept").rglob("*") if file.is_file()}
+    assert found["outcome"].data.tags["split_digest"] == "5e" * 32
+    assert history(server.address, found["fused fold 0"], "train_loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    kept = {file.name for file in (server.folder / "kept").rglob("*") if file.is_file()}
     assert kept == {"report.html", "model.json"}
-    assert {file.name for file in folder.iterdir()} == {"model", "report.html"}  # no database of its own
-    assert not [record for record in caplog.records if record.name == tracking.__name__]
+    assert {file.name for file in folder.iterdir()} == {"model", "report.html"}  # no database of its own, no spool
+    [version] = MlflowClient(tracking_uri=server.address).search_model_versions("name = 'nodules'")
+    assert version.run_id == found["outcome"].info.run_id
+    assert warnings(caplog) == []
 
-    with parent_run(served, folder=folder, name="cut short") as run:
-        child = run.child("fold")
-        assert isinstance(child, MlflowRun)
-        stop(process)
-        child.log_epoch(1, {"train_loss": 1.0})
-        child.log_epoch(2, {"train_loss": 0.5})
-        assert isinstance(run.child("next fold"), NoRun)
+
+def tracked_through_a_death(run: Run, folder: Path, server: Server, *, back: bool) -> None:
+    """Train two folds; the server dies in the first, and comes back before the second where `back` says so."""
+    child = run.child("fold 0")
+    child.log_epoch(1, {"train_loss": 1.0})
+    server.die()
+    child.log_epoch(2, {"train_loss": 0.5, "tuning_loss": math.nan})
+    child.end()
+    run.log_params({"folds": 2})
+    if back:
+        server.start()
+    second = run.child("fold 1")
+    second.log_epoch(1, {"train_loss": 0.25})
+    second.end()
+    (folder / "report.html").write_text("<p>made up</p>")
+    run.log_file(folder / "report.html")
+
+
+def assert_nothing_is_lost(server: Server, experiment: str) -> None:
+    found = runs(server.address, experiment)
+    assert {name: run.info.status for name, run in found.items()} == dict.fromkeys(
+        ("outcome", "fold 0", "fold 1"), "FINISHED"
+    )
+    assert len(MlflowClient(tracking_uri=server.address).search_runs([found["outcome"].info.experiment_id])) == 3
+    parent = found["outcome"].info.run_id
+    assert [found[f"fold {k}"].data.tags["mlflow.parentRunId"] for k in (0, 1)] == [parent, parent]
+    assert history(server.address, found["fold 0"], "train_loss") == [(1, 1.0), (2, 0.5)]
+    assert math.isnan(found["fold 0"].data.metrics["tuning_loss"])
+    assert history(server.address, found["fold 1"], "train_loss") == [(1, 0.25)]
+    assert found["outcome"].data.params == {"folds": "2"}
+    assert [file.name for file in (server.folder / "kept").rglob("*") if file.is_file()] == ["report.html"]
+
+
+@pytest.mark.slow
+def test_what_a_dead_server_missed_reaches_it_when_it_is_back_within_the_training(
+    tmp_path: Path, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = SETTINGS.model_copy(update={"uri": server.address, "experiment": "back"})
+    with patch.object(mlflow_line, "RETRY_AFTER_S", 0.0), opened(settings, tmp_path) as run:
+        tracked_through_a_death(run, tmp_path, server, back=True)
+        assert not (tmp_path / SPOOL).exists()  # sent at the next fold, not only at the end
+    assert_nothing_is_lost(server, "back")
+    first, last = warnings(caplog)
+    assert "training goes on" in first
+    assert last == "MLflow answers again: the 3 entries that waited were sent"
+
+
+@pytest.mark.slow
+def test_what_a_dead_server_missed_can_be_sent_by_another_process_later(
+    tmp_path: Path, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = SETTINGS.model_copy(update={"uri": server.address, "experiment": "later"})
+    with opened(settings, tmp_path) as run:
+        tracked_through_a_death(run, tmp_path, server, back=False)
+    waiting = (tmp_path / SPOOL).read_text()
+    assert str(tmp_path) not in waiting
+    with pytest.raises(MlflowException):  # still dead: nothing is lost by trying
+        replay(Courier(settings, tmp_path, copy_package), tmp_path / SPOOL)
+    assert (tmp_path / SPOOL).read_text() == waiting
+    server.start()
+    assert replay(Courier(settings, tmp_path, copy_package), tmp_path / SPOOL) == 8
+    assert not (tmp_path / SPOOL).exists()
+    assert_nothing_is_lost(server, "later")
+
+
+def test_sending_that_is_cut_short_goes_on_where_it_stopped(tmp_path: Path, recorded: Path) -> None:
+    dead = SETTINGS.model_copy(update={"uri": f"http://127.0.0.1:{unused_port()}", "experiment": "cut"})
+    with opened(dead, tmp_path) as run:
+        run.log_metrics({"auroc": 0.75})
+        run.child("fold").log_epoch(1, {"train_loss": 1.0})
+    alive = dead.model_copy(update={"uri": uri_of(recorded)})
+    delivered = 0
+
+    class Breaking(Courier):
+        def deliver(self, entry: SpoolEntry) -> None:
+            nonlocal delivered
+            if entry.kind == "metrics":  # were the machine to stop here, the run would not be started again
+                assert all(
+                    one.run_id for one in read_spool(tmp_path / SPOOL) if one.run <= entry.run and one.kind == "start"
+                )
+            if delivered == 3:  # the parent, its metric and the child's start got through
+                raise ConnectionError
+            delivered += 1
+            super().deliver(entry)
+
+    with pytest.raises(ConnectionError):
+        replay(Breaking(alive, tmp_path, copy_package), tmp_path / SPOOL)
+    assert [(entry.kind, entry.run, bool(entry.run_id)) for entry in read_spool(tmp_path / SPOOL)] == [
+        ("start", 0, True), ("start", 1, True), ("metrics", 1, False), ("end", 1, False), ("end", 0, False),
+    ]  # fmt: skip
+    assert replay(Courier(alive, tmp_path, copy_package), tmp_path / SPOOL) == 3
+    found = runs(uri_of(recorded), "cut")
+    experiment = found["outcome"].info.experiment_id
+    assert len(MlflowClient(tracking_uri=uri_of(recorded)).search_runs([experiment])) == 2  # none started twice
+    assert history(uri_of(recorded), found["fold"], "train_loss") == [(1, 1.0)]
+
+
+def test_an_earlier_trainings_entries_are_still_sent_but_not_the_files_that_were_written_over(
+    tmp_path: Path, recorded: Path
+) -> None:
+    dead = SETTINGS.model_copy(update={"uri": f"http://127.0.0.1:{unused_port()}", "experiment": "earlier"})
+    (tmp_path / "report.html").write_text("first")
+    with opened(dead, tmp_path, "first") as run:
+        run.log_metrics({"auroc": 0.25})
+        run.log_file(tmp_path / "report.html")
+    with opened(dead.model_copy(update={"uri": uri_of(recorded)}), tmp_path, "second") as run:
         run.log_metrics({"auroc": 0.5})
-    [warning] = [record for record in caplog.records if record.name == tracking.__name__]
-    assert "stopped answering" in warning.getMessage()
+    found = runs(uri_of(recorded), "earlier")
+    assert {name: run.data.metrics["auroc"] for name, run in found.items()} == {"first": 0.25, "second": 0.5}
+    client = MlflowClient(tracking_uri=uri_of(recorded))
+    assert client.list_artifacts(found["first"].info.run_id) == []
+    assert not (tmp_path / SPOOL).exists()
+
+
+def test_a_run_that_the_server_refuses_to_start_waits_with_all_that_belongs_to_it(
+    tmp_path: Path, recorded: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = MlflowClient(tracking_uri=uri_of(recorded))
+    client.delete_experiment(client.create_experiment("deleted"))
+    settings = SETTINGS.model_copy(update={"uri": uri_of(recorded), "experiment": "deleted"})
+    with opened(settings, tmp_path) as run:
+        run.log_metrics({"auroc": 0.5})
+    assert [entry.kind for entry in read_spool(tmp_path / SPOOL)] == ["start", "metrics", "end"]
+    assert "INVALID_PARAMETER_VALUE" in warnings(caplog)[0]
+
+
+def test_a_dead_server_is_not_tried_again_at_every_fold(tmp_path: Path) -> None:
+    dead = SETTINGS.model_copy(update={"uri": f"http://127.0.0.1:{unused_port()}"})
+    with patch.object(mlflow_line, "replay", side_effect=ConnectionError) as attempts:
+        with opened(dead, tmp_path) as run:
+            for fold in range(15):
+                run.child(f"fold {fold}").end()
+            assert attempts.call_count == 0  # within the minute after it was found dead
+        assert attempts.call_count == 1  # the last chance, at the end
+
+
+def test_a_name_that_is_registered_already_gets_a_new_version(tmp_path: Path, recorded: Path) -> None:
+    settings = SETTINGS.model_copy(update={"uri": uri_of(recorded), "experiment": "twice"})
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.json").write_text("{}")
+    for _ in range(2):
+        with opened(settings, tmp_path) as run:
+            run.log_model(tmp_path / "model", register_as="of two trainings")
+    found = MlflowClient(tracking_uri=uri_of(recorded)).search_model_versions("name = 'of two trainings'")
+    assert sorted(int(one.version) for one in found) == [1, 2]
+
+
+def test_a_file_that_is_gone_when_it_could_be_sent_costs_itself_alone(
+    tmp_path: Path, recorded: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = SETTINGS.model_copy(update={"uri": uri_of(recorded), "experiment": "gone"})
+    with opened(settings, tmp_path) as run:
+        run.log_file(tmp_path / "report.html")
+        run.log_metrics({"auroc": 0.5})
+    assert runs(uri_of(recorded), "gone")["outcome"].data.metrics == {"auroc": 0.5}
+    assert warnings(caplog) == ["report.html is no longer in the run's folder: it is not tracked, the rest is"]
+
+
+def test_an_unfinished_last_line_of_the_spool_is_left_out_and_a_wrong_one_named(tmp_path: Path) -> None:
+    spool = tmp_path / SPOOL
+    spool.write_text('{"kind":"end","run":0,"at_ms":1}\n{"kind":"en')
+    assert [entry.kind for entry in read_spool(spool)] == ["end"]
+    spool.write_text('{"kind":"end","run":0,"at_ms":1}\n{"kind":"fly","run":0,"at_ms":1}\n')
+    with pytest.raises(PackageError, match=r"mlflow_spool\.jsonl, line 2: kind"):
+        read_spool(spool)

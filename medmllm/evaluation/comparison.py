@@ -1,0 +1,170 @@
+"""Compare the models of several runs on the same studies, all on the same resamples of patients.
+
+    out-of-fold predictions of each run -> metrics, paired differences of every two, which run is best in what
+
+A run is called best in a metric only where the interval of its difference to every other run excludes zero. Metrics
+without a better direction of their own (sensitivity trades for specificity, slopes are best at 1) have no best run.
+Intervals are not corrected for the number of comparisons: the remarks say how many there are.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medmllm.errors import EvaluationError
+from medmllm.evaluation.cohort import COMPARED_METRIC, OutOfFold, binary_measures, multiclass_measures
+from medmllm.evaluation.discrimination import IntArray
+from medmllm.evaluation.resampling import Interval, Measure, resample
+from medmllm.records import ArmEvaluation, Metric
+
+HIGHER_IS_BETTER = frozenset({"auroc", "auroc_within_folds", "auprc", "balanced_accuracy", "accuracy"})
+LOWER_IS_BETTER = frozenset({"brier", "ece", "log_loss"})
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """`first` minus `second` in one metric, paired by patient."""
+
+    metric: str
+    first: str  # names of runs
+    second: str
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Several runs on the same studies."""
+
+    runs: tuple[ArmEvaluation, ...]  # `arm` holds the run's name
+    differences: tuple[Difference, ...]  # of every two runs, in the order given, in every metric
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, in the order of the report."""
+        return tuple(metric.name for metric in self.runs[0].metrics)
+
+    def best(self, metric: str) -> str | None:
+        """Return the run that is better than every other one in a metric; None where none is."""
+        here = [difference for difference in self.differences if difference.metric == metric]
+        for run in self.runs:
+            own = [difference for difference in here if run.arm in (difference.first, difference.second)]
+            if all(better(difference) == run.arm for difference in own):
+                return run.arm
+        return None
+
+
+def better(difference: Difference) -> str | None:
+    """Return the better run of two, where the interval of their difference excludes zero; else None.
+
+    >>> better(Difference("brier", "a", "b", Interval(-0.05, -0.08, -0.01, 0)))
+    'a'
+    """
+    low, high = difference.interval.low, difference.interval.high
+    if low is None or high is None or low <= 0 <= high:
+        return None
+    if difference.metric in HIGHER_IS_BETTER:
+        return difference.first if low > 0 else difference.second
+    if difference.metric in LOWER_IS_BETTER:
+        return difference.second if low > 0 else difference.first
+    return None
+
+
+def compare_models(
+    models: Sequence[OutOfFold],
+    *,
+    targets: IntArray,
+    patients: Sequence[str],
+    folds: IntArray,
+    classes: Sequence[str],
+    confidence: float,
+    samples: int,
+    seed: int,
+) -> Comparison:
+    """Return every run's metrics and the paired differences of every two.
+
+    Args:
+        models: Two or more; `arm` holds the run's name; the same studies in the same order.
+        targets: Class index of each study; shape (studies,).
+        patients: Patient of each study.
+        folds: Fold that tested each study, the same in all runs; shape (studies,).
+        classes: Class names; binary: negative first.
+        confidence: Level of the intervals, e.g. 0.95.
+        samples: Number of bootstrap resamples of patients.
+        seed: Of the resamples.
+
+    Raises:
+        EvaluationError: Fewer than two runs, or two of the same name.
+    """
+    names = [model.arm for model in models]
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise EvaluationError(f"{len(names)} runs named {', '.join(names)}: two or more with names of their own")
+    measures: dict[str, Measure] = {}
+    metrics: list[str] = []
+    for number, model in enumerate(models):
+        own = binary_measures(model, targets, folds) if len(classes) == 2 else multiclass_measures(model, targets)
+        metrics = list(own)
+        measures |= {f"{number} {metric}": measure for metric, measure in own.items()}
+    drawn = resample(measures, targets=targets, patients=patients, samples=samples, seed=seed)
+
+    def metric(number: int, name: str) -> Metric:
+        found = drawn.interval(f"{number} {name}", confidence)
+        return Metric(name, found.estimate, found.low, found.high, np.size(targets), len(set(patients)), "all")
+
+    return Comparison(
+        runs=tuple(ArmEvaluation(run, tuple(metric(k, name) for name in metrics)) for k, run in enumerate(names)),
+        differences=tuple(
+            Difference(name, names[i], names[j], drawn.difference(f"{i} {name}", f"{j} {name}", confidence))
+            for name in metrics
+            for i in range(len(names))
+            for j in range(i + 1, len(names))
+        ),
+    )
+
+
+def comparison_remarks(found: Comparison, *, confidence: float) -> tuple[str, ...]:
+    """Return what the comparison shows and what it does not, in plain words.
+
+    Args:
+        found: The comparison.
+        confidence: Level of its intervals.
+    """
+    return (*_on_the_best(found, COMPARED_METRIC), *_on_many_comparisons(found, confidence))
+
+
+def _on_the_best(found: Comparison, metric: str) -> Iterator[str]:
+    best = found.best(metric)
+    if best is not None:
+        yield f"{best} has a higher {metric.upper()} than every other run: the interval of each difference excludes 0."
+        return
+    estimates = {run.arm: next(m.estimate for m in run.metrics if m.name == metric) for run in found.runs}
+    defined = {run: value for run, value in estimates.items() if value is not None}
+    if not defined:
+        yield f"No run is best: {metric.upper()} is not defined on this cohort."
+        return
+    highest = max(defined, key=defined.__getitem__)
+    others = [
+        difference.second if difference.first == highest else difference.first
+        for difference in found.differences
+        if difference.metric == metric
+        and highest in (difference.first, difference.second)
+        and better(difference) != highest
+    ]
+    yield (
+        f"No run is best: {highest} has the highest {metric.upper()}, but the interval of its difference to "
+        f"{', '.join(others)} does not exclude 0."
+    )
+
+
+def _on_many_comparisons(found: Comparison, confidence: float) -> Iterator[str]:
+    count = len(found.differences)
+    by_chance = count * (1 - confidence)
+    yield (
+        f"{count} differences are shown, each with its own {100 * confidence:g} % interval and no correction for their "
+        f"number: if no run differed from another, about {by_chance:.1f} of them would still exclude 0. Choose the "
+        "metric before you look."
+    )
+    yield (
+        "A run that is chosen because it did best here will do somewhat worse on new patients: its estimate is "
+        "optimistic. Test the one you choose on studies that took no part in the choice."
+    )
