@@ -198,6 +198,9 @@ def train(
     target: Annotated[str, typer.Option("--target", help='Column, or a threshold on one: "spiculation>=3".')],
     out: Out,
     labels: Labels = None,
+    splits: Annotated[
+        Path | None, typer.Option("--splits", help="Folds: splits.json of a run, or nnU-Net's splits_final.json.")
+    ] = None,
     config: Config = None,
     set_: Set = None,
     linkage: Linkage = None,
@@ -210,7 +213,14 @@ def train(
     from medmllm.pipelines import train as story  # torch loads here, after the settings are known to be right
 
     result = story.run(
-        studies, labels=labels, target=target, out=out, config=settings, linkage=linkage, overwrite=overwrite
+        studies,
+        labels=labels,
+        target=target,
+        out=out,
+        config=settings,
+        linkage=linkage,
+        overwrite=overwrite,
+        splits=splits,
     )
     typer.echo(result.summary)
     return ExitCode.PARTIAL if result.refused else ExitCode.OK

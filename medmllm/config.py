@@ -27,6 +27,9 @@ Language = Literal["de", "en", "es", "fr", "it", "nl", "pt"]
 Settings = TypeVar("Settings", bound=Document)
 
 
+OnLeakage = Literal["refuse", "warn"]
+
+
 class TrainingSettings(Document):
     """Cross-validation and the training loop."""
 
@@ -35,6 +38,12 @@ class TrainingSettings(Document):
         gt=0,
         lt=0.5,
         description="part of each training fold kept for early stopping, temperature and threshold",
+    )
+    same_pixels: OnLeakage = Field(
+        description="studies of different patients with the same voxels, in two parts of a fold"
+    )
+    copied_notes: OnLeakage = Field(
+        description="studies of different patients with much the same note (quality.bounds), in two parts of a fold"
     )
     arms: tuple[Arm, ...] = Field(min_length=1, description="trained on the same folds, compared out of fold")
     seed: NonNegativeInt

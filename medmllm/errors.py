@@ -4,7 +4,8 @@
     ├── MisuseError               the command was given something it cannot use: exit code 2
     │   ├── ConfigError           a key or value in a TOML file or --set
     │   ├── LabelError            the label table, the target column or its expression
-    │   └── SplitError            too few patients, one class only, a patient on both sides
+    │   └── SplitError            too few patients, one class only, a split file that does not fit
+    │       └── LeakageError      a patient, the same pixels or the same note on two sides of a fold
     ├── IngestError               a file or series cannot be read as what it claims to be
     │   ├── DicomError
     │   ├── NiftiError
@@ -69,6 +70,12 @@ class SplitError(MisuseError):
     """The cohort cannot be split as asked."""
 
     default_code = "bad_split"
+
+
+class LeakageError(SplitError):
+    """Two parts of a fold share what the model should not have seen."""
+
+    default_code = "leaking_split"
 
 
 class IngestError(MedmllmError):

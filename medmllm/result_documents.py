@@ -55,6 +55,21 @@ class FoldDocument(Document):
     test_patients: int
 
 
+class FoldStudies(Document):
+    """Which studies one fold trains on, tunes on and tests on."""
+
+    train: tuple[StudyKey, ...]
+    tune: tuple[StudyKey, ...] = Field(description="for early stopping, temperature and threshold")
+    test: tuple[StudyKey, ...] = Field(min_length=1)
+
+
+class SplitDocument(Document):
+    """RUN/splits.json: the folds of a run, by study key; `medmllm train --splits` takes it again."""
+
+    digest: Sha256 = Field(description="sha256 over fold, part and study key of every membership")
+    folds: tuple[FoldStudies, ...] = Field(min_length=2)
+
+
 class EvaluationDocument(Document):
     """RUN/evaluation.json: the cross-validated result, all arms on the same folds."""
 
@@ -188,6 +203,7 @@ class DeidentificationDocument(Document):
 FILES: Mapping[str, type[Document]] = {
     "model": ModelCard,
     "evaluation": EvaluationDocument,
+    "splits": SplitDocument,
     "prediction": PredictionDocument,
     "explanation": ExplanationDocument,
     "summary": ScoringSummary,

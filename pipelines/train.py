@@ -1,7 +1,7 @@
 """Cross-validate models on a folder of studies, and write the model and what it can do.
 
-STUDIES + LABELS -> index -> read once -> splits -> image, text and fused arms on the same folds
--> RUN/model/, out_of_fold.csv, evaluation.json, report.html, training_ledger.csv, quality.csv,
+STUDIES + LABELS -> index -> read once -> splits -> audit of leakage -> image, text and fused arms on the same folds
+-> RUN/model/, out_of_fold.csv, evaluation.json, report.html, training_ledger.csv, quality.csv, splits.json,
 settings.json, MLflow
 """
 
@@ -29,8 +29,9 @@ from medmllm.reporting.cohort import write_training_report
 from medmllm.result_documents import EvaluationDocument
 from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.training.cohort import draft_contract, read_cohort
-from medmllm.training.cross_validation import cross_validate, main_arm, split_cohort, usable_arms
+from medmllm.training.cross_validation import cross_validate, main_arm, usable_arms
 from medmllm.training.loop import Machine
+from medmllm.training.planning import look_ahead, settle_folds
 from medmllm.training.run import (
     Trained,
     evaluation_document,
@@ -61,6 +62,7 @@ def run(
     config: TrainConfig,
     linkage: Path | None = None,
     overwrite: bool = False,
+    splits: Path | None = None,
     synthetic: bool = False,
 ) -> TrainResult:
     """Train, evaluate out of fold, and write RUN.
@@ -73,6 +75,7 @@ def run(
         config: Resolved settings.
         linkage: Where to write key -> original identifier; None writes none.
         overwrite: Write over an earlier run.
+        splits: File with the folds; None makes them.
         synthetic: The cohort is synthetic; every file and page says so.
 
     Raises:
@@ -87,6 +90,7 @@ def run(
     if linkage is not None:
         write_linkage(linkage, index, out=out)
     found = assign_targets(index.studies, parsed)
+    given = look_ahead(index.studies, found.by_study, config.training, splits)
     task = Task(
         target=parsed.expression, kind="binary" if len(found.classes) == 2 else "multiclass", classes=found.classes
     )
@@ -102,7 +106,8 @@ def run(
     config.write(out / "settings.json")
     arms, said = usable_arms(cohort, config)
     said += left_out(index, found, parsed.expression, synthetic=synthetic)
-    plan = split_cohort(cohort, config.training)
+    plan, leaks = settle_folds(cohort, config.training, given, out)
+    said += leaks
     provenance = stamp(
         f"medmllm train --studies STUDIES --labels LABELS --target '{parsed.expression}' --out RUN",
         seed=config.training.seed,
@@ -113,10 +118,8 @@ def run(
         tracked.log_params(flatten(config.model_dump(mode="json")) | named)
         tracked.log_tags(named)
         with progress_bar("Training fold models", len(arms) * len(plan.folds)) as advance:
-            results = cross_validate(
-                arms, cohort, plan, config, task.classes, out=out, tracked=tracked, advance=advance
-            )
-        trained = Trained(task, cohort, plan, results, config, provenance, synthetic)
+            done = cross_validate(arms, cohort, plan, config, task.classes, out=out, tracked=tracked, advance=advance)
+        trained = Trained(task, cohort, plan, done, config, provenance, synthetic)
         evaluation = write_run(trained, out, said)
         track_result(tracked, evaluation, out, register_as=config.tracking.register_as)
     return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out))

@@ -65,6 +65,7 @@ def test_the_codes_that_ledgers_hold_do_not_change() -> None:
         "ConfigError": "bad_config",
         "LabelError": "bad_labels",
         "SplitError": "bad_split",
+        "LeakageError": "leaking_split",
         "IngestError": "unreadable",
         "DicomError": "dicom_unreadable",
         "NiftiError": "nifti_unreadable",

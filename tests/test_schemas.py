@@ -23,6 +23,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "data_schemas"
 FAULTS: dict[str, tuple[str | int, ...]] = {
     "model": ("training_patients", 0),  # a hospital number where a digest belongs
     "evaluation": ("accuracy",),  # unknown key
+    "splits": ("digest",),  # cut short
     "prediction": ("probability",),  # 1.2
     "explanation": ("words", 0, "word"),  # text of the note
     "summary": ("refused",),  # -1

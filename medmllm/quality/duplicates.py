@@ -30,6 +30,7 @@ class NoteRegister:
 
     def __init__(self, bounds: QualityBounds) -> None:
         self._bounds = bounds
+        self.copies: dict[str, str] = {}  # study_key -> that of the earlier study whose note is much like its own
         self._keys: list[str] = []
         self._signatures = np.empty((64, HASHES), dtype=np.uint32)  # grows; one row per remembered note
         self._bands: dict[tuple[int, bytes], list[int]] = {}
@@ -47,6 +48,7 @@ class NoteRegister:
             best = int(likeness.argmax())  # the earliest of the most alike
             value, other = float(likeness[best]), self._keys[candidates[best]]
             if value >= bound:
+                self.copies[study_key] = other
                 reason = f"the note shares {value:.0%} of its word runs with that of {other} (bound {bound:.0%})"
                 return QualityFinding("note_duplicate", study_key, value, bound, reason)
         self._remember(study_key, signature, bands)

@@ -5,9 +5,12 @@
 Tokens come later, fold by fold: `tiny` learns its vocabulary from the training part alone.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from medmllm.config import QualityPolicy
 from medmllm.documents import ImageSettings, PreprocessingContract, TextSettings
@@ -39,6 +42,7 @@ class Member:
     sample: Sample  # with its target; without tokens
     note: Note | None
     facts: Mapping[str, VolumeFacts]  # by channel name
+    pixels: tuple[str, ...] = ()  # digest of each volume as read, for the audit of leakage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +52,7 @@ class Cohort:
     members: tuple[Member, ...]
     refused: tuple[tuple[Study, Refusal], ...]
     findings: tuple[tuple[str, QualityFinding], ...] = ()  # study_key, finding; of members and refused alike
+    note_copies: Mapping[str, str] = field(default_factory=dict)  # study_key -> earlier study with much the same note
 
     @property
     def has_images(self) -> bool:
@@ -97,6 +102,21 @@ def compare_note(study: Study, note: Note | None, register: NoteRegister, policy
     """Return whether an earlier study's note is much like this one; call it in the order of the studies."""
     alike = register.check(study.study_key, note)
     return () if alike is None else judge([alike], policy.decisions)
+
+
+def pixel_digest(volume: Volume) -> str | None:
+    """Return a digest of a volume's voxels and their order; None for a constant one, which any other may equal.
+
+    Where the volume lies in the patient does not count: pixels copied under a new patient id often get a new frame.
+    """
+    voxels = volume.voxels
+    if voxels.min() == voxels.max():
+        return None
+    # Slice by slice, so that no second copy of a volume is held however it lies in memory.
+    digest = hashlib.blake2b(repr(voxels.shape).encode(), digest_size=16)
+    for plane in range(voxels.shape[2]):
+        digest.update(np.ascontiguousarray(voxels[:, :, plane], dtype=np.float32).tobytes())
+    return digest.hexdigest()
 
 
 def stage_of(error: MedmllmError) -> Stage:
@@ -153,7 +173,7 @@ def read_cohort(
     if not members:
         first = refused[0][1].reason if refused else "the folder holds no labelled study"
         raise LabelError(f"none of the {len(labelled)} labelled studies can be used; the first: {first}")
-    return Cohort(tuple(members), tuple(refused), tuple(findings))
+    return Cohort(tuple(members), tuple(refused), tuple(findings), register.copies)
 
 
 def _look(study: Study, target: int, contract: PreprocessingContract, policy: QualityPolicy) -> _Looked:
@@ -170,7 +190,8 @@ def _look(study: Study, target: int, contract: PreprocessingContract, policy: Qu
     except MedmllmError as error:
         return _Looked(Refusal.of(error, stage_of(error)), findings, note)
     facts = {name: measure(volume) for name, volume in parts.volumes.items()}
-    return _Looked(Member(sample, note, facts), findings, note)
+    pixels = tuple(digest for volume in parts.volumes.values() if (digest := pixel_digest(volume)))
+    return _Looked(Member(sample, note, facts, pixels), findings, note)
 
 
 def _in_order(

@@ -11,7 +11,7 @@ The split depends on the order of the studies and the seed, not on how patients 
 sites' secrets give the same folds for the same folder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -78,17 +78,70 @@ def make_splits(
     group, target = _checked(patients, targets, study_keys)
     _check_settings(folds, tuning_fraction)
     _check_enough_patients(group, target, folds)
-    fault = ""
-    for attempt in range(ATTEMPTS):
-        parts = _split(group, target, folds, tuning_fraction, np.random.default_rng([seed, attempt]))
-        fault = _lacking(parts, target)
-        if not fault:
-            check_partition(parts, patients)
-            return SplitPlan(folds=parts, digest=_digest(parts, study_keys))
-    raise SplitError(
-        f"{fault} in each of {ATTEMPTS} shuffles of {group.max() + 1} patients: try another number than {folds} for "
-        "training.folds, choose another --target, or add patients of that class."
+
+    def draw(generator: np.random.Generator) -> tuple[FoldSplit, ...]:
+        return _split(group, target, folds, tuning_fraction, generator)
+
+    parts = _first_whole(
+        draw,
+        target,
+        seed,
+        f"shuffles of {group.max() + 1} patients: try another number than {folds} for training.folds, choose another "
+        "--target, or add patients of that class.",
     )
+    check_partition(parts, patients)
+    return SplitPlan(folds=parts, digest=digest_of(parts, study_keys))
+
+
+def carve_tuning(
+    tests: Sequence[IntArray],
+    patients: Sequence[str],
+    targets: Sequence[int],
+    *,
+    study_keys: Sequence[str],
+    tuning_fraction: float,
+    seed: int,
+) -> SplitPlan:
+    """Return folds with the test parts that are given, and tuning parts carved from the other studies.
+
+    Args:
+        tests: Test part of each fold, ascending indices into the cohort.
+        patients: Patient of each study.
+        targets: Class index of each study, from 0.
+        study_keys: Key of each study; they go into the digest.
+        tuning_fraction: As of `make_splits`.
+        seed: As of `make_splits`.
+
+    Raises:
+        SplitError: A part lacks a class, a study is not tested exactly once, or a patient is on two sides.
+    """
+    group, target = _checked(patients, targets, study_keys)
+    _check_settings(len(tests), tuning_fraction)
+    everyone = np.arange(target.size)
+    outer = [(np.setdiff1d(everyone, test), test) for test in tests]
+
+    def draw(generator: np.random.Generator) -> tuple[FoldSplit, ...]:
+        return _carve(outer, group, target, tuning_fraction, generator)
+
+    parts = _first_whole(
+        draw,
+        target,
+        seed,
+        "choices of tuning patients: the folds are given, so give others, choose another --target, or add patients of "
+        "that class.",
+    )
+    check_partition(parts, patients)
+    return SplitPlan(folds=parts, digest=digest_of(parts, study_keys))
+
+
+def check_enough(patients: Sequence[str], targets: Sequence[int], folds: int) -> None:
+    """Refuse a cohort with one class only, or with fewer patients (of a class) than folds.
+
+    Raises:
+        SplitError: Says which, and what to do.
+    """
+    group, target = _checked(patients, targets, [str(k) for k in range(len(patients))])
+    _check_enough_patients(group, target, folds)
 
 
 def check_partition(parts: Sequence[FoldSplit], patients: Sequence[str]) -> None:
@@ -174,12 +227,36 @@ def _split(
 ) -> tuple[FoldSplit, ...]:
     shuffle_seed = int(generator.integers(2**31))
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=shuffle_seed)
+    return _carve(splitter.split(group[:, None], target, group), group, target, tuning_fraction, generator)
+
+
+def _carve(
+    outer: Iterable[tuple[IntArray, IntArray]],
+    group: IntArray,
+    target: IntArray,
+    tuning_fraction: float,
+    generator: np.random.Generator,
+) -> tuple[FoldSplit, ...]:
+    """Return folds from (studies not tested, studies tested) of each."""
     parts = []
-    for fold, (rest, test) in enumerate(splitter.split(group[:, None], target, group)):
+    for fold, (rest, test) in enumerate(outer):
         chosen = _tuning_patients(group[rest], target[rest], tuning_fraction, generator)
         tuning = np.isin(group[rest], chosen)
         parts.append(FoldSplit(fold=fold, train=rest[~tuning], tune=rest[tuning], test=test))
     return tuple(parts)
+
+
+def _first_whole(
+    draw: Callable[[np.random.Generator], tuple[FoldSplit, ...]], target: IntArray, seed: int, way_out: str
+) -> tuple[FoldSplit, ...]:
+    """Return the first draw whose parts all hold every class."""
+    fault = ""
+    for attempt in range(ATTEMPTS):
+        parts = draw(np.random.default_rng([seed, attempt]))
+        fault = lacking(parts, target)
+        if not fault:
+            return parts
+    raise SplitError(f"{fault} in each of {ATTEMPTS} {way_out}")
 
 
 def _tuning_patients(group: IntArray, target: IntArray, fraction: float, generator: np.random.Generator) -> IntArray:
@@ -195,7 +272,7 @@ def _tuning_patients(group: IntArray, target: IntArray, fraction: float, generat
     return np.concatenate(chosen)
 
 
-def _lacking(parts: Sequence[FoldSplit], target: IntArray) -> str:
+def lacking(parts: Sequence[FoldSplit], target: IntArray) -> str:
     """Return which part lacks which class, in words; empty when none does."""
     for part in parts:
         for name, members in (("test", part.test), ("tuning", part.tune), ("training", part.train)):
@@ -205,7 +282,8 @@ def _lacking(parts: Sequence[FoldSplit], target: IntArray) -> str:
     return ""
 
 
-def _digest(parts: Sequence[FoldSplit], study_keys: Sequence[str]) -> str:
+def digest_of(parts: Sequence[FoldSplit], study_keys: Sequence[str]) -> str:
+    """Return sha256 over fold, part and study key of every membership."""
     memberships = sorted(
         f"{part.fold} {name} {study_keys[index]}"
         for part in parts

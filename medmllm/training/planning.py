@@ -1,0 +1,70 @@
+"""Settle the folds of a run: what can be refused is refused before a study is read, the rest before training.
+
+labelled studies, --splits -> looked at ahead, in seconds
+cohort as read -> folds made or given -> audit of leakage -> RUN/splits.json, RUN/splits_final.json
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from medmllm.config import TrainingSettings
+from medmllm.ingest.keys import load_keyring
+from medmllm.records import Study
+from medmllm.training.cohort import Cohort
+from medmllm.training.cross_validation import split_cohort
+from medmllm.training.leakage import audit
+from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
+from medmllm.training.splits import SplitPlan, check_enough
+
+Given = tuple[GivenFold, ...]
+
+
+def look_ahead(
+    studies: Sequence[Study], targets: Mapping[str, int], settings: TrainingSettings, splits: Path | None
+) -> Given | None:
+    """Return the folds of a split file, if one is given; refuse what no reading of studies can mend.
+
+    Args:
+        studies: Those of the index.
+        targets: study_key -> class index.
+        settings: With the number of folds.
+        splits: splits.json of a run, or nnU-Net's splits_final.json.
+
+    Raises:
+        SplitError: Too few patients, one class only, or a split file that does not fit.
+    """
+    labelled = [study for study in studies if study.study_key in targets]
+    if splits is None:
+        patients = [study.patient_key for study in labelled]
+        check_enough(patients, [targets[study.study_key] for study in labelled], settings.folds)
+        return None
+    patient_of = {study.study_key: study.patient_key for study in studies}
+    given = read_split_file(splits, load_keyring().study, patient_of)
+    if any(fold.tune is None for fold in given):  # a run's own file lacks what that run could not read
+        check_all_given(given, [study.study_key for study in labelled])
+    return given
+
+
+def settle_folds(
+    cohort: Cohort, settings: TrainingSettings, given: Given | None, out: Path
+) -> tuple[SplitPlan, list[str]]:
+    """Return the audited folds, written to OUT, and remarks on what leaks and is allowed to.
+
+    Raises:
+        SplitError: The cohort cannot be split so; LeakageError names what leaks.
+    """
+    keys = [member.sample.study_key for member in cohort.members]
+    if given is None:
+        plan = split_cohort(cohort, settings)
+    else:
+        plan = plan_given(
+            given,
+            [member.sample.patient_key for member in cohort.members],
+            cohort.targets,
+            study_keys=keys,
+            tuning_fraction=settings.tuning_fraction,
+            seed=settings.seed,
+        )
+    remarks = audit(cohort, plan, settings)
+    write_splits(plan, keys, out)
+    return plan, remarks

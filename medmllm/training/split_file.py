@@ -1,0 +1,202 @@
+"""Read and write the folds of a run as a file: our own, or nnU-Net's.
+
+    RUN/splits.json, splits_final.json -> ids as study keys -> checked GivenSplits -> SplitPlan for the cohort as read
+    SplitPlan -> RUN/splits.json, RUN/splits_final.json
+
+`splits.json` names train, tune and test of each fold by key, with the digest of the whole. nnU-Net's
+`splits_final.json` is a list of {"train": [...], "val": [...]}: `val` is what we test on, and tuning parts are carved
+from `train`. Its ids are study ids (of the label table, folder names, StudyInstanceUIDs) or study keys. Both are
+written by key alone. A file that leaves studies out, names unknown ones, tests one twice, or has a patient on two
+sides is refused before any study is read; messages count and name keys, never ids.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from medmllm.errors import LeakageError, SplitError
+from medmllm.result_documents import FoldStudies, SplitDocument
+from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, carve_tuning, check_partition, digest_of, lacking
+
+OURS, NNUNET = "splits.json", "splits_final.json"
+MOST_NAMED = 5
+
+_NNUNET = TypeAdapter(list[dict[str, list[str]]])
+
+
+@dataclass(frozen=True, slots=True)
+class GivenFold:
+    """One fold of a file, by study key."""
+
+    train: tuple[str, ...] = field(repr=False)
+    tune: tuple[str, ...] | None = field(repr=False)  # None: to be carved from train
+    test: tuple[str, ...] = field(repr=False)
+
+
+def read_split_file(path: Path, key_of: Callable[[str], str], known: Mapping[str, str]) -> tuple[GivenFold, ...]:
+    """Return the folds of a file by study key.
+
+    Args:
+        path: splits.json of a run, or nnU-Net's splits_final.json.
+        key_of: Study id -> study key, as this site makes them.
+        known: study_key -> patient_key of every study of the folder, labelled or not.
+
+    Raises:
+        SplitError: Unreadable, of another form, edited by hand, or it names unknown studies or one twice.
+        LeakageError: A patient is on two sides of a fold.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        listed = isinstance(json.loads(text), list)
+        folds = _of_nnunet(text, key_of, known) if listed else _of_ours(text)
+    except OSError as error:
+        raise SplitError(f"cannot read --splits: {error.strerror}") from None
+    except (ValidationError, ValueError):  # their messages may quote ids
+        raise SplitError(
+            f'--splits is neither {OURS} of a run nor nnU-Net\'s {NNUNET}, a list of {{"train": [...], "val": [...]}} '
+            "for two folds or more: take one of them."
+        ) from None
+    for number, fold in enumerate(folds):
+        _check_fold(number, fold, known)
+    tested = Counter(key for fold in folds for key in fold.test)
+    _refuse([key for key, times in tested.items() if times > 1], "are tested in several folds: test each study once")
+    return folds
+
+
+def plan_given(
+    given: Sequence[GivenFold],
+    patients: Sequence[str],
+    targets: Sequence[int],
+    *,
+    study_keys: Sequence[str],
+    tuning_fraction: float,
+    seed: int,
+) -> SplitPlan:
+    """Return the plan of given folds for a cohort; studies that the cohort lacks are passed over.
+
+    Args:
+        given: Of `read_split_file`.
+        patients: Patient of each study.
+        targets: Class index of each study.
+        study_keys: Key of each study.
+        tuning_fraction: Share of the patients of each class carved for tuning, where no tuning part is given.
+        seed: Of the carving.
+
+    Raises:
+        SplitError: A study of the cohort is in no test part or missing in a fold, or a part lacks a class.
+    """
+    check_all_given(given, study_keys)
+    place = {key: k for k, key in enumerate(study_keys)}
+
+    def members(keys: Sequence[str]) -> IntArray:
+        return np.array(sorted(place[key] for key in keys if key in place), dtype=np.int64)
+
+    if any(fold.tune is None for fold in given):
+        tests = [members(fold.test) for fold in given]
+        return carve_tuning(tests, patients, targets, study_keys=study_keys, tuning_fraction=tuning_fraction, seed=seed)
+    parts = tuple(
+        FoldSplit(number, members(fold.train), members(fold.tune or ()), members(fold.test))
+        for number, fold in enumerate(given)
+    )
+    check_partition(parts, patients)
+    fault = lacking(parts, np.asarray(targets, dtype=np.int64))
+    if fault:
+        raise SplitError(f"{fault}: the folds are given, so give others, or choose another --target.")
+    return SplitPlan(parts, digest_of(parts, study_keys))
+
+
+def check_all_given(given: Sequence[GivenFold], study_keys: Sequence[str]) -> None:
+    """Refuse folds that leave out a study which is to be trained on.
+
+    Raises:
+        SplitError: Names some of the studies by key.
+    """
+    tested = {key for fold in given for key in fold.test}
+    _refuse(
+        [key for key in study_keys if key not in tested],
+        "have a label but are in no test part: add them, or clear their label",
+    )
+    for number, fold in enumerate(given):
+        named = {*fold.train, *(fold.tune or ()), *fold.test}
+        _refuse(
+            [key for key in study_keys if key not in named], f"are left out of fold {number}: add them to its train"
+        )
+
+
+def write_splits(plan: SplitPlan, study_keys: Sequence[str], out: Path) -> None:
+    """Write OUT/splits.json and OUT/splits_final.json, by key."""
+
+    def named(members: IntArray) -> tuple[str, ...]:
+        return tuple(study_keys[k] for k in members)
+
+    folds = tuple(
+        FoldStudies(train=named(part.train), tune=named(part.tune), test=named(part.test)) for part in plan.folds
+    )
+    SplitDocument(digest=plan.digest, folds=folds).write(out / OURS)
+    # nnU-Net has no third part: its `train` holds our tuning part as well.
+    listed = [{"train": sorted([*fold.train, *fold.tune]), "val": sorted(fold.test)} for fold in folds]
+    (out / NNUNET).write_text(json.dumps(listed, indent=4) + "\n", encoding="utf-8")
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+def _of_ours(text: str) -> tuple[GivenFold, ...]:
+    document = SplitDocument.model_validate_json(text)
+    keys = sorted({key for fold in document.folds for key in (*fold.train, *fold.tune, *fold.test)})
+    place = {key: k for k, key in enumerate(keys)}
+    parts = [
+        FoldSplit(number, *(np.array([place[key] for key in side], dtype=np.int64) for side in sides))
+        for number, sides in enumerate((fold.train, fold.tune, fold.test) for fold in document.folds)
+    ]
+    if digest_of(parts, keys) != document.digest:
+        raise SplitError(
+            f"--splits was changed after it was written: its digest does not fit. Take the {OURS} of the run again; "
+            f"folds made by hand go into a {NNUNET}."
+        )
+    return tuple(GivenFold(fold.train, fold.tune, fold.test) for fold in document.folds)
+
+
+def _of_nnunet(text: str, key_of: Callable[[str], str], known: Mapping[str, str]) -> tuple[GivenFold, ...]:
+    listed = _NNUNET.validate_json(text)
+    if len(listed) < 2 or any(set(fold) != {"train", "val"} for fold in listed):
+        raise ValueError("not nnU-Net's")
+
+    def keys(ids: Sequence[str]) -> tuple[str, ...]:
+        return tuple(one if one in known else key_of(one) for one in ids)
+
+    return tuple(GivenFold(keys(fold["train"]), None, keys(fold["val"])) for fold in listed)
+
+
+def _check_fold(number: int, fold: GivenFold, known: Mapping[str, str]) -> None:
+    sides = {"train": fold.train, "tune": fold.tune or (), "test": fold.test}
+    named = Counter(key for side in sides.values() for key in side)
+    _refuse(
+        [key for key in named if key not in known],
+        f"of fold {number} are not in the folder of studies: correct their ids, or take them out of --splits",
+    )
+    _refuse([key for key, times in named.items() if times > 1], f"are named twice in fold {number}: name each once")
+    side_of: dict[str, set[str]] = {}
+    for name, side in sides.items():
+        for key in side:
+            side_of.setdefault(known[key], set()).add(name)
+    shared = sorted(patient for patient, found in side_of.items() if len(found) > 1)
+    if shared:
+        raise LeakageError(
+            f"{len(shared)} patients are on two sides of fold {number} of --splits: {_some(shared)}. Results on such a "
+            "split would be too good: put every study of a patient on one side."
+        )
+
+
+def _refuse(keys: Sequence[str], why: str) -> None:
+    if keys:
+        raise SplitError(f"{len(keys)} studies {why} ({_some(keys)}).")
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:MOST_NAMED]) + (", ..." if len(keys) > MOST_NAMED else "")
