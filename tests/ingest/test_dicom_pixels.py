@@ -295,3 +295,14 @@ def test_lossless_jpeg_without_its_huffman_table_is_an_error_of_ours_and_ends_no
     with pytest.raises(DicomError) as refusal:
         read_slice(read_header(file))
     assert refusal.value.code == "pixels_unreadable"
+
+
+def test_a_slope_of_zero_is_refused_where_it_would_make_an_image_constant(file: Path) -> None:
+    edit_dicom(file.parent, only=[0], RescaleSlope=0)
+    assert code_of(file) == "bad_rescale"
+
+
+def test_an_empty_slice_may_have_a_slope_of_zero(file: Path) -> None:
+    pixels = bytes(len(pydicom.dcmread(file).PixelData))
+    edit_dicom(file.parent, only=[0], RescaleSlope=0, RescaleIntercept=7, PixelData=pixels)
+    assert set(read_slice(read_header(file)).ravel()) == {7.0}
