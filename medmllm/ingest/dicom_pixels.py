@@ -123,9 +123,7 @@ def _rescale(stored: npt.NDArray[Any], header: DicomHeader, out: FloatArray) -> 
     intercept = 0.0 if header.intercept is None else header.intercept
     if not (np.isfinite(slope) and np.isfinite(intercept)):
         raise DicomError("Rescale Slope or Intercept is not finite", code="bad_rescale")
-    if (
-        slope == 0 and stored.size and np.ptp(stored)
-    ):  # an empty PET slice may have slope 0; here it would hide an image
+    if slope == 0 and np.ptp(stored):  # an empty PET slice may have it; here it would hide an image
         raise DicomError("Rescale Slope (0028,1053) is 0, which makes all pixels of an image alike: their values are "
                          "unknown", code="bad_rescale")  # fmt: skip
     if stored.dtype.itemsize > 2:  # 32 bits do not fit into a float32
