@@ -169,7 +169,7 @@ def track_result(tracked: Run, evaluation: EvaluationDocument, out: Path, *, reg
         register_as: Name of the model in MLflow's registry; empty registers nothing.
     """
     tracked.log_metrics(headline(evaluation))
-    for name in ("settings.json", "evaluation.json", "out_of_fold.csv", "report.html"):
+    for name in ("settings.json", "splits.json", "evaluation.json", "out_of_fold.csv", "report.html"):
         tracked.log_file(out / name)
     tracked.log_model(out / "model", register_as=register_as)
 
