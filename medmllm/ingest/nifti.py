@@ -45,6 +45,7 @@ LENGTH_UNIT, UNIT_UNSET, MILLIMETRES = 0b111, 0, 2  # bits of xyzt_units, and th
 OTHER_UNITS = {1: "metres", 3: "micrometres"}
 NO_SHEAR_DEG = 0.5  # affines are rounded: less is not a sheared grid
 NIBABEL_FAILURES = (HeaderDataError, ImageFileError, WrapStructError)
+CIFTI_INTENTS = range(3000, 3100)  # CIFTI-2 section 3.4
 _HEADERS = {
     b"n+1": nibabel.Nifti1Header,
     b"ni1": nibabel.nifti1.Nifti1PairHeader,
@@ -222,6 +223,8 @@ def _judge(raw: Any) -> NiftiHeader:
     if stored.kind not in "iuf":
         what = "colours" if stored.names else f"{stored} values"
         raise NiftiError(f"the voxels are {what}, not single real numbers", code="not_scalar")
+    if int(raw["intent_code"]) in CIFTI_INTENTS:
+        raise NiftiError("this is CIFTI: values of surfaces or connections, not a volume", code="not_a_volume")
     shape = tuple(int(size) for size in raw.get_data_shape())
     if len(shape) < 3:
         raise NiftiError(f"the image has shape {shape}, a volume has 3 axes", code="not_3d")

@@ -182,6 +182,8 @@ def test_voxels_said_to_start_within_the_header_are_refused(tmp_path: Path, offs
         ({"srow_x": [np.nan, 0, 0, 0]}, "singular_affine"),
         ({"dim": [2, 4, 6, 1, 1, 1, 1, 1]}, "not_3d"),
         ({"dim": [3, 4, 0, 2, 1, 1, 1, 1]}, "no_voxels"),
+        ({"dim": [4, 4, 3, 2, 0, 1, 1, 1]}, "no_voxels"),
+        ({"intent_code": 3006}, "not_a_volume"),
         ({"magic": b"xyz"}, "not_nifti"),
         ({"sizeof_hdr": 7}, "not_nifti"),
         ({"datatype": 77}, "nifti_unreadable"),
