@@ -202,6 +202,7 @@ def train(
     set_: Set = None,
     linkage: Linkage = None,
     overwrite: Overwrite = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")] = False,
 ) -> ExitCode:
     """Cross-validate image-only, text-only and fused models on a folder; write the model and its report."""
     from medmllm.config import TrainConfig, load_config
@@ -210,7 +211,14 @@ def train(
     from medmllm.pipelines import train as story  # torch loads here, after the settings are known to be right
 
     result = story.run(
-        studies, labels=labels, target=target, out=out, config=settings, linkage=linkage, overwrite=overwrite
+        studies,
+        labels=labels,
+        target=target,
+        out=out,
+        config=settings,
+        linkage=linkage,
+        overwrite=overwrite,
+        resume=resume,
     )
     typer.echo(result.summary)
     return ExitCode.PARTIAL if result.refused else ExitCode.OK

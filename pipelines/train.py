@@ -1,8 +1,7 @@
 """Cross-validate models on a folder of studies, and write the model and what it can do.
 
-STUDIES + LABELS -> index -> read once -> splits -> image, text and fused arms on the same folds
--> RUN/model/, out_of_fold.csv, evaluation.json, report.html, training_ledger.csv, quality.csv,
-settings.json, MLflow
+STUDIES + LABELS -> index -> read once -> splits -> image, text and fused arms on the same folds -> RUN/model/,
+out_of_fold.csv, evaluation.json, report.html, training_ledger.csv, quality.csv, settings.json, MLflow
 """
 
 import os
@@ -30,6 +29,7 @@ from medmllm.result_documents import EvaluationDocument
 from medmllm.training.cohort import draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate, main_arm, split_cohort, usable_arms
 from medmllm.training.loop import Machine
+from medmllm.training.resuming import check_unfinished, forget
 from medmllm.training.run import (
     Trained,
     evaluation_document,
@@ -61,6 +61,7 @@ def run(
     config: TrainConfig,
     linkage: Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     synthetic: bool = False,
 ) -> TrainResult:
     """Train, evaluate out of fold, and write RUN.
@@ -73,6 +74,7 @@ def run(
         config: Resolved settings.
         linkage: Where to write key -> original identifier; None writes none.
         overwrite: Write over an earlier run.
+        resume: Go on with an interrupted run in `out`; where there is none, start.
         synthetic: The cohort is synthetic; every file and page says so.
 
     Raises:
@@ -83,6 +85,7 @@ def run(
     Machine.of(config.training.device)  # a wrong device should not cost an index
     parsed, source = parse_target(target), labels or label_file(studies)
     check_writable(out, overwrite=overwrite, marker="evaluation.json", studies=folder_of(studies))
+    check_unfinished(out, resume=resume, overwrite=overwrite)
     index = read_index(studies, labels=labels)
     if linkage is not None:
         write_linkage(linkage, index, out=out)
@@ -112,21 +115,20 @@ def run(
         tracked.log_params(flatten(config.model_dump(mode="json")) | {"target": task.target, "split": plan.digest})
         with progress_bar("Training fold models", len(arms) * len(plan.folds)) as advance:
             results = cross_validate(
-                arms, cohort, plan, config, task.classes, out=out, tracked=tracked, advance=advance
+                arms, cohort, plan, config, task.classes, out=out, tracked=tracked, advance=advance, resume=resume
             )
         trained = Trained(task, cohort, plan, results, config, provenance, synthetic)
         evaluation = write_run(trained, out, said)
         tracked.log_metrics(headline(evaluation))
-        for name in ("evaluation.json", "report.html", "settings.json"):
+        for name in ("evaluation.json", "report.html", "settings.json", "model"):
             tracked.log_file(out / name)
-        tracked.log_file(out / "model")
     return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out))
 
 
 def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDocument:
     """Write the packages, the out-of-fold table, the evaluation and its report."""
-    config, arms = trained.config, [arm.out_of_fold for arm in trained.arms]
-    targets = np.array(trained.cohort.targets)
+    config, targets = trained.config, np.array(trained.cohort.targets)
+    arms = [arm.out_of_fold for arm in trained.arms]
     cards = {arm.arm: write_package(trained, arm) for arm in trained.arms}
     write_out_of_fold(out / "out_of_fold.csv", trained)
     found = evaluate_arms(
@@ -140,9 +142,8 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
         seed=config.training.seed,
     )
     evaluation = evaluation_document(trained, found, more=said)
-    card = cards[main_arm(list(cards))]
-    write_training_report(
-        out / "report.html", evaluation=evaluation, arms=arms, targets=targets, card=card, settings=config
-    )
+    card, page = cards[main_arm(list(cards))], out / "report.html"
+    write_training_report(page, evaluation=evaluation, arms=arms, targets=targets, card=card, settings=config)
     evaluation.write(out / "evaluation.json")  # last: it marks the run as whole
+    forget(out)
     return evaluation
