@@ -61,7 +61,7 @@ class Checkpoint:
 
     def save(self, state: FitState) -> None:
         """Write the state, in place of the one before."""
-        optimizer, numbers = state.optimizer.state_dict(), np.random.get_state(legacy=True)  # noqa: NPY002 - the global one
+        optimizer, numpy_state = state.optimizer.state_dict(), np.random.get_state(legacy=False)  # noqa: NPY002
         tensors = {f"network/{name}": value for name, value in state.network.state_dict().items()}
         tensors |= {f"best/{name}": value for name, value in state.best_weights.items()}
         for index, values in optimizer["state"].items():
@@ -76,7 +76,7 @@ class Checkpoint:
             "groups": optimizer["param_groups"],
             "schedule": state.schedule.state_dict(),
             "python": random.getstate(),
-            "numpy": [numbers[0], np.asarray(numbers[1]).tolist(), *numbers[2:]],
+            "numpy": numpy_state | {"state": {k: np.asarray(v).tolist() for k, v in numpy_state["state"].items()}},
         }
         write_state(self.path, tensors, rest, self.origin)
 
@@ -102,8 +102,7 @@ class Checkpoint:
             torch.cuda.set_rng_state_all([cuda[str(k)] for k in range(len(cuda))])
         version, internal, gauss = rest["python"]
         random.setstate((version, tuple(internal), gauss))
-        name, keys, *more = rest["numpy"]
-        np.random.set_state((name, np.array(keys, dtype=np.uint32), *more))  # noqa: NPY002
+        np.random.set_state(rest["numpy"])  # noqa: NPY002
         return True
 
     def remove(self) -> None:

@@ -23,8 +23,9 @@ def command(data: Path, run: Path) -> list[str]:
     config = data / "settings.toml"
     config.write_text(NIFTI_SETTINGS)
     return [
-        sys.executable, "-c", "from medmllm.cli import app; app()", "train", "--studies", str(data / "studies"), "--target", "outcome",
-        "--labels", str(data / "labels.csv"), "--out", str(run), "--config", str(config), "--resume", *UNTRACKED, *EXACT
+        sys.executable, "-c", "from medmllm.cli import app; app()", "train", "--target", "outcome",
+        "--studies", str(data / "studies"), "--labels", str(data / "labels.csv"), "--out", str(run),
+        "--config", str(config), "--resume", *UNTRACKED, *EXACT,
     ]  # fmt: skip
 
 

@@ -1,15 +1,18 @@
 """A training that was cut off goes on to the same bits, and only under what it was started with."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from medmllm.errors import MedmllmError, MisuseError
-from medmllm.training.checkpoint import Checkpoint, Origin, read_state, write_state
-from medmllm.training.loop import Fit, fit
+from medmllm.training.checkpoint import Checkpoint, FitState, Origin, read_state, write_state
+from medmllm.training.loop import Fit, fit, set_determinism
 from tests.models.small import a_member, contract_of
 from tests.training.test_loop import Told, cohort, settings
 
@@ -71,6 +74,38 @@ def test_a_fit_that_had_come_to_its_end_trains_no_more(tmp_path: Path) -> None:
     second, again = trained(told, checkpoint, learning_rate=0.5, text_learning_rate=0.5, patience=1, epochs=9)
     assert (told.epochs, second) == ([], first)
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
+
+
+def test_the_random_numbers_of_torch_numpy_and_python_go_on_where_they_were(tmp_path: Path) -> None:
+    def state() -> FitState:
+        network = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+        return FitState(network, optimizer, LambdaLR(optimizer, lambda step: 1.0), torch.Generator().manual_seed(1))
+
+    def drawn(order: torch.Generator) -> tuple[float, ...]:
+        numbers = np.random.normal(), random.random()  # noqa: NPY002 - the global one is what is restored
+        return (*numbers, float(torch.rand(())), float(torch.rand((), generator=order)))
+
+    np.random.normal()  # noqa: NPY002 - half of a pair is now in store
+    checkpoint, first, second = Checkpoint(tmp_path / "a.safetensors", ORIGIN), state(), state()
+    checkpoint.save(first)
+    expected = drawn(first.generator)
+    assert drawn(first.generator) != expected
+    assert checkpoint.load(second)
+    assert drawn(second.generator) == expected
+
+
+def test_the_switch_lets_torch_refuse_what_it_cannot_do_the_same_way_twice() -> None:
+    def put() -> Tensor:  # which of two values wins is not defined: torch.use_deterministic_algorithms lists it
+        return torch.zeros(2).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+
+    try:
+        set_determinism(settings(deterministic=True))
+        with pytest.raises(RuntimeError, match="deterministic"):
+            put()
+    finally:
+        set_determinism(settings(deterministic=False))
+    assert put()[1] == 0
 
 
 @pytest.mark.parametrize("part", ["settings", "split", "cohort"])
