@@ -207,7 +207,7 @@ def _run_lengths(encoded: bytes, header: DicomHeader, cache: FileCache) -> npt.N
 
 
 def _runs(segment: bytes, plane: memoryview) -> memoryview | bytes:
-    """Return the bytes of one segment, in `plane` unless there are more than fit: encoders have written past the end."""
+    """Return the bytes of one segment, in `plane` unless more are there than fit: encoders have written too many."""
     try:
         return imagecodecs.packbits_decode(segment, out=plane)  # type: ignore[no-any-return]
     except imagecodecs.ImcdError:

@@ -173,8 +173,10 @@ def _check_size(raw: Any, path: Path, plain: _Plain) -> None:
             pass
     _, size, zipped = plain
     offset, shape = int(raw.get_data_offset()), raw.get_data_shape()
-    if not 0 <= offset <= LARGEST_EXTRA_BYTES:
-        raise NiftiError(f"the voxels are said to start at byte {offset:,}", code="nifti_unreadable")
+    least = 0 if _is_pair(raw) else raw.template_dtype.itemsize  # nibabel would take the header for voxels
+    if not least <= offset <= LARGEST_EXTRA_BYTES:
+        raise NiftiError(f"the voxels are said to start at byte {offset:,}, the header takes {least}: it is damaged",
+                         code="nifti_unreadable")  # fmt: skip
     declared = math.prod(shape) * raw.get_data_dtype().itemsize
     if declared > (size * DEFLATE_MOST if zipped else size - offset):
         raise NiftiError(f"the header declares {declared:,} bytes of voxels, the file has {size:,}"
@@ -221,7 +223,9 @@ def _judge(raw: Any) -> NiftiHeader:
     shape = tuple(int(size) for size in raw.get_data_shape())
     if len(shape) < 3:
         raise NiftiError(f"the image has shape {shape}, a volume has 3 axes", code="not_3d")
-    if min(shape) < 1 or math.prod(shape) > LARGEST_VOXELS:
+    if min(shape) < 1:
+        raise NiftiError(f"the header declares shape {shape}: no voxels", code="no_voxels")
+    if math.prod(shape) > LARGEST_VOXELS:
         raise NiftiError(f"the header declares shape {shape}; at most {LARGEST_VOXELS:,} voxels are read",
                          code="too_large")  # fmt: skip
     unit = raw.get_xyzt_units()[0]
