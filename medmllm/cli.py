@@ -205,6 +205,7 @@ def train(
     set_: Set = None,
     linkage: Linkage = None,
     overwrite: Overwrite = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")] = False,
 ) -> ExitCode:
     """Cross-validate image-only, text-only and fused models on a folder; write the model and its report."""
     from medmllm.config import TrainConfig, load_config
@@ -221,6 +222,7 @@ def train(
         linkage=linkage,
         overwrite=overwrite,
         splits=splits,
+        resume=resume,
     )
     typer.echo(result.summary)
     return ExitCode.PARTIAL if result.refused else ExitCode.OK

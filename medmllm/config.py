@@ -63,6 +63,7 @@ class TrainingSettings(Document):
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field(description="auto: bf16-mixed on CUDA, 32-true on CPU")
     channels_last: bool = Field(description="channels_last_3d memory layout for the image encoder")
     threads: NonNegativeInt = Field(description="CPU threads; 0: all")
+    deterministic: bool = Field(description="only arithmetic that gives the same bits each time; slower on CUDA")
 
 
 class EvaluationSettings(Document):

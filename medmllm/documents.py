@@ -209,6 +209,11 @@ class Task(Document):
     kind: Literal["binary", "multiclass"]
     classes: tuple[str, ...] = Field(min_length=2, description="binary: negative first, positive second")
 
+    @classmethod
+    def of(cls, target: str, classes: tuple[str, ...]) -> Self:
+        """Return the task of telling these classes apart."""
+        return cls(target=target, kind="binary" if len(classes) == 2 else "multiclass", classes=classes)
+
 
 class ModelSettings(Document):
     """The parts of the network, by name."""

@@ -1,8 +1,7 @@
 """Cross-validate models on a folder of studies, and write the model and what it can do.
 
 STUDIES + LABELS -> index -> read once -> splits -> audit of leakage -> image, text and fused arms on the same folds
--> RUN/model/, out_of_fold.csv, evaluation.json, report.html, training_ledger.csv, quality.csv, splits.json,
-settings.json, MLflow
+-> RUN/: model/, out_of_fold.csv, evaluation.json, report.html, ledger, quality.csv, splits.json, settings.json; MLflow
 """
 
 import os
@@ -32,6 +31,7 @@ from medmllm.training.cohort import draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate, main_arm, usable_arms
 from medmllm.training.loop import Machine
 from medmllm.training.planning import look_ahead, settle_folds
+from medmllm.training.resuming import check_unfinished, forget
 from medmllm.training.run import (
     Trained,
     evaluation_document,
@@ -63,6 +63,7 @@ def run(
     linkage: Path | None = None,
     overwrite: bool = False,
     splits: Path | None = None,
+    resume: bool = False,
     synthetic: bool = False,
 ) -> TrainResult:
     """Train, evaluate out of fold, and write RUN.
@@ -76,38 +77,36 @@ def run(
         linkage: Where to write key -> original identifier; None writes none.
         overwrite: Write over an earlier run.
         splits: File with the folds; None makes them.
+        resume: Go on with an interrupted run in `out`; where there is none, start.
         synthetic: The cohort is synthetic; every file and page says so.
 
     Raises:
         MisuseError: Settings, labels or split cannot be used.
         MedmllmError: The run failed.
     """
-    torch.set_num_threads(config.training.threads or os.cpu_count() or 1)
+    cores = os.cpu_count() or 1
+    torch.set_num_threads(config.training.threads or cores)
     Machine.of(config.training.device)  # a wrong device should not cost an index
     parsed, source = parse_target(target), labels or label_file(studies)
     check_writable(out, overwrite=overwrite, marker="evaluation.json", studies=folder_of(studies))
+    check_unfinished(out, resume=resume, overwrite=overwrite)
     index = read_index(studies, labels=labels)
     if linkage is not None:
         write_linkage(linkage, index, out=out)
     found = assign_targets(index.studies, parsed)
     given = look_ahead(index.studies, found.by_study, config.training, splits)
-    task = Task(
-        target=parsed.expression, kind="binary" if len(found.classes) == 2 else "multiclass", classes=found.classes
-    )
+    task = Task.of(parsed.expression, found.classes)
     draft = draft_contract(config.image, config.text)
-    with progress_bar("Preparing studies", len(found.by_study)) as advance:
-        cohort = read_cohort(
-            index.studies, found.by_study, draft, policy=config.quality, workers=os.cpu_count() or 1, advance=advance
-        )
+    with progress_bar("Preparing studies", len(found.by_study)) as more:
+        cohort = read_cohort(index.studies, found.by_study, draft, policy=config.quality, workers=cores, advance=more)
     ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]
     write_table(out / "training_ledger.csv", LedgerRow, ledger)
     write_table(out / "quality.csv", QualityRow, (QualityRow.of(key, finding) for key, finding in cohort.findings))
     log_warnings(Counter(finding.code for _, finding in cohort.findings if finding.severity == "warn"))
     config.write(out / "settings.json")
     arms, said = usable_arms(cohort, config)
-    said += left_out(index, found, parsed.expression, synthetic=synthetic)
     plan, leaks = settle_folds(cohort, config.training, given, out)
-    said += leaks
+    said += [*left_out(index, found, parsed.expression, synthetic=synthetic), *leaks]
     provenance = stamp(
         f"medmllm train --studies STUDIES --labels LABELS --target '{parsed.expression}' --out RUN",
         seed=config.training.seed,
@@ -117,8 +116,10 @@ def run(
         named = {"target": task.target, "split_digest": plan.digest}
         tracked.log_params(flatten(config.model_dump(mode="json")) | named)
         tracked.log_tags(named)
-        with progress_bar("Training fold models", len(arms) * len(plan.folds)) as advance:
-            done = cross_validate(arms, cohort, plan, config, task.classes, out=out, tracked=tracked, advance=advance)
+        with progress_bar("Training fold models", len(arms) * len(plan.folds)) as more:
+            done = cross_validate(
+                arms, cohort, plan, config, task.classes, out=out, tracked=tracked, advance=more, resume=resume
+            )
         trained = Trained(task, cohort, plan, done, config, provenance, synthetic)
         evaluation = write_run(trained, out, said)
         track_result(tracked, evaluation, out, register_as=config.tracking.register_as)
@@ -127,8 +128,8 @@ def run(
 
 def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDocument:
     """Write the packages, the out-of-fold table, the evaluation and its report."""
-    config, arms = trained.config, [arm.out_of_fold for arm in trained.arms]
-    targets = np.array(trained.cohort.targets)
+    config, targets = trained.config, np.array(trained.cohort.targets)
+    arms = [arm.out_of_fold for arm in trained.arms]
     cards = {arm.arm: write_package(trained, arm) for arm in trained.arms}
     write_out_of_fold(out / "out_of_fold.csv", trained)
     found = evaluate_arms(
@@ -142,9 +143,8 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
         seed=config.training.seed,
     )
     evaluation = evaluation_document(trained, found, more=said)
-    card = cards[main_arm(list(cards))]
-    write_training_report(
-        out / "report.html", evaluation=evaluation, arms=arms, targets=targets, card=card, settings=config
-    )
+    card, page = cards[main_arm(list(cards))], out / "report.html"
+    write_training_report(page, evaluation=evaluation, arms=arms, targets=targets, card=card, settings=config)
     evaluation.write(out / "evaluation.json")  # last: it marks the run as whole
+    forget(out)
     return evaluation

@@ -2,7 +2,8 @@
 
     cohort, splits -> per arm and fold: fit, temperature and threshold on the tuning part -> out-of-fold predictions
 
-Each fold's network is written to its arm's folder as soon as it is trained, so memory stays flat.
+Each fold's network is written to its arm's folder as soon as it is trained, so memory stays flat. A run that was killed
+goes on where it was: see resuming.
 """
 
 import shutil
@@ -26,8 +27,10 @@ from medmllm.preprocessing.text import TINY, learn_tiny_tokenizer, load_tokenize
 from medmllm.provenance import file_digest
 from medmllm.records import FloatArray, Sample
 from medmllm.result_documents import FoldDocument
+from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
-from medmllm.training.loop import Machine, Tracker, fit, predict_logits
+from medmllm.training.loop import Machine, Tracker, fit, predict_logits, set_determinism
+from medmllm.training.resuming import Kept, origin_of
 from medmllm.training.splits import FoldSplit, SplitPlan, make_splits
 from medmllm.training.tracking import Run
 
@@ -102,22 +105,27 @@ def cross_validate(
     out: Path,
     tracked: Run,
     advance: Callable[[int], None],
+    resume: bool = False,
 ) -> tuple[ArmResult, ...]:
     """Train every arm on the same folds, each fold in a child run of its own.
 
     Packages go to OUT/model (the main arm) and OUT/model_ARM; a fold's weights are written as soon as it is trained.
+    What is reached is kept in OUT/checkpoints; with `resume`, training goes on from there.
     """
+    set_determinism(config.training)
     draft = draft_contract(config.image if cohort.has_images else None, config.text if cohort.has_notes else None)
     contract = final_contract(cohort, draft, margin=config.acceptance_margin)
-    for earlier in [out / "model", *out.glob("model_*")]:  # when overwriting, also arms that are not trained now
+    # When overwriting, also what is left of arms that are not trained now.
+    for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:
         shutil.rmtree(earlier, ignore_errors=True)
-    results = []
+    origin, results = origin_of(config, plan.digest, cohort), []
     for arm in arms:
         folder = out / ("model" if arm == main_arm(arms) else f"model_{arm}")
         own, folds = arm_contract(contract, arm), []
         for split in plan.folds:
             child = tracked.child(f"{arm} fold {split.fold}")
-            found = _run_fold(split, cohort, own, classes, config, folder, child)
+            kept = Kept(out, folder, origin, arm, split.fold)
+            found = _kept_fold(kept) or _run_fold(split, cohort, own, classes, config, kept, child)
             child.log_metrics({"temperature": found.model.temperature, "threshold": found.model.threshold})
             child.end()
             folds.append(found)
@@ -144,7 +152,7 @@ def _run_fold(
     contract: PreprocessingContract,
     classes: tuple[str, ...],
     config: TrainConfig,
-    folder: Path,
+    kept: Kept,
     tracker: Tracker,
 ) -> FoldPrediction:
     settings = config.training
@@ -157,7 +165,16 @@ def _run_fold(
     member = FoldNetwork(build_network(contract, config.model, classes, text_network), tokenizer)
     samples = tokenize_cohort(cohort, contract, tokenizer)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
-    done = fit(member, parts["train"], parts["tune"], contract, settings, seed=seed, tracker=tracker)
+    done = fit(
+        member,
+        parts["train"],
+        parts["tune"],
+        contract,
+        settings,
+        seed=seed,
+        tracker=tracker,
+        checkpoint=kept.checkpoint,
+    )
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
     raw = {name: predict_logits(member, parts[name], contract, settings, machine) for name in ("tune", "test")}
     truth = np.array([sample.target for sample in parts["tune"]])
@@ -165,16 +182,22 @@ def _run_fold(
     temperature = fit_temperature(raw["tune"][:, 0] if binary else raw["tune"], truth)
     cooled = {name: apply_temperature(values, temperature) for name, values in raw.items()}
     threshold = choose_threshold(truth, to_probabilities(cooled["tune"][:, 0])[:, 1]) if binary else 0.5
-    write_weights(folder, split.fold, member)
+    write_weights(kept.folder, split.fold, member)
     model = FoldModel(
         fold=split.fold,
         weights=weights_name(split.fold),
-        weights_sha256=file_digest(folder / weights_name(split.fold)),
+        weights_sha256=file_digest(kept.folder / weights_name(split.fold)),
         temperature=temperature,
         best_epoch=done.best_epoch,
         threshold=threshold,
     )
+    kept.finish(model, cooled["test"])
     return FoldPrediction(model, cooled["test"], decide(cooled["test"], threshold))
+
+
+def _kept_fold(kept: Kept) -> FoldPrediction | None:
+    done = kept.finished()
+    return None if done is None else FoldPrediction(done[0], done[1], decide(done[1], done[0].threshold))
 
 
 def decide(logits: FloatArray, threshold: float) -> IntArray:

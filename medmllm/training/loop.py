@@ -8,6 +8,7 @@ chooses the epoch on the tuning part alone.
 
 import copy
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -26,6 +27,7 @@ from medmllm.models.classifier import StudyClassifier
 from medmllm.models.package import FoldNetwork
 from medmllm.preprocessing.sample import collate, to_device
 from medmllm.records import Batch, Sample
+from medmllm.training.checkpoint import Checkpoint, FitState
 
 
 class Tracker(Protocol):
@@ -42,6 +44,15 @@ class Fit:
     best_epoch: int  # from 1
     epochs: int
     tuning_loss: float
+
+
+def set_determinism(settings: TrainingSettings) -> None:
+    """Make this process compute the same bits each time, or let it be as fast as it can."""
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS sums in any order
+    torch.use_deterministic_algorithms(settings.deterministic)
+    torch.backends.cudnn.deterministic = settings.deterministic
+    torch.backends.cudnn.benchmark = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +113,7 @@ def fit(
     *,
     seed: int,
     tracker: Tracker,
+    checkpoint: Checkpoint | None = None,
 ) -> Fit:
     """Train a network in place and leave it with the weights of the best epoch on the tuning part.
 
@@ -113,22 +125,23 @@ def fit(
         settings: Epochs, rates, batch size, device.
         seed: Of the order of samples, dropout and augmentation.
         tracker: Told of every epoch.
+        checkpoint: Where the state is kept after every epoch, and gone on from; None keeps none.
 
     Raises:
         ConfigError: The device is absent.
         MedmllmError: `diverged`: no epoch had a finite tuning loss.
     """
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    network = member.network
+    network, generator = member.network, torch.Generator().manual_seed(seed)
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
     machine.place(network)
-    steps = math.ceil(len(train) / settings.batch_size)
-    optimizer, schedule = _optimizer(network, settings, steps)
+    optimizer, schedule = _optimizer(network, settings, math.ceil(len(train) / settings.batch_size))
     loss_of = make_loss(train, settings, network.outputs, machine.device)
-    best = Fit(0, 0, math.inf)
-    best_weights: dict[str, Tensor] = {}
-    for epoch in range(1, settings.epochs + 1):
+    state = FitState(network, optimizer, schedule, generator)
+    if checkpoint is not None:
+        checkpoint.load(state)
+    # Asked before each epoch: a state saved after its last one must not train on.
+    while state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience:
         network.train()
         total = 0.0
         for batch in batches(train, contract, settings, member.pad_token_id, generator):
@@ -137,20 +150,26 @@ def fit(
             schedule.step()
             total += loss * len(batch.study_keys)
         tuning_loss = _tuning_loss(member, tune, contract, settings, loss_of, machine)
-        tracker.log_epoch(epoch, {"train_loss": total / len(train), "tuning_loss": tuning_loss})
-        if tuning_loss < best.tuning_loss:
-            best = Fit(epoch, epoch, tuning_loss)
-            best_weights = copy.deepcopy(network.state_dict())
-        elif epoch - best.best_epoch >= settings.patience:
-            break
-    if not best_weights:
+        state.epoch += 1
+        tracker.log_epoch(state.epoch, {"train_loss": total / len(train), "tuning_loss": tuning_loss})
+        if tuning_loss < state.best_loss:
+            state.best_epoch, state.best_loss = state.epoch, tuning_loss
+            state.best_weights = copy.deepcopy(network.state_dict())
+        if checkpoint is not None:
+            checkpoint.save(state)
+    return _best(state)
+
+
+def _best(state: FitState) -> Fit:
+    if not state.best_weights:
         raise MedmllmError(
-            f"training diverged: none of {epoch} epochs had a finite tuning loss. Lower [training] learning_rate.",
+            f"training diverged: none of {state.epoch} epochs had a finite tuning loss. "
+            "Lower [training] learning_rate.",
             code="diverged",
         )
-    network.load_state_dict(best_weights)
-    network.eval()
-    return replace(best, epochs=epoch)
+    state.network.load_state_dict(state.best_weights)
+    state.network.eval()
+    return Fit(state.best_epoch, state.epoch, state.best_loss)
 
 
 def _step(

@@ -37,7 +37,8 @@ from tests.models.small import IMAGE, PARTS, SIZE, TEXT, a_sample
 CLASSES = ("no", "yes")
 FACTS = VolumeFacts("CT", (4.0, 4.0, 4.0), (36.0, 32.0, 40.0), -900.0, 400.0)
 TRAINING = {"folds": 2, "epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "text_learning_rate": 1e-2,
-            "shift_voxels": 0, "device": "cpu", "channels_last": False, "threads": 1}  # fmt: skip
+            "shift_voxels": 0, "device": "cpu", "channels_last": False, "threads": 1,
+            "deterministic": False}  # fmt: skip
 
 
 def a_config(**training: object) -> TrainConfig:

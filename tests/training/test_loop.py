@@ -45,6 +45,7 @@ def settings(**changes: object) -> TrainingSettings:
         "precision": "auto",
         "channels_last": False,
         "threads": 1,
+        "deterministic": False,
     }
     return TrainingSettings.model_validate(plain | changes)
 

@@ -1,0 +1,103 @@
+"""Which folds of a run are done, and may it go on: the folder RUN/checkpoints.
+
+    settings, split, cohort -> Origin; RUN/checkpoints -> per arm and fold: its prediction, its state, or nothing
+
+A fold counts as done only while its weights and tokenizer are, byte for byte, those it was finished with.
+"""
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medmllm.config import TrainConfig
+from medmllm.documents import FoldModel
+from medmllm.errors import MisuseError
+from medmllm.models.package import weights_name
+from medmllm.provenance import file_digest, text_digest
+from medmllm.records import FloatArray
+from medmllm.training.checkpoint import FOLDER, Checkpoint, Origin, read_state, write_state
+from medmllm.training.cohort import Cohort
+
+UNTRAINED = {"tracking", "evaluation", "intended_use"}  # settings that no fold depends on
+
+
+def origin_of(config: TrainConfig, split: str, cohort: Cohort) -> Origin:
+    """Return what checkpoints of this training belong to; the cohort's digest covers all that a network reads."""
+    settings = config.model_dump_json(exclude=UNTRAINED)
+    parts = []
+    for member in cohort.members:
+        sample = member.sample
+        image = "" if sample.image is None else _digest(sample.image.as_subclass(Tensor))
+        parts += [sample.study_key, str(sample.target), str(sample.channel_present)]
+        parts += ["" if member.note is None else member.note.text, image]
+    return Origin(text_digest([settings]), split, text_digest(parts))
+
+
+def _digest(image: Tensor) -> str:
+    return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
+
+
+def check_unfinished(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to train over an interrupted run unless told whether to go on or to start anew.
+
+    Raises:
+        MisuseError: OUT holds checkpoints and neither was asked for, or both were.
+    """
+    if resume and overwrite:
+        raise MisuseError("--resume keeps what is there, --overwrite does not: give one of them")
+    folder = out / FOLDER
+    if overwrite:
+        forget(out)
+    elif not resume and folder.is_dir() and any(folder.glob("*.safetensors")):
+        raise MisuseError(
+            "the output folder holds an interrupted run: add --resume to go on, or --overwrite to start anew"
+        )
+
+
+def forget(out: Path) -> None:
+    """Delete the checkpoints of a run that is whole, or starts anew."""
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a run keeps of one fold of one arm."""
+
+    out: Path
+    folder: Path  # the arm's package
+    origin: Origin
+    arm: str
+    fold: int
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The state of a fold in training."""
+        return Checkpoint(self.out / FOLDER / f"{self.arm}_fold_{self.fold}.safetensors", self.origin)
+
+    @property
+    def _done(self) -> Path:
+        return self.out / FOLDER / f"{self.arm}_fold_{self.fold}.done.safetensors"
+
+    def finish(self, model: FoldModel, logits: FloatArray) -> None:
+        """Note that the fold is done: its weights are written, `logits` are those of its test part."""
+        rest = {"model": model.model_dump(mode="json"), "files": self._digests()}
+        write_state(self._done, {"logits": torch.from_numpy(logits)}, rest, self.origin)
+        self.checkpoint.remove()
+
+    def finished(self) -> tuple[FoldModel, FloatArray] | None:
+        """Return the fold's model and test logits, or None when it is to be trained."""
+        if not self._done.exists():
+            return None
+        tensors, rest = read_state(self._done, self.origin)
+        if self._digests() != rest["files"]:
+            return None
+        return FoldModel.model_validate(rest["model"]), tensors["logits"].numpy().astype(np.float64)
+
+    def _digests(self) -> dict[str, str]:
+        files = [self.folder / weights_name(self.fold), *(self.folder / "tokenizer" / f"fold_{self.fold}").rglob("*")]
+        return {p.relative_to(self.folder).as_posix(): file_digest(p) for p in sorted(files) if p.is_file()}

@@ -1,0 +1,137 @@
+"""`medmllm train --resume`: killed at any point, the run ends as one that nothing happened to."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from medmllm.training.checkpoint import FOLDER
+from tests.factories import write_nifti_cohort
+from tests.pipelines.runs import NIFTI_SETTINGS, UNTRACKED, train
+
+EPOCHS, ARMS, FOLDS = 6, 2, 2
+EXACT = ("--set", "training.deterministic=true", "--set", f"training.epochs={EPOCHS}",
+         "--set", 'training.arms=["image", "fused"]')  # fmt: skip
+
+
+def command(data: Path, run: Path) -> list[str]:
+    config = data / "settings.toml"
+    config.write_text(NIFTI_SETTINGS)
+    return [
+        sys.executable, "-c", "from medmllm.cli import app; app()", "train", "--target", "outcome",
+        "--studies", str(data / "studies"), "--labels", str(data / "labels.csv"), "--out", str(run),
+        "--config", str(config), "--resume", *UNTRACKED, *EXACT,
+    ]  # fmt: skip
+
+
+def kill_after(arguments: list[str], run: Path, writes: int, wait_s: float) -> int:
+    """Start the command, kill it `wait_s` after the given number of states was seen, and return how it ended."""
+    started = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    seen: set[tuple[str, int]] = set()
+    while started.poll() is None and len(seen) < writes:
+        for path in (run / FOLDER).glob("*.safetensors"):
+            try:
+                seen.add((path.name, path.stat().st_mtime_ns))
+            except FileNotFoundError:  # the fold was done meanwhile
+                continue
+        time.sleep(0.002)
+    time.sleep(wait_s)
+    started.send_signal(signal.SIGKILL)
+    started.communicate()
+    return started.returncode
+
+
+def numbers(run: Path) -> tuple[str, object]:
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation.pop("provenance")
+    return (run / "out_of_fold.csv").read_text(), evaluation
+
+
+def test_a_run_killed_three_times_ends_with_the_same_numbers(tmp_path: Path) -> None:
+    labels = write_nifti_cohort(tmp_path / "data", patients=12)
+    assert labels == tmp_path / "data" / "labels.csv"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(tmp_path / "data", whole), check=True, capture_output=True)
+    draw, arguments = random.Random(20), command(tmp_path / "data", killed)
+    for _ in range(3):
+        ended = kill_after(arguments, killed, draw.randint(2, 6), draw.uniform(0, 0.05))
+        assert ended == -signal.SIGKILL, "the run was over before it could be killed"
+        assert list((killed / FOLDER).glob("*.safetensors"))
+        assert not (killed / "evaluation.json").exists()
+    subprocess.run(arguments, check=True, capture_output=True)
+    assert numbers(killed) == numbers(whole)
+    weights = [path.relative_to(whole) for path in whole.rglob("fold_*.safetensors")]
+    assert len(weights) == ARMS * FOLDS
+    assert [name for name in weights if (whole / name).read_bytes() != (killed / name).read_bytes()] == []
+    assert not (killed / FOLDER).exists(), "a whole run needs no checkpoints"
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Data and a run whose folds are all done, cut off before its evaluation was written."""
+    write_nifti_cohort(tmp_path / "data", patients=8)
+
+    def cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("medmllm.pipelines.train.write_run", cut)
+        train(tmp_path / "data" / "studies", tmp_path / "data" / "labels.csv", tmp_path / "run", *UNTRACKED, *TEXT)
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+    return tmp_path / "data", tmp_path / "run"
+
+
+TEXT = ("--set", 'training.arms=["text"]')
+
+
+def again(data: Path, run: Path, *more: str) -> tuple[int, str]:
+    outcome = train(data / "studies", data / "labels.csv", run, *UNTRACKED, *TEXT, *more)
+    return outcome.code, outcome.stderr
+
+
+def test_an_interrupted_run_is_not_started_anew_by_accident(interrupted: tuple[Path, Path]) -> None:
+    code, said = again(*interrupted)
+    assert code == 2
+    assert "--resume" in said
+    assert "--overwrite" in said
+    assert list((interrupted[1] / FOLDER).glob("*.done.safetensors"))
+    assert again(*interrupted, "--resume", "--overwrite")[0] == 2
+    assert again(*interrupted, "--overwrite")[0] == 0
+
+
+def test_folds_that_are_done_are_not_trained_again(
+    interrupted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("medmllm.training.cross_validation.fit", never)
+    assert again(*interrupted, "--resume")[0] == 0
+
+
+def test_a_fold_whose_weights_were_changed_is_trained_again(interrupted: tuple[Path, Path]) -> None:
+    weights = interrupted[1] / "model" / "fold_0.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-4] + b"\x00\x00\x80\x3f")
+    assert again(*interrupted, "--resume")[0] == 0
+    assert weights.read_bytes() == before
+
+
+def test_other_settings_are_refused_and_other_intervals_are_not(interrupted: tuple[Path, Path]) -> None:
+    code, said = again(*interrupted, "--resume", "--set", "training.learning_rate=0.5")
+    assert code == 2
+    assert "another settings" in said
+    assert again(*interrupted, "--resume", "--set", "evaluation.bootstrap_samples=150")[0] == 0
+
+
+def test_another_note_is_refused(interrupted: tuple[Path, Path]) -> None:
+    note = next((interrupted[0] / "studies").rglob("*.txt"))
+    note.write_text(note.read_text() + " changed")
+    code, said = again(*interrupted, "--resume")
+    assert code == 2
+    assert "another cohort" in said
