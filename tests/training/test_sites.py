@@ -132,6 +132,15 @@ def test_a_site_of_which_no_study_could_be_read_is_left_out_and_remarked(tmp_pat
         settle_folds(cohort_of(rows, without=lambda row: row[1] != SITES[0]), by_site(), folds, tmp_path)
 
 
+def test_too_few_patients_of_a_class_after_reading_are_refused(tmp_path: Path) -> None:
+    rows = three_sites()
+    folds = look_ahead(studies_of(rows), targets_of(rows), by_site(), None)
+    # Only the first site by the alphabet keeps patients of class 1: without it none is left to learn from.
+    unread = cohort_of(rows, without=lambda row: row[2] == 1 and row[1] != SITES[1])
+    with pytest.raises(SplitError, match="the tuning part of fold 0 lacks class 1"):
+        settle_folds(unread, by_site(), folds, tmp_path)
+
+
 def test_a_patient_at_two_sites_is_refused_by_key() -> None:
     rows = [*three_sites(), ("0-1", SITES[1], 1), ("0-2", SITES[2], 0)]
     assert "2 patients have studies at several sites (training.group_out = 'site'): pt-0-1, pt-0-2." in refusal(rows)
