@@ -224,7 +224,7 @@ class ModelSettings(Document):
         description="stride of the first convolution; 1 keeps small things visible"
     )
     image_stem_pool: bool = Field(description="halve the grid once more after the first convolution, as the papers do")
-    fusion: str = Field(description="concat")
+    fusion: str = Field(description="concat, gated or low_rank")
     fusion_width: PositiveInt = Field(description="hidden units of the fused classifier")
     dropout: float = Field(ge=0, lt=1)
     modality_dropout: float = Field(

@@ -14,7 +14,7 @@ from medmllm.records import FloatArray, Plane
 
 ORTHOGONAL = 1e-3  # |row . column| of direction cosines; files carry 4 to 8 digits
 SAME_DIRECTION = 2e-3  # largest difference of a cosine from that of one slice of a stack: 0.11 degrees
-ROUNDING_MM = 0.011  # positions are written with as few as two decimals: two of them are off by 0.01 together
+ROUNDING_MM = 0.018  # two decimals are off by 0.005 along each of three axes: two positions by 0.0173 together
 UNEVEN_GAPS = frozenset({"missing_slice", "uneven_gap"})  # codes of `slice_gap` that interpolation may mend
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 OBLIQUE_DEG = 30.0  # a slice turned by more than this out of a plane is not of that plane
@@ -77,7 +77,7 @@ def slice_gap(positions: FloatArray, normal: FloatArray, *, tolerance: float = 0
         positions: Image Position (Patient), one row per slice in any order; shape (slices, 3), mm, LPS.
         normal: Unit vector across the slices; shape (3,), LPS.
         tolerance: Largest deviation from the median gap, as a fraction of it; rounding of the positions
-            (0.011 mm) is always let pass.
+            (0.018 mm) is always let pass.
 
     Raises:
         GeometryError: Fewer than two slices (`single_slice`), a doubled slice (`doubled_slice`), a

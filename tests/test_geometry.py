@@ -124,3 +124,10 @@ def test_affine_of_an_oblique_stack_puts_a_voxel_where_the_standard_does() -> No
     lps = first + 3 * between_columns * orientation[:3] + 2 * between_rows * orientation[3:] + step
     affine = stack_affine(orientation, (between_rows, between_columns), first, step)
     assert affine @ [3, 2, 1, 1] == pytest.approx([-lps[0], -lps[1], lps[2], 1.0])
+
+
+def test_positions_of_two_decimals_keep_an_oblique_stack_regular() -> None:
+    normal = np.array([1.0, 1.0, 1.0]) / np.sqrt(3)
+    exact = np.arange(300)[:, None] * 0.916 * normal + [-64.517, -3.986, -73.743]
+    step = slice_step(np.round(exact, 2), normal)
+    assert np.allclose(step, 0.916 * normal, atol=1e-4)

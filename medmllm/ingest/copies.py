@@ -27,6 +27,7 @@ _HOW_IT_IS_WRITTEN = frozenset({
     "high_bit", "signed", "slope", "intercept", "description", "padding",
 })  # fmt: skip
 _SAME = tuple(field.name for field in fields(DicomHeader) if field.name not in _HOW_IT_IS_WRITTEN)
+_SAME_BUT_UID = tuple(name for name in _SAME if name != "sop_uid")
 
 
 def find_copies(alike: Iterable[list[tuple[str, FoundFile]]]) -> Iterator[tuple[str, str]]:
@@ -84,5 +85,28 @@ def _same_images(files: Sequence[tuple[str, FoundFile]]) -> Iterator[str]:
             seen.append((header, pixels))
 
 
-def _alike(one: DicomHeader, other: DicomHeader) -> bool:
-    return all(getattr(one, name) == getattr(other, name) for name in _SAME)
+def _alike(one: DicomHeader, other: DicomHeader, names: Sequence[str] = _SAME) -> bool:
+    return all(getattr(one, name) == getattr(other, name) for name in names)
+
+
+def without_renamed_copies(headers: Sequence[DicomHeader]) -> tuple[DicomHeader, ...] | None:
+    """Return slices without those that another one repeats at its place under another SOPInstanceUID.
+
+    Meant for a stack with doubled slices, since it reads pixels: up to the first place that holds different images.
+
+    Returns:
+        The first slice of each place, in the order given; None where a place holds different images.
+    """
+    by_place: dict[object, list[DicomHeader]] = {}
+    for header in headers:
+        by_place.setdefault(header.position, []).append(header)
+    for first, *others in by_place.values():
+        if len(others) >= MOST_DECODED or not all(_alike(first, other, _SAME_BUT_UID) for other in others):
+            return None
+        try:
+            pixels = read_slice(first) if others else None
+            if not all(np.array_equal(pixels, read_slice(other)) for other in others):  # type: ignore[arg-type]
+                return None
+        except MedmllmError:
+            return None
+    return tuple(same[0] for same in by_place.values())

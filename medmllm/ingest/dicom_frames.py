@@ -26,6 +26,8 @@ GROUPS = (
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence",
     "ContrastBolusAgentSequence",
 )  # fmt: skip
+ENHANCED = frozenset(f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("2.1", "2.2", "4.1", "4.4", "128.1", "130"))
+"""Enhanced and converted CT, MR and PET: their groups count, whatever was left at the top, of one frame also."""
 PLACES = frozenset(map(tag_for_keyword, ("InStackPositionNumber", "ImagePositionPatient", "ImagePositionVolume")))
 # APART's attribute -> where a functional group holds the like: (sequence, keyword), the plainest first.
 _IN_GROUPS = {
@@ -59,7 +61,7 @@ def frames_of(header: DicomHeader) -> tuple[DicomHeader, ...]:
     """
     if is_mosaic(header):
         return tiles_of(header)
-    if header.frames == 1 and header.position is not None:
+    if header.frames == 1 and header.position is not None and header.sop_class_uid not in ENHANCED:
         return (header,)
     if header.frames > MOST_FRAMES:
         raise DicomError(f"the object declares {header.frames:,} frames; at most {MOST_FRAMES:,} are read",

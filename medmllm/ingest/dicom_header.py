@@ -305,7 +305,7 @@ def _header(
         truncated=truncated,
         pixel_place=pixel_place,
         acquisition=tuple((keyword, values[keyword]) for keyword in APART if keyword in values),
-        instance=int(values["InstanceNumber"]) if "InstanceNumber" in values else None,
+        instance=_instance(values.get("InstanceNumber", "")),
         told=told,
         patient_name=values.get("PatientName"),
         padding=_padding(values),
@@ -322,6 +322,14 @@ def _padding(values: Mapping[str, str]) -> tuple[int, int] | None:
             value = int(values.get(keyword, "")) & 0xFFFF
             found.append(value - 2**16 if values.get("PixelRepresentation") == "1" and value >= 2**15 else value)
     return (min(found), max(found)) if found else None
+
+
+def _instance(text: str) -> int | None:
+    """Return an Instance Number; None for what is none: it is never sorted by, so a damaged one does not matter."""
+    with contextlib.suppress(ValueError):
+        number = float(text)
+        return int(number) if number.is_integer() else None
+    return None
 
 
 @lru_cache

@@ -26,7 +26,7 @@ MOST_TOGETHER = 3  # attributes that tell volumes apart together
 MOST_VARYING = 12  # attributes that are tried together
 OTHER_KINDS = frozenset({"localizer", "colour", "secondary_capture", "multi_frame", "mosaic"})
 OTHER_IMAGE = (
-    "EchoNumbers", "EchoTime", "DiffusionBValue", "ImageType", "StackID", "KVP", "ConvolutionKernel",
+    "EchoNumbers", "EchoTime", "DiffusionBValue", "ImageType", "StackID", "KVP", "ConvolutionKernel", "SeriesNumber",
 )  # fmt: skip
 """Attributes that are the same in all slices of one volume: where they differ, it is another image."""
 ALSO_BEHIND = frozenset({"EchoNumbers", "EchoTime", "DiffusionBValue", "StackID"})
@@ -59,7 +59,9 @@ def split(headers: Sequence[DicomHeader]) -> tuple[Part, ...]:
     stacks: defaultdict[tuple[object, ...], list[DicomHeader]] = defaultdict(list)
     directions: list[FloatArray] = []
     for header in headers:
-        stacks[header.rows, header.columns, _kind(header), _direction(header, directions)].append(header)
+        stacks[header.rows, header.columns, _kind(header), header.modality, _direction(header, directions)].append(
+            header
+        )
     found = [part for stack in stacks.values() for part in _by_spacing(stack)]
     parts = []
     for number, stack in enumerate(sorted(found, key=_looks), start=1):
@@ -79,7 +81,7 @@ def _looks(stack: Sequence[DicomHeader]) -> tuple[object, ...]:
     """Return what stacks are numbered by, so that their numbers do not depend on file names."""
     first = stack[0]
     cosines = tuple(round(cosine, 3) for cosine in first.orientation or ())
-    return first.rows, first.columns, cosines, first.pixel_spacing_mm or (), _kind(first)
+    return first.rows, first.columns, cosines, first.pixel_spacing_mm or (), _kind(first), first.modality or ""
 
 
 def _direction(header: DicomHeader, known: list[FloatArray]) -> int | None:

@@ -53,6 +53,8 @@ CODECS: dict[str, Codec] = {
 }
 BITS_ALLOCATED = (8, 16, 32)  # one bit is a mask, not a measured value
 RLE_HEADER_BYTES = 64
+JPEG_2000 = b"\xff\x4f\xff\x51"  # SOC, then SIZ
+SSIZ = 42  # byte of the codestream that holds the bits per pixel less 1, and the sign above them
 END_OF_IMAGE = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000 alike; some decoders make up what is missing
 END_WITHIN_BYTES = 32  # frames are padded
 TRANSFER_SYNTAXES = frozenset((*LITTLE_ENDIAN, BIG_ENDIAN, RLE, *CODECS))
@@ -121,6 +123,9 @@ def _rescale(stored: npt.NDArray[Any], header: DicomHeader, out: FloatArray) -> 
     intercept = 0.0 if header.intercept is None else header.intercept
     if not (np.isfinite(slope) and np.isfinite(intercept)):
         raise DicomError("Rescale Slope or Intercept is not finite", code="bad_rescale")
+    if slope == 0 and np.ptp(stored):  # an empty PET slice may have it; here it would hide an image
+        raise DicomError("Rescale Slope (0028,1053) is 0, which makes all pixels of an image alike: their values are "
+                         "unknown", code="bad_rescale")  # fmt: skip
     if stored.dtype.itemsize > 2:  # 32 bits do not fit into a float32
         out[...] = stored * np.float64(slope) + np.float64(intercept)
     elif slope == 1.0:
@@ -154,7 +159,8 @@ def _frame(header: DicomHeader, cache: FileCache) -> npt.NDArray[Any]:
     elif header.transfer_syntax == RLE:
         frame = _run_lengths(cache.hold(header, encoded_frames)[header.frame], header, cache)
     else:
-        frame = decode(cache.hold(header, encoded_frames)[header.frame], header)
+        encoded = cache.hold(header, encoded_frames)[header.frame]
+        frame = _with_sign(decode(encoded, header), encoded, header)
     if frame.shape != size or frame.dtype.kind not in "iu":
         raise DicomError(f"decoding gives {frame.dtype} of shape {frame.shape} where the header says {size}",
                          code="pixels_unreadable")  # fmt: skip
@@ -180,6 +186,18 @@ def decode(encoded: bytes, header: DicomHeader, codec: Codec | None = None) -> n
         raise DicomError("a compressed frame ends before its end marker: copy the file again",
                          code="truncated_pixels")  # fmt: skip
     return (codec or CODECS[header.transfer_syntax])(encoded)
+
+
+def _with_sign(frame: npt.NDArray[Any], encoded: bytes, header: DicomHeader) -> npt.NDArray[Any]:
+    """Return a JPEG 2000 frame whose header says signed and whose codestream says unsigned, with its sign extended.
+
+    Such a frame holds two's complements of as many bits as the codestream says, whatever Bits Stored says; as pydicom.
+    """
+    if not header.signed or encoded[:4] != JPEG_2000 or frame.dtype.kind != "u":
+        return frame
+    above = 8 * frame.dtype.itemsize - 1 - (encoded[SSIZ] & 0x7F)
+    signed: npt.NDArray[Any] = np.left_shift(frame, above).view(f"i{frame.dtype.itemsize}")
+    return np.right_shift(signed, above)
 
 
 def _run_lengths(encoded: bytes, header: DicomHeader, cache: FileCache) -> npt.NDArray[Any]:
@@ -287,7 +305,7 @@ def coded_size(encoded: bytes) -> tuple[int, int] | None:
     >>> coded_size(bytes.fromhex("ffd8 ffc3 000b 10 0003 0005 01"))
     (3, 5)
     """
-    if encoded[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000: SIZ follows SOC; extent less origin
+    if encoded[:4] == JPEG_2000:  # extent less origin
         if len(encoded) < 24:
             return None
         width, height, left, top = struct.unpack(">4I", encoded[8:24])

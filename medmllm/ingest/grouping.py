@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from medmllm.errors import MedmllmError
 from medmllm.ingest import nifti
+from medmllm.ingest.copies import without_renamed_copies
 from medmllm.ingest.dicom_header import DicomHeader
 from medmllm.ingest.dicom_parts import Part, split
-from medmllm.ingest.dicom_stack import arrange
+from medmllm.ingest.dicom_stack import Stack, arrange
 from medmllm.ingest.draft import FolderMap, Remark, SeriesDraft, StudyDraft
 from medmllm.ingest.layouts import Layouts, Place
 from medmllm.ingest.recognise import Kind, Recognised
@@ -102,6 +103,19 @@ def _add_dicom_series(study: StudyDraft, items: Sequence[Recognised], damaged: M
             study.series.append(series)
 
 
+def _arranged(part: Part) -> tuple[Part, Stack]:
+    """Return the grid of a part, and the part without slices that are there twice, where these alone forbid a grid."""
+    try:
+        return part, arrange(part.headers)
+    except MedmllmError as error:
+        kept = without_renamed_copies(part.headers) if error.code == "doubled_slice" else None
+        if kept is None:
+            raise
+    reason = (f"{len(part.headers) - len(kept)} of {len(part.headers)} slices repeat another one at its place, pixel "
+              "by pixel, under another SOPInstanceUID: they were left out")  # fmt: skip
+    return Part(part.label, kept, (*part.remarks, ("duplicate_slices", reason))), arrange(kept)
+
+
 def _dicom_series(original: str, part: Part, parts: int) -> SeriesDraft:
     first, told = part.headers[0], [header.told for header in part.headers]
     series = SeriesDraft(
@@ -115,7 +129,9 @@ def _dicom_series(original: str, part: Part, parts: int) -> SeriesDraft:
         acquired=first_acquired(told),
     )
     try:
-        stack = arrange(part.headers)
+        part, stack = _arranged(part)
+        series.files = tuple(header.file for header in part.headers)
+        series.frames = tuple(header.frame for header in part.headers)
         series.shape, series.spacing_mm = stack.shape, stack.spacing_mm
         series.remarks += [Remark("warning", code, reason) for code, reason in (*stack.warnings, *part.remarks)]
     except MedmllmError as error:

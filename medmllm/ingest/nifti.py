@@ -41,8 +41,11 @@ HEADER_BYTES = 540  # NIfTI-2
 SMALLEST_VOXEL_MM3 = 1e-9
 SAME_PLACE = 0.1  # sform and qform agree when all corners do, to this fraction of a voxel
 CHUNK_BYTES = 2**20
+LENGTH_UNIT, UNIT_UNSET, MILLIMETRES = 0b111, 0, 2  # bits of xyzt_units, and their values (nifti1.h)
+OTHER_UNITS = {1: "metres", 3: "micrometres"}
 NO_SHEAR_DEG = 0.5  # affines are rounded: less is not a sheared grid
 NIBABEL_FAILURES = (HeaderDataError, ImageFileError, WrapStructError)
+CIFTI_INTENTS = range(3000, 3100)  # CIFTI-2 section 3.4
 _HEADERS = {
     b"n+1": nibabel.Nifti1Header,
     b"ni1": nibabel.nifti1.Nifti1PairHeader,
@@ -220,6 +223,8 @@ def _judge(raw: Any) -> NiftiHeader:
     if stored.kind not in "iuf":
         what = "colours" if stored.names else f"{stored} values"
         raise NiftiError(f"the voxels are {what}, not single real numbers", code="not_scalar")
+    if int(raw["intent_code"]) in CIFTI_INTENTS:
+        raise NiftiError("this is CIFTI: values of surfaces or connections, not a volume", code="not_a_volume")
     shape = tuple(int(size) for size in raw.get_data_shape())
     if len(shape) < 3:
         raise NiftiError(f"the image has shape {shape}, a volume has 3 axes", code="not_3d")
@@ -228,9 +233,10 @@ def _judge(raw: Any) -> NiftiHeader:
     if math.prod(shape) > LARGEST_VOXELS:
         raise NiftiError(f"the header declares shape {shape}; at most {LARGEST_VOXELS:,} voxels are read",
                          code="too_large")  # fmt: skip
-    unit = raw.get_xyzt_units()[0]
-    if unit not in ("mm", "unknown"):
-        raise NiftiError(f"the header says lengths are in {unit}, not mm", code="not_millimetres")
+    unit = int(raw["xyzt_units"]) & LENGTH_UNIT  # not by nibabel, which fails on a unit of time that it does not know
+    if unit not in (UNIT_UNSET, MILLIMETRES):
+        said = OTHER_UNITS.get(unit, f"an unknown unit (code {unit})")
+        raise NiftiError(f"the header says lengths are in {said}, not mm", code="not_millimetres")
     affine = np.asarray(raw.get_best_affine(), dtype=np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < SMALLEST_VOXEL_MM3:
         raise NiftiError("the affine is singular or not finite: voxels have no place", code="singular_affine")

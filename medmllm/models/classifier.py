@@ -45,6 +45,7 @@ class StudyClassifier(nn.Module):
         self.modalities = tuple(name for name in MODALITIES if encoders[name] is not None)
         if not self.modalities:
             raise ConfigError("a classifier needs an image encoder, a text encoder, or both")
+        self.outputs = outputs
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         widths = [int(encoder.width) for name in self.modalities if (encoder := encoders[name]) is not None]

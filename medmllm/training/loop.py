@@ -125,7 +125,7 @@ def fit(
     machine.place(network)
     steps = math.ceil(len(train) / settings.batch_size)
     optimizer, schedule = _optimizer(network, settings, steps)
-    loss_of = make_loss(train, settings, network.fusion.out.out_features, machine.device)
+    loss_of = make_loss(train, settings, network.outputs, machine.device)
     best = Fit(0, 0, math.inf)
     best_weights: dict[str, Tensor] = {}
     for epoch in range(1, settings.epochs + 1):

@@ -66,3 +66,23 @@ def test_many_images_of_one_uid_and_place_are_not_decoded(tmp_path: Path, monkey
         edit_dicom(tmp_path, only=[4 + number], InstitutionName="X" * number)
     monkeypatch.setattr(copies, "read_slice", lambda header: pytest.fail("decoded"))
     assert codes(index(tmp_path))["doubled_slice"] == 1
+
+
+def test_slices_repeated_under_another_uid_are_left_out_of_the_volume(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path, note=None)
+    for number in (0, 2):
+        shutil.copy(tmp_path / f"{number + 1:04d}.dcm", tmp_path / f"{9 + number:04d}.dcm")
+    edit_dicom(tmp_path, only=[4], SOPInstanceUID="1.2.3", InstanceNumber=20)
+    edit_dicom(tmp_path, only=[5], SOPInstanceUID="1.2.4", InstanceNumber=21)
+    found = index(tmp_path)
+    (series,) = found.studies[0].series
+    assert (series.shape, len(series.files), series.refusal) == ((6, 5, 4), 4, None)
+    assert codes(found) == {"duplicate_slices": 1}
+
+
+@pytest.mark.parametrize("change", [{"PixelData": bytes(60)}, {"RescaleSlope": 3}])
+def test_another_image_at_the_place_of_a_slice_is_not_left_out(tmp_path: Path, change: dict[str, object]) -> None:
+    write_dicom_study(tmp_path, note=None)
+    shutil.copy(tmp_path / "0002.dcm", tmp_path / "0009.dcm")
+    edit_dicom(tmp_path, only=[4], SOPInstanceUID="1.2.3", **change)
+    assert codes(index(tmp_path)) == {"doubled_slice": 1}

@@ -255,3 +255,17 @@ def test_frames_that_are_mosaics_themselves_are_refused(enhanced: Path) -> None:
     with pytest.raises(DicomError) as refusal:
         read_series([enhanced], [0])
     assert refusal.value.code == "mosaic"
+
+
+def test_groups_count_before_what_was_left_at_the_top_of_a_single_frame_too(enhanced: Path) -> None:
+    data = pydicom.dcmread(enhanced)
+    length = len(data.PixelData) // len(data.PerFrameFunctionalGroupsSequence)
+    data.PixelData = data.PixelData[:length]
+    data.PerFrameFunctionalGroupsSequence = Sequence([data.PerFrameFunctionalGroupsSequence[0]])
+    data.NumberOfFrames = 1
+    data.save_as(enhanced)
+    (alone,) = frames_of(read_header(enhanced))
+    data.ImagePositionPatient, data.ImageOrientationPatient = [1, 2, 3], [0, 1, 0, 0, 0, -1]
+    data.save_as(enhanced)
+    (stale,) = frames_of(read_header(enhanced))
+    assert (stale.position, stale.orientation) == (alone.position, alone.orientation)

@@ -337,3 +337,14 @@ def test_sequences_of_endless_items_cost_no_time(file: Path, undefined: bool) ->
     code = code_of(file) if undefined else read_header(file).has_modality_lut
     assert code == ("too_large" if undefined else True)
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize(("written", "number"), [("3.0", 3), (" 12 ", 12), ("3.5", None), ("IM7", None)])
+def test_an_instance_number_that_is_none_costs_no_image(tmp_path: Path, written: str, number: int | None) -> None:
+    write_dicom_study(tmp_path, note=None)
+    file = sorted(tmp_path.glob("*.dcm"))[0]
+    data = pydicom.dcmread(file)
+    data["InstanceNumber"] = pydicom.DataElement("InstanceNumber", "LO", written)
+    data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    data.save_as(file, implicit_vr=True, little_endian=True)
+    assert read_header(file).instance == number

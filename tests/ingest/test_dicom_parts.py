@@ -1,5 +1,6 @@
 """What shares a series and is no one volume: told apart by what the headers record, or left whole and refused."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -198,3 +199,13 @@ def test_orientations_that_jitter_within_the_tolerance_are_one_stack() -> None:
     slices = [a_slice(2.0 * k, orientation=(1.0, by, 0, -by, 1.0, 0)) for k, by in enumerate(jitter)]
     (part,) = split(slices)
     assert arrange(part.headers).shape == (6, 5, 4)
+
+
+def test_series_under_one_uid_are_told_apart_by_their_number_where_they_lie_between_each_other() -> None:
+    slices = [a_slice(z + number, SeriesNumber=number) for z in (0.0, 2.0, 4.0) for number in (0, 1)]
+    assert [places(part) for part in split(slices)] == [[0.0, 2.0, 4.0], [1.0, 3.0, 5.0]]
+
+
+def test_images_of_another_modality_are_never_stacked_with_the_others() -> None:
+    slices = [replace(a_slice(z), modality=("CT", "PT")[int(z) % 2]) for z in range(6)]
+    assert [places(part) for part in split(slices)] == [[0.0, 2.0, 4.0], [1.0, 3.0, 5.0]]

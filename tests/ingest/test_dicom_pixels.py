@@ -295,3 +295,28 @@ def test_lossless_jpeg_without_its_huffman_table_is_an_error_of_ours_and_ends_no
     with pytest.raises(DicomError) as refusal:
         read_slice(read_header(file))
     assert refusal.value.code == "pixels_unreadable"
+
+
+def test_a_slope_of_zero_is_refused_where_it_would_make_an_image_constant(file: Path) -> None:
+    edit_dicom(file.parent, only=[0], RescaleSlope=0)
+    assert code_of(file) == "bad_rescale"
+
+
+def test_an_empty_slice_may_have_a_slope_of_zero(file: Path) -> None:
+    pixels = bytes(len(pydicom.dcmread(file).PixelData))
+    edit_dicom(file.parent, only=[0], RescaleSlope=0, RescaleIntercept=7, PixelData=pixels)
+    assert set(read_slice(read_header(file)).ravel()) == {7.0}
+
+
+def test_signed_pixels_in_an_unsigned_jpeg_2000_stream_keep_their_sign(file: Path) -> None:
+    data = pydicom.dcmread(file)
+    values = np.arange(-15, 15, dtype=np.int16).reshape(data.Rows, data.Columns)
+    encoded = imagecodecs.jpeg2k_encode(
+        (values & 0xFFF).astype(np.uint16), level=0, reversible=True, codecformat="j2k", bitspersample=12
+    )
+    data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 15, 1
+    data.RescaleSlope, data.RescaleIntercept = 1, 0
+    data.PixelData = encapsulate([encoded])
+    data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.90"
+    data.save_as(file)
+    assert np.array_equal(read_slice(read_header(file)), values)

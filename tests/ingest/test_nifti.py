@@ -177,10 +177,13 @@ def test_voxels_said_to_start_within_the_header_are_refused(tmp_path: Path, offs
     [
         ({"xyzt_units": 3}, "not_millimetres"),
         ({"xyzt_units": 1}, "not_millimetres"),
+        ({"xyzt_units": 7}, "not_millimetres"),
         ({"srow_x": [0, 0, 0, 0]}, "singular_affine"),
         ({"srow_x": [np.nan, 0, 0, 0]}, "singular_affine"),
         ({"dim": [2, 4, 6, 1, 1, 1, 1, 1]}, "not_3d"),
         ({"dim": [3, 4, 0, 2, 1, 1, 1, 1]}, "no_voxels"),
+        ({"dim": [4, 4, 3, 2, 0, 1, 1, 1]}, "no_voxels"),
+        ({"intent_code": 3006}, "not_a_volume"),
         ({"magic": b"xyz"}, "not_nifti"),
         ({"sizeof_hdr": 7}, "not_nifti"),
         ({"datatype": 77}, "nifti_unreadable"),
@@ -352,3 +355,9 @@ def test_a_sheared_grid_is_told_of_and_keeps_its_affine(tmp_path: Path, degrees:
     assert header.affine == pytest.approx(affine, abs=1e-5)
     if degrees == 12:
         assert "78.0 degrees" in dict(header.warnings)["sheared"]
+
+
+@pytest.mark.parametrize("time_unit", [0, 8, 16, 56, 192])
+def test_a_unit_of_time_that_nobody_knows_does_not_matter(tmp_path: Path, time_unit: int) -> None:
+    path = patch(save(tmp_path / "a.nii"), xyzt_units=2 + time_unit)
+    assert np.array_equal(read_volume(path).voxels, VALUES)

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from medmllm.errors import ConfigError
 from medmllm.models.classifier import StudyClassifier, output_count
+from medmllm.models.fusion import FUSIONS
 from medmllm.records import MODALITIES, Batch
 from tests.models.small import CLASSES, PARTS, a_batch, a_member, contract_of
 
@@ -44,8 +45,9 @@ def test_every_arm_reads_its_own_modality_and_no_other() -> None:
         assert torch.equal(plain[0], logits(network, other_text)[0]) is not reads_text
 
 
-def test_what_is_stored_for_a_missing_modality_changes_nothing() -> None:
-    network, batch = a_member().network, a_batch()
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_what_is_stored_for_a_missing_modality_changes_nothing(fusion: str) -> None:
+    network, batch = a_member(fusion=fusion).network, a_batch()
     assert batch.present.tolist() == [[True, True], [True, True], [True, False], [False, True]]
     image, ids = batch.image.clone(), batch.token_ids.clone()
     image[3], ids[2] = float("nan"), 9
@@ -72,8 +74,9 @@ def test_what_is_stored_for_a_missing_channel_changes_nothing() -> None:
     assert torch.equal(logits(network, batch), logits(network, replace(batch, image=image)))
 
 
-def test_padding_changes_nothing() -> None:
-    network, batch = a_member().network, a_batch()
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_padding_changes_nothing(fusion: str) -> None:
+    network, batch = a_member(fusion=fusion).network, a_batch()
     padding = ~batch.token_mask
     assert padding[1].any()  # the second note is shorter than the first
     ids = torch.where(padding, 11, batch.token_ids)
@@ -100,9 +103,10 @@ def test_a_study_is_scored_alike_whatever_lies_beside_it() -> None:
     torch.testing.assert_close(logits(network, batch), alone)
 
 
+@pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("arm", ["image", "text", "fused"])
-def test_gradients_reach_every_parameter(arm: str) -> None:
-    network, batch = a_member(arm).network, a_batch(contract_of(arm))
+def test_gradients_reach_every_parameter(arm: str, fusion: str) -> None:
+    network, batch = a_member(arm, fusion=fusion).network, a_batch(contract_of(arm))
     network.train()
     assert batch.target is not None
     functional.binary_cross_entropy_with_logits(network(batch)[:, 0], batch.target.float()).backward()

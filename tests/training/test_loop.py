@@ -25,6 +25,8 @@ def settings(**changes: object) -> TrainingSettings:
     plain = {
         "folds": 2,
         "tuning_fraction": 0.2,
+        "same_pixels": "refuse",
+        "copied_notes": "warn",
         "arms": ("fused",),
         "seed": 1,
         "epochs": 3,
