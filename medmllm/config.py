@@ -34,6 +34,9 @@ class TrainingSettings(Document):
     """Cross-validation and the training loop."""
 
     folds: int = Field(ge=2, description="outer test folds, patient-grouped and stratified")
+    group_out: str = Field(
+        description="column of the label table; each of its values is a test fold, and folds is not used; empty: off"
+    )
     tuning_fraction: float = Field(
         gt=0,
         lt=0.5,

@@ -115,7 +115,7 @@ def _check_alike(entrants: Sequence[Entrant]) -> None:
             raise MisuseError(
                 f"{first.name} and {other.name} were not split alike, so that a difference may be the studies': split "
                 f"digests {digests[0]} and {digests[1]}. Train one of them again on the same studies and labels, with "
-                "the same folds, tuning_fraction and seed under [training]."
+                "the same folds or group_out, tuning_fraction and seed under [training]."
             )
         if _cohort(first) != _cohort(other):
             raise PackageError(

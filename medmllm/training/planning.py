@@ -1,6 +1,6 @@
 """Settle the folds of a run: what can be refused is refused before a study is read, the rest before training.
 
-labelled studies, --splits -> looked at ahead, in seconds
+labelled studies, --splits or training.group_out -> looked at ahead, in seconds
 cohort as read -> folds made or given -> audit of leakage -> RUN/splits.json, RUN/splits_final.json
 """
 
@@ -13,6 +13,7 @@ from medmllm.records import Study
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import split_cohort
 from medmllm.training.leakage import audit
+from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds
 from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
 from medmllm.training.splits import SplitPlan, check_enough
 
@@ -22,18 +23,20 @@ Given = tuple[GivenFold, ...]
 def look_ahead(
     studies: Sequence[Study], targets: Mapping[str, int], settings: TrainingSettings, splits: Path | None
 ) -> Given | None:
-    """Return the folds of a split file, if one is given; refuse what no reading of studies can mend.
+    """Return the folds of a split file or of sites, if asked for; refuse what no reading of studies can mend.
 
     Args:
         studies: Those of the index.
         targets: study_key -> class index.
-        settings: With the number of folds.
+        settings: With the number of folds, and the column of sites.
         splits: splits.json of a run, or nnU-Net's splits_final.json.
 
     Raises:
-        SplitError: Too few patients, one class only, or a split file that does not fit.
+        SplitError: Too few patients, one class only, or a split file or column of sites that does not fit.
     """
     labelled = [study for study in studies if study.study_key in targets]
+    if splits is None and settings.group_out:
+        return site_folds(labelled, targets, settings.group_out)
     if splits is None:
         patients = [study.patient_key for study in labelled]
         check_enough(patients, [targets[study.study_key] for study in labelled], settings.folds)
@@ -42,18 +45,24 @@ def look_ahead(
     given = read_split_file(splits, load_keyring().study, patient_of)
     if any(fold.tune is None for fold in given):  # a run's own file lacks what that run could not read
         check_all_given(given, [study.study_key for study in labelled])
+    if settings.group_out:
+        check_sites(given, labelled, settings.group_out)
     return given
 
 
 def settle_folds(
     cohort: Cohort, settings: TrainingSettings, given: Given | None, out: Path
 ) -> tuple[SplitPlan, list[str]]:
-    """Return the audited folds, written to OUT, and remarks on what leaks and is allowed to.
+    """Return the audited folds, written to OUT, and remarks on sites and on what leaks and is allowed to.
 
     Raises:
         SplitError: The cohort cannot be split so; LeakageError names what leaks.
     """
     keys = [member.sample.study_key for member in cohort.members]
+    remarks: list[str] = []
+    if given is not None and settings.group_out:
+        folds, remarks = read_folds(given, keys)
+        given = tuple(folds)
     if given is None:
         plan = split_cohort(cohort, settings)
     else:
@@ -64,7 +73,10 @@ def settle_folds(
             study_keys=keys,
             tuning_fraction=settings.tuning_fraction,
             seed=settings.seed,
+            whole_tests=not settings.group_out,
         )
-    remarks = audit(cohort, plan, settings)
+    if settings.group_out:
+        remarks += remark_sites(plan, cohort.targets, settings.group_out)
+    remarks += audit(cohort, plan, settings)
     write_splits(plan, keys, out)
     return plan, remarks

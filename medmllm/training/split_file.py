@@ -76,6 +76,7 @@ def plan_given(
     study_keys: Sequence[str],
     tuning_fraction: float,
     seed: int,
+    whole_tests: bool = True,
 ) -> SplitPlan:
     """Return the plan of given folds for a cohort; studies that the cohort lacks are passed over.
 
@@ -86,6 +87,7 @@ def plan_given(
         study_keys: Key of each study.
         tuning_fraction: Share of the patients of each class carved for tuning, where no tuning part is given.
         seed: Of the carving.
+        whole_tests: As of `carve_tuning`.
 
     Raises:
         SplitError: A study of the cohort is in no test part or missing in a fold, or a part lacks a class.
@@ -98,13 +100,21 @@ def plan_given(
 
     if any(fold.tune is None for fold in given):
         tests = [members(fold.test) for fold in given]
-        return carve_tuning(tests, patients, targets, study_keys=study_keys, tuning_fraction=tuning_fraction, seed=seed)
+        return carve_tuning(
+            tests,
+            patients,
+            targets,
+            study_keys=study_keys,
+            tuning_fraction=tuning_fraction,
+            seed=seed,
+            whole_tests=whole_tests,
+        )
     parts = tuple(
         FoldSplit(number, members(fold.train), members(fold.tune or ()), members(fold.test))
         for number, fold in enumerate(given)
     )
     check_partition(parts, patients)
-    fault = lacking(parts, np.asarray(targets, dtype=np.int64))
+    fault = lacking(parts, np.asarray(targets, dtype=np.int64), whole_tests=whole_tests)
     if fault:
         raise SplitError(f"{fault}: the folds are given, so give others, or choose another --target.")
     return SplitPlan(parts, digest_of(parts, study_keys))

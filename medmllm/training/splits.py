@@ -101,6 +101,7 @@ def carve_tuning(
     study_keys: Sequence[str],
     tuning_fraction: float,
     seed: int,
+    whole_tests: bool = True,
 ) -> SplitPlan:
     """Return folds with the test parts that are given, and tuning parts carved from the other studies.
 
@@ -111,6 +112,7 @@ def carve_tuning(
         study_keys: Key of each study; they go into the digest.
         tuning_fraction: As of `make_splits`.
         seed: As of `make_splits`.
+        whole_tests: Whether a test part that lacks a class is refused; that of a site may lack one.
 
     Raises:
         SplitError: A part lacks a class, a study is not tested exactly once, or a patient is on two sides.
@@ -129,6 +131,7 @@ def carve_tuning(
         seed,
         "choices of tuning patients: the folds are given, so give others, choose another --target, or add patients of "
         "that class.",
+        whole_tests=whole_tests,
     )
     check_partition(parts, patients)
     return SplitPlan(folds=parts, digest=digest_of(parts, study_keys))
@@ -247,13 +250,18 @@ def _carve(
 
 
 def _first_whole(
-    draw: Callable[[np.random.Generator], tuple[FoldSplit, ...]], target: IntArray, seed: int, way_out: str
+    draw: Callable[[np.random.Generator], tuple[FoldSplit, ...]],
+    target: IntArray,
+    seed: int,
+    way_out: str,
+    *,
+    whole_tests: bool = True,
 ) -> tuple[FoldSplit, ...]:
-    """Return the first draw whose parts all hold every class."""
+    """Return the first draw whose parts all hold every class, test parts only where they must."""
     fault = ""
     for attempt in range(ATTEMPTS):
         parts = draw(np.random.default_rng([seed, attempt]))
-        fault = lacking(parts, target)
+        fault = lacking(parts, target, whole_tests=whole_tests)
         if not fault:
             return parts
     raise SplitError(f"{fault} in each of {ATTEMPTS} {way_out}")
@@ -272,10 +280,11 @@ def _tuning_patients(group: IntArray, target: IntArray, fraction: float, generat
     return np.concatenate(chosen)
 
 
-def lacking(parts: Sequence[FoldSplit], target: IntArray) -> str:
-    """Return which part lacks which class, in words; empty when none does."""
+def lacking(parts: Sequence[FoldSplit], target: IntArray, *, whole_tests: bool = True) -> str:
+    """Return which part lacks which class, in words; empty when none does; of test parts only if asked."""
     for part in parts:
-        for name, members in (("test", part.test), ("tuning", part.tune), ("training", part.train)):
+        sides = (("test", part.test), ("tuning", part.tune), ("training", part.train))
+        for name, members in sides if whole_tests else sides[1:]:
             absent = np.setdiff1d(target, target[members])
             if absent.size:
                 return f"the {name} part of fold {part.fold} lacks class {absent[0]}"
