@@ -27,6 +27,7 @@ def settings(**changes: object) -> TrainingSettings:
         "tuning_fraction": 0.2,
         "same_pixels": "refuse",
         "copied_notes": "warn",
+        "group_out": "",
         "arms": ("fused",),
         "seed": 1,
         "epochs": 3,
