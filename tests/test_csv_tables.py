@@ -104,12 +104,14 @@ def test_probabilities_become_one_column_per_class_in_the_order_given(tmp_path: 
 def test_a_class_without_a_logit_is_an_empty_cell_and_stays_absent(tmp_path: Path) -> None:
     row = OutOfFoldRow(
         study_key=STUDY, patient_key=PATIENT, arm="fused", fold=2, target="yes", predicted="no",
-        probabilities={"no": 0.6, "yes": 0.4}, logits={"yes": -0.4},
+        probabilities={"no": 0.6, "yes": 0.4}, logits={"yes": -0.4}, conformal_set={}, abstained=None,
     )  # fmt: skip
     path = tmp_path / "out_of_fold.csv"
     write_table(path, OutOfFoldRow, [row], classes=("no", "yes"))
-    assert cells(path)[0][-2:] == ["logits[no]", "logits[yes]"]
-    assert cells(path)[1][-2:] == ["", "-0.4"]
+    assert cells(path)[0][8:] == [
+        "logits[no]", "logits[yes]", "conformal_set[no]", "conformal_set[yes]", "abstained",
+    ]  # fmt: skip
+    assert cells(path)[1][8:] == ["", "-0.4", "", "", ""]
     assert read_table(path, OutOfFoldRow) == [row]
 
 

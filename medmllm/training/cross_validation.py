@@ -1,6 +1,7 @@
 """Cross-validate image-only, text-only and fused models on the same folds.
 
-    cohort, splits -> per arm and fold: fit, temperature and threshold on the tuning part -> out-of-fold predictions
+    cohort, splits -> per arm and fold: fit; temperature, threshold and conformal thresholds on the tuning part
+    -> out-of-fold predictions
 
 Each fold's network is written to its arm's folder as soon as it is trained, so memory stays flat.
 """
@@ -20,7 +21,8 @@ from medmllm.documents import FoldModel, PreprocessingContract
 from medmllm.errors import ConfigError
 from medmllm.evaluation.calibration import apply_temperature, fit_temperature, to_probabilities
 from medmllm.evaluation.cohort import OutOfFold
-from medmllm.evaluation.discrimination import IntArray, choose_threshold
+from medmllm.evaluation.conformal import class_thresholds, conformal_sets
+from medmllm.evaluation.discrimination import BoolArray, IntArray, choose_threshold
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
 from medmllm.preprocessing.text import TINY, learn_tiny_tokenizer, load_tokenizer, read_text, tokenize_note
 from medmllm.provenance import file_digest
@@ -50,6 +52,7 @@ class FoldPrediction:
     model: FoldModel
     logits: FloatArray  # (studies, outputs), after temperature
     predicted: IntArray  # (studies,) class index
+    sets: BoolArray  # (studies, classes): in the conformal set
 
 
 def arm_contract(contract: PreprocessingContract, arm: str) -> PreprocessingContract:
@@ -131,10 +134,11 @@ def _assemble(
 ) -> ArmResult:
     n = len(plan.test_fold)
     logits, predicted = np.zeros((n, folds[0].logits.shape[1])), np.zeros(n, dtype=np.int64)
+    sets = np.zeros((n, folds[0].sets.shape[1]), dtype=bool)
     for split, found in zip(plan.folds, folds, strict=True):
-        logits[split.test], predicted[split.test] = found.logits, found.predicted
+        logits[split.test], predicted[split.test], sets[split.test] = found.logits, found.predicted, found.sets
     shown = logits[:, 0] if logits.shape[1] == 1 else logits
-    out_of_fold = OutOfFold(arm, to_probabilities(shown), shown, predicted)
+    out_of_fold = OutOfFold(arm, to_probabilities(shown), shown, predicted, sets)
     return ArmResult(arm, contract, out_of_fold, tuple(found.model for found in folds), folder)
 
 
@@ -164,7 +168,9 @@ def _run_fold(
     binary = len(classes) == 2
     temperature = fit_temperature(raw["tune"][:, 0] if binary else raw["tune"], truth)
     cooled = {name: apply_temperature(values, temperature) for name, values in raw.items()}
-    threshold = choose_threshold(truth, to_probabilities(cooled["tune"][:, 0])[:, 1]) if binary else 0.5
+    chances = {name: to_probabilities(values[:, 0] if binary else values) for name, values in cooled.items()}
+    threshold = choose_threshold(truth, chances["tune"][:, 1]) if binary else 0.5
+    ruled_out_above = class_thresholds(chances["tune"], truth, coverage=config.evaluation.coverage)
     write_weights(folder, split.fold, member)
     model = FoldModel(
         fold=split.fold,
@@ -173,8 +179,10 @@ def _run_fold(
         temperature=temperature,
         best_epoch=done.best_epoch,
         threshold=threshold,
+        conformal_thresholds=ruled_out_above,
     )
-    return FoldPrediction(model, cooled["test"], decide(cooled["test"], threshold))
+    sets = conformal_sets(chances["test"], ruled_out_above)
+    return FoldPrediction(model, cooled["test"], decide(cooled["test"], threshold), sets)
 
 
 def decide(logits: FloatArray, threshold: float) -> IntArray:

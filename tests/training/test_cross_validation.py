@@ -115,6 +115,7 @@ def test_the_tuning_part_sets_temperature_and_threshold_and_trains_no_weight(tmp
     turned, _ = fold_models(run(with_targets_turned(cohort, first.tune), config, tmp_path / "b"))
     assert turned.weights_sha256 == fold.weights_sha256  # one epoch: there is no epoch to choose
     assert turned.temperature != fold.temperature
+    assert turned.conformal_thresholds != fold.conformal_thresholds
     retrained, _ = fold_models(run(with_targets_turned(cohort, first.train), config, tmp_path / "c"))
     assert retrained.weights_sha256 != fold.weights_sha256
 
