@@ -70,10 +70,13 @@ class TrainingSettings(Document):
 
 
 class EvaluationSettings(Document):
-    """Intervals."""
+    """Intervals and conformal sets."""
 
     bootstrap_samples: int = Field(ge=100)
     confidence: float = Field(gt=0, lt=1, description="level of the intervals, e.g. 0.95")
+    coverage: float = Field(
+        gt=0, lt=1, description="share of each class's studies whose conformal set shall hold the class, e.g. 0.9"
+    )
 
 
 class TrackingSettings(Document):

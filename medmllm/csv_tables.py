@@ -26,7 +26,7 @@ Row = TypeVar("Row", bound=Document)
 
 PARQUET_ROWS = 10_000
 
-_DICTS = (dict[str, Probability], dict[str, float])
+_DICTS = (dict[str, Probability], dict[str, float], dict[str, bool])
 
 
 # --- tables: one document per row ----------------------------------------------------------
@@ -129,6 +129,10 @@ class PredictionRow(Document):
     probabilities: dict[str, Probability] = Field(description="in CSV one column per class: probabilities[CLASS]")
     interval_low: Probability = Field(description="lowest `probability` over the fold models")
     interval_high: Probability
+    conformal_set: dict[str, bool] = Field(
+        description="whether the class cannot be ruled out, one column per class; empty: a model without thresholds"
+    )
+    abstained: bool | None = Field(description="the conformal set is not a single class")
     modalities_used: str = Field(description="joined by +")
     training_patient: bool = Field(description="the patient was in the training cohort: not a test result")
     weights_digest: Sha256
@@ -184,6 +188,10 @@ class OutOfFoldRow(Document):
     predicted: str = Field(description="at the operating point chosen on this fold's tuning part")
     probabilities: dict[str, Probability]
     logits: dict[str, float] = Field(description="after temperature; the positive class alone when binary")
+    conformal_set: dict[str, bool] = Field(
+        description="whether the class cannot be ruled out, by the thresholds of this fold's tuning part"
+    )
+    abstained: bool | None = Field(description="the conformal set is not a single class")
 
 
 ROWS: Mapping[str, type[Document]] = {

@@ -253,6 +253,10 @@ class FoldModel(Document):
     threshold: Probability = Field(
         description="operating point (Youden's J) on the fold's tuning part; 0.5 when multiclass"
     )
+    conformal_thresholds: tuple[Probability, ...] | None = Field(
+        default=None,
+        description="per class, largest 1 - probability at which it stays in the set; from the fold's tuning part",
+    )
 
 
 class ModelCard(Document):
@@ -269,7 +273,11 @@ class ModelCard(Document):
     files: dict[str, Sha256] = Field(description="every other file of the package -> sha256")
     operating_point: Probability = Field(description="mean of the folds' thresholds")
     calibration: str = Field(description="how probabilities were calibrated, in words")
-    conformal_thresholds: tuple[float, ...] | None = None
+    conformal_coverage: Probability | None = Field(
+        default=None,
+        description="per class, that each fold's thresholds aim at; a study's set holds the classes in at least half "
+        "of the folds' sets",
+    )
     intended_use: str
     training_patients: tuple[Sha256, ...] = Field(description="sha256 of each training patient_key, sorted")
     training_studies: tuple[Sha256, ...] = Field(description="sha256 of each training study_key, sorted")

@@ -36,11 +36,32 @@ class MetricDocument(Document):
     group: str
 
 
+class ClassCoverageDocument(Document):
+    """How often the conformal sets of a class's studies hold the class."""
+
+    name: str
+    n: int = Field(ge=0, description="studies of the class")
+    covered: int = Field(ge=0)
+    estimate: Probability | None
+    low: Probability | None = Field(description="binomial interval, studies taken as independent")
+    high: Probability | None
+
+
+class ConformalDocument(Document):
+    """One arm's conformal sets, out of fold."""
+
+    asked: Probability = Field(description="coverage per class that the thresholds aim at")
+    classes: tuple[ClassCoverageDocument, ...]
+    set_sizes: tuple[int, ...] = Field(description="studies with a set of 0, 1, ... classes")
+    abstained: Probability = Field(description="share of the studies whose set is not a single class")
+
+
 class ArmDocument(Document):
     """One arm's out-of-fold metrics."""
 
     arm: str
     metrics: tuple[MetricDocument, ...]
+    conformal: ConformalDocument | None = None
 
 
 class FoldDocument(Document):

@@ -51,6 +51,7 @@ def prediction(**changes: object) -> PredictionRow:
     fields: dict[str, object] = {
         "study_key": STUDY, "patient_key": PATIENT, "predicted": "b", "probability": 0.7,
         "probabilities": {"a, or [not]": 0.3, "b": 0.7}, "interval_low": 0.5, "interval_high": 0.75,
+        "conformal_set": {}, "abstained": None,
         "modalities_used": "image+text", "training_patient": True, "weights_digest": "0a" * 32,
     }  # fmt: skip
     return PredictionRow.model_validate(fields | changes)
@@ -104,12 +105,14 @@ def test_probabilities_become_one_column_per_class_in_the_order_given(tmp_path: 
 def test_a_class_without_a_logit_is_an_empty_cell_and_stays_absent(tmp_path: Path) -> None:
     row = OutOfFoldRow(
         study_key=STUDY, patient_key=PATIENT, arm="fused", fold=2, target="yes", predicted="no",
-        probabilities={"no": 0.6, "yes": 0.4}, logits={"yes": -0.4},
+        probabilities={"no": 0.6, "yes": 0.4}, logits={"yes": -0.4}, conformal_set={}, abstained=None,
     )  # fmt: skip
     path = tmp_path / "out_of_fold.csv"
     write_table(path, OutOfFoldRow, [row], classes=("no", "yes"))
-    assert cells(path)[0][-2:] == ["logits[no]", "logits[yes]"]
-    assert cells(path)[1][-2:] == ["", "-0.4"]
+    assert cells(path)[0][8:] == [
+        "logits[no]", "logits[yes]", "conformal_set[no]", "conformal_set[yes]", "abstained",
+    ]  # fmt: skip
+    assert cells(path)[1][8:] == ["", "-0.4", "", "", ""]
     assert read_table(path, OutOfFoldRow) == [row]
 
 

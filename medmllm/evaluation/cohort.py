@@ -22,6 +22,7 @@ from medmllm.evaluation.calibration import (
     weighted_slope,
 )
 from medmllm.evaluation.discrimination import (
+    BoolArray,
     IntArray,
     weighted_accuracy,
     weighted_auprc,
@@ -46,6 +47,7 @@ class OutOfFold:
     probabilities: FloatArray = field(repr=False)  # (studies, classes), calibrated
     logits: FloatArray = field(repr=False)  # after temperature; (studies,) when binary, else (studies, classes)
     predicted: IntArray = field(repr=False)  # (studies,) class index at the fold's operating point
+    sets: BoolArray | None = field(default=None, repr=False)  # (studies, classes): in the fold's conformal set
 
 
 def evaluate_arms(

@@ -20,6 +20,7 @@ def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> P
         card: Gives the classes.
         predicted: Class index at the operating point.
     """
+    classes, chosen = card.task.classes, prediction.conformal_set
     return PredictionRow(
         study_key=prediction.study_key,
         patient_key=prediction.patient_key,
@@ -28,6 +29,8 @@ def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> P
         probabilities=dict(zip(card.task.classes, prediction.probabilities, strict=True)),
         interval_low=prediction.interval[0],
         interval_high=prediction.interval[1],
+        conformal_set={} if chosen is None else {name: index in chosen for index, name in enumerate(classes)},
+        abstained=None if chosen is None else len(chosen) != 1,
         modalities_used="+".join(prediction.modalities_used),
         training_patient=prediction.training_patient,
         weights_digest=prediction.weights_digest,

@@ -22,6 +22,7 @@ from medmllm.config import QualityPolicy, ScoreConfig
 from medmllm.documents import ModelCard
 from medmllm.errors import ContractError, MedmllmError
 from medmllm.evaluation.calibration import apply_temperature, to_probabilities
+from medmllm.evaluation.conformal import conformal_sets, vote
 from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.sample import collate, prepare_sample, to_device
 from medmllm.preprocessing.text import tokenize_note
@@ -215,8 +216,24 @@ def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage) -> P
         interval=(float(shown.min()), float(shown.max())),
         modalities_used=tuple(name for name, here in used if here),
         weights_digest=package.weights_digest,
+        conformal_set=conformal_set(each, package.card),
         training_patient=was_trained_on(item.study, package.card),
     )
+
+
+def conformal_set(each: FloatArray, card: ModelCard) -> tuple[int, ...] | None:
+    """Return the classes in at least half of the folds' sets; None when the package has no thresholds.
+
+    Args:
+        each: Every fold's own probabilities, for which its thresholds hold; shape (folds, classes).
+        card: Gives the thresholds.
+    """
+    sets = []
+    for probabilities, fold in zip(each, card.folds, strict=True):
+        if fold.conformal_thresholds is None:
+            return None
+        sets.append(conformal_sets(probabilities[None], fold.conformal_thresholds)[0])
+    return tuple(map(int, np.flatnonzero(vote(np.stack(sets)))))
 
 
 def predicted_class(prediction: Prediction, package: ModelPackage) -> int:

@@ -1,6 +1,7 @@
 """Cross-validate image-only, text-only and fused models on the same folds.
 
-    cohort, splits -> per arm and fold: fit, temperature and threshold on the tuning part -> out-of-fold predictions
+    cohort, splits -> per arm and fold: fit; temperature, threshold and conformal thresholds on the tuning part
+    -> out-of-fold predictions
 
 Each fold's network is written to its arm's folder as soon as it is trained, so memory stays flat. A run that was killed
 goes on where it was: see resuming.
@@ -21,7 +22,8 @@ from medmllm.documents import FoldModel, PreprocessingContract
 from medmllm.errors import ConfigError
 from medmllm.evaluation.calibration import apply_temperature, fit_temperature, to_probabilities
 from medmllm.evaluation.cohort import OutOfFold
-from medmllm.evaluation.discrimination import IntArray, choose_threshold
+from medmllm.evaluation.conformal import class_thresholds, conformal_sets
+from medmllm.evaluation.discrimination import BoolArray, IntArray, choose_threshold
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
 from medmllm.preprocessing.text import TINY, learn_tiny_tokenizer, load_tokenizer, read_text, tokenize_note
 from medmllm.provenance import file_digest
@@ -53,6 +55,7 @@ class FoldPrediction:
     model: FoldModel
     logits: FloatArray  # (studies, outputs), after temperature
     predicted: IntArray  # (studies,) class index
+    sets: BoolArray  # (studies, classes): in the conformal set
 
 
 def arm_contract(contract: PreprocessingContract, arm: str) -> PreprocessingContract:
@@ -139,10 +142,11 @@ def _assemble(
 ) -> ArmResult:
     n = len(plan.test_fold)
     logits, predicted = np.zeros((n, folds[0].logits.shape[1])), np.zeros(n, dtype=np.int64)
+    sets = np.zeros((n, folds[0].sets.shape[1]), dtype=bool)
     for split, found in zip(plan.folds, folds, strict=True):
-        logits[split.test], predicted[split.test] = found.logits, found.predicted
+        logits[split.test], predicted[split.test], sets[split.test] = found.logits, found.predicted, found.sets
     shown = logits[:, 0] if logits.shape[1] == 1 else logits
-    out_of_fold = OutOfFold(arm, to_probabilities(shown), shown, predicted)
+    out_of_fold = OutOfFold(arm, to_probabilities(shown), shown, predicted, sets)
     return ArmResult(arm, contract, out_of_fold, tuple(found.model for found in folds), folder)
 
 
@@ -181,7 +185,8 @@ def _run_fold(
     binary = len(classes) == 2
     temperature = fit_temperature(raw["tune"][:, 0] if binary else raw["tune"], truth)
     cooled = {name: apply_temperature(values, temperature) for name, values in raw.items()}
-    threshold = choose_threshold(truth, to_probabilities(cooled["tune"][:, 0])[:, 1]) if binary else 0.5
+    chances = to_probabilities(cooled["tune"][:, 0] if binary else cooled["tune"])
+    threshold = choose_threshold(truth, chances[:, 1]) if binary else 0.5
     write_weights(kept.folder, split.fold, member)
     model = FoldModel(
         fold=split.fold,
@@ -190,14 +195,24 @@ def _run_fold(
         temperature=temperature,
         best_epoch=done.best_epoch,
         threshold=threshold,
+        conformal_thresholds=class_thresholds(chances, truth, coverage=config.evaluation.coverage),
     )
     kept.finish(model, cooled["test"])
-    return FoldPrediction(model, cooled["test"], decide(cooled["test"], threshold))
+    return _predicted(model, cooled["test"])
 
 
 def _kept_fold(kept: Kept) -> FoldPrediction | None:
     done = kept.finished()
-    return None if done is None else FoldPrediction(done[0], done[1], decide(done[1], done[0].threshold))
+    return None if done is None else _predicted(*done)
+
+
+def _predicted(model: FoldModel, logits: FloatArray) -> FoldPrediction:
+    """Return what a fold's model says of its test part, from its logits after temperature."""
+    assert model.conformal_thresholds is not None  # this training has them
+    sets = conformal_sets(
+        to_probabilities(logits[:, 0] if logits.shape[1] == 1 else logits), model.conformal_thresholds
+    )
+    return FoldPrediction(model, logits, decide(logits, model.threshold), sets)
 
 
 def decide(logits: FloatArray, threshold: float) -> IntArray:

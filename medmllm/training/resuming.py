@@ -23,7 +23,8 @@ from medmllm.records import FloatArray
 from medmllm.training.checkpoint import FOLDER, Checkpoint, Origin, read_state, write_state
 from medmllm.training.cohort import Cohort
 
-UNTRAINED = {"tracking", "evaluation", "intended_use"}  # settings that no fold depends on
+UNTRAINED = {"tracking": True, "intended_use": True, "evaluation": {"bootstrap_samples", "confidence"}}
+"""Settings that no fold depends on."""
 
 
 def origin_of(config: TrainConfig, split: str, cohort: Cohort) -> Origin:

@@ -5,8 +5,8 @@
 `model` is the fused arm where there is one; the other arms' packages lie beside it as `model_ARM`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,19 @@ import pandas as pd
 from medmllm.config import TrainConfig
 from medmllm.csv_tables import OutOfFoldRow, write_table
 from medmllm.documents import ModelCard, Task
+from medmllm.evaluation.conformal import SetEvaluation, evaluate_sets, set_remarks
 from medmllm.evaluation.remarks import remarks
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.ingest.tables import Targets
 from medmllm.models.package import CARD, digest_files, key_digest, write_background, write_reference
 from medmllm.records import CohortEvaluation, Metric, Provenance
-from medmllm.result_documents import ArmDocument, EvaluationDocument, MetricDocument
+from medmllm.result_documents import (
+    ArmDocument,
+    ClassCoverageDocument,
+    ConformalDocument,
+    EvaluationDocument,
+    MetricDocument,
+)
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult, count_folds, mean_image
 from medmllm.training.splits import SplitPlan
@@ -60,6 +67,7 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
         folds=arm.folds,
         files={name: digest for name, digest in digest_files(arm.folder).items() if name not in weights},
         operating_point=float(np.mean([fold.threshold for fold in arm.folds])),
+        conformal_coverage=trained.config.evaluation.coverage,
         calibration="temperature scaling, fitted per fold on its tuning part; the folds' logits are then averaged",
         intended_use=trained.config.intended_use,
         training_patients=tuple(sorted({key_digest(key) for key in trained.patients})),
@@ -107,6 +115,8 @@ def write_out_of_fold(path: Path, trained: Trained) -> None:
             predicted=classes[int(found.predicted[k])],
             probabilities=dict(zip(classes, map(float, found.probabilities[k]), strict=True)),
             logits={name: float(value) for name, value in logits.items()},
+            conformal_set={} if found.sets is None else dict(zip(classes, map(bool, found.sets[k]), strict=True)),
+            abstained=None if found.sets is None else int(found.sets[k].sum()) != 1,
         )
 
     rows = (row(arm, k, int(fold)) for arm in trained.arms for k, fold in enumerate(trained.plan.test_fold))
@@ -123,6 +133,8 @@ def evaluation_document(trained: Trained, found: CohortEvaluation, *, more: Sequ
     """
     settings = trained.config.evaluation
     said = remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples)
+    sets = _evaluate_sets(trained)
+    said += tuple(line for arm in trained.arms if arm.arm in sets for line in _set_remarks(arm, sets[arm.arm]))
     return EvaluationDocument(
         task=trained.task,
         synthetic=trained.synthetic,
@@ -132,13 +144,46 @@ def evaluation_document(trained: Trained, found: CohortEvaluation, *, more: Sequ
         excluded=len(trained.cohort.refused),
         confidence=settings.confidence,
         bootstrap_samples=settings.bootstrap_samples,
-        arms=tuple(ArmDocument(arm=arm.arm, metrics=tuple(map(_metric, arm.metrics))) for arm in found.arms),
+        arms=tuple(
+            ArmDocument(arm=arm.arm, metrics=tuple(map(_metric, arm.metrics)), conformal=_conformal(sets.get(arm.arm)))
+            for arm in found.arms
+        ),
         differences=tuple(map(_metric, found.differences)),
         folds=count_folds(trained.plan, trained.patients),
         split_digest=trained.plan.digest,
         contract_fingerprint=trained.arms[-1].contract.fingerprint,
         remarks=(*more, *said),
         provenance=trained.provenance,
+    )
+
+
+def _evaluate_sets(trained: Trained) -> dict[str, SetEvaluation]:
+    settings = trained.config.evaluation
+    return {
+        arm.arm: evaluate_sets(
+            arm.out_of_fold.sets,
+            np.array(trained.cohort.targets),
+            trained.task.classes,
+            coverage=settings.coverage,
+            confidence=settings.confidence,
+        )
+        for arm in trained.arms
+        if arm.out_of_fold.sets is not None
+    }
+
+
+def _set_remarks(arm: ArmResult, found: SetEvaluation) -> Iterator[str]:
+    return set_remarks(arm.arm, found, [fold.conformal_thresholds or () for fold in arm.folds])
+
+
+def _conformal(found: SetEvaluation | None) -> ConformalDocument | None:
+    if found is None:
+        return None
+    return ConformalDocument(
+        asked=found.asked,
+        classes=tuple(ClassCoverageDocument(**asdict(own)) for own in found.classes),
+        set_sizes=found.set_sizes,
+        abstained=found.abstained,
     )
 
 

@@ -224,6 +224,8 @@ def prediction_row(number: int, probability: float, **changes: object) -> Predic
         "probabilities": {"no": 1 - probability, "yes": probability},
         "interval_low": max(0, probability - 0.1),
         "interval_high": min(1, probability + 0.1),
+        "conformal_set": {},
+        "abstained": None,
         "modalities_used": "image+text",
         "training_patient": False,
         "weights_digest": DIGEST,

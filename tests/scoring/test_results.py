@@ -63,3 +63,19 @@ def test_the_summary_adds_refusals_up_and_counts_ignored_files() -> None:
     assert (summary.scored, summary.refused, summary.explained, summary.ignored_files) == (7, 3, 4, 0)
     assert summary.refused_by_code == refused
     assert summary.synthetic
+
+
+@pytest.mark.parametrize(
+    ("chosen", "written", "abstained"),
+    [
+        ((1,), {"no": False, "yes": True}, False),
+        ((0, 1), {"no": True, "yes": True}, True),
+        ((), {"no": False, "yes": False}, True),
+        (None, {}, None),
+    ],
+)
+def test_a_row_tells_for_each_class_whether_it_is_in_the_set_and_whether_that_decides(
+    chosen: tuple[int, ...] | None, written: dict[str, bool], abstained: bool | None
+) -> None:
+    row = prediction_row(a_prediction(conformal_set=chosen), made_up.card(), 1)
+    assert (row.conformal_set, row.abstained) == (written, abstained)

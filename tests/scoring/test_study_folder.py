@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,33 @@ def test_the_folds_calibrated_logits_are_averaged_and_the_interval_spans_them(
         np.testing.assert_allclose(result.prediction.interval, bounds, rtol=1e-5)
         wanted = int(expected[1] >= 0.4) if len(classes) == 2 else int(expected.argmax())
         assert predicted_class(result.prediction, package) == wanted
+
+
+@pytest.mark.parametrize("classes", [CLASSES, ("low", "mid", "high")])
+def test_a_set_holds_what_half_of_the_folds_keep_each_by_its_own_thresholds(
+    studies: tuple[Study, ...], classes: tuple[str, ...]
+) -> None:
+    plain = a_package(classes)
+    (scored,) = score_folder(studies[:1], plain, settings())
+    assert isinstance(scored, Scored)
+    assert scored.prediction.conformal_set is None  # a package without thresholds
+    parts = read_parts(studies[0], CONTRACT)
+    thresholds = []
+    for member, temperature in zip(plain.folds, TEMPERATURES, strict=True):
+        sample = prepare_sample(studies[0], parts.volumes, parts.note, CONTRACT, member.tokenizer)
+        logits = member.network(collate([sample], CONTRACT)).detach().double().numpy()[0] / temperature
+        logits = np.array([0.0, logits[0]]) if len(classes) == 2 else logits
+        thresholds.append(1 - np.exp(logits) / np.exp(logits).sum())  # the edge: each class is just kept
+    near = 1e-4
+    for first, second, kept in ((near, near, True), (near, -near, True), (-near, near, True), (-near, -near, False)):
+        folds = tuple(
+            fold.model_copy(update={"conformal_thresholds": (float(edge[0] + shift), *[0.0] * (len(classes) - 1))})
+            for fold, edge, shift in zip(plain.card.folds, thresholds, (first, second), strict=True)
+        )
+        package = replace(plain, card=plain.card.model_copy(update={"folds": folds}))
+        (scored,) = score_folder(studies[:1], package, settings())
+        assert isinstance(scored, Scored)
+        assert scored.prediction.conformal_set == ((0,) if kept else ())
 
 
 def test_no_more_studies_are_prepared_ahead_than_a_batch_and_two_per_worker(

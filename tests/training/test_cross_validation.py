@@ -111,11 +111,14 @@ def test_neither_targets_nor_content_of_a_test_part_change_its_fold_model(tmp_pa
 
 def test_the_tuning_part_sets_temperature_and_threshold_and_trains_no_weight(tmp_path: Path) -> None:
     config, cohort = a_config(epochs=1), a_cohort()
+    coverage = config.evaluation.model_copy(update={"coverage": 0.5})  # which few tuning studies can promise
+    config = config.model_copy(update={"evaluation": coverage})
     first = split_cohort(cohort, config.training).folds[0]
     fold, _ = fold_models(run(cohort, config, tmp_path / "a"))
     turned, _ = fold_models(run(with_targets_turned(cohort, first.tune), config, tmp_path / "b"))
     assert turned.weights_sha256 == fold.weights_sha256  # one epoch: there is no epoch to choose
     assert turned.temperature != fold.temperature
+    assert turned.conformal_thresholds != fold.conformal_thresholds
     retrained, _ = fold_models(run(with_targets_turned(cohort, first.train), config, tmp_path / "c"))
     assert retrained.weights_sha256 != fold.weights_sha256
 
