@@ -7,6 +7,7 @@ A fold counts as done only while its weights and tokenizer are, byte for byte, t
 
 import hashlib
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from medmllm.records import FloatArray
 from medmllm.training.checkpoint import FOLDER, Checkpoint, Origin, read_state, write_state
 from medmllm.training.cohort import Cohort
 
-UNTRAINED = {"tracking": True, "intended_use": True, "evaluation": {"bootstrap_samples", "confidence"}}
+UNTRAINED: Mapping[str, bool | set[str]] = {
+    "tracking": True, "intended_use": True, "evaluation": {"bootstrap_samples", "confidence"},
+}  # fmt: skip
 """Settings that no fold depends on."""
 
 
