@@ -108,6 +108,9 @@ def test_a_row_says_what_its_prediction_file_says(scored: tuple[Path, Outcome]) 
         assert row.interval_low <= row.interval_high
         assert (row.interval_low, row.interval_high) == document.interval
         assert row.weights_digest == document.weights_digest
+        assert document.conformal_set is not None
+        assert {name for name, kept in row.conformal_set.items() if kept} == set(document.conformal_set)
+        assert row.abstained == (len(document.conformal_set) != 1)
 
 
 def test_what_a_study_lacks_is_not_claimed_to_be_used(scored: tuple[Path, Outcome], folder: Path) -> None:

@@ -111,6 +111,30 @@ def test_the_evaluation_counts_the_cohort_and_scores_the_table_that_lies_beside_
     assert [arm.arm for arm in evaluation.arms] == list(ARMS)
 
 
+def test_sets_follow_the_packaged_thresholds_and_the_evaluation_counts_them(nifti_run: Trained) -> None:
+    evaluation = EvaluationDocument.read(nifti_run.run / "evaluation.json")
+    for arm in evaluation.arms:
+        folder = "model" if arm.arm == "fused" else f"model_{arm.arm}"
+        card = ModelCard.read(nifti_run.run / folder / "model.json")
+        rows = [row for row in out_of_fold(nifti_run.run) if row.arm == arm.arm]
+        for row in rows:
+            thresholds = card.folds[row.fold].conformal_thresholds
+            assert thresholds is not None
+            limits = dict(zip(card.task.classes, thresholds, strict=True))
+            assert row.conformal_set == {name: 1 - row.probabilities[name] <= limits[name] for name in limits}
+            assert row.abstained == (sum(row.conformal_set.values()) != 1)
+        assert arm.conformal is not None
+        assert arm.conformal.asked == card.conformal_coverage == 0.9
+        assert {own.name: (own.n, own.covered) for own in arm.conformal.classes} == {
+            name: (
+                sum(row.target == name for row in rows),
+                sum(row.target == name and row.conformal_set[name] for row in rows),
+            )
+            for name in card.task.classes
+        }
+        assert arm.conformal.abstained == pytest.approx(sum(bool(row.abstained) for row in rows) / len(rows))
+
+
 def test_a_study_that_cannot_be_read_is_left_out_and_listed(nifti_run: Trained) -> None:
     assert nifti_run.outcome.code == 3
     (row,) = read_table(nifti_run.run / "training_ledger.csv", LedgerRow)

@@ -124,6 +124,22 @@ def test_settings_are_summed_up_when_given(tmp_path: Path) -> None:
     assert "epochs (patience" not in report(tmp_path).text
 
 
+def test_coverage_of_conformal_sets_stands_per_class_with_what_was_asked_for(tmp_path: Path) -> None:
+    classes = tuple(
+        result_documents.ClassCoverageDocument(name=name, n=n, covered=hits, estimate=hits / n, low=low, high=high)
+        for name, n, hits, low, high in (("no", 80, 74, 0.8439, 0.972), ("yes", 40, 31, 0.6155, 0.8916))
+    )
+    sets = result_documents.ConformalDocument(asked=0.9, classes=classes, set_sizes=(3, 87, 30), abstained=0.275)
+    plain = made_up.evaluation()
+    first = plain.arms[0].model_copy(update={"conformal": sets})
+    page = report(tmp_path, plain.model_copy(update={"arms": (first, *plain.arms[1:])}))
+    table = next(t.line for t in page.all("table") if "cannot be ruled out" in t.text)
+    assert "image no 0.925 (0.844 to 0.972) 0.900 80 image yes 0.775 (0.616 to 0.892) 0.900 40" in table
+    assert "3 studies with 0 classes, 87 studies with 1 class, 30 studies with 2 classes" in page.text
+    assert "not a single class, are 27.5" in page.text
+    assert "Conformal sets" not in report(tmp_path).text
+
+
 def test_metrics_of_groups_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
     plain = made_up.evaluation()
     first = plain.arms[0]

@@ -205,6 +205,34 @@ def test_temperature_minimises_the_tuning_loss_and_threshold_maximises_youdens_j
         assert arm.out_of_fold.predicted[split.test].tolist() == expected.astype(int).tolist()
 
 
+def test_conformal_thresholds_are_of_the_tuning_part_and_the_sets_of_the_test_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[np.ndarray] = []
+    predict = cross_validation.predict_logits
+
+    def spy(*given):  # type: ignore[no-untyped-def]
+        asked.append(predict(*given))
+        return asked[-1]
+
+    monkeypatch.setattr(cross_validation, "predict_logits", spy)
+    config, cohort = a_config(), a_cohort()
+    half = config.evaluation.model_copy(update={"coverage": 0.5})  # which few tuning studies can promise
+    plan = split_cohort(cohort, config.training)
+    (arm,) = run(cohort, config.model_copy(update={"evaluation": half}), tmp_path)
+    targets = np.array(cohort.targets)
+    assert arm.out_of_fold.sets is not None
+    for split, fold, *logits in zip(plan.folds, arm.folds, asked[0::2], asked[1::2], strict=True):
+        positive, tested = (1 / (1 + np.exp(-z[:, 0] / fold.temperature)) for z in logits)
+        truth, thresholds = targets[split.tune], []
+        for label, score in ((0, positive), (1, 1 - positive)):
+            own = sorted(score[truth == label])
+            thresholds.append(own[int(np.ceil((len(own) + 1) / 2)) - 1])
+        assert fold.conformal_thresholds == pytest.approx(thresholds)
+        wanted = np.stack([tested, 1 - tested], axis=1) <= thresholds
+        np.testing.assert_array_equal(arm.out_of_fold.sets[split.test], wanted)
+
+
 def test_all_arms_share_the_folds_and_read_their_own_modality_alone(tmp_path: Path) -> None:
     config, cohort = a_config(epochs=1), a_cohort()
     results = {arm.arm: arm for arm in run(cohort, config, tmp_path, ("image", "text", "fused"))}
