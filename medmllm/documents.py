@@ -229,6 +229,10 @@ class ModelSettings(Document):
         description="stride of the first convolution; 1 keeps small things visible"
     )
     image_stem_pool: bool = Field(description="halve the grid once more after the first convolution, as the papers do")
+    image_weights: str = Field(
+        description="file of pretrained weights that training starts from, .safetensors, .pth or .pt; empty: random. "
+        "Scoring never reads it"
+    )
     fusion: str = Field(description="concat, gated or low_rank")
     fusion_width: PositiveInt = Field(description="hidden units of the fused classifier")
     dropout: float = Field(ge=0, lt=1)

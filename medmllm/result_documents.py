@@ -201,6 +201,28 @@ class QualitySummary(Document):
     provenance: Provenance
 
 
+class MismatchDocument(Document):
+    """A tensor that was not loaded, as its shape differs."""
+
+    name: str
+    in_file: tuple[int, ...]
+    in_network: tuple[int, ...]
+
+
+class ImageWeightsDocument(Document):
+    """RUN/image_weights.json: what became of every key of the pretrained weights; names without `module.`."""
+
+    file: str = Field(description="name, without its folder")
+    sha256: Sha256
+    image_encoder: str
+    loaded: tuple[str, ...] = Field(description="equal to the file's when training started")
+    adapted: tuple[str, ...] = Field(description="first convolution, averaged over the file's channels and scaled")
+    missing: tuple[str, ...] = Field(description="not in the file: started at random")
+    unused: tuple[str, ...] = Field(description="in the file only")
+    mismatched: tuple[MismatchDocument, ...] = Field(description="not loaded: started at random")
+    provenance: Provenance
+
+
 class DeidentificationDocument(Document):
     """OUT/deidentification.json: what was done to a folder, and what was left out."""
 
@@ -230,5 +252,6 @@ FILES: Mapping[str, type[Document]] = {
     "summary": ScoringSummary,
     "deidentification": DeidentificationDocument,
     "quality_summary": QualitySummary,
+    "image_weights": ImageWeightsDocument,
 }
 """Schema name -> document, for every JSON file read or written (tables: `csv_tables`, settings: `config`)."""

@@ -29,7 +29,6 @@ from medmllm.result_documents import EvaluationDocument
 from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.training.cohort import draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate, main_arm, usable_arms
-from medmllm.training.loop import Machine
 from medmllm.training.planning import look_ahead, settle_folds
 from medmllm.training.resuming import check_unfinished, forget
 from medmllm.training.run import (
@@ -41,6 +40,7 @@ from medmllm.training.run import (
     write_out_of_fold,
     write_package,
 )
+from medmllm.training.starting_weights import check_start, weights_input
 from medmllm.training.tracking import parent_run
 
 
@@ -86,7 +86,7 @@ def run(
     """
     cores = os.cpu_count() or 1
     torch.set_num_threads(config.training.threads or cores)
-    Machine.of(config.training.device)  # a wrong device should not cost an index
+    check_start(config)  # a wrong device or file of weights should not cost an index
     parsed, source = parse_target(target), labels or label_file(studies)
     check_writable(out, overwrite=overwrite, marker="evaluation.json", studies=folder_of(studies))
     check_unfinished(out, resume=resume, overwrite=overwrite)
@@ -110,7 +110,7 @@ def run(
     provenance = stamp(
         f"medmllm train --studies STUDIES --labels LABELS --target '{parsed.expression}' --out RUN",
         seed=config.training.seed,
-        inputs={"labels": file_digest(source), "split": plan.digest},
+        inputs={"labels": file_digest(source), "split": plan.digest} | weights_input(config.model),
     )
     with parent_run(config.tracking, folder=out, name=parsed.expression, save_model=save_mlflow_model) as tracked:
         named = {"target": task.target, "split_digest": plan.digest}

@@ -42,6 +42,7 @@ FAULTS: dict[str, tuple[str | int, ...]] = {
     "ledger_row": ("stage",),
     "quality_row": ("decision",),
     "quality_summary": ("findings", "few_slices", "warn"),  # a word where a count belongs
+    "image_weights": ("sha256",),  # cut short
     "quality_config": ("quality", "decisions", "ct_double_rescale"),  # ignore
     "out_of_fold_row": ("study_key",),  # a UID where a key belongs
     "train_config": ("image", "spacing"),  # it is called spacing_mm

@@ -34,6 +34,7 @@ from medmllm.training.cohort import Cohort, draft_contract, final_contract
 from medmllm.training.loop import Machine, Tracker, fit, predict_logits, set_determinism
 from medmllm.training.resuming import Kept, origin_of
 from medmllm.training.splits import FoldSplit, SplitPlan, make_splits
+from medmllm.training.starting_weights import report_weights, start_from_weights
 from medmllm.training.tracking import Run
 
 
@@ -121,6 +122,7 @@ def cross_validate(
     # When overwriting, also what is left of arms that are not trained now.
     for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:
         shutil.rmtree(earlier, ignore_errors=True)
+    report_weights(config, contract, out)
     origin, results = origin_of(config, plan.digest, cohort), []
     for arm in arms:
         folder = out / ("model" if arm == main_arm(arms) else f"model_{arm}")
@@ -167,6 +169,7 @@ def _run_fold(
     if contract.text is not None and tokenizer is not None:
         text_network = new_text_network(contract.text, config.model, tokenizer)
     member = FoldNetwork(build_network(contract, config.model, classes, text_network), tokenizer)
+    start_from_weights(member.network, config.model)
     samples = tokenize_cohort(cohort, contract, tokenizer)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
     done = fit(

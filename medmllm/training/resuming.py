@@ -23,6 +23,7 @@ from medmllm.provenance import file_digest, text_digest
 from medmllm.records import FloatArray
 from medmllm.training.checkpoint import FOLDER, Checkpoint, Origin, read_state, write_state
 from medmllm.training.cohort import Cohort
+from medmllm.training.starting_weights import weights_input
 
 UNTRAINED: Mapping[str, bool | set[str]] = {
     "tracking": True, "intended_use": True, "evaluation": {"bootstrap_samples", "confidence"},
@@ -33,13 +34,14 @@ UNTRAINED: Mapping[str, bool | set[str]] = {
 def origin_of(config: TrainConfig, split: str, cohort: Cohort) -> Origin:
     """Return what checkpoints of this training belong to; the cohort's digest covers all that a network reads."""
     settings = config.model_dump_json(exclude=UNTRAINED)
+    start = weights_input(config.model).values()  # another file under the same name is another training
     parts = []
     for member in cohort.members:
         sample = member.sample
         image = "" if sample.image is None else _digest(sample.image.as_subclass(Tensor))
         parts += [sample.study_key, str(sample.target), str(sample.channel_present)]
         parts += ["" if member.note is None else member.note.text, image]
-    return Origin(text_digest([settings]), split, text_digest(parts))
+    return Origin(text_digest([settings, *start]), split, text_digest(parts))
 
 
 def _digest(image: Tensor) -> str:

@@ -31,6 +31,7 @@ from medmllm.result_documents import (
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult, count_folds, mean_image
 from medmllm.training.splits import SplitPlan
+from medmllm.training.starting_weights import REPORT
 from medmllm.training.tracking import Run
 
 
@@ -216,6 +217,8 @@ def track_result(tracked: Run, evaluation: EvaluationDocument, out: Path, *, reg
     tracked.log_metrics(headline(evaluation))
     for name in ("settings.json", "splits.json", "evaluation.json", "out_of_fold.csv", "report.html"):
         tracked.log_file(out / name)
+    if (out / REPORT).is_file():
+        tracked.log_file(out / REPORT)
     tracked.log_model(out / "model", register_as=register_as)
 
 

@@ -37,6 +37,7 @@ PARTS = ModelSettings(
     image_stem_kernel=3,
     image_stem_stride=1,
     image_stem_pool=False,
+    image_weights="",
     fusion="concat",
     fusion_width=8,
     dropout=0.0,

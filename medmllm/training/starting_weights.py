@@ -1,0 +1,77 @@
+"""What a training's image encoders start from: random values, or a file of pretrained weights.
+
+    [model] image_weights -> tried before a study is read -> each fold's network; RUN/image_weights.json
+
+Only training reads the file: a model package holds all weights itself.
+"""
+
+import logging
+from pathlib import Path
+
+from medmllm.config import TrainConfig
+from medmllm.documents import ModelSettings, PreprocessingContract
+from medmllm.models.classifier import StudyClassifier
+from medmllm.models.image_encoder import ImageEncoder
+from medmllm.models.image_weights import WeightsReport, load_image_weights
+from medmllm.provenance import file_digest, stamp
+from medmllm.result_documents import ImageWeightsDocument, MismatchDocument
+from medmllm.training.loop import Machine
+
+REPORT = "image_weights.json"
+
+logger = logging.getLogger(__name__)
+
+
+def check_start(config: TrainConfig) -> None:
+    """Refuse a device or a file of weights that cannot be used, before a study is read.
+
+    Raises:
+        ConfigError: No such device; or the file cannot be read, or nothing of it fits.
+    """
+    Machine.of(config.training.device)
+    if config.model.image_weights:
+        _try(config.model, len(config.image.channels))
+
+
+def weights_input(settings: ModelSettings) -> dict[str, str]:
+    """Return the file's role and sha256 for the provenance; nothing for a random start."""
+    return {"image_weights": file_digest(Path(settings.image_weights))} if settings.image_weights else {}
+
+
+def start_from_weights(network: StudyClassifier, settings: ModelSettings) -> None:
+    """Load the file, if one is named, into a fresh network that reads images."""
+    if settings.image_weights and network.image_encoder is not None:
+        load_image_weights(network.image_encoder.network, Path(settings.image_weights))
+
+
+def report_weights(config: TrainConfig, contract: PreprocessingContract, out: Path) -> None:
+    """Write OUT/image_weights.json and a line to the log: once, as all folds and arms start from the same.
+
+    Args:
+        config: Settings of the run.
+        contract: The cohort's; without images, or without a file of weights, no report is left in OUT.
+        out: RUN.
+    """
+    (out / REPORT).unlink(missing_ok=True)  # of a run that is overwritten
+    if not config.model.image_weights or contract.image is None:
+        return
+    found, digest = _try(config.model, len(contract.image.channels)), weights_input(config.model)
+    logger.info(found.line)
+    document = ImageWeightsDocument(
+        file=Path(config.model.image_weights).name,
+        sha256=digest["image_weights"],
+        image_encoder=config.model.image_encoder,
+        loaded=found.loaded,
+        adapted=found.adapted,
+        missing=found.missing,
+        unused=found.unused,
+        mismatched=tuple(
+            MismatchDocument(name=m.name, in_file=m.in_file, in_network=m.in_network) for m in found.mismatched
+        ),
+        provenance=stamp("medmllm train", seed=config.training.seed, inputs=digest),
+    )
+    document.write(out / REPORT)
+
+
+def _try(settings: ModelSettings, channels: int) -> WeightsReport:
+    return load_image_weights(ImageEncoder(settings, channels).network, Path(settings.image_weights))

@@ -1,0 +1,76 @@
+"""Training from pretrained weights, end to end: each fold starts from them, and scoring never asks for the file."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from medmllm.config import TrainConfig, load_config
+from medmllm.documents import ModelCard
+from medmllm.models.image_encoder import ImageEncoder
+from medmllm.provenance import file_digest
+from medmllm.result_documents import ImageWeightsDocument
+from medmllm.training.cohort import Cohort
+from medmllm.training.resuming import origin_of
+from tests.factories import write_nifti_cohort
+from tests.models.small import PARTS
+from tests.pipelines.runs import UNTRACKED, score, site_key, train
+
+
+def write_start(file: Path, *, seed: int = 4) -> dict[str, torch.Tensor]:
+    """Write weights of the runs' image encoder, small, and return them."""
+    torch.manual_seed(seed)
+    state = ImageEncoder(PARTS, 1).network.state_dict()
+    save_file(state, file)
+    return state
+
+
+def test_folds_start_from_the_file_the_run_reports_it_and_scores_without_it(tmp_path: Path) -> None:
+    labels, file = write_nifti_cohort(tmp_path / "data"), tmp_path / "start.safetensors"
+    start, studies = write_start(file), tmp_path / "data" / "studies"
+    digest = file_digest(file)
+    # So small a step that two epochs leave the weights where they started.
+    still = ("training.learning_rate=1e-12", "training.weight_decay=0", 'training.arms=["image"]')
+    more = [word for setting in (*still, f"model.image_weights={file}") for word in ("--set", setting)]
+    with site_key(tmp_path):
+        outcome = train(studies, labels, tmp_path / "run", *UNTRACKED, *more)
+        assert outcome.code == 0, outcome.stderr
+        file.unlink()
+        assert score(studies, tmp_path / "run" / "model", tmp_path / "scored").code in (0, 3)
+    for fold in (0, 1):
+        trained = load_file(tmp_path / "run" / "model" / f"fold_{fold}.safetensors")
+        for name in ("conv1.weight", "layer4.0.conv2.weight"):
+            torch.testing.assert_close(trained[f"image_encoder.network.{name}"], start[name], rtol=0, atol=1e-6)
+    report = ImageWeightsDocument.read(tmp_path / "run" / "image_weights.json")
+    assert (report.file, report.sha256, set(report.loaded)) == ("start.safetensors", digest, start.keys())
+    card = ModelCard.read(tmp_path / "run" / "model" / "model.json")
+    assert card.provenance.inputs["image_weights"] == report.provenance.inputs["image_weights"] == digest
+    assert outcome.log.count(f"image weights: {len(start)} tensors loaded") == 1
+    assert json.loads((tmp_path / "scored" / "summary.json").read_text())["scored"] > 0
+
+
+@pytest.mark.parametrize("name", ["absent.pth", "other.safetensors"])
+def test_a_wrong_file_stops_before_the_studies_are_even_looked_for(tmp_path: Path, name: str) -> None:
+    save_file({"vit.weight": torch.ones(2)}, tmp_path / "other.safetensors")
+    nowhere = tmp_path / "nowhere"  # had it been looked for, the error would be about it
+    labels = tmp_path / "labels.csv"
+    labels.write_text("study_id,outcome\na,0\n")
+    nowhere.mkdir()
+    outcome = train(nowhere, labels, tmp_path / "run", *UNTRACKED, "--set", f"model.image_weights={tmp_path / name}")
+    assert outcome.code == 2
+    assert "[model] image_weights" in outcome.stderr
+    assert name in outcome.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_file_under_the_same_name_is_another_training_to_resume(tmp_path: Path) -> None:
+    file = tmp_path / "start.safetensors"
+    write_start(file)
+    config = load_config(TrainConfig, "train", overrides=[f"model.image_weights={file}"])
+    cohort = Cohort(members=(), refused=())
+    before = origin_of(config, "0" * 64, cohort)
+    assert origin_of(config, "0" * 64, cohort) == before
+    write_start(file, seed=5)
+    assert origin_of(config, "0" * 64, cohort) != before
