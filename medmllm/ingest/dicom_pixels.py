@@ -228,7 +228,7 @@ def _runs(segment: bytes, plane: memoryview) -> bytes | bytearray:
     """Return the bytes of one segment, in `plane` unless more are there than fit: encoders have written too many."""
     try:
         return imagecodecs.packbits_decode(segment, out=plane)
-    except imagecodecs.ImcdError:
+    except imagecodecs.PackbitsError:
         return imagecodecs.packbits_decode(segment)
 
 

@@ -1,5 +1,6 @@
 """Pixels of single slices: exact values through every codec, and no made-up ones."""
 
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,6 +219,15 @@ def test_run_lengths_that_lack_a_segment_or_its_end_are_refused(file: Path) -> N
     assert code_of(file) == "truncated_pixels"
     edit_dicom(file.parent, only=[0], Rows=5, BitsAllocated=8, BitsStored=8, HighBit=7)  # two segments, one byte
     assert code_of(file) == "pixels_unreadable"
+
+
+def test_run_lengths_that_go_on_behind_the_image_are_read_to_its_end(file: Path) -> None:
+    planes = STORED.astype("<u2").reshape(-1).view(np.uint8).reshape(-1, 2)
+    high, low = (imagecodecs.packbits_encode(planes[:, k].tobytes() + bytes(7)) for k in (1, 0))  # a byte each
+    head = struct.pack("<16I", 2, 64, 64 + len(high), *[0] * 13)
+    whole = head + high + low
+    encapsulated(file, RLELossless, whole + bytes(len(whole) % 2))
+    assert (read_slice(read_header(file)) + 1024).tolist() == STORED.tolist()
 
 
 def test_inverted_grey_values_are_what_they_are(file: Path) -> None:

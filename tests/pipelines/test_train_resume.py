@@ -123,9 +123,10 @@ def test_a_fold_whose_weights_were_changed_is_trained_again(interrupted: tuple[P
 
 
 def test_other_settings_are_refused_and_other_intervals_are_not(interrupted: tuple[Path, Path]) -> None:
-    code, said = again(*interrupted, "--resume", "--set", "training.learning_rate=0.5")
-    assert code == 2
-    assert "another settings" in said
+    for setting in ("training.learning_rate=0.5", "evaluation.coverage=0.5"):  # folds that are done hold thresholds
+        code, said = again(*interrupted, "--resume", "--set", setting)
+        assert code == 2
+        assert "another settings" in said
     assert again(*interrupted, "--resume", "--set", "evaluation.bootstrap_samples=150")[0] == 0
 
 
