@@ -151,23 +151,33 @@ def binomial_interval(hits: int, n: int, confidence: float) -> tuple[float, floa
     return low, high
 
 
-def set_remarks(arm: str, found: SetEvaluation, thresholds: Sequence[Sequence[float]]) -> Iterator[str]:
-    """Yield what the sets of an arm do not hold, in plain words.
+def missed_remarks(arm: str, found: SetEvaluation) -> Iterator[str]:
+    """Yield which classes the sets of an arm hold too seldom, in plain words.
 
     Args:
         arm: Its name.
         found: Its sets, evaluated.
-        thresholds: Of each fold's model.
     """
-    for label, own in enumerate(found.classes):
+    for own in found.classes:
         if own.high is not None and own.high < found.asked:
             yield (
                 f"Conformal sets of the {arm} arm miss class {own.name} too often: they hold it in {own.covered} of "
                 f"its {own.n} studies (interval {own.low:.2f} to {own.high:.2f}), asked for was {found.asked:g}."
             )
+
+
+def too_few_remarks(classes: Sequence[str], thresholds: Sequence[Sequence[float]], *, coverage: float) -> Iterator[str]:
+    """Yield for which classes the tuning parts are too small; said once, since all arms share them.
+
+    Args:
+        classes: Class names.
+        thresholds: Of each fold's model, of any arm.
+        coverage: Asked for.
+    """
+    for label, name in enumerate(classes):
         small = sum(fold[label] >= NEVER_RULED_OUT for fold in thresholds)
         if small:
             yield (
-                f"In {small} of {len(thresholds)} folds of the {arm} arm the tuning part holds too few studies of "
-                f"class {own.name} for a coverage of {found.asked:g}: there the class is in every conformal set."
+                f"In {small} of {len(thresholds)} folds the tuning part holds too few studies of class {name} for a "
+                f"coverage of {coverage:g}: there the class is in every conformal set."
             )

@@ -5,7 +5,7 @@
 `model` is the fused arm where there is one; the other arms' packages lie beside it as `model_ARM`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pandas as pd
 from medmllm.config import TrainConfig
 from medmllm.csv_tables import OutOfFoldRow, write_table
 from medmllm.documents import ModelCard, Task
-from medmllm.evaluation.conformal import SetEvaluation, evaluate_sets, set_remarks
+from medmllm.evaluation.conformal import SetEvaluation, evaluate_sets, missed_remarks, too_few_remarks
 from medmllm.evaluation.remarks import remarks
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.ingest.tables import Targets
@@ -135,7 +135,9 @@ def evaluation_document(trained: Trained, found: CohortEvaluation, *, more: Sequ
     settings = trained.config.evaluation
     said = remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples)
     sets = _evaluate_sets(trained)
-    said += tuple(line for arm in trained.arms if arm.arm in sets for line in _set_remarks(arm, sets[arm.arm]))
+    said += tuple(line for arm, own in sets.items() for line in missed_remarks(arm, own))
+    thresholds = [fold.conformal_thresholds for fold in trained.arms[0].folds if fold.conformal_thresholds]
+    said += tuple(too_few_remarks(trained.task.classes, thresholds, coverage=settings.coverage))
     return EvaluationDocument(
         task=trained.task,
         synthetic=trained.synthetic,
@@ -171,10 +173,6 @@ def _evaluate_sets(trained: Trained) -> dict[str, SetEvaluation]:
         for arm in trained.arms
         if arm.out_of_fold.sets is not None
     }
-
-
-def _set_remarks(arm: ArmResult, found: SetEvaluation) -> Iterator[str]:
-    return set_remarks(arm.arm, found, [fold.conformal_thresholds or () for fold in arm.folds])
 
 
 def _conformal(found: SetEvaluation | None) -> ConformalDocument | None:

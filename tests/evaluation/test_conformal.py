@@ -12,7 +12,8 @@ from medmllm.evaluation.conformal import (
     class_thresholds,
     conformal_sets,
     evaluate_sets,
-    set_remarks,
+    missed_remarks,
+    too_few_remarks,
     vote,
 )
 
@@ -140,15 +141,19 @@ def test_sets_that_do_not_fit_the_cohort_are_refused() -> None:
         evaluate_sets(np.ones((2, 2), dtype=bool), np.array([0, 1, 1]), ("a", "b"), coverage=0.9, confidence=0.95)
 
 
-def test_remarks_name_a_class_that_is_missed_and_folds_that_are_too_small() -> None:
+def test_a_class_that_is_missed_too_often_is_named_with_its_arm() -> None:
     sets = np.array([[True, False]] * 40)  # class b is never in the set
     found = evaluate_sets(sets, np.array([0] * 20 + [1] * 20), ("a", "b"), coverage=0.9, confidence=0.95)
-    small, missed = set_remarks("text", found, [(0.4, 0.3), (NEVER_RULED_OUT, 0.3)])
+    (missed,) = missed_remarks("text", found)
     assert "text arm miss class b too often: they hold it in 0 of its 20 studies" in missed
-    assert "In 1 of 2 folds of the text arm the tuning part holds too few studies of class a" in small
 
 
 def test_no_remark_is_made_where_the_interval_reaches_the_coverage() -> None:
     sets = np.array([[True, True]] * 17 + [[False, False]] * 3)  # 17 of 20: the interval holds 0.9
     found = evaluate_sets(sets, np.zeros(20, dtype=int), ("a", "b"), coverage=0.9, confidence=0.95)
-    assert list(set_remarks("text", found, [(0.4, 0.3)])) == []
+    assert list(missed_remarks("text", found)) == []
+
+
+def test_tuning_parts_that_are_too_small_are_counted_by_class() -> None:
+    (small,) = too_few_remarks(("a", "b"), [(0.4, 0.3), (NEVER_RULED_OUT, 0.3)], coverage=0.9)
+    assert small.startswith("In 1 of 2 folds the tuning part holds too few studies of class a for a coverage of 0.9")
