@@ -39,7 +39,7 @@ from medmllm.reporting.folder import write_folder_index
 from medmllm.result_documents import ScoringSummary
 from medmllm.scoring.results import prediction_row, summarise
 from medmllm.scoring.study_folder import Refused, predicted_class, score_folder
-from medmllm.training.loop import Machine
+from medmllm.training.machine import Machine
 
 
 @dataclass(frozen=True, slots=True)
