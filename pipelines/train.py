@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from medmllm.config import TrainConfig, flatten
-from medmllm.csv_tables import LedgerRow, QualityRow, check_writable, write_table
+from medmllm.csv_tables import check_writable, write_table
 from medmllm.documents import Task
 from medmllm.evaluation.cohort import evaluate_arms
 from medmllm.ingest.study_folder import folder_of
@@ -27,6 +27,7 @@ from medmllm.quality.gate import log_warnings
 from medmllm.reporting.cohort import write_training_report
 from medmllm.result_documents import EvaluationDocument
 from medmllm.scoring.mlflow_model import save_mlflow_model
+from medmllm.table_rows import LedgerRow, QualityRow
 from medmllm.training.cohort import draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate, main_arm, usable_arms
 from medmllm.training.planning import look_ahead, settle_folds
