@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medmllm.documents import ModelSettings
 from medmllm.errors import ConfigError
+from medmllm.models.pooling import make_steady
 
 
 class _Backbone(Protocol):
@@ -122,6 +123,7 @@ class ImageEncoder(nn.Module):
                 f"[model] image_encoder = {settings.image_encoder!r} is none of {', '.join(IMAGE_ENCODERS)}"
             )
         self.network, self.width = IMAGE_ENCODERS[settings.image_encoder](channels, settings)
+        make_steady(self.network)
         self.missing_channel = nn.Parameter(torch.zeros(channels))
 
     def forward(self, image: Tensor, channel_present: Tensor) -> Tensor:
