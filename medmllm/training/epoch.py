@@ -1,6 +1,6 @@
 """Take a network once through its training part.
 
-    batches -> device -> changed a little -> loss -> gradients, clipped -> optimizer, schedule
+batches -> device -> changed a little -> loss -> gradients, clipped -> optimizer, schedule
 """
 
 from collections.abc import Iterator

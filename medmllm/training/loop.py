@@ -86,7 +86,7 @@ def fit(
         checkpoint.load(state)
     # Asked before each epoch: a state saved after its last one must not train on.
     while state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience:
-        drawn = batches(train, contract, settings, member.pad_token_id, generator)
+        drawn = batches(train, contract, settings, member.pad_token_id, generator, pin_memory=machine.pin_memory)
         train_loss = train_epoch(learner, drawn, generator)
         tuning_loss = _tuning_loss(member, tune, contract, settings, loss_of, machine)
         state.epoch += 1
@@ -141,7 +141,7 @@ def predict_logits(
     """Return raw logits, shape (samples, outputs)."""
     member.network.eval()
     found = []
-    prepared = batches(samples, contract, settings, member.pad_token_id, None)
+    prepared = batches(samples, contract, settings, member.pad_token_id, None, pin_memory=machine.pin_memory)
     for batch in feed(prepared, machine.bring, machine.device):
         with machine.autocast():
             found.append(member.network(batch).float())

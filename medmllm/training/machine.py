@@ -66,6 +66,11 @@ class Machine:
         """Move a batch here, in the memory layout asked for."""
         return self.lay_out(self.move(batch))
 
+    @property
+    def pin_memory(self) -> bool:
+        """Whether batches are copied faster from pinned memory."""
+        return self.device.type == "cuda"
+
     def move(self, batch: Batch) -> Batch:
         """Move a batch here, in the layout it has."""
         return to_device(batch, self.device)
