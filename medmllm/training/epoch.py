@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from medmllm.models.classifier import StudyClassifier
 from medmllm.records import Batch
@@ -27,7 +27,7 @@ class Learner:
     machine: Machine
     loss_of: Loss
     optimizer: torch.optim.Optimizer
-    schedule: LRScheduler
+    schedule: LambdaLR
     settings: TrainingSettings
 
 

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,15 +52,15 @@ def feed(batches: Iterator[Batch], bring: Callable[[Batch], Batch], device: torc
             working = torch.cuda.current_stream(device)
             working.wait_event(copied)
             # Else the memory of a batch counts as free as soon as its copy is, and the next copy may take it.
-            yield _each(batch, lambda tensor: _use_on(tensor, working))
+            yield _each(batch, partial(_use_on, working))
 
 
 def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     """Return the batch with each of its tensors changed."""
-    found = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    found: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
     return replace(batch, **{name: change(value) for name, value in found.items() if isinstance(value, Tensor)})
 
 
-def _use_on(tensor: Tensor, stream: torch.cuda.Stream) -> Tensor:
+def _use_on(stream: torch.cuda.Stream, tensor: Tensor) -> Tensor:
     tensor.record_stream(stream)
     return tensor

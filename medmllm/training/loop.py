@@ -76,19 +76,16 @@ def fit(
     """
     torch.manual_seed(seed)
     network, generator = member.network, torch.Generator().manual_seed(seed)
-    machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
-    machine.place(network)
-    optimizer, schedule = _optimizer(network, settings, math.ceil(len(train) / settings.batch_size))
-    loss_of = make_loss(train, settings, network.outputs, machine.device)
-    learner = Learner(network, machine, loss_of, optimizer, schedule, settings)
-    state = FitState(network, optimizer, schedule, generator)
+    learner = new_learner(network, train, settings)
+    machine = learner.machine
+    state = FitState(network, learner.optimizer, learner.schedule, generator)
     if checkpoint is not None:
         checkpoint.load(state)
     # Asked before each epoch: a state saved after its last one must not train on.
     while state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience:
         drawn = batches(train, contract, settings, member.pad_token_id, generator, pin_memory=machine.pin_memory)
         train_loss = train_epoch(learner, drawn, generator)
-        tuning_loss = _tuning_loss(member, tune, contract, settings, loss_of, machine)
+        tuning_loss = _tuning_loss(member, tune, contract, settings, learner.loss_of, machine)
         state.epoch += 1
         tracker.log_epoch(state.epoch, {"train_loss": train_loss, "tuning_loss": tuning_loss})
         if tuning_loss < state.best_loss:
@@ -97,6 +94,19 @@ def fit(
         if checkpoint is not None:
             checkpoint.save(state)
     return _best(state)
+
+
+def new_learner(network: StudyClassifier, train: Sequence[Sample], settings: TrainingSettings) -> Learner:
+    """Return a network, moved to its device, with all that an epoch on these samples takes.
+
+    Raises:
+        ConfigError: The device is absent.
+    """
+    machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
+    machine.place(network)
+    optimizer, schedule = _optimizer(network, settings, math.ceil(len(train) / settings.batch_size))
+    loss_of = make_loss(train, settings, network.outputs, machine.device)
+    return Learner(network, machine, loss_of, optimizer, schedule, settings)
 
 
 def _best(state: FitState) -> Fit:
