@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
+from medmllm.errors import ConfigError
+from medmllm.models import fine_tuning
 from medmllm.models.package import FoldNetwork, build_network
 from medmllm.models.text_encoder import from_config, read_config
 from medmllm.preprocessing.text import load_tokenizer
@@ -16,6 +18,7 @@ from medmllm.training import loop
 from medmllm.training.checkpoint import Checkpoint
 from medmllm.training.cross_validation import cross_validate, split_cohort, tokenize_cohort
 from medmllm.training.loop import Fit, Machine, fit, predict_logits
+from medmllm.training.starting_weights import check_start
 from medmllm.training.tracking import NoRun
 from tests.models.small import CLASSES, CONTRACT, PARTS, a_limited_member, encoder_settings, save_bert
 from tests.training.test_checkpoint import ORIGIN, Killed, Killer
@@ -41,6 +44,14 @@ def trained(member: FoldNetwork, told: Told | None = None, checkpoint: Checkpoin
         tracker=told or Told(),
         checkpoint=checkpoint,
     )
+
+
+def test_an_absent_peft_is_told_before_a_study_is_read(monkeypatch: pytest.MonkeyPatch, bert_folder: Path) -> None:
+    config = a_config().model_copy(update={"text": encoder_settings("lora", bert_folder)})
+    check_start(config)
+    monkeypatch.setattr(fine_tuning, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs peft"):
+        check_start(config)
 
 
 @pytest.mark.parametrize(("kind", "moves"), [("full", True), ("frozen", False), ("lora", False)])
