@@ -2,8 +2,8 @@
 
     a file or a table row -> Document -> a file or a table row
 
-`data_schemas/*.schema.json` is generated from this file, `result_documents`, `csv_tables` and `config` by `medmllm
-schemas`; a test fails when they differ. Documents are frozen and refuse unknown keys.
+`data_schemas/*.schema.json` is generated from this file, `result_documents`, `table_rows`, `config` and what it is made
+of by `medmllm schemas`; a test fails when they differ. Documents are frozen and refuse unknown keys.
 """
 
 import hashlib

@@ -16,7 +16,7 @@ from medmllm.models.image_encoder import ImageEncoder
 from medmllm.models.image_weights import WeightsReport, load_image_weights
 from medmllm.provenance import file_digest, stamp
 from medmllm.result_documents import ImageWeightsDocument, MismatchDocument
-from medmllm.training.loop import Machine
+from medmllm.training.machine import Machine
 
 REPORT = "image_weights.json"
 

@@ -23,13 +23,12 @@ from medmllm.training.cross_validation import (
     count_folds,
     cross_validate,
     decide,
-    fold_tokenizer,
     main_arm,
     mean_image,
     split_cohort,
-    tokenize_cohort,
     usable_arms,
 )
+from medmllm.training.fold_inputs import fold_tokenizer, tokenize_cohort
 from medmllm.training.splits import FoldSplit
 from medmllm.training.tracking import NoRun
 from tests.models.small import IMAGE, PARTS, SIZE, TEXT, a_sample, encoder_settings

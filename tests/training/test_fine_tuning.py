@@ -16,8 +16,10 @@ from medmllm.models.text_encoder import from_config, read_config
 from medmllm.preprocessing.text import load_tokenizer
 from medmllm.training import loop
 from medmllm.training.checkpoint import Checkpoint
-from medmllm.training.cross_validation import cross_validate, split_cohort, tokenize_cohort
-from medmllm.training.loop import Fit, Machine, fit, predict_logits
+from medmllm.training.cross_validation import cross_validate, split_cohort
+from medmllm.training.fold_inputs import tokenize_cohort
+from medmllm.training.loop import Fit, fit, predict_logits
+from medmllm.training.machine import Machine
 from medmllm.training.starting_weights import check_start
 from medmllm.training.tracking import NoRun
 from tests.models.small import CLASSES, CONTRACT, PARTS, a_limited_member, encoder_settings, save_bert

@@ -8,13 +8,16 @@ import torch
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from medmllm.config import TrainingSettings
 from medmllm.errors import ConfigError, MedmllmError
 from medmllm.models.package import FoldNetwork
 from medmllm.preprocessing.sample import collate
 from medmllm.records import Sample
 from medmllm.training import loop
-from medmllm.training.loop import Fit, Machine, augment, batches, fit, make_loss, predict_logits
+from medmllm.training.batches import augment, batches
+from medmllm.training.loop import Fit, fit, predict_logits
+from medmllm.training.losses import make_loss
+from medmllm.training.machine import Machine
+from medmllm.training_config import TrainingSettings
 from tests.models.small import CONTRACT, SIZE, a_member, a_sample, contract_of
 
 THREE = ("low", "mid", "high")
