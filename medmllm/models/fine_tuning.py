@@ -63,4 +63,4 @@ def merge_adapters(network: StudyClassifier) -> None:
     """Put plain weights that answer alike in the place of an encoder with adapters; others stay as they are."""
     encoder = network.text_encoder
     if encoder is not None and hasattr(encoder.network, "merge_and_unload"):
-        encoder.network = encoder.network.merge_and_unload(safe_merge=True)
+        encoder.network = encoder.network.merge_and_unload(safe_merge=True)  # type: ignore[operator]
