@@ -57,8 +57,9 @@ def feed(batches: Iterator[Batch], bring: Callable[[Batch], Batch], device: torc
 
 def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     """Return the batch with each of its tensors changed."""
-    found: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return replace(batch, **{name: change(value) for name, value in found.items() if isinstance(value, Tensor)})
+    found = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    changed: dict[str, Any] = {name: change(value) for name, value in found.items() if isinstance(value, Tensor)}
+    return replace(batch, **changed)
 
 
 def _use_on(stream: torch.cuda.Stream, tensor: Tensor) -> Tensor:
