@@ -18,76 +18,21 @@ from typing import Literal, TypeVar
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from medmllm.deidentify_config import DeidentifyConfig
-from medmllm.documents import Document, ImageSettings, ModelSettings, Probability, TextSettings, Triple, first_fault
+from medmllm.documents import (
+    Document,
+    ImageSettings,
+    ModelSettings,
+    Probability,
+    TextEncoderSettings,
+    Triple,
+    first_fault,
+)
 from medmllm.errors import ConfigError
 from medmllm.records import Severity
+from medmllm.training_config import EvaluationSettings, TrackingSettings, TrainingSettings
 
-Arm = Literal["image", "text", "fused"]
 Language = Literal["de", "en", "es", "fr", "it", "nl", "pt"]
 Settings = TypeVar("Settings", bound=Document)
-
-
-OnLeakage = Literal["refuse", "warn"]
-
-
-class TrainingSettings(Document):
-    """Cross-validation and the training loop."""
-
-    folds: int = Field(ge=2, description="outer test folds, patient-grouped and stratified")
-    group_out: str = Field(
-        description="column of the label table; each of its values is a test fold, and folds is not used; empty: off"
-    )
-    tuning_fraction: float = Field(
-        gt=0,
-        lt=0.5,
-        description="part of each training fold kept for early stopping, temperature and threshold",
-    )
-    same_pixels: OnLeakage = Field(
-        description="studies of different patients with the same voxels, in two parts of a fold"
-    )
-    copied_notes: OnLeakage = Field(
-        description="studies of different patients with much the same note (quality.bounds), in two parts of a fold"
-    )
-    arms: tuple[Arm, ...] = Field(min_length=1, description="trained on the same folds, compared out of fold")
-    seed: NonNegativeInt
-    epochs: PositiveInt = Field(description="at most")
-    patience: PositiveInt = Field(description="epochs without a better tuning loss before stopping")
-    batch_size: PositiveInt
-    learning_rate: PositiveFloat = Field(description="image encoder, fusion and head")
-    text_learning_rate: PositiveFloat
-    weight_decay: float = Field(ge=0)
-    warmup_epochs: float = Field(ge=0, description="linear warm-up, then cosine to zero")
-    gradient_clip: PositiveFloat = Field(description="largest gradient norm")
-    class_weights: Literal["none", "balanced"]
-    flips: bool = Field(description="random mirror images while training; not where left and right matter")
-    noise: float = Field(ge=0, description="standard deviation of Gaussian noise added while training, model units")
-    shift_voxels: NonNegativeInt = Field(description="largest random shift while training, voxels")
-    device: str = Field(description="auto, cpu, cuda or cuda:N")
-    precision: Literal["auto", "32-true", "bf16-mixed"] = Field(description="auto: bf16-mixed on CUDA, 32-true on CPU")
-    channels_last: bool = Field(description="channels_last_3d memory layout for the image encoder")
-    threads: NonNegativeInt = Field(description="CPU threads; 0: all")
-    deterministic: bool = Field(description="only arithmetic that gives the same bits each time; slower on CUDA")
-
-
-class EvaluationSettings(Document):
-    """Intervals and conformal sets."""
-
-    bootstrap_samples: int = Field(ge=100)
-    confidence: float = Field(gt=0, lt=1, description="level of the intervals, e.g. 0.95")
-    coverage: float = Field(
-        gt=0, lt=1, description="share of each class's studies whose conformal set shall hold the class, e.g. 0.9"
-    )
-
-
-class TrackingSettings(Document):
-    """MLflow."""
-
-    enabled: bool
-    experiment: str = Field(min_length=1)
-    uri: str = Field(description="empty: MLFLOW_TRACKING_URI, else sqlite:///RUN/mlflow.db")
-    register_as: str = Field(
-        pattern=r"^[\w .-]*$", description="name in MLflow's model registry; empty: not registered"
-    )
 
 
 class QualityDecisions(Document):
@@ -188,7 +133,7 @@ class TrainConfig(Document):
         description="how far beyond the training cohort's range a study may lie, as a fraction of the range",
     )
     image: ImageSettings
-    text: TextSettings
+    text: TextEncoderSettings
     quality: QualityPolicy
     model: ModelSettings
     training: TrainingSettings

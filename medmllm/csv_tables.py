@@ -5,212 +5,27 @@ documents -> CSV on disk, row by row -> documents
 
 import csv
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Generic, Literal, TextIO, TypeVar
+from typing import Generic, TextIO, TypeVar
 
 try:
     import fcntl
 except ImportError:  # not on Windows, where two runs into one folder are not told apart
     fcntl = None  # type: ignore[assignment]
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import ValidationError
 
-from medmllm.documents import Document, FileKey, PatientKey, Probability, SeriesKey, Sha256, StudyKey, first_fault
+from medmllm.documents import Document, Probability, first_fault
 from medmllm.errors import MedmllmError, MisuseError, PackageError
-from medmllm.records import Plane, QualityFinding, Refusal, Severity, Stage
 
 Row = TypeVar("Row", bound=Document)
 
 PARQUET_ROWS = 10_000
 
 _DICTS = (dict[str, Probability], dict[str, float], dict[str, bool])
-
-
-# --- tables: one document per row ----------------------------------------------------------
-
-
-class StudyRow(Document):
-    """studies.csv: one row per study found."""
-
-    study_key: StudyKey
-    patient_key: PatientKey
-    layout: Literal["dicom", "folder", "bids", "nnunet", "list"]
-    series: int = Field(ge=0, description="image series found")
-    refused_series: int = Field(ge=0, description="of these, series that cannot become a volume")
-    notes: int = Field(ge=0)
-    recordings: int = Field(ge=0)
-    in_table: bool = Field(description="a row of the label table was joined")
-
-
-class SeriesRow(Document):
-    """series.csv: one row per image series found."""
-
-    series_key: SeriesKey
-    study_key: StudyKey
-    kind: Literal["dicom", "nifti"]
-    modality: str | None = Field(description="DICOM Modality (0008,0060); empty when unknown")
-    files: PositiveInt
-    size_x: PositiveInt | None
-    size_y: PositiveInt | None
-    size_z: PositiveInt | None
-    spacing_x_mm: PositiveFloat | None
-    spacing_y_mm: PositiveFloat | None
-    spacing_z_mm: PositiveFloat | None
-    status: Literal["readable", "refused"]
-    code: str | None = Field(description="why it was refused, as a word")
-    reason: str | None
-    plane: Plane | None = Field(description="of its slices; empty when it cannot be told")
-    kernel: str | None = Field(description="Convolution Kernel (0018,1210)")
-    contrast: Literal["yes", "no"] | None = Field(description="whether an agent is recorded; empty: not told")
-    thickness_mm: PositiveFloat | None = Field(description="Slice Thickness (0018,0050)")
-    time_order: PositiveInt | None = Field(description="by acquisition time among the study's series, from 1")
-
-
-class SelectionRow(Document):
-    """selection.csv: what became of one series for one channel of a model, or that a channel has none."""
-
-    study_key: StudyKey
-    channel: str
-    series_key: SeriesKey | None = Field(description="empty when no series of the study fits the channel")
-    outcome: Literal["used", "lost", "refused", "missing"] = Field(
-        description="used; lost to the rules or to another series; refused: it fits, but cannot be read or is not the "
-        "only one; missing: the channel has no series"
-    )
-    why: str = Field(description="in words; for the series used, what decided where something had to")
-
-
-class FileRow(Document):
-    """files.csv: one row per file under the folder, in order of their paths, and what became of it."""
-
-    file_key: FileKey
-    kind: Literal["dicom", "nifti", "nifti_voxels", "note", "recording", "table", "other"]
-    bytes: int = Field(ge=0)
-    status: Literal["used", "ignored", "warning", "refused"]
-    code: str | None = Field(description="why it is not used, as a word")
-    reason: str | None
-    retryable: bool
-    study_key: StudyKey | None
-    series_key: SeriesKey | None = Field(description="the series it is part of; the first, where it holds several")
-    series: int = Field(ge=0, description="how many series it is part of")
-
-
-class ProblemRow(Document):
-    """problems.csv: one row per file, series or table row that could not be used, with the reason."""
-
-    where_key: str = Field(
-        pattern=r"^(fi|se|st|pt)-[0-9a-f]{16}$", description="key of the file, series, study or patient"
-    )
-    study_key: StudyKey | None
-    severity: Literal["ignored", "warning", "refused"]
-    code: str
-    reason: str
-    retryable: bool
-
-
-class LinkageRow(Document):
-    """linkage.csv, written on request only: a key and the original it stands for. Guard it like the originals."""
-
-    key: str
-    kind: Literal["patient", "study", "series", "file"]
-    original: str = Field(description="PatientID, StudyInstanceUID, SeriesInstanceUID or relative path")
-    description: str = Field(description="Series Description or file stem; of a patient the Patient Name; else empty")
-
-
-class PredictionRow(Document):
-    """predictions.csv: one row per scored study."""
-
-    study_key: StudyKey
-    patient_key: PatientKey
-    predicted: str = Field(description="class at the model's operating point")
-    probability: Probability = Field(description="of the positive class (binary) or of `predicted` (multiclass)")
-    probabilities: dict[str, Probability] = Field(description="in CSV one column per class: probabilities[CLASS]")
-    interval_low: Probability = Field(description="lowest `probability` over the fold models")
-    interval_high: Probability
-    conformal_set: dict[str, bool] = Field(
-        description="whether the class cannot be ruled out, one column per class; empty: a model without thresholds"
-    )
-    abstained: bool | None = Field(description="the conformal set is not a single class")
-    modalities_used: str = Field(description="joined by +")
-    training_patient: bool = Field(description="the patient was in the training cohort: not a test result")
-    weights_digest: Sha256
-
-
-class LedgerRow(Document):
-    """ledger.csv: one row per study that was not scored."""
-
-    study_key: StudyKey
-    patient_key: PatientKey
-    stage: Stage
-    code: str
-    reason: str
-    retryable: bool
-
-    @classmethod
-    def of(cls, study_key: str, patient_key: str, refusal: Refusal) -> "LedgerRow":
-        """Return the row for a refused study."""
-        return cls(
-            study_key=study_key, patient_key=patient_key, stage=refusal.stage, code=refusal.code,
-            reason=refusal.reason, retryable=refusal.retryable,
-        )  # fmt: skip
-
-
-class QualityRow(Document):
-    """quality.csv: one row per finding of the quality checks."""
-
-    study_key: StudyKey
-    series_key: SeriesKey | None = Field(description="empty: the note, or a recording")
-    code: str
-    decision: Severity = Field(description="what the policy makes of it; refuse: the study is not used")
-    value: float | None = Field(description="what was measured; empty when the series could not be read")
-    bound: float | None
-    reason: str
-
-    @classmethod
-    def of(cls, study_key: str, finding: QualityFinding) -> "QualityRow":
-        """Return the row for a finding that the policy has judged."""
-        return cls(
-            study_key=study_key, series_key=None if finding.where == study_key else finding.where, code=finding.code,
-            decision=finding.severity or "warn", value=finding.value, bound=finding.bound, reason=finding.reason,
-        )  # fmt: skip
-
-
-class OutOfFoldRow(Document):
-    """out_of_fold.csv: one row per study and arm, predicted by the fold model that never saw the patient."""
-
-    study_key: StudyKey
-    patient_key: PatientKey
-    arm: str = Field(description="image, text or fused")
-    fold: int = Field(ge=0)
-    target: str = Field(description="true class")
-    predicted: str = Field(description="at the operating point chosen on this fold's tuning part")
-    probabilities: dict[str, Probability]
-    logits: dict[str, float] = Field(description="after temperature; the positive class alone when binary")
-    conformal_set: dict[str, bool] = Field(
-        description="whether the class cannot be ruled out, by the thresholds of this fold's tuning part"
-    )
-    abstained: bool | None = Field(description="the conformal set is not a single class")
-
-
-ROWS: Mapping[str, type[Document]] = {
-    "studies_row": StudyRow,
-    "series_row": SeriesRow,
-    "files_row": FileRow,
-    "selection_row": SelectionRow,
-    "problems_row": ProblemRow,
-    "linkage_row": LinkageRow,
-    "predictions_row": PredictionRow,
-    "ledger_row": LedgerRow,
-    "quality_row": QualityRow,
-    "out_of_fold_row": OutOfFoldRow,
-}
-"""Schema name -> document of one row."""
-
-
-# --- writing and reading ---
-
 
 LOCK = ".medmllm.lock"
 

@@ -254,4 +254,4 @@ FILES: Mapping[str, type[Document]] = {
     "quality_summary": QualitySummary,
     "image_weights": ImageWeightsDocument,
 }
-"""Schema name -> document, for every JSON file read or written (tables: `csv_tables`, settings: `config`)."""
+"""Schema name -> document, for every JSON file read or written (tables: `table_rows`, settings: `config`)."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from medmllm.config import TrainConfig, flatten
-from medmllm.csv_tables import OutOfFoldRow, check_writable, read_table
+from medmllm.csv_tables import check_writable, read_table
 from medmllm.documents import ModelCard
 from medmllm.errors import MisuseError, PackageError
 from medmllm.evaluation.cohort import OutOfFold
@@ -19,6 +19,7 @@ from medmllm.evaluation.comparison import compare_models, comparison_remarks
 from medmllm.provenance import file_digest, stamp
 from medmllm.reporting.comparison import ComparisonDocument, compared_runs, run_differences, summary, write_comparison
 from medmllm.result_documents import EvaluationDocument
+from medmllm.table_rows import OutOfFoldRow
 
 TABLE = "out_of_fold.csv"
 

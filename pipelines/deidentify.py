@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medmllm.csv_tables import ProblemRow, check_writable, sole_writer, write_table
+from medmllm.csv_tables import check_writable, sole_writer, write_table
 from medmllm.deidentify_config import DeidentifyConfig
 from medmllm.errors import MisuseError
 from medmllm.ingest.deidentify import FolderRun, deidentify_folder, kept_facts
@@ -25,6 +25,7 @@ from medmllm.pipelines.linkage_table import write_linkage
 from medmllm.pipelines.progress import progress_bar
 from medmllm.provenance import stamp
 from medmllm.result_documents import DeidentificationDocument
+from medmllm.table_rows import ProblemRow
 
 REPORT = "deidentification.json"
 LIMITS = (

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from medmllm.csv_tables import FileRow, check_writable, sole_writer, write_parquet, write_table
+from medmllm.csv_tables import check_writable, sole_writer, write_parquet, write_table
 from medmllm.errors import MisuseError
 from medmllm.ingest.file_store import STORE, FileStore
 from medmllm.ingest.keys import load_keyring
@@ -22,6 +22,7 @@ from medmllm.ingest.tables import read_label_table
 from medmllm.pipelines.index_output import write_index
 from medmllm.pipelines.linkage_table import check_linkage
 from medmllm.pipelines.progress import progress_bar
+from medmllm.table_rows import FileRow
 
 MARKER = "studies.csv"
 

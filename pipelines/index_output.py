@@ -9,11 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from medmllm.csv_tables import LinkageRow, ProblemRow, SeriesRow, StudyRow, table_writer
+from medmllm.csv_tables import table_writer
 from medmllm.ingest.study_folder import FolderIndex
 from medmllm.pipelines.linkage_table import linkage_writer
 from medmllm.pipelines.progress import progress_bar
 from medmllm.records import Study
+from medmllm.table_rows import LinkageRow, ProblemRow, SeriesRow, StudyRow
 
 
 def write_index(index: FolderIndex, out: Path, linkage: Path | None, marker: str, stack: ExitStack) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from medmllm.csv_tables import LinkageRow, table_writer
+from medmllm.csv_tables import table_writer
 from medmllm.errors import MedmllmError, MisuseError
 from medmllm.ingest.linkage import seal
 from medmllm.ingest.study_folder import StudyIndex
+from medmllm.table_rows import LinkageRow
 
 
 def check_linkage(path: Path | None, out: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmllm.config import QualityConfig, QualityPolicy
-from medmllm.csv_tables import ProblemRow, QualityRow, check_writable, sole_writer, table_writer, write_table
+from medmllm.csv_tables import check_writable, sole_writer, table_writer, write_table
 from medmllm.errors import MedmllmError
 from medmllm.ingest.audio import read_recording
 from medmllm.ingest.study_folder import StudyIndex, folder_of, read_study_note, read_volume
@@ -22,6 +22,7 @@ from medmllm.quality.duplicates import NoteRegister
 from medmllm.quality.gate import inspect_study, judge
 from medmllm.records import QualityFinding, SeriesReference, Study
 from medmllm.result_documents import QualitySummary
+from medmllm.table_rows import ProblemRow, QualityRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Write the JSON Schema of every file medmllm reads or writes.
 
-    result_documents.FILES, csv_tables.ROWS, config.CONFIGS, what is printed -> data_schemas/<name>.schema.json
+    result_documents.FILES, table_rows.ROWS, config.CONFIGS, what is printed -> data_schemas/<name>.schema.json
     packaged VERB.toml                               -> data_schemas/examples/VERB_config.valid.json
 
 Schemas are for people and programs outside: pydantic checks the files here. Dialect: JSON Schema 2020-12.
@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from medmllm.config import CONFIGS, load_config
-from medmllm.csv_tables import ROWS
 from medmllm.documents import Document
 from medmllm.errors import MedmllmError
 from medmllm.reporting.comparison import ComparisonDocument, ComparisonRow
 from medmllm.reporting.selection import SelectionDocument
 from medmllm.result_documents import FILES
+from medmllm.table_rows import ROWS
 from medmllm.training.spool import SpoolEntry
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -14,17 +14,7 @@ from pathlib import Path
 import torch
 
 from medmllm.config import ScoreConfig
-from medmllm.csv_tables import (
-    LedgerRow,
-    PredictionRow,
-    ProblemRow,
-    QualityRow,
-    check_writable,
-    read_table,
-    sole_writer,
-    table_writer,
-    write_table,
-)
+from medmllm.csv_tables import check_writable, read_table, sole_writer, table_writer, write_table
 from medmllm.errors import MedmllmError, MisuseError
 from medmllm.ingest.study_folder import StudyIndex, folder_of
 from medmllm.models.package import CARD, ModelPackage, load_package
@@ -39,7 +29,8 @@ from medmllm.reporting.folder import write_folder_index
 from medmllm.result_documents import ScoringSummary
 from medmllm.scoring.results import prediction_row, summarise
 from medmllm.scoring.study_folder import Refused, predicted_class, score_folder
-from medmllm.training.loop import Machine
+from medmllm.table_rows import LedgerRow, PredictionRow, ProblemRow, QualityRow
+from medmllm.training.machine import Machine
 
 
 @dataclass(frozen=True, slots=True)

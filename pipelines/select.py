@@ -6,13 +6,14 @@ STUDIES, channels -> index -> selection of each study -> text or JSON; OUT/selec
 from dataclasses import dataclass
 from pathlib import Path
 
-from medmllm.csv_tables import SelectionRow, check_writable, write_table
+from medmllm.csv_tables import check_writable, write_table
 from medmllm.documents import ImageSettings, ModelCard
 from medmllm.errors import MisuseError, PackageError
 from medmllm.ingest.study_folder import folder_of
 from medmllm.pipelines.index import read_index
 from medmllm.preprocessing.selection import select_series
 from medmllm.reporting.selection import Only, document, rows, text
+from medmllm.table_rows import SelectionRow
 
 CARD = "model.json"
 

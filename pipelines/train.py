@@ -6,39 +6,35 @@ STUDIES + LABELS -> index -> read once -> splits -> audit of leakage -> image, t
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from medmllm.config import TrainConfig, flatten
-from medmllm.csv_tables import LedgerRow, QualityRow, check_writable, write_table
+from medmllm.csv_tables import check_writable, write_table
 from medmllm.documents import Task
-from medmllm.evaluation.cohort import evaluate_arms
 from medmllm.ingest.study_folder import folder_of
 from medmllm.ingest.tables import assign_targets, parse_target
 from medmllm.pipelines.index import label_file, read_index
 from medmllm.pipelines.linkage_table import write_linkage
 from medmllm.pipelines.progress import progress_bar
+from medmllm.pipelines.training_output import write_run
 from medmllm.provenance import file_digest, stamp
 from medmllm.quality.gate import log_warnings
-from medmllm.reporting.cohort import write_training_report
 from medmllm.result_documents import EvaluationDocument
 from medmllm.scoring.mlflow_model import save_mlflow_model
+from medmllm.table_rows import LedgerRow, QualityRow
 from medmllm.training.cohort import draft_contract, read_cohort
-from medmllm.training.cross_validation import cross_validate, main_arm, usable_arms
+from medmllm.training.cross_validation import cross_validate, usable_arms
+from medmllm.training.losses import check_weights
 from medmllm.training.planning import look_ahead, settle_folds
-from medmllm.training.resuming import check_unfinished, forget
+from medmllm.training.resuming import check_unfinished
 from medmllm.training.run import (
     Trained,
-    evaluation_document,
     left_out,
     summary,
     track_result,
-    write_out_of_fold,
-    write_package,
 )
 from medmllm.training.starting_weights import check_start, weights_input
 from medmllm.training.tracking import parent_run
@@ -94,9 +90,10 @@ def run(
     if linkage is not None:
         write_linkage(linkage, index, out=out)
     found = assign_targets(index.studies, parsed)
+    check_weights(config.training, len(found.classes))
     given = look_ahead(index.studies, found.by_study, config.training, splits)
     task = Task.of(parsed.expression, found.classes)
-    draft = draft_contract(config.image, config.text)
+    draft = draft_contract(config.image, config.text.reading)
     with progress_bar("Preparing studies", len(found.by_study)) as more:
         cohort = read_cohort(index.studies, found.by_study, draft, policy=config.quality, workers=cores, advance=more)
     ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]
@@ -124,27 +121,3 @@ def run(
         evaluation = write_run(trained, out, said)
         track_result(tracked, evaluation, out, register_as=config.tracking.register_as)
     return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out))
-
-
-def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDocument:
-    """Write the packages, the out-of-fold table, the evaluation and its report."""
-    config, targets = trained.config, np.array(trained.cohort.targets)
-    arms = [arm.out_of_fold for arm in trained.arms]
-    cards = {arm.arm: write_package(trained, arm) for arm in trained.arms}
-    write_out_of_fold(out / "out_of_fold.csv", trained)
-    found = evaluate_arms(
-        arms,
-        targets=targets,
-        patients=trained.patients,
-        folds=trained.plan.test_fold,
-        classes=trained.task.classes,
-        confidence=config.evaluation.confidence,
-        samples=config.evaluation.bootstrap_samples,
-        seed=config.training.seed,
-    )
-    evaluation = evaluation_document(trained, found, more=said)
-    card, page = cards[main_arm(list(cards))], out / "report.html"
-    write_training_report(page, evaluation=evaluation, arms=arms, targets=targets, card=card, settings=config)
-    evaluation.write(out / "evaluation.json")  # last: it marks the run as whole
-    forget(out)
-    return evaluation

@@ -10,24 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from medmllm.csv_tables import (
-    ROWS,
-    LedgerRow,
-    LinkageRow,
-    OutOfFoldRow,
-    PredictionRow,
-    ProblemRow,
-    SeriesRow,
-    StudyRow,
-    check_writable,
-    read_table,
-    sole_writer,
-    table_writer,
-    write_table,
-)
+from medmllm.csv_tables import check_writable, read_table, sole_writer, table_writer, write_table
 from medmllm.documents import Document
 from medmllm.errors import MedmllmError, MisuseError, PackageError
 from medmllm.records import Refusal
+from medmllm.table_rows import ROWS, LedgerRow, LinkageRow, OutOfFoldRow, PredictionRow, ProblemRow, SeriesRow, StudyRow
 
 STUDY, PATIENT, SERIES, FILE = (
     "st-0123456789abcdef",

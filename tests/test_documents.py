@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from medmllm import config, csv_tables, documents
+from medmllm import config, documents, table_rows
 from medmllm.documents import (
     AcceptedRange,
     Channel,
@@ -27,7 +27,7 @@ from medmllm.result_documents import ScoringSummary
 
 EVERY_DOCUMENT = [
     member
-    for module in (documents, csv_tables, config)
+    for module in (documents, table_rows, config)
     for _, member in inspect.getmembers(module, inspect.isclass)
     if issubclass(member, Document) and member is not Document
 ]

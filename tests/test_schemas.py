@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from medmllm.cli import app
 from medmllm.config import CONFIGS
-from medmllm.csv_tables import ROWS
 from medmllm.errors import MedmllmError
 from medmllm.pipelines import schemas
 from medmllm.result_documents import FILES
+from medmllm.table_rows import ROWS
 
 FOLDER = Path(__file__).resolve().parents[1] / "data_schemas"
 

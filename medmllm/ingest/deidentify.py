@@ -16,7 +16,6 @@ from pathlib import Path
 
 import soundfile
 
-from medmllm.csv_tables import LinkageRow, ProblemRow
 from medmllm.deidentify_config import DeidentifyConfig
 from medmllm.errors import IngestError, RecordingError
 from medmllm.ingest.deidentify_descriptors import Descriptors
@@ -31,6 +30,7 @@ from medmllm.ingest.notes import read_note
 from medmllm.ingest.opening import one_error
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.records import Study
+from medmllm.table_rows import LinkageRow, ProblemRow
 
 _ENTITY = re.compile(r"(?:^|_)(?:sub|ses)-[A-Za-z0-9]+")
 SOUND_PIECE = 2**18

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from medmllm.csv_tables import FileRow, LinkageRow, ProblemRow
 from medmllm.errors import IngestError, LabelError, MedmllmError, MisuseError
 from medmllm.geometry import UNEVEN_GAPS
 from medmllm.ingest import dicom, nifti
@@ -33,6 +32,7 @@ from medmllm.ingest.stock import Workers, take_stock
 from medmllm.ingest.tables import LabelTable, TableRow, read_label_table
 from medmllm.ingest.walk import FileProblem, FoundFile, walk, walk_listed
 from medmllm.records import Note, NoteReference, RecordingReference, SeriesReference, Study, Volume
+from medmllm.table_rows import FileRow, LinkageRow, ProblemRow
 
 DAMAGED_DICOM = frozenset({"dicom_unreadable", "no_pixels", "unreadable", "empty_file"})
 

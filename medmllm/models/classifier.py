@@ -1,9 +1,10 @@
 """One classifier for every arm: image, text, or both fused.
 
-    Batch -> encoders -> learned tokens where a modality is missing -> fusion -> logits
+    Batch -> encoders, of what is there -> learned tokens where a modality is missing -> fusion -> logits
 
-Image-only and text-only are this classifier with one encoder. `forward_embedded` takes the note as
-embeddings, which is where attributions are taken.
+No encoder sees a missing modality: what is stored in its place enters no batch statistics either. Image-only and
+text-only are this classifier with one encoder. `forward_embedded` takes the note as embeddings, which is where
+attributions are taken.
 """
 
 import torch
@@ -57,7 +58,9 @@ class StudyClassifier(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits, shape (batch, outputs); a missing modality's stored value does not change them."""
-        embedded = None if self.text_encoder is None else self.text_encoder.embed(batch.token_ids)
+        embedded = None
+        if self.text_encoder is not None and not self._knows_notes(batch):
+            embedded = self.text_encoder.embed(batch.token_ids)
         return self.forward_embedded(batch, batch.image, embedded)
 
     def forward_embedded(self, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
@@ -66,7 +69,8 @@ class StudyClassifier(nn.Module):
         Args:
             batch: Gives the masks.
             image: Shape (batch, channels, x, y, z).
-            embedded: Word embeddings, shape (batch, tokens, width); None without a text encoder.
+            embedded: Word embeddings, shape (batch, tokens, width); None without a text encoder, or where the batch
+                brings the features of its notes.
         """
         present = self._hide_some(batch.present) if self.training else batch.present
         features = []
@@ -78,13 +82,33 @@ class StudyClassifier(nn.Module):
         return logits.float()
 
     def _encode(self, name: str, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
+        """Return a modality's features, shape (batch, width): zeros in the rows that lack it, which are not read."""
+        rows = batch.present[:, MODALITIES.index(name)].nonzero()[:, 0]
+        found = self._encode_rows(name, rows, batch, image, embedded) if len(rows) else None
+        if found is not None and len(rows) == len(batch.present):
+            return found
+        missing = self.missing[self.modalities.index(name)]
+        whole = missing.new_zeros(len(batch.present), len(missing), dtype=None if found is None else found.dtype)
+        return whole if found is None else whole.index_copy(0, rows, found)
+
+    def _encode_rows(self, name: str, rows: Tensor, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
+        def chosen(tensor: Tensor) -> Tensor:
+            return tensor if len(rows) == len(tensor) else tensor.index_select(0, rows)
+
         if name == "image":
             assert self.image_encoder is not None
-            features: Tensor = self.image_encoder(image, batch.channel_present)
+            features: Tensor = self.image_encoder(chosen(image), chosen(batch.channel_present))
             return features
-        assert self.text_encoder is not None and embedded is not None
-        encoded: Tensor = self.text_encoder(embedded, batch.token_mask)
+        assert self.text_encoder is not None
+        if embedded is None:
+            assert batch.note_features is not None
+            return self.text_encoder.standardise(chosen(batch.note_features), chosen(batch.token_mask))
+        encoded: Tensor = self.text_encoder(chosen(embedded), chosen(batch.token_mask))
         return encoded
+
+    def _knows_notes(self, batch: Batch) -> bool:
+        """Say whether a batch brings what this network's encoder, which learns nothing, makes of its notes."""
+        return batch.note_features is not None and self.text_encoder is not None and self.text_encoder.frozen
 
     def _hide_some(self, present: Tensor) -> Tensor:
         """Hide a modality at random while training, never the only one a study has."""

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from medmllm.csv_tables import LedgerRow, PredictionRow
 from medmllm.documents import ModelCard
 from medmllm.reporting.page import write_page
 from medmllm.result_documents import ScoringSummary
+from medmllm.table_rows import LedgerRow, PredictionRow
 
 TABLES = {
     "predictions.csv": "one row per scored study",

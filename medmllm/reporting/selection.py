@@ -12,10 +12,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from medmllm.csv_tables import SelectionRow
 from medmllm.documents import Document, SeriesKey
 from medmllm.preprocessing.selection import PLAIN_NIFTI, ChannelSelection, Considered, StudySelection
 from medmllm.records import SeriesReference
+from medmllm.table_rows import SelectionRow
 
 Only = Literal["all", "incomplete", "ambiguous", "refused"]
 MISSING = {True: "no series fits it: the study is refused", False: "no series fits it: it is masked"}

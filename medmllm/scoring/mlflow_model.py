@@ -25,7 +25,7 @@ from medmllm.ingest.study_folder import index_folder
 from medmllm.models.package import CARD, ModelPackage, load_package
 from medmllm.scoring.results import prediction_row
 from medmllm.scoring.study_folder import Refused, Scored, predicted_class, score_folder
-from medmllm.training.loop import Machine
+from medmllm.training.machine import Machine
 
 logger = logging.getLogger(__name__)
 

@@ -5,11 +5,11 @@ Prediction, ModelCard -> PredictionRow, PredictionDocument
 
 from collections.abc import Mapping
 
-from medmllm.csv_tables import PredictionRow
 from medmllm.documents import ModelCard
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.records import Prediction, Provenance
 from medmllm.result_documents import PredictionDocument, ScoringSummary
+from medmllm.table_rows import PredictionRow
 
 
 def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> PredictionRow:

@@ -9,7 +9,7 @@ goes on where it was: see resuming.
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +17,30 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from medmllm.config import Arm, TrainConfig, TrainingSettings
+from medmllm.config import TrainConfig
 from medmllm.documents import FoldModel, PreprocessingContract
 from medmllm.errors import ConfigError
-from medmllm.evaluation.calibration import apply_temperature, fit_temperature, to_probabilities
+from medmllm.evaluation.calibration import apply_temperature, to_probabilities
 from medmllm.evaluation.cohort import OutOfFold
-from medmllm.evaluation.conformal import class_thresholds, conformal_sets
-from medmllm.evaluation.discrimination import BoolArray, IntArray, choose_threshold
+from medmllm.evaluation.conformal import conformal_sets
+from medmllm.evaluation.discrimination import BoolArray, IntArray
+from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
-from medmllm.preprocessing.text import TINY, learn_tiny_tokenizer, load_tokenizer, read_text, tokenize_note
 from medmllm.provenance import file_digest
-from medmllm.records import FloatArray, Sample
+from medmllm.records import FloatArray
 from medmllm.result_documents import FoldDocument
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
-from medmllm.training.loop import Machine, Tracker, fit, predict_logits, set_determinism
+from medmllm.training.fold_inputs import fold_tokenizer, tokenize_cohort
+from medmllm.training.loop import Tracker, fit, predict_logits
+from medmllm.training.machine import Machine, set_determinism
+from medmllm.training.note_features import read_notes
 from medmllm.training.resuming import Kept, origin_of
 from medmllm.training.splits import FoldSplit, SplitPlan, make_splits
 from medmllm.training.starting_weights import report_weights, start_from_weights
 from medmllm.training.tracking import Run
+from medmllm.training.tuning_part import decide_on_tuning
+from medmllm.training_config import Arm, TrainingSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,7 +122,8 @@ def cross_validate(
     What is reached is kept in OUT/checkpoints; with `resume`, training goes on from there.
     """
     set_determinism(config.training)
-    draft = draft_contract(config.image if cohort.has_images else None, config.text if cohort.has_notes else None)
+    text = config.text.reading if cohort.has_notes else None
+    draft = draft_contract(config.image if cohort.has_images else None, text)
     contract = final_contract(cohort, draft, margin=config.acceptance_margin)
     # When overwriting, also what is left of arms that are not trained now.
     for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:
@@ -164,13 +170,8 @@ def _run_fold(
     settings = config.training
     seed = settings.seed + 1000 * (split.fold + 1)
     torch.manual_seed(seed)
-    tokenizer = fold_tokenizer(cohort, split, contract)
-    text_network = None
-    if contract.text is not None and tokenizer is not None:
-        text_network = new_text_network(contract.text, config.model, tokenizer)
-    member = FoldNetwork(build_network(contract, config.model, classes, text_network), tokenizer)
-    start_from_weights(member.network, config.model)
-    samples = tokenize_cohort(cohort, contract, tokenizer)
+    member = _new_member(fold_tokenizer(cohort, split, contract), contract, classes, config)
+    samples = read_notes(member, tokenize_cohort(cohort, contract, member.tokenizer), contract, settings)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
     done = fit(
         member,
@@ -182,26 +183,40 @@ def _run_fold(
         tracker=tracker,
         checkpoint=kept.checkpoint,
     )
+    merge_adapters(member.network)  # before it predicts: what is calibrated is what is packaged
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
     raw = {name: predict_logits(member, parts[name], contract, settings, machine) for name in ("tune", "test")}
     truth = np.array([sample.target for sample in parts["tune"]])
-    binary = len(classes) == 2
-    temperature = fit_temperature(raw["tune"][:, 0] if binary else raw["tune"], truth)
-    cooled = {name: apply_temperature(values, temperature) for name, values in raw.items()}
-    chances = to_probabilities(cooled["tune"][:, 0] if binary else cooled["tune"])
-    threshold = choose_threshold(truth, chances[:, 1]) if binary else 0.5
+    decided = decide_on_tuning(raw["tune"], truth, coverage=config.evaluation.coverage)
+    logits = apply_temperature(raw["test"], decided.temperature)
     write_weights(kept.folder, split.fold, member)
     model = FoldModel(
         fold=split.fold,
         weights=weights_name(split.fold),
         weights_sha256=file_digest(kept.folder / weights_name(split.fold)),
-        temperature=temperature,
         best_epoch=done.best_epoch,
-        threshold=threshold,
-        conformal_thresholds=class_thresholds(chances, truth, coverage=config.evaluation.coverage),
+        temperature=decided.temperature,
+        threshold=decided.threshold,
+        conformal_thresholds=decided.conformal_thresholds,
     )
-    kept.finish(model, cooled["test"])
-    return _predicted(model, cooled["test"])
+    kept.finish(model, logits)
+    return _predicted(model, logits)
+
+
+def _new_member(
+    tokenizer: PreTrainedTokenizerBase | None,
+    contract: PreprocessingContract,
+    classes: tuple[str, ...],
+    config: TrainConfig,
+) -> FoldNetwork:
+    """Return what a fold's training starts from, and learns of."""
+    text_network = None
+    if contract.text is not None and tokenizer is not None:
+        text_network = new_text_network(contract.text, config.model, tokenizer)
+    network = build_network(contract, config.model, classes, text_network)
+    start_from_weights(network, config.model)
+    limit_training(network, config.text)
+    return FoldNetwork(network, tokenizer)
 
 
 def _kept_fold(kept: Kept) -> FoldPrediction | None:
@@ -228,42 +243,6 @@ def decide(logits: FloatArray, threshold: float) -> IntArray:
     if logits.shape[1] == 1:
         return (to_probabilities(logits[:, 0])[:, 1] >= threshold).astype(np.int64)
     return logits.argmax(axis=1)
-
-
-def fold_tokenizer(cohort: Cohort, split: FoldSplit, contract: PreprocessingContract) -> PreTrainedTokenizerBase | None:
-    """Return the tokenizer of a fold: learnt from its training notes (`tiny`), or loaded; None without text."""
-    text = contract.text
-    if text is None:
-        return None
-    if text.encoder != TINY:
-        return load_tokenizer(text.encoder, local_files_only=text.local_files_only)
-    words: dict[str, set[str]] = {}
-    for k in split.train:
-        member = cohort.members[k]
-        for section in [] if member.note is None else read_text(member.note, text):
-            assert member.note is not None
-            words.setdefault(member.sample.patient_key, set()).update(
-                member.note.text[section.start : section.end].split()
-            )
-    # Each word counts once per patient: a name repeated in one patient's notes must not become a whole word piece.
-    return learn_tiny_tokenizer([" ".join(sorted(own)) for own in words.values()], text)
-
-
-def tokenize_cohort(
-    cohort: Cohort, contract: PreprocessingContract, tokenizer: PreTrainedTokenizerBase | None
-) -> list[Sample]:
-    """Return every member's sample with this fold's tokens, and without what the arm does not read."""
-    samples = []
-    for member in cohort.members:
-        sample = member.sample
-        if contract.image is None:
-            sample = replace(sample, image=None, channel_present=())
-        if contract.text is not None and tokenizer is not None and member.note is not None:
-            tokens = tokenize_note(member.note, contract.text, tokenizer)
-            if tokens is not None:
-                sample = replace(sample, token_ids=tokens[0], words=tokens[1])
-        samples.append(sample)
-    return samples
 
 
 def mean_image(cohort: Cohort) -> Tensor:

@@ -11,10 +11,10 @@ Studies are named by key.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from medmllm.config import TrainingSettings
 from medmllm.errors import LeakageError
 from medmllm.training.cohort import Cohort
 from medmllm.training.splits import FoldSplit, SplitPlan
+from medmllm.training_config import TrainingSettings
 
 MOST_NAMED = 5
 

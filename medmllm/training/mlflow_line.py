@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from medmllm.config import TrackingSettings
 from medmllm.training.spool import SPOOL, SpoolEntry, append_to_spool, read_spool, rewrite_spool
+from medmllm.training_config import TrackingSettings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

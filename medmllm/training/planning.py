@@ -7,7 +7,6 @@ cohort as read -> folds made or given -> audit of leakage -> RUN/splits.json, RU
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from medmllm.config import TrainingSettings
 from medmllm.ingest.keys import load_keyring
 from medmllm.records import Study
 from medmllm.training.cohort import Cohort
@@ -16,6 +15,7 @@ from medmllm.training.leakage import audit
 from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds
 from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
 from medmllm.training.splits import SplitPlan, check_enough
+from medmllm.training_config import TrainingSettings
 
 Given = tuple[GivenFold, ...]
 

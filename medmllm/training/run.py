@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from medmllm.config import TrainConfig
-from medmllm.csv_tables import OutOfFoldRow, write_table
+from medmllm.csv_tables import write_table
 from medmllm.documents import ModelCard, Task
 from medmllm.evaluation.conformal import SetEvaluation, evaluate_sets, missed_remarks, too_few_remarks
 from medmllm.evaluation.remarks import remarks
@@ -28,6 +28,7 @@ from medmllm.result_documents import (
     EvaluationDocument,
     MetricDocument,
 )
+from medmllm.table_rows import OutOfFoldRow
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult, count_folds, mean_image
 from medmllm.training.splits import SplitPlan

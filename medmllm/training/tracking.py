@@ -15,9 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from medmllm.config import TrackingSettings
 from medmllm.training.mlflow_line import Courier, Line, SaveModel
 from medmllm.training.spool import SpoolEntry
+from medmllm.training_config import TrackingSettings
 
 LONGEST_PARAM = 500  # MLflow's limit on a parameter's value is 6000; longer ones are cut with a mark
 MOST_AT_ONCE = 100  # MLflow's limit on the parameters of one request; it takes more metrics

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from medmllm.csv_tables import OutOfFoldRow, read_table, write_table
+from medmllm.csv_tables import read_table, write_table
 from medmllm.reporting.comparison import ComparisonDocument, ComparisonRow
 from medmllm.result_documents import EvaluationDocument
+from medmllm.table_rows import OutOfFoldRow
 from tests.pipelines.runs import UNTRACKED, Trained, invoke, train
 from tests.reporting.html_page import Page
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from medmllm.cli import app
 from medmllm.config import load_config
-from medmllm.csv_tables import LinkageRow, ProblemRow, read_table
+from medmllm.csv_tables import read_table
 from medmllm.deidentify_config import DeidentifyConfig
 from medmllm.errors import MedmllmError, MisuseError
 from medmllm.ingest.keys import Keyring, load_keyring
@@ -22,6 +22,7 @@ from medmllm.ingest.study_folder import index_folder, read_study_note, read_volu
 from medmllm.pipelines import deidentify
 from medmllm.records import Study
 from medmllm.result_documents import DeidentificationDocument
+from medmllm.table_rows import LinkageRow, ProblemRow
 from tests.deidentify_made_up import PLANTED, leaks, write_planted
 from tests.factories import a_volume, edit_dicom, made_up_uid, write_dicom_study, write_nifti_study
 

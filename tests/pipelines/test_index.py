@@ -10,10 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from medmllm.cli import app
-from medmllm.csv_tables import FileRow, LinkageRow, ProblemRow, SeriesRow, StudyRow, read_table
+from medmllm.csv_tables import read_table
 from medmllm.errors import LabelError, MedmllmError, MisuseError
 from medmllm.ingest.keys import Keyring
 from medmllm.pipelines import index
+from medmllm.table_rows import FileRow, LinkageRow, ProblemRow, SeriesRow, StudyRow
 from tests.factories import a_volume, edit_dicom, write_dicom_study, write_nifti_study
 
 KEYS = Keyring(bytes.fromhex("5ec0de" * 10 + "beef"))  # as in the fixture site_secret

@@ -9,13 +9,14 @@ import pytest
 from mlflow.models import Model
 from mlflow.pyfunc import PythonModelContext
 
-from medmllm.csv_tables import LedgerRow, PredictionRow, read_table
+from medmllm.csv_tables import read_table
 from medmllm.documents import ModelCard
 from medmllm.errors import MisuseError
 from medmllm.ingest.keys import Keyring
 from medmllm.models.package import check_package
 from medmllm.scoring import mlflow_model
 from medmllm.scoring.mlflow_model import ScoringModel
+from medmllm.table_rows import LedgerRow, PredictionRow
 from tests.pipelines.conftest import SECRET_WORD
 from tests.pipelines.runs import SECRET, Trained, found_in_files, predict_in_a_fresh_process, score
 

@@ -10,10 +10,11 @@ import pydicom
 import pytest
 import soundfile
 
-from medmllm.csv_tables import LedgerRow, PredictionRow, QualityRow, read_table
+from medmllm.csv_tables import read_table
 from medmllm.ingest.keys import Keyring
 from medmllm.records import Volume
 from medmllm.result_documents import QualitySummary, ScoringSummary
+from medmllm.table_rows import LedgerRow, PredictionRow, QualityRow
 from tests.factories import a_volume, write_dicom_study, write_nifti_study
 from tests.pipelines.runs import SECRET, Outcome, Trained, found_in_files, invoke, score, site_key
 from tests.quality.phantoms import a_scan, a_trunk

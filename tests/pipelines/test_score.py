@@ -10,12 +10,13 @@ import nibabel
 import numpy as np
 import pytest
 
-from medmllm.csv_tables import LedgerRow, PredictionRow, ProblemRow, read_table
+from medmllm.csv_tables import read_table
 from medmllm.ingest.dicom_regrid import Regrid
 from medmllm.ingest.keys import Keyring
 from medmllm.models.classifier import StudyClassifier
 from medmllm.records import SeriesReference, Volume
 from medmllm.result_documents import ExplanationDocument, PredictionDocument, ScoringSummary
+from medmllm.table_rows import LedgerRow, PredictionRow, ProblemRow
 from medmllm.training import cohort
 from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import (

@@ -9,8 +9,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from medmllm.csv_tables import LedgerRow, PredictionRow, ProblemRow, read_table
+from medmllm.csv_tables import read_table
 from medmllm.ingest.keys import Keyring
+from medmllm.table_rows import LedgerRow, PredictionRow, ProblemRow
 from tests.pipelines.runs import (
     EXPLAINED,
     SECRET,

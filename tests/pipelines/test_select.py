@@ -8,12 +8,13 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from medmllm.cli import app
-from medmllm.csv_tables import SelectionRow, read_table
+from medmllm.csv_tables import read_table
 from medmllm.documents import Channel, ModelCard
 from medmllm.errors import MisuseError, PackageError
 from medmllm.ingest.synthetic_dicom import Acquisition
 from medmllm.pipelines import select
 from medmllm.reporting.selection import SelectionDocument
+from medmllm.table_rows import SelectionRow
 from tests.factories import a_volume, edit_dicom, write_dicom_study, write_nifti_study
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "data_schemas" / "examples" / "model.valid.json"

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from medmllm.csv_tables import PredictionRow, read_table
+from medmllm.csv_tables import read_table
 from medmllm.result_documents import EvaluationDocument
+from medmllm.table_rows import PredictionRow
 from medmllm.training.spool import SPOOL
 from tests.mlflow_server import Server
 from tests.pipelines.runs import Outcome, Trained, invoke, predict_in_a_fresh_process, score, train

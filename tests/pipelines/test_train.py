@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from medmllm.config import TrainConfig
-from medmllm.csv_tables import LedgerRow, OutOfFoldRow, read_table
+from medmllm.csv_tables import read_table
 from medmllm.documents import ModelCard
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder
@@ -21,6 +21,7 @@ from medmllm.ingest.tables import read_label_table
 from medmllm.models.package import check_package, key_digest, load_package
 from medmllm.preprocessing.sample import collate, prepare_sample
 from medmllm.result_documents import EvaluationDocument
+from medmllm.table_rows import LedgerRow, OutOfFoldRow
 from medmllm.training.cohort import read_parts
 from tests.factories import write_nifti_cohort
 from tests.pipelines import runs
@@ -305,6 +306,7 @@ def test_a_finished_run_is_written_over_only_when_asked_and_keeps_nothing_of_bef
         (("--set", "training.folds=13"), "12 patients cannot fill 13 folds"),
         (("--set", "training.fold=3"), "did you mean 'folds'"),
         (("--set", "training.device=tpu"), "none of auto, cpu, cuda"),
+        (("--set", "training.class_weights=[1, 2, 3]"), "3 weights, the target has 2 classes"),
         (("--set", "model.image_encoder=resnet11"), "resnet"),
     ],
 )

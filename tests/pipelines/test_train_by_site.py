@@ -8,9 +8,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from medmllm.config import TrainConfig
-from medmllm.csv_tables import OutOfFoldRow, read_table
+from medmllm.csv_tables import read_table
 from medmllm.ingest.keys import Keyring
 from medmllm.result_documents import EvaluationDocument
+from medmllm.table_rows import OutOfFoldRow
 from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import SECRET, UNTRACKED, found_in_files, train
 

@@ -4,7 +4,8 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from medmllm.csv_tables import LedgerRow, PredictionRow, ProblemRow, SeriesRow, StudyRow, read_table
+from medmllm.csv_tables import read_table
+from medmllm.table_rows import LedgerRow, PredictionRow, ProblemRow, SeriesRow, StudyRow
 from tests.pipelines.runs import Trained, found_in_files, invoke, score
 
 

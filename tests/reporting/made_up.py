@@ -9,8 +9,8 @@ import numpy as np
 
 from medmllm import documents, records, result_documents
 from medmllm.config import TrainConfig, load_config
-from medmllm.csv_tables import LedgerRow, PredictionRow
 from medmllm.reporting.comparison import ComparedRun, ComparisonDocument, RunDifference
+from medmllm.table_rows import LedgerRow, PredictionRow
 
 STUDY = "st-00000000000000a1"
 PATIENT = "pt-00000000000000b2"

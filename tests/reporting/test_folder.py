@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from medmllm.csv_tables import LedgerRow, PredictionRow
 from medmllm.reporting.folder import write_folder_index
+from medmllm.table_rows import LedgerRow, PredictionRow
 from tests.reporting import made_up
 from tests.reporting.html_page import Page
 

@@ -12,7 +12,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from medmllm.errors import MedmllmError, MisuseError
 from medmllm.training.checkpoint import Checkpoint, FitState, Origin, read_state, write_state
-from medmllm.training.loop import Fit, fit, set_determinism
+from medmllm.training.loop import Fit, fit
+from medmllm.training.machine import set_determinism
 from tests.models.small import a_member, contract_of
 from tests.training.test_loop import Told, cohort, settings
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medmllm.config import TrainConfig, TrainingSettings, load_config
+from medmllm.config import TrainConfig, load_config
 from medmllm.errors import LeakageError
 from medmllm.records import Volume
 from medmllm.training.cohort import Cohort, Member, pixel_digest
 from medmllm.training.leakage import MOST_NAMED, audit
 from medmllm.training.splits import FoldSplit, SplitPlan
+from medmllm.training_config import TrainingSettings
 from tests.models.small import a_sample
 
 

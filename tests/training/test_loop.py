@@ -8,13 +8,16 @@ import torch
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from medmllm.config import TrainingSettings
 from medmllm.errors import ConfigError, MedmllmError
 from medmllm.models.package import FoldNetwork
 from medmllm.preprocessing.sample import collate
 from medmllm.records import Sample
 from medmllm.training import loop
-from medmllm.training.loop import Fit, Machine, augment, batches, fit, make_loss, predict_logits
+from medmllm.training.batches import augment, batches
+from medmllm.training.loop import Fit, fit, predict_logits
+from medmllm.training.losses import make_loss
+from medmllm.training.machine import Machine
+from medmllm.training_config import TrainingSettings
 from tests.models.small import CONTRACT, SIZE, a_member, a_sample, contract_of
 
 THREE = ("low", "mid", "high")
@@ -38,7 +41,10 @@ def settings(**changes: object) -> TrainingSettings:
         "weight_decay": 0.0,
         "warmup_epochs": 0.0,
         "gradient_clip": 1.0,
+        "loss": "cross_entropy",
+        "focal_gamma": 2.0,
         "class_weights": "none",
+        "sampling": "shuffle",
         "flips": False,
         "noise": 0.0,
         "shift_voxels": 0,
@@ -401,6 +407,14 @@ def test_flips_mirror_each_axis_for_half_of_the_studies() -> None:
     assert len(set(found)) == 8
     assert (np.mean(found, axis=0) > 0.25).all()
     assert (np.mean(found, axis=0) < 0.75).all()
+
+
+def test_images_are_shifted_first_and_mirrored_then() -> None:
+    batch = collate([a_sample(k) for k in range(20)], CONTRACT)
+    one, two = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    shifted = augment(batch, settings(shift_voxels=2), one)
+    both = augment(batch, settings(shift_voxels=2, flips=True), two)
+    assert torch.equal(augment(shifted, settings(flips=True), one).image, both.image)
 
 
 def test_noise_has_the_standard_deviation_asked_for() -> None:

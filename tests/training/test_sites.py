@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medmllm.config import TrainConfig, TrainingSettings, load_config
+from medmllm.config import TrainConfig, load_config
 from medmllm.errors import SplitError
 from medmllm.records import Study
 from medmllm.training.cohort import Cohort, Member
 from medmllm.training.planning import look_ahead, settle_folds
 from medmllm.training.sites import MOST_SITES, check_sites, site_folds
 from medmllm.training.split_file import GivenFold, read_split_file
+from medmllm.training_config import TrainingSettings
 from tests.models.small import a_sample
 
 SITES = ("Quillhaven", "Brackwater", "Ostermoor")  # in alphabetical order: 1, 2, 0

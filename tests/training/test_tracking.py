@@ -13,12 +13,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as Found
 from mlflow.exceptions import MlflowException
 
-from medmllm.config import TrackingSettings
 from medmllm.errors import PackageError
 from medmllm.training import mlflow_line
 from medmllm.training.mlflow_line import Courier, replay
 from medmllm.training.spool import SPOOL, SpoolEntry, read_spool
 from medmllm.training.tracking import NoRun, Run, parent_run
+from medmllm.training_config import TrackingSettings
 from tests.mlflow_server import Server, unused_port
 
 SETTINGS = TrackingSettings(enabled=True, experiment="tests", uri="", register_as="")

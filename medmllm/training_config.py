@@ -1,0 +1,105 @@
+"""Settings of training: [training], [evaluation] and [tracking] of train.toml.
+
+train.toml -> TrainingSettings, EvaluationSettings, TrackingSettings
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
+
+from medmllm.documents import Document
+
+Arm = Literal["image", "text", "fused"]
+OnLeakage = Literal["refuse", "warn"]
+ClassWeights = Annotated[
+    Annotated[Literal["none", "balanced", "effective_number"], Tag("by_name")]
+    | Annotated[tuple[PositiveFloat, ...], Tag("by_class")],
+    Discriminator(lambda given: "by_name" if isinstance(given, str) else "by_class"),
+]
+
+
+class TrainingSettings(Document):
+    """Cross-validation and the training loop."""
+
+    folds: int = Field(ge=2, description="outer test folds, patient-grouped and stratified")
+    group_out: str = Field(
+        description="column of the label table; each of its values is a test fold, and folds is not used; empty: off"
+    )
+    tuning_fraction: float = Field(
+        gt=0,
+        lt=0.5,
+        description="part of each training fold kept for early stopping, temperature and threshold",
+    )
+    same_pixels: OnLeakage = Field(
+        description="studies of different patients with the same voxels, in two parts of a fold"
+    )
+    copied_notes: OnLeakage = Field(
+        description="studies of different patients with much the same note (quality.bounds), in two parts of a fold"
+    )
+    arms: tuple[Arm, ...] = Field(min_length=1, description="trained on the same folds, compared out of fold")
+    seed: NonNegativeInt
+    epochs: PositiveInt = Field(description="at most")
+    patience: PositiveInt = Field(description="epochs without a better tuning loss before stopping")
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat = Field(description="image encoder, fusion and head")
+    text_learning_rate: PositiveFloat
+    weight_decay: float = Field(ge=0)
+    warmup_epochs: float = Field(ge=0, description="linear warm-up, then cosine to zero")
+    gradient_clip: PositiveFloat = Field(description="largest gradient norm")
+    loss: Literal["cross_entropy", "focal"]
+    focal_gamma: float = Field(ge=0, description="how much focal loss spares studies that are already told; 0: nothing")
+    class_weights: ClassWeights = Field(
+        description="of the loss: alike; by inverse frequency; by the effective number of studies; or one weight per "
+        "class, in the order of the classes"
+    )
+    sampling: Literal["shuffle", "balanced"] = Field(
+        description="shuffle: each study once an epoch; balanced: drawn with replacement, each class as often"
+    )
+    flips: bool = Field(description="random mirror images while training; not where left and right matter")
+    noise: float = Field(ge=0, description="standard deviation of Gaussian noise added while training, model units")
+    shift_voxels: NonNegativeInt = Field(description="largest random shift while training, voxels")
+    device: str = Field(description="auto, cpu, cuda or cuda:N")
+    precision: Literal["auto", "32-true", "bf16-mixed"] = Field(description="auto: bf16-mixed on CUDA, 32-true on CPU")
+    channels_last: bool = Field(description="channels_last_3d memory layout for the image encoder")
+    threads: NonNegativeInt = Field(description="CPU threads; 0: all")
+    deterministic: bool = Field(description="only arithmetic that gives the same bits each time; slower on CUDA")
+
+    @field_validator("sampling")
+    @classmethod
+    def _mends_imbalance_once(cls, sampling: str, info: ValidationInfo) -> str:
+        weights = info.data.get("class_weights", "none")  # absent when it is itself wrong
+        if sampling == "balanced" and weights != "none":
+            raise ValueError(
+                "classes drawn alike and weighted as well mend their imbalance twice: class_weights 'none'"
+            )
+        return sampling
+
+
+class EvaluationSettings(Document):
+    """Intervals and conformal sets."""
+
+    bootstrap_samples: int = Field(ge=100)
+    confidence: float = Field(gt=0, lt=1, description="level of the intervals, e.g. 0.95")
+    coverage: float = Field(
+        gt=0, lt=1, description="share of each class's studies whose conformal set shall hold the class, e.g. 0.9"
+    )
+
+
+class TrackingSettings(Document):
+    """MLflow."""
+
+    enabled: bool
+    experiment: str = Field(min_length=1)
+    uri: str = Field(description="empty: MLFLOW_TRACKING_URI, else sqlite:///RUN/mlflow.db")
+    register_as: str = Field(
+        pattern=r"^[\w .-]*$", description="name in MLflow's model registry; empty: not registered"
+    )
