@@ -65,7 +65,9 @@ class StudyClassifier(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits, shape (batch, outputs); a missing modality's stored value does not change them."""
-        embedded = None if self.text_encoder is None else self.text_encoder.embed(batch.token_ids)
+        embedded = None
+        if self.text_encoder is not None and (batch.note_features is None or not self.reads_notes_once):
+            embedded = self.text_encoder.embed(batch.token_ids)
         return self.forward_embedded(batch, batch.image, embedded)
 
     def forward_embedded(self, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
@@ -74,7 +76,8 @@ class StudyClassifier(nn.Module):
         Args:
             batch: Gives the masks.
             image: Shape (batch, channels, x, y, z).
-            embedded: Word embeddings, shape (batch, tokens, width); None without a text encoder.
+            embedded: Word embeddings, shape (batch, tokens, width); None without a text encoder, or where the batch
+                brings the features of its notes.
         """
         present = self._hide_some(batch.present) if self.training else batch.present
         features: list[Tensor | Tokens] = []
@@ -114,10 +117,18 @@ class StudyClassifier(nn.Module):
             look = self.image_encoder.tokens if self.by_token else self.image_encoder
             features: Tensor = look(chosen(image), chosen(batch.channel_present))
             return features
-        assert self.text_encoder is not None and embedded is not None
+        assert self.text_encoder is not None
+        if embedded is None:
+            assert batch.note_features is not None
+            return self.text_encoder.standardise(chosen(batch.note_features), chosen(batch.token_mask))
         read = self.text_encoder.tokens if self.by_token else self.text_encoder
         encoded: Tensor = read(chosen(embedded), chosen(batch.token_mask))
         return encoded
+
+    @property
+    def reads_notes_once(self) -> bool:
+        """Whether a note's features are all that is taken of it, by an encoder that learns nothing."""
+        return self.text_encoder is not None and self.text_encoder.frozen and not self.by_token
 
     def _hide_some(self, present: Tensor) -> Tensor:
         """Hide a modality at random while training, never the only one a study has."""

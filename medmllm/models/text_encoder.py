@@ -115,6 +115,20 @@ class TextEncoder(nn.Module):
             network.pooler = None  # type: ignore[assignment]  # the mean of the pieces is used; an unused layer would get no gradient
         self.width = int(self.config.hidden_size)
         self.norm = nn.BatchNorm1d(self.width) if batch_norm else None
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """Let the network learn nothing from now on, and read without dropout in training too."""
+        self.frozen = True
+        self.network.requires_grad_(False)
+        self.network.eval()
+
+    def train(self, mode: bool = True) -> "TextEncoder":
+        """Set training mode, but leave a frozen network in evaluation."""
+        super().train(mode)
+        if self.frozen:
+            self.network.eval()
+        return self
 
     @property
     def config(self) -> PretrainedConfig:
@@ -153,11 +167,19 @@ class TextEncoder(nn.Module):
         hidden = self.hidden(embedded, token_mask)
         return hidden if self.norm is None else self._standardise(self.norm, hidden, token_mask)
 
-    def forward(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
-        """Return features, shape (batch, width); a row without any real piece gives zeros."""
+    def pool(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
+        """Return the mean state of each note, shape (batch, width); a row without any real piece gives zeros."""
         hidden = self.hidden(embedded, token_mask)
         weights = token_mask.to(hidden.dtype)[:, :, None]
         pooled: Tensor = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return pooled
+
+    def forward(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
+        """Return features, shape (batch, width); a row without any real piece gives zeros."""
+        return self.standardise(self.pool(embedded, token_mask), token_mask)
+
+    def standardise(self, pooled: Tensor, token_mask: Tensor) -> Tensor:
+        """Return what `pool` gave, standardised over the batch if asked."""
         return pooled if self.norm is None else self._standardise(self.norm, pooled, token_mask.any(dim=1))
 
     def _standardise(self, norm: nn.BatchNorm1d, features: Tensor, real: Tensor) -> Tensor:

@@ -41,7 +41,10 @@ def settings(**changes: object) -> TrainingSettings:
         "weight_decay": 0.0,
         "warmup_epochs": 0.0,
         "gradient_clip": 1.0,
+        "loss": "cross_entropy",
+        "focal_gamma": 2.0,
         "class_weights": "none",
+        "sampling": "shuffle",
         "flips": False,
         "noise": 0.0,
         "shift_voxels": 0,
@@ -404,6 +407,14 @@ def test_flips_mirror_each_axis_for_half_of_the_studies() -> None:
     assert len(set(found)) == 8
     assert (np.mean(found, axis=0) > 0.25).all()
     assert (np.mean(found, axis=0) < 0.75).all()
+
+
+def test_images_are_shifted_first_and_mirrored_then() -> None:
+    batch = collate([a_sample(k) for k in range(20)], CONTRACT)
+    one, two = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    shifted = augment(batch, settings(shift_voxels=2), one)
+    both = augment(batch, settings(shift_voxels=2, flips=True), two)
+    assert torch.equal(augment(shifted, settings(flips=True), one).image, both.image)
 
 
 def test_noise_has_the_standard_deviation_asked_for() -> None:
