@@ -81,8 +81,8 @@ def evaluate_use(
     """
     found = []
     for own in deprived:
-        inside = np.flatnonzero(np.isfinite(own.permuted).all(axis=(0, 2)))
-        if not inside.size:
+        inside = np.flatnonzero(np.isfinite(own.permuted).all(axis=(0, 2))).tolist()
+        if not inside:
             continue
         target, owners = targets[inside], [patients[k] for k in inside]
         measures: dict[str, Measure] = {
@@ -96,7 +96,7 @@ def evaluate_use(
             ModalityUse(
                 arm=arm.arm,
                 modality=own.modality,
-                n=inside.size,
+                n=len(inside),
                 patients=len(set(owners)),
                 permutations=len(own.permuted),
                 auroc=auroc,

@@ -194,14 +194,12 @@ def _run_fold(
     decided = decide_on_tuning(raw["tune"], truth, coverage=config.evaluation.coverage)
     logits = apply_temperature(raw["test"], decided.temperature)
 
-    def again(changed: Sequence[Sample]) -> FloatArray:
-        return _chances(
-            apply_temperature(predict_logits(member, changed, contract, settings, machine), decided.temperature)
-        )
+    def predict(changed: Sequence[Sample]) -> FloatArray:
+        found = predict_logits(member, changed, contract, settings, machine)
+        return _chances(apply_temperature(found, decided.temperature))
 
-    deprived = take_away(
-        again, parts["test"], member.network.modalities, permutations=config.evaluation.permutations, seed=seed
-    )
+    repeats = config.evaluation.permutations
+    deprived = take_away(predict, parts["test"], member.network.modalities, permutations=repeats, seed=seed)
     write_weights(kept.folder, split.fold, member)
     model = FoldModel(
         fold=split.fold,

@@ -48,14 +48,14 @@ def take_away(
         return FoldDeprived()
     permuted, absent = {}, {}
     for name in modalities:
-        having = np.flatnonzero([has(sample, name) for sample in samples])
+        having = [k for k, sample in enumerate(samples) if has(sample, name)]
         generator = np.random.default_rng([seed, MODALITIES.index(name)])
         repeats = []
         for _ in range(permutations):
             donors = other_patients([samples[k].patient_key for k in having], generator)
             if donors is None:
                 break
-            swapped = [exchange(samples[k], samples[d], name) for k, d in zip(having, having[donors], strict=True)]
+            swapped = [exchange(samples[k], samples[having[d]], name) for k, d in zip(having, donors, strict=True)]
             found = predict(swapped)
             whole = np.full((len(samples), found.shape[1]), np.nan)
             whole[having] = found
