@@ -12,8 +12,8 @@ from medmllm.result_documents import EvaluationDocument
 from tests.factories import write_nifti_study
 from tests.pipelines.runs import UNTRACKED, Outcome, train
 
-LEARNT = (*UNTRACKED, "--set", 'training.arms=["fused"]', "--set", "training.epochs=14",
-          "--set", "training.patience=14", "--set", "training.batch_size=8",
+LEARNT = (*UNTRACKED, "--set", "evaluation.permutations=5", "--set", 'training.arms=["fused"]',
+          "--set", "training.epochs=14", "--set", "training.patience=14", "--set", "training.batch_size=8",
           "--set", "training.text_learning_rate=5e-3",
           "--set", "image.size=[4, 5, 3]", "--set", "image.intensity=window", "--set", "image.window=[-100, 100]",
           "--set", "model.fusion_width=32", "--set", "model.text_batch_norm=true", "--set", "model.dropout=0.0",
