@@ -20,7 +20,10 @@ from medmllm.records import MODALITIES, FloatArray, Sample
 Predict = Callable[[Sequence[Sample]], FloatArray]
 """Samples -> calibrated probabilities, shape (studies, classes)."""
 
-INPUTS: Mapping[str, tuple[str, ...]] = {"image": ("image", "channel_present"), "text": ("token_ids", "words")}
+INPUTS: Mapping[str, tuple[str, ...]] = {
+    "image": ("image", "channel_present"),
+    "text": ("token_ids", "words", "note_features"),
+}
 """Modality -> the fields of a Sample that hold it; the first one is None where it is missing."""
 
 
@@ -107,6 +110,7 @@ def without(sample: Sample, modality: str) -> Sample:
         "channel_present": tuple(False for _ in sample.channel_present),
         "token_ids": None,
         "words": (),
+        "note_features": None,
     }
     return replace(sample, **{name: blank[name] for name in INPUTS[modality]})
 
