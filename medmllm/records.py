@@ -179,13 +179,21 @@ class Word:
     pieces: tuple[int, ...]  # positions in Sample.token_ids
 
 
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """A prepared image that lies in a file until a batch needs it."""
+
+    file: Path = field(repr=False)
+    voxels: str  # sha256
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
     """What one study gives the model. A missing modality is None, never zeros."""
 
     study_key: str
     patient_key: str
-    image: "Tensor | None"  # MetaTensor (channels, x, y, z), float32, on the contract's grid
+    image: "Tensor | StoredImage | None"  # MetaTensor (channels, x, y, z), float32, on the contract's grid
     channel_present: tuple[bool, ...]  # one per channel of the contract
     token_ids: "Tensor | None"  # (tokens,), int64
     words: tuple[Word, ...]  # empty when there is no note

@@ -71,6 +71,9 @@ class TrainingSettings(Document):
     device: str = Field(description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field(description="auto: bf16-mixed on CUDA, 32-true on CPU")
     channels_last: bool = Field(description="channels_last_3d memory layout for the image encoder")
+    cache: str = Field(
+        description="folder where prepared images are kept for other runs; empty: in RUN, and deleted once it is whole"
+    )
     threads: NonNegativeInt = Field(description="CPU threads; 0: all")
     deterministic: bool = Field(description="only arithmetic that gives the same bits each time; slower on CUDA")
 

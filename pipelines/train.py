@@ -27,6 +27,7 @@ from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.table_rows import LedgerRow, QualityRow
 from medmllm.training.cohort import draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate, usable_arms
+from medmllm.training.image_cache import RUN_FOLDER, ImageCache
 from medmllm.training.losses import check_weights
 from medmllm.training.planning import look_ahead, settle_folds
 from medmllm.training.resuming import check_unfinished
@@ -94,8 +95,12 @@ def run(
     given = look_ahead(index.studies, found.by_study, config.training, splits)
     task = Task.of(parsed.expression, found.classes)
     draft = draft_contract(config.image, config.text.reading)
+    kept = Path(config.training.cache) if config.training.cache else out / RUN_FOLDER
+    cache = ImageCache.open(kept, folder_of(studies))
     with progress_bar("Preparing studies", len(found.by_study)) as more:
-        cohort = read_cohort(index.studies, found.by_study, draft, policy=config.quality, workers=cores, advance=more)
+        cohort = read_cohort(
+            index.studies, found.by_study, draft, policy=config.quality, workers=cores, advance=more, cache=cache
+        )
     ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]
     write_table(out / "training_ledger.csv", LedgerRow, ledger)
     write_table(out / "quality.csv", QualityRow, (QualityRow.of(key, finding) for key, finding in cohort.findings))

@@ -29,6 +29,7 @@ from medmllm.documents import Task
 from medmllm.errors import AttributionError
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.package import ModelPackage
+from medmllm.preprocessing.stored_image import load_image
 from medmllm.records import (
     ChannelAttribution,
     Explanation,
@@ -112,7 +113,7 @@ def _explain(
     """
     logit, baseline_logit = _mean_logit(lines, 1.0), _mean_logit(lines, 0.0)
     tolerance = settings.completeness * abs(logit - baseline_logit)
-    image = np.zeros((0, 1, 1, 1)) if samples[0].image is None else np.zeros(tuple(samples[0].image.shape))
+    image = np.zeros((0, 1, 1, 1)) if samples[0].image is None else np.zeros(tuple(load_image(samples[0].image).shape))
     words: dict[WordSpan, float] = {}
     steps = 0
     for line, sample in zip(lines, samples, strict=True):

@@ -3,7 +3,7 @@
 training volumes -> what they were like -> AcceptedRange -> check of a new volume
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -104,7 +104,7 @@ def check_volume(volume: Volume, name: str, accepted: ChannelAcceptance) -> None
         )
 
 
-def check_present(contract: PreprocessingContract, channels: Mapping[str, Volume], *, has_note: bool) -> None:
+def check_present(contract: PreprocessingContract, channels: Sized, *, has_note: bool) -> None:
     """Refuse a study that gives the model nothing to read, or lacks the note that the contract requires.
 
     Raises:

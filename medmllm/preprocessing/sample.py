@@ -12,8 +12,9 @@ from medmllm.documents import PreprocessingContract
 from medmllm.errors import ContractError
 from medmllm.preprocessing.contract import check_present, check_volume
 from medmllm.preprocessing.image import prepare_image
+from medmllm.preprocessing.stored_image import load_image
 from medmllm.preprocessing.text import has_words, tokenize_note
-from medmllm.records import Batch, Note, Sample, Study, Volume
+from medmllm.records import Batch, Note, Sample, StoredImage, Study, Volume
 
 
 def prepare_sample(
@@ -24,6 +25,7 @@ def prepare_sample(
     tokenizer: PreTrainedTokenizerBase | None,
     *,
     target: int | None = None,
+    prepared: tuple[StoredImage, tuple[bool, ...]] | None = None,
 ) -> Sample:
     """Return what one study gives the model.
 
@@ -34,23 +36,27 @@ def prepare_sample(
         contract: What the model was, or will be, trained on; volumes outside it are refused.
         tokenizer: None leaves the note out for now (cross-validation learns one per fold).
         target: Class index, when known.
+        prepared: The image and its real channels, when `prepare_image` made them before; no volumes are looked at then.
 
     Raises:
         ContractError: The study does not match the contract.
     """
     read = note is not None and contract.text is not None and has_words(note, contract.text)
-    check_present(contract, volumes, has_note=read)
-    image: torch.Tensor | None = None
+    channels = volumes if prepared is None else prepared[1]
+    check_present(contract, channels, has_note=read)
+    image: torch.Tensor | StoredImage | None = None
     present: tuple[bool, ...] = ()
     if contract.image is not None:
         _check_volumes(volumes, contract)
         present = tuple(False for _ in contract.image.channels)
-        if volumes:
+        if prepared is not None:
+            image, present = prepared
+        elif volumes:
             image, present = prepare_image(volumes, contract.image)
     tokens = None
     if note is not None and contract.text is not None and tokenizer is not None:
         tokens = tokenize_note(note, contract.text, tokenizer)
-        check_present(contract, volumes, has_note=tokens is not None)
+        check_present(contract, channels, has_note=tokens is not None)
     return Sample(
         study_key=study.study_key,
         patient_key=study.patient_key,
@@ -89,7 +95,7 @@ def collate(
     settings = contract.image
     shape = (0, 1, 1, 1) if settings is None else (len(settings.channels), *settings.size)
     blank = torch.zeros(shape)
-    images = [blank if s.image is None or settings is None else torch.as_tensor(s.image) for s in samples]
+    images = [blank if s.image is None or settings is None else load_image(s.image) for s in samples]
     channels = [() if settings is None else s.channel_present for s in samples]
     notes = [None if contract.text is None else s.token_ids for s in samples]
     longest = max([1, *(len(note) for note in notes if note is not None)])
@@ -104,7 +110,7 @@ def collate(
     targets = [s.target for s in samples]
     known = [target for target in targets if target is not None]
     image = torch.empty((len(samples), *images[0].shape), pin_memory=pin_memory)
-    torch.stack([getattr(i, "as_tensor", lambda i=i: i)() for i in images], out=image)
+    torch.stack(images, out=image)
     return Batch(
         study_keys=tuple(s.study_key for s in samples),
         image=image,

@@ -8,11 +8,12 @@ Tokens come later, fold by fold: `tiny` learns its vocabulary from the training 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from torch import Tensor
 
-from medmllm.config import QualityPolicy
+from medmllm.config import QualityBounds, QualityPolicy
 from medmllm.documents import ImageSettings, PreprocessingContract, TextSettings
 from medmllm.errors import ContractError, GeometryError, IngestError, LabelError, MedmllmError
 from medmllm.ingest.study_folder import read_study_note, read_volume
@@ -22,6 +23,7 @@ from medmllm.preprocessing.selection import choose_series
 from medmllm.quality.duplicates import NoteRegister
 from medmllm.quality.gate import Findings, inspect_study, judge, refusal_of
 from medmllm.records import Note, QualityFinding, Refusal, Sample, SeriesReference, Stage, Study, Volume
+from medmllm.training.image_cache import ImageCache, KeptImage
 
 CONTRACT_VERSION = 1
 
@@ -31,8 +33,22 @@ class StudyParts:
     """What a study gives, read but not prepared; by channel name."""
 
     series: Mapping[str, SeriesReference]
-    volumes: Mapping[str, Volume] = field(repr=False)
+    volumes: Mapping[str, Volume] = field(repr=False)  # empty where the image is kept
     note: Note | None
+    key: str | None = None  # under which the prepared image is kept, or may be
+    kept: KeptImage | None = None
+
+    @property
+    def facts(self) -> Mapping[str, VolumeFacts]:
+        """What the volumes are like, by channel name."""
+        return self.kept.about.facts if self.kept else {name: measure(one) for name, one in self.volumes.items()}
+
+    @property
+    def pixels(self) -> tuple[str, ...]:
+        """Digests of the volumes."""
+        if self.kept:
+            return self.kept.about.pixels
+        return tuple(digest for volume in self.volumes.values() if (digest := pixel_digest(volume)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,23 +95,40 @@ class _Looked:
     note: Note | None = None
 
 
-def read_parts(study: Study, contract: PreprocessingContract) -> StudyParts:
+def read_parts(
+    study: Study,
+    contract: PreprocessingContract,
+    cache: ImageCache | None = None,
+    bounds: QualityBounds | None = None,
+) -> StudyParts:
     """Read the series that the contract's channels ask for, and the note if the contract reads text.
+
+    Args:
+        study: Of an index.
+        contract: What is read.
+        cache: Where prepared images are kept: the series of one that is there are not read.
+        bounds: Of the quality checks; given with a cache.
 
     Raises:
         MedmllmError: A required channel has no series, several fit, or one cannot be read.
     """
     series = {} if contract.image is None else choose_series(study, contract.image)
+    key = None
+    if cache is not None and bounds is not None and contract.image is not None and series:
+        key = cache.key(series, contract, bounds)
+    kept = cache.find(key) if cache is not None and key is not None else None
     regrid = contract.image.regrid if contract.image else "never"
-    volumes = {name: read_volume(reference, regrid=regrid) for name, reference in series.items()}
-    return StudyParts(series, volumes, read_study_note(study) if contract.text is not None else None)
+    volumes = {name: read_volume(one, regrid=regrid) for name, one in series.items()} if kept is None else {}
+    note = read_study_note(study) if contract.text is not None else None
+    return StudyParts(series, volumes, note, key, kept)
 
 
 def inspect_parts(study: Study, parts: StudyParts, contract: PreprocessingContract, policy: QualityPolicy) -> Findings:
     """Return what the quality checks find in what was read of a study, judged by the policy."""
     volumes = {parts.series[name].series_key: volume for name, volume in parts.volumes.items()}
     has_note = contract.text is not None and bool(study.notes)
-    return inspect_study(study.study_key, volumes, parts.note, policy, has_note=has_note)
+    found = inspect_study(study.study_key, volumes, parts.note, policy, has_note=has_note)
+    return found if parts.kept is None else (*judge(parts.kept.findings(parts.series), policy.decisions), *found)
 
 
 def compare_note(study: Study, note: Note | None, register: NoteRegister, policy: QualityPolicy) -> Findings:
@@ -139,6 +172,7 @@ def read_cohort(
     policy: QualityPolicy,
     workers: int,
     advance: Callable[[int], None],
+    cache: ImageCache | None = None,
 ) -> Cohort:
     """Read and prepare every labelled study, in parallel, in order.
 
@@ -149,6 +183,7 @@ def read_cohort(
         policy: What the quality gate lets pass.
         workers: Studies read at the same time.
         advance: Told of each study done.
+        cache: Where prepared images are kept; None keeps them in memory.
 
     Raises:
         LabelError: No study could be read at all.
@@ -156,7 +191,7 @@ def read_cohort(
     labelled = [study for study in studies if study.study_key in targets]
 
     def one(study: Study) -> _Looked:
-        return _look(study, targets[study.study_key], contract, policy)
+        return _look(study, targets[study.study_key], contract, policy, cache)
 
     members, refused, findings = [], [], []
     register = NoteRegister(policy.bounds)
@@ -176,21 +211,30 @@ def read_cohort(
     return Cohort(tuple(members), tuple(refused), tuple(findings), register.copies)
 
 
-def _look(study: Study, target: int, contract: PreprocessingContract, policy: QualityPolicy) -> _Looked:
+def _look(
+    study: Study, target: int, contract: PreprocessingContract, policy: QualityPolicy, cache: ImageCache | None
+) -> _Looked:
     """Read, inspect and prepare one study."""
     findings: Findings = ()
     note = None
     try:
-        parts = read_parts(study, contract)
+        parts = read_parts(study, contract, cache, policy.bounds)
         note, findings = parts.note, inspect_parts(study, parts, contract, policy)
         refusal = refusal_of(findings)
         if refusal is not None:
             return _Looked(refusal, findings, note)
-        sample = prepare_sample(study, parts.volumes, note, contract, None, target=target)
+        kept = None if parts.kept is None else (parts.kept.image, parts.kept.about.channel_present)
+        sample = prepare_sample(study, parts.volumes, note, contract, None, target=target, prepared=kept)
     except MedmllmError as error:
         return _Looked(Refusal.of(error, stage_of(error)), findings, note)
-    facts = {name: measure(volume) for name, volume in parts.volumes.items()}
-    pixels = tuple(digest for volume in parts.volumes.values() if (digest := pixel_digest(volume)))
+    facts, pixels = parts.facts, parts.pixels
+    if cache is not None and parts.key is not None and isinstance(sample.image, Tensor):
+        channels = {reference.series_key: name for name, reference in parts.series.items()}
+        own = tuple(replace(found, where=channels[found.where]) for found in findings if found.where in channels)
+        image = cache.keep(
+            parts.key, sample.image, sample.channel_present, facts=facts, pixels=pixels, findings=own
+        )  # a full disk is no fault of the study: it ends the run
+        sample = replace(sample, image=image)
     return _Looked(Member(sample, note, facts, pixels), findings, note)
 
 

@@ -27,6 +27,7 @@ from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.modality_use import Deprived
 from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
+from medmllm.preprocessing.stored_image import load_image
 from medmllm.provenance import file_digest
 from medmllm.records import FloatArray, Sample
 from medmllm.result_documents import FoldDocument
@@ -269,7 +270,7 @@ def mean_image(cohort: Cohort) -> Tensor:
     for member in cohort.members:
         if member.sample.image is None:
             continue
-        image = member.sample.image.as_subclass(Tensor).double()
+        image = load_image(member.sample.image).double()
         here = torch.tensor(member.sample.channel_present).double()[:, None, None, None]
         total = image * here if total is None else total + image * here
         count = here if count is None else count + here
