@@ -21,7 +21,7 @@ from medmllm.deidentify_config import DeidentifyConfig
 from medmllm.documents import Document, ImageSettings, ModelSettings, Probability, TextSettings, Triple, first_fault
 from medmllm.errors import ConfigError
 from medmllm.records import Severity
-from medmllm.training_config import EvaluationSettings, TrackingSettings, TrainingSettings
+from medmllm.training_config import EvaluationSettings, TaskSettings, TrackingSettings, TrainingSettings
 
 Language = Literal["de", "en", "es", "fr", "it", "nl", "pt"]
 Settings = TypeVar("Settings", bound=Document)
@@ -128,6 +128,7 @@ class TrainConfig(Document):
     text: TextSettings
     quality: QualityPolicy
     model: ModelSettings
+    task: TaskSettings
     training: TrainingSettings
     evaluation: EvaluationSettings
     tracking: TrackingSettings

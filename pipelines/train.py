@@ -14,6 +14,7 @@ import torch
 from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import check_writable, write_table
 from medmllm.documents import Task
+from medmllm.ingest.ordering import order_classes
 from medmllm.ingest.study_folder import folder_of
 from medmllm.ingest.tables import assign_targets, parse_target
 from medmllm.pipelines.index import label_file, read_index
@@ -90,9 +91,11 @@ def run(
     if linkage is not None:
         write_linkage(linkage, index, out=out)
     found = assign_targets(index.studies, parsed)
+    if config.task.ordered:
+        found = order_classes(found, parsed, config.task.order)
     check_weights(config.training, len(found.classes))
     given = look_ahead(index.studies, found.by_study, config.training, splits)
-    task = Task.of(parsed.expression, found.classes)
+    task = Task.of(parsed.expression, found.classes, ordered=config.task.ordered)
     draft = draft_contract(config.image, config.text)
     with progress_bar("Preparing studies", len(found.by_study)) as more:
         cohort = read_cohort(index.studies, found.by_study, draft, policy=config.quality, workers=cores, advance=more)

@@ -31,6 +31,7 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
         confidence=config.evaluation.confidence,
         samples=config.evaluation.bootstrap_samples,
         seed=config.training.seed,
+        ordered=config.task.ordered,
     )
     evaluation = evaluation_document(trained, found, more=said)
     card, page = cards[main_arm(list(cards))], out / "report.html"

@@ -14,6 +14,7 @@ from medmllm.documents import ModelSettings
 from medmllm.errors import ConfigError
 from medmllm.models.fusion import FUSIONS
 from medmllm.models.image_encoder import ImageEncoder
+from medmllm.models.ordinal_head import OrdinalHead
 from medmllm.models.text_encoder import TextEncoder
 from medmllm.records import MODALITIES, Batch
 
@@ -26,6 +27,7 @@ class StudyClassifier(nn.Module):
         image_encoder: None for the text-only arm.
         text_encoder: None for the image-only arm.
         outputs: Logits per study; 1 for a binary task, else one per class.
+        ordered: The classes have an order, and their logits come from one score.
 
     Raises:
         ConfigError: No encoder at all, or an unknown fusion.
@@ -38,6 +40,7 @@ class StudyClassifier(nn.Module):
         image_encoder: ImageEncoder | None,
         text_encoder: TextEncoder | None,
         outputs: int,
+        ordered: bool = False,
     ) -> None:
         super().__init__()
         if settings.fusion not in FUSIONS:
@@ -52,8 +55,9 @@ class StudyClassifier(nn.Module):
         widths = [int(encoder.width) for name in self.modalities if (encoder := encoders[name]) is not None]
         self.missing = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in widths)
         self.fusion = FUSIONS[settings.fusion](
-            widths, hidden=settings.fusion_width, outputs=outputs, dropout=settings.dropout
+            widths, hidden=settings.fusion_width, outputs=1 if ordered else outputs, dropout=settings.dropout
         )
+        self.head = OrdinalHead(outputs) if ordered else nn.Identity()
         self.modality_dropout = settings.modality_dropout if len(self.modalities) > 1 else 0.0
 
     def forward(self, batch: Batch) -> Tensor:
@@ -75,8 +79,8 @@ class StudyClassifier(nn.Module):
             found = self._encode(name, batch, image, embedded)
             here = present[:, MODALITIES.index(name), None]
             features.append(torch.where(here, found, self.missing[slot].to(found.dtype)))
-        logits: Tensor = self.fusion(features)
-        return logits.float()
+        logits: Tensor = self.head(self.fusion(features).float())
+        return logits
 
     def _encode(self, name: str, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
         """Return a modality's features, shape (batch, width): zeros in the rows that lack it, which are not read."""

@@ -70,7 +70,12 @@ class ModelPackage:
 
 
 def build_network(
-    contract: PreprocessingContract, settings: ModelSettings, classes: tuple[str, ...], text_network: nn.Module | None
+    contract: PreprocessingContract,
+    settings: ModelSettings,
+    classes: tuple[str, ...],
+    text_network: nn.Module | None,
+    *,
+    ordered: bool = False,
 ) -> StudyClassifier:
     """Return a classifier for a contract; all but `text_network` has fresh weights.
 
@@ -79,6 +84,7 @@ def build_network(
         settings: The parts by name.
         classes: Class names; two make a binary task with one logit.
         text_network: The Hugging Face encoder; None when the contract reads no text.
+        ordered: The classes stand in an order, lowest first.
 
     Raises:
         ConfigError: An unknown part, or a grid too small for the network.
@@ -93,6 +99,7 @@ def build_network(
         if text_network is None
         else TextEncoder(text_network, batch_norm=settings.text_batch_norm, windows=windows),
         outputs=output_count(classes),
+        ordered=ordered,
     )
 
 
@@ -214,7 +221,8 @@ def _load_fold(folder: Path, card: ModelCard, fold: FoldModel, device: torch.dev
         home = folder / "tokenizer" / f"fold_{fold.fold}"
         tokenizer = load_tokenizer(home, local_files_only=True)
         text_network = from_config(read_config(home))
-    network = build_network(card.contract, card.model, card.task.classes, text_network)
+    ordered = card.task.kind == "ordinal"
+    network = build_network(card.contract, card.model, card.task.classes, text_network, ordered=ordered)
     try:
         network.load_state_dict(_read_tensors(folder / fold.weights))
     except RuntimeError as error:

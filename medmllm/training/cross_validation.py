@@ -23,6 +23,7 @@ from medmllm.evaluation.calibration import apply_temperature, to_probabilities
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.conformal import conformal_sets
 from medmllm.evaluation.discrimination import BoolArray, IntArray
+from medmllm.evaluation.ordinal import median_class
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
 from medmllm.provenance import file_digest
 from medmllm.records import FloatArray
@@ -132,7 +133,10 @@ def cross_validate(
         for split in plan.folds:
             child = tracked.child(f"{arm} fold {split.fold}")
             kept = Kept(out, folder, origin, arm, split.fold)
-            found = _kept_fold(kept) or _run_fold(split, cohort, own, classes, config, kept, child)
+            done = kept.finished()
+            if done is None:
+                done = _run_fold(split, cohort, own, classes, config, kept, child)
+            found = _predicted(*done, ordered=config.task.ordered)
             child.log_metrics({"temperature": found.model.temperature, "threshold": found.model.threshold})
             child.end()
             folds.append(found)
@@ -162,7 +166,8 @@ def _run_fold(
     config: TrainConfig,
     kept: Kept,
     tracker: Tracker,
-) -> FoldPrediction:
+) -> tuple[FoldModel, FloatArray]:
+    """Train one fold; return its entry in the card, and the logits of its test part after temperature."""
     settings = config.training
     seed = settings.seed + 1000 * (split.fold + 1)
     torch.manual_seed(seed)
@@ -170,7 +175,8 @@ def _run_fold(
     text_network = None
     if contract.text is not None and tokenizer is not None:
         text_network = new_text_network(contract.text, config.model, tokenizer)
-    member = FoldNetwork(build_network(contract, config.model, classes, text_network), tokenizer)
+    network = build_network(contract, config.model, classes, text_network, ordered=config.task.ordered)
+    member = FoldNetwork(network, tokenizer)
     start_from_weights(member.network, config.model)
     samples = tokenize_cohort(cohort, contract, tokenizer)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
@@ -200,30 +206,28 @@ def _run_fold(
         conformal_thresholds=decided.conformal_thresholds,
     )
     kept.finish(model, logits)
-    return _predicted(model, logits)
+    return model, logits
 
 
-def _kept_fold(kept: Kept) -> FoldPrediction | None:
-    done = kept.finished()
-    return None if done is None else _predicted(*done)
-
-
-def _predicted(model: FoldModel, logits: FloatArray) -> FoldPrediction:
+def _predicted(model: FoldModel, logits: FloatArray, *, ordered: bool) -> FoldPrediction:
     """Return what a fold's model says of its test part, from its logits after temperature."""
     assert model.conformal_thresholds is not None  # this training has them
     sets = conformal_sets(
         to_probabilities(logits[:, 0] if logits.shape[1] == 1 else logits), model.conformal_thresholds
     )
-    return FoldPrediction(model, logits, decide(logits, model.threshold), sets)
+    return FoldPrediction(model, logits, decide(logits, model.threshold, ordered=ordered), sets)
 
 
-def decide(logits: FloatArray, threshold: float) -> IntArray:
-    """Return the class index of each study: at the threshold when binary, else the most probable.
+def decide(logits: FloatArray, threshold: float, *, ordered: bool = False) -> IntArray:
+    """Return the class index of each study: at the threshold when binary, the median when ordered, else the likeliest.
 
     Args:
         logits: Shape (studies, outputs), after temperature.
         threshold: On the positive class's probability; read only when there is one output.
+        ordered: The classes have an order.
     """
+    if ordered:
+        return median_class(to_probabilities(logits))
     if logits.shape[1] == 1:
         return (to_probabilities(logits[:, 0])[:, 1] >= threshold).astype(np.int64)
     return logits.argmax(axis=1)
