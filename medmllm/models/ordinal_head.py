@@ -4,8 +4,8 @@
 
 McCullagh, J R Stat Soc B 1980: one score per study, and one cut between every two neighbouring classes. The cuts are in
 order whatever the weights, so the probabilities of "this class or higher" fall from class to class, and those of the
-classes are positive and sum to 1. What comes out stands where the logits of unordered classes stand: cross-entropy of it
-is the model's likelihood, and a temperature keeps it valid.
+classes are positive and sum to 1. What comes out stands where the logits of unordered classes stand: cross-entropy of
+it is the model's likelihood, and a temperature keeps it valid.
 """
 
 import torch

@@ -46,7 +46,8 @@ def test_kappa_of_one_class_alone_is_not_defined() -> None:
 def test_measures_are_those_of_scikit_learn_under_every_weighting() -> None:
     found = {name: measure(WEIGHTS) for name, measure in ordinal_measures(TARGETS, CHANCES, PREDICTED, GRADES).items()}
     for draw, own in enumerate(WEIGHTS):
-        cuts = [roc_auc_score(TARGETS >= k, CHANCES[:, k:].sum(axis=1), sample_weight=own) for k in (1, 2, 3)]
+        reached = {k: roc_auc_score((k <= TARGETS), CHANCES[:, k:].sum(axis=1), sample_weight=own) for k in (1, 2, 3)}
+        cuts = list(reached.values())
         assert [found[f"auroc[>={name}]"][draw] for name in GRADES[1:]] == pytest.approx(cuts)
         assert found["auroc"][draw] == pytest.approx(np.mean(cuts))
         assert found["mean_absolute_error"][draw] == pytest.approx(
