@@ -3,8 +3,8 @@
     targets, probabilities -> the median class; AUROC of every cut, quadratic kappa, mean absolute error
 
 Weighted kappa: Cohen, Psychol Bull 1968. Ranked probability score: Epstein, J Appl Meteorol 1969, divided by its
-largest value. The predicted class is the median of the probabilities: no other lies nearer to the truth on average, if they are
-right. The `weighted_*` functions take any number of weightings at once, as in `discrimination`.
+largest value. The predicted class is the median of the probabilities: no other lies nearer to the truth on average,
+if they are right. The `weighted_*` functions take any number of weightings at once, as in `discrimination`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -15,6 +15,12 @@ PREDICTED = median_class(CHANCES)
 WEIGHTS = np.stack([np.ones(60), RNG.integers(0, 4, 60)]).astype(float)
 
 
+def test_even_odds_count_whatever_the_last_bit_of_the_sum() -> None:
+    chances = np.array([[0.03, 0.29, 0.18, 0.5]])
+    assert chances[0].cumsum()[2] < 0.5
+    assert median_class(chances).tolist() == [2]
+
+
 @pytest.mark.parametrize(
     ("chances", "median"),
     [((0.5, 0.2, 0.3), 0), ((0.4, 0.2, 0.4), 1), ((0.3, 0.1, 0.6), 2), ((0.1, 0.4, 0.5), 1), ((0.0, 0.0, 1.0), 2)],
