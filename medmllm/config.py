@@ -18,7 +18,15 @@ from typing import Literal, TypeVar
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from medmllm.deidentify_config import DeidentifyConfig
-from medmllm.documents import Document, ImageSettings, ModelSettings, Probability, TextSettings, Triple, first_fault
+from medmllm.documents import (
+    Document,
+    ImageSettings,
+    ModelSettings,
+    Probability,
+    TextEncoderSettings,
+    Triple,
+    first_fault,
+)
 from medmllm.errors import ConfigError
 from medmllm.records import Severity
 from medmllm.training_config import EvaluationSettings, TaskSettings, TrackingSettings, TrainingSettings
@@ -125,7 +133,7 @@ class TrainConfig(Document):
         description="how far beyond the training cohort's range a study may lie, as a fraction of the range",
     )
     image: ImageSettings
-    text: TextSettings
+    text: TextEncoderSettings
     quality: QualityPolicy
     model: ModelSettings
     task: TaskSettings

@@ -96,7 +96,7 @@ def run(
     check_weights(config.training, len(found.classes))
     given = look_ahead(index.studies, found.by_study, config.training, splits)
     task = Task.of(parsed.expression, found.classes, ordered=config.task.ordered)
-    draft = draft_contract(config.image, config.text)
+    draft = draft_contract(config.image, config.text.reading)
     with progress_bar("Preparing studies", len(found.by_study)) as more:
         cohort = read_cohort(index.studies, found.by_study, draft, policy=config.quality, workers=cores, advance=more)
     ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]

@@ -75,13 +75,16 @@ def _check_volumes(volumes: Mapping[str, Volume], contract: PreprocessingContrac
             )
 
 
-def collate(samples: Sequence[Sample], contract: PreprocessingContract, *, pad_token_id: int = 0) -> Batch:
+def collate(
+    samples: Sequence[Sample], contract: PreprocessingContract, *, pad_token_id: int = 0, pin_memory: bool = False
+) -> Batch:
     """Return samples side by side; what is missing is marked in `present`, its stored value is never read.
 
     Args:
         samples: At least one; all prepared under `contract`, or one that reads more: the rest is left out.
         contract: Says what is read, and the image's shape where no sample has one.
         pad_token_id: Fills notes up to the longest one.
+        pin_memory: Put the images where a CUDA device fetches them by itself; needs one.
     """
     settings = contract.image
     shape = (0, 1, 1, 1) if settings is None else (len(settings.channels), *settings.size)
@@ -100,9 +103,11 @@ def collate(samples: Sequence[Sample], contract: PreprocessingContract, *, pad_t
     present = [[image, note is not None] for image, note in zip(has_image, notes, strict=True)]
     targets = [s.target for s in samples]
     known = [target for target in targets if target is not None]
+    image = torch.empty((len(samples), *images[0].shape), pin_memory=pin_memory)
+    torch.stack([getattr(i, "as_tensor", lambda i=i: i)() for i in images], out=image)
     return Batch(
         study_keys=tuple(s.study_key for s in samples),
-        image=torch.stack([getattr(i, "as_tensor", lambda i=i: i)() for i in images]).contiguous(),
+        image=image,
         channel_present=torch.tensor(channels, dtype=torch.bool),
         token_ids=ids,
         token_mask=mask,

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from medmllm.config import TrainConfig
 from medmllm.documents import FoldModel, PreprocessingContract
@@ -24,6 +25,7 @@ from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.conformal import conformal_sets
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.ordinal import median_class
+from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
 from medmllm.provenance import file_digest
 from medmllm.records import FloatArray
@@ -120,7 +122,8 @@ def cross_validate(
     What is reached is kept in OUT/checkpoints; with `resume`, training goes on from there.
     """
     set_determinism(config.training)
-    draft = draft_contract(config.image if cohort.has_images else None, config.text if cohort.has_notes else None)
+    text = config.text.reading if cohort.has_notes else None
+    draft = draft_contract(config.image if cohort.has_images else None, text)
     contract = final_contract(cohort, draft, margin=config.acceptance_margin)
     # When overwriting, also what is left of arms that are not trained now.
     for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:
@@ -171,14 +174,8 @@ def _run_fold(
     settings = config.training
     seed = settings.seed + 1000 * (split.fold + 1)
     torch.manual_seed(seed)
-    tokenizer = fold_tokenizer(cohort, split, contract)
-    text_network = None
-    if contract.text is not None and tokenizer is not None:
-        text_network = new_text_network(contract.text, config.model, tokenizer)
-    network = build_network(contract, config.model, classes, text_network, ordered=config.task.ordered)
-    member = FoldNetwork(network, tokenizer)
-    start_from_weights(member.network, config.model)
-    samples = tokenize_cohort(cohort, contract, tokenizer)
+    member = _new_member(fold_tokenizer(cohort, split, contract), contract, classes, config)
+    samples = tokenize_cohort(cohort, contract, member.tokenizer)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
     done = fit(
         member,
@@ -190,6 +187,7 @@ def _run_fold(
         tracker=tracker,
         checkpoint=kept.checkpoint,
     )
+    merge_adapters(member.network)  # before it predicts: what is calibrated is what is packaged
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
     raw = {name: predict_logits(member, parts[name], contract, settings, machine) for name in ("tune", "test")}
     truth = np.array([sample.target for sample in parts["tune"]])
@@ -207,6 +205,22 @@ def _run_fold(
     )
     kept.finish(model, logits)
     return model, logits
+
+
+def _new_member(
+    tokenizer: PreTrainedTokenizerBase | None,
+    contract: PreprocessingContract,
+    classes: tuple[str, ...],
+    config: TrainConfig,
+) -> FoldNetwork:
+    """Return what a fold's training starts from, and learns of."""
+    text_network = None
+    if contract.text is not None and tokenizer is not None:
+        text_network = new_text_network(contract.text, config.model, tokenizer)
+    network = build_network(contract, config.model, classes, text_network, ordered=config.task.ordered)
+    start_from_weights(network, config.model)
+    limit_training(network, config.text)
+    return FoldNetwork(network, tokenizer)
 
 
 def _predicted(model: FoldModel, logits: FloatArray, *, ordered: bool) -> FoldPrediction:

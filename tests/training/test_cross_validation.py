@@ -31,7 +31,7 @@ from medmllm.training.cross_validation import (
 from medmllm.training.fold_inputs import fold_tokenizer, tokenize_cohort
 from medmllm.training.splits import FoldSplit
 from medmllm.training.tracking import NoRun
-from tests.models.small import IMAGE, PARTS, SIZE, TEXT, a_sample
+from tests.models.small import IMAGE, PARTS, SIZE, TEXT, a_sample, encoder_settings
 
 CLASSES = ("no", "yes")
 FACTS = VolumeFacts("CT", (4.0, 4.0, 4.0), (36.0, 32.0, 40.0), -900.0, 400.0)
@@ -43,7 +43,9 @@ TRAINING = {"folds": 2, "epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "te
 def a_config(**training: object) -> TrainConfig:
     packaged = load_config(TrainConfig, "train")
     settings = packaged.training.model_copy(update=TRAINING | training)
-    return packaged.model_copy(update={"image": IMAGE, "text": TEXT, "model": PARTS, "training": settings})
+    return packaged.model_copy(
+        update={"image": IMAGE, "text": encoder_settings("full"), "model": PARTS, "training": settings}
+    )
 
 
 def a_note(text: str) -> Note:
