@@ -190,6 +190,7 @@ class Sample:
     token_ids: "Tensor | None"  # (tokens,), int64
     words: tuple[Word, ...]  # empty when there is no note
     target: int | None = None  # class index; None when unknown
+    note_features: "Tensor | None" = None  # (width,), float32: what a frozen encoder made of the note; None: read it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -203,6 +204,7 @@ class Batch:
     token_mask: "Tensor"  # (batch, tokens), bool; False is padding
     present: "Tensor"  # (batch, modalities), bool; columns as in MODALITIES
     target: "Tensor | None"  # (batch,), int64
+    note_features: "Tensor | None" = None  # (batch, width), float32; None: the notes are read
 
 
 # --- what comes back -----------------------------------------------------------------------

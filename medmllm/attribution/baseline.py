@@ -142,4 +142,5 @@ def _repeat(batch: Batch, rows: int) -> Batch:
         token_mask=_rows(batch.token_mask, rows),
         present=_rows(batch.present, rows),
         target=None,
+        note_features=None,
     )

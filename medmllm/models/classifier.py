@@ -62,7 +62,9 @@ class StudyClassifier(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits, shape (batch, outputs); a missing modality's stored value does not change them."""
-        embedded = None if self.text_encoder is None else self.text_encoder.embed(batch.token_ids)
+        embedded = None
+        if self.text_encoder is not None and not self._knows_notes(batch):
+            embedded = self.text_encoder.embed(batch.token_ids)
         return self.forward_embedded(batch, batch.image, embedded)
 
     def forward_embedded(self, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
@@ -71,7 +73,8 @@ class StudyClassifier(nn.Module):
         Args:
             batch: Gives the masks.
             image: Shape (batch, channels, x, y, z).
-            embedded: Word embeddings, shape (batch, tokens, width); None without a text encoder.
+            embedded: Word embeddings, shape (batch, tokens, width); None without a text encoder, or where the batch
+                brings the features of its notes.
         """
         present = self._hide_some(batch.present) if self.training else batch.present
         features = []
@@ -100,9 +103,16 @@ class StudyClassifier(nn.Module):
             assert self.image_encoder is not None
             features: Tensor = self.image_encoder(chosen(image), chosen(batch.channel_present))
             return features
-        assert self.text_encoder is not None and embedded is not None
+        assert self.text_encoder is not None
+        if embedded is None:
+            assert batch.note_features is not None
+            return self.text_encoder.standardise(chosen(batch.note_features), chosen(batch.token_mask))
         encoded: Tensor = self.text_encoder(chosen(embedded), chosen(batch.token_mask))
         return encoded
+
+    def _knows_notes(self, batch: Batch) -> bool:
+        """Say whether a batch brings what this network's encoder, which learns nothing, makes of its notes."""
+        return batch.note_features is not None and self.text_encoder is not None and self.text_encoder.frozen
 
     def _hide_some(self, present: Tensor) -> Tensor:
         """Hide a modality at random while training, never the only one a study has."""

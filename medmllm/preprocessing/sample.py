@@ -113,7 +113,17 @@ def collate(
         token_mask=mask,
         present=torch.tensor(present, dtype=torch.bool),
         target=torch.tensor(known, dtype=torch.int64) if len(known) == len(targets) else None,
+        note_features=_note_features(samples) if mask.any() else None,
     )
+
+
+def _note_features(samples: Sequence[Sample]) -> torch.Tensor | None:
+    """Return the features of notes that were read before; None unless that holds for every note of the batch."""
+    found = [s.note_features for s in samples if s.token_ids is not None and s.note_features is not None]
+    if not found or len(found) < sum(s.token_ids is not None for s in samples):
+        return None
+    blank = torch.zeros_like(found[0])
+    return torch.stack([blank if s.note_features is None else s.note_features for s in samples])
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
@@ -126,4 +136,5 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
         token_mask=batch.token_mask.to(device, non_blocking=True),
         present=batch.present.to(device, non_blocking=True),
         target=None if batch.target is None else batch.target.to(device, non_blocking=True),
+        note_features=None if batch.note_features is None else batch.note_features.to(device, non_blocking=True),
     )
