@@ -18,7 +18,16 @@ from typing import Literal, TypeVar
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from medmllm.deidentify_config import DeidentifyConfig
-from medmllm.documents import Document, ImageSettings, ModelSettings, Probability, TextSettings, Triple, first_fault
+from medmllm.documents import (
+    Document,
+    ImageSettings,
+    ModelSettings,
+    Probability,
+    TableSettings,
+    TextSettings,
+    Triple,
+    first_fault,
+)
 from medmllm.errors import ConfigError
 from medmllm.records import Severity
 from medmllm.training_config import EvaluationSettings, TrackingSettings, TrainingSettings
@@ -126,6 +135,7 @@ class TrainConfig(Document):
     )
     image: ImageSettings
     text: TextSettings
+    table: TableSettings
     quality: QualityPolicy
     model: ModelSettings
     training: TrainingSettings

@@ -166,6 +166,33 @@ class TextSettings(Document):
         return overlap
 
 
+class TableSettings(Document):
+    """Which columns of the label table, or of a manifest, the model reads as input."""
+
+    columns: tuple[str, ...] = Field(description="read as input; empty: the model reads no table")
+    categorical: tuple[str, ...] = Field(
+        description="of these, columns whose numbers are names, as a scanner's; columns of words are recognised"
+    )
+    open_ended: Literal["refuse", "bound"] = Field(
+        description="cells such as 89+, >89 or <=18 in a column of numbers: refused, or read as the number they name"
+    )
+    required: bool = Field(description="refuse a study without a value in any of the columns; else it is masked")
+
+    @field_validator("columns", "categorical")
+    @classmethod
+    def _is_named_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("a column is named twice")
+        return names
+
+    @field_validator("categorical")
+    @classmethod
+    def _is_among_columns(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if unknown := [name for name in names if name not in info.data.get("columns", names)]:
+            raise ValueError(f"{unknown[0]!r} is none of the columns")
+        return names
+
+
 class AcceptedRange(Document):
     """The range of one property over the training cohort, widened by a stated margin."""
 
@@ -182,6 +209,22 @@ class ChannelAcceptance(Document):
     intensity: AcceptedRange = Field(description="range that the volume's 1st and 99th percentiles must lie in")
 
 
+class Column(Document):
+    """One column of the label table that the model reads."""
+
+    name: str
+    kind: Literal["number", "category"]
+    accepted: AcceptedRange | None = Field(description="of numbers: a study outside is refused; None: not known yet")
+
+
+class TableContract(Document):
+    """What the model reads of the label table; how each fold codes it stands in the package's table/fold_K.json."""
+
+    columns: tuple[Column, ...] = Field(min_length=1, description="in the order of the model's input")
+    open_ended: Literal["refuse", "bound"]
+    required: bool
+
+
 class PreprocessingContract(Document):
     """Everything that turns a study into what the model saw in training; scoring refuses what does not fit."""
 
@@ -190,6 +233,10 @@ class PreprocessingContract(Document):
     image: ImageSettings | None = Field(description="None: the model reads no image")
     accepted: dict[str, ChannelAcceptance] = Field(description="by channel name")
     text: TextSettings | None = Field(description="None: the model reads no note")
+    # Left out where absent, so that models which read no table keep their fingerprint.
+    table: TableContract | None = Field(
+        default=None, exclude_if=lambda table: table is None, description="absent: the model reads no table"
+    )
 
     @property
     def fingerprint(self) -> str:
@@ -237,13 +284,30 @@ class ModelSettings(Document):
     fusion_width: PositiveInt = Field(description="hidden units of the fused classifier")
     dropout: float = Field(ge=0, lt=1)
     modality_dropout: float = Field(
-        ge=0, lt=1, description="chance that a modality is hidden from the fused model while training"
+        ge=0, lt=1, description="chance that a modality is hidden from the fused model, and a cell of the table from any model, while "
+        "training"
     )
     tiny_width: PositiveInt = Field(description="hidden size of the 'tiny' text encoder")
+    table_width: PositiveInt = Field(description="features of the table encoder")
     text_batch_norm: bool = Field(
         description="standardise the notes' features over the batch, as image features are: notes that share most of "
         "their words have nearly the same features"
     )
+
+
+class ColumnCode(Document):
+    """How one fold turns the cells of a column into what its network reads; learnt from its training part alone."""
+
+    name: str
+    mean: float | None = Field(description="of a column of numbers: taken off, then divided by deviation")
+    deviation: PositiveFloat | None
+    categories: tuple[str, ...] = Field(description="of a column of categories; any other is read as missing")
+
+
+class TableCodes(Document):
+    """table/fold_K.json of a model package: how a fold codes the columns of the label table."""
+
+    columns: tuple[ColumnCode, ...] = Field(min_length=1, description="as in the contract")
 
 
 class FoldModel(Document):
@@ -269,7 +333,7 @@ class ModelCard(Document):
     format: Literal["medmllm-model"] = "medmllm-model"
     format_version: Literal[1] = 1
     task: Task
-    arm: Literal["fused", "image", "text"]
+    arm: Literal["fused", "image", "text", "table"]
     contract: PreprocessingContract
     contract_fingerprint: Sha256
     model: ModelSettings

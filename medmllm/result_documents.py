@@ -19,6 +19,7 @@ from medmllm.documents import (
     SeriesKey,
     Sha256,
     StudyKey,
+    TableCodes,
     Task,
 )
 from medmllm.records import Provenance
@@ -245,6 +246,7 @@ class DeidentificationDocument(Document):
 
 FILES: Mapping[str, type[Document]] = {
     "model": ModelCard,
+    "table_codes": TableCodes,
     "evaluation": EvaluationDocument,
     "splits": SplitDocument,
     "prediction": PredictionDocument,

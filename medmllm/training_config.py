@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from medmllm.documents import Document
 
-Arm = Literal["image", "text", "fused"]
+Arm = Literal["image", "text", "table", "fused"]
 OnLeakage = Literal["refuse", "warn"]
 
 
@@ -36,7 +36,7 @@ class TrainingSettings(Document):
     epochs: PositiveInt = Field(description="at most")
     patience: PositiveInt = Field(description="epochs without a better tuning loss before stopping")
     batch_size: PositiveInt
-    learning_rate: PositiveFloat = Field(description="image encoder, fusion and head")
+    learning_rate: PositiveFloat = Field(description="all but the text encoder")
     text_learning_rate: PositiveFloat
     weight_decay: float = Field(ge=0)
     warmup_epochs: float = Field(ge=0, description="linear warm-up, then cosine to zero")
