@@ -1,9 +1,10 @@
 """One classifier for every arm: image, text, or both fused.
 
-    Batch -> encoders -> learned tokens where a modality is missing -> fusion -> logits
+    Batch -> encoders, of what is there -> learned tokens where a modality is missing -> fusion -> logits
 
-Image-only and text-only are this classifier with one encoder. `forward_embedded` takes the note as
-embeddings, which is where attributions are taken.
+No encoder sees a missing modality: what is stored in its place enters no batch statistics either. Image-only and
+text-only are this classifier with one encoder. `forward_embedded` takes the note as embeddings, which is where
+attributions are taken.
 """
 
 import torch
@@ -78,12 +79,25 @@ class StudyClassifier(nn.Module):
         return logits.float()
 
     def _encode(self, name: str, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
+        """Return a modality's features, shape (batch, width): zeros in the rows that lack it, which are not read."""
+        rows = batch.present[:, MODALITIES.index(name)].nonzero()[:, 0]
+        found = self._encode_rows(name, rows, batch, image, embedded) if len(rows) else None
+        if found is not None and len(rows) == len(batch.present):
+            return found
+        missing = self.missing[self.modalities.index(name)]
+        whole = missing.new_zeros(len(batch.present), len(missing), dtype=None if found is None else found.dtype)
+        return whole if found is None else whole.index_copy(0, rows, found)
+
+    def _encode_rows(self, name: str, rows: Tensor, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
+        def chosen(tensor: Tensor) -> Tensor:
+            return tensor if len(rows) == len(tensor) else tensor.index_select(0, rows)
+
         if name == "image":
             assert self.image_encoder is not None
-            features: Tensor = self.image_encoder(image, batch.channel_present)
+            features: Tensor = self.image_encoder(chosen(image), chosen(batch.channel_present))
             return features
         assert self.text_encoder is not None and embedded is not None
-        encoded: Tensor = self.text_encoder(embedded, batch.token_mask)
+        encoded: Tensor = self.text_encoder(chosen(embedded), chosen(batch.token_mask))
         return encoded
 
     def _hide_some(self, present: Tensor) -> Tensor:

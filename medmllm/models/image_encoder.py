@@ -1,6 +1,7 @@
-"""Encode a 3D image of several channels as one feature vector, with MONAI's networks.
+"""Encode a 3D image of several channels, as a map of features or as one vector, with MONAI's networks.
 
-    image (batch, channels, x, y, z), channel_present (batch, channels) -> features (batch, width)
+    image (batch, channels, x, y, z), channel_present (batch, channels)
+        -> feature map (batch, map_channels, x', y', z') -> mean and maximum of it (batch, width)
 
 A missing channel is replaced by a learned value before the network sees it: what is stored in its
 place is never read.
@@ -12,13 +13,15 @@ from typing import Literal, Protocol
 import torch
 from monai.networks.nets import DenseNet, ResNet
 from torch import Tensor, nn
+from torch.nn import functional
 
 from medmllm.documents import ModelSettings
 from medmllm.errors import ConfigError
 
 
 class _Backbone(Protocol):
-    def __call__(self, channels: int, settings: ModelSettings) -> tuple[nn.Module, int]: ...
+    def __call__(self, channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
+        """Return a network whose output is a map, (batch, map channels, x, y, z), and the number of its channels."""
 
 
 class MeanAndMax(nn.Module):
@@ -32,10 +35,38 @@ class MeanAndMax(nn.Module):
         return torch.cat([features.mean((2, 3, 4)), features.amax((2, 3, 4))], dim=1)
 
 
+class _LoneValueNorm(nn.BatchNorm3d):
+    """Batch normalisation for batches of which one study alone has an image.
+
+    Where a grid has shrunk to one voxel, such an image leaves one value per channel, which has no spread: it is
+    measured by the running statistics, which it does not enter.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalised map, of the same shape."""
+        if not self.training or input.numel() > input.shape[1]:
+            return super().forward(input)
+        return functional.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+
+
+class _ResNetMap(ResNet):
+    """A ResNet that ends with the map of its last stage: MONAI's own pools it, and flattens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the last stage's map, (batch, channels, x, y, z)."""
+        x = self.act(self.bn1(self.conv1(x)))
+        if not self.no_max_pool:
+            x = self.maxpool(x)
+        last: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return last
+
+
 def _resnet(block: Literal["basic", "bottleneck"], layers: list[int]) -> _Backbone:
     def build(channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
         width = settings.image_width
-        network = ResNet(
+        network = _ResNetMap(
             block=block,
             layers=layers,
             block_inplanes=[width, 2 * width, 4 * width, 8 * width],
@@ -47,8 +78,7 @@ def _resnet(block: Literal["basic", "bottleneck"], layers: list[int]) -> _Backbo
             feed_forward=False,
             bias_downsample=False,
         )
-        network.avgpool = MeanAndMax()
-        return network, 2 * 8 * width * (4 if block == "bottleneck" else 1)
+        return network, 8 * width * (4 if block == "bottleneck" else 1)
 
     return build
 
@@ -64,12 +94,12 @@ def _densenet(layers: tuple[int, ...]) -> _Backbone:
             growth_rate=max(1, width // 2),
             block_config=layers,
         )
-        features = 2 * network.class_layers.out.in_features
-        network.class_layers = nn.Sequential(nn.ReLU(), MeanAndMax())
+        features = int(network.class_layers.out.in_features)
+        network.class_layers = nn.ReLU()
         network.features.conv0.stride = (settings.image_stem_stride,) * 3
         if not settings.image_stem_pool:
             network.features.pool0 = nn.Identity()
-        return network, int(features)
+        return network, features
 
     return build
 
@@ -82,7 +112,7 @@ IMAGE_ENCODERS: dict[str, _Backbone] = {
     "densenet121": _densenet((6, 12, 24, 16)),
     "densenet169": _densenet((6, 12, 32, 32)),
 }
-"""Name -> builder of (network without its classifier, feature width)."""
+"""Name -> builder of (network that ends with its last feature map, channels of that map)."""
 
 
 def check_grid(settings: ModelSettings, size: tuple[int, int, int]) -> None:
@@ -121,15 +151,25 @@ class ImageEncoder(nn.Module):
             raise ConfigError(
                 f"[model] image_encoder = {settings.image_encoder!r} is none of {', '.join(IMAGE_ENCODERS)}"
             )
-        self.network, self.width = IMAGE_ENCODERS[settings.image_encoder](channels, settings)
+        self.network, self.map_channels = IMAGE_ENCODERS[settings.image_encoder](channels, settings)
+        for module in self.network.modules():
+            if type(module) is nn.BatchNorm3d:
+                module.__class__ = _LoneValueNorm  # the same weights under the same names
+        self.pool = MeanAndMax()
+        self.width = 2 * self.map_channels
         self.missing_channel = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, image: Tensor, channel_present: Tensor) -> Tensor:
-        """Return features, shape (batch, width), for image (batch, channels, x, y, z)."""
+    def feature_map(self, image: Tensor, channel_present: Tensor) -> Tensor:
+        """Return the network's last feature map, (batch, map_channels, x', y', z'), for (batch, channels, x, y, z)."""
         here = channel_present[:, :, None, None, None]
         filled = torch.where(here, image, self.missing_channel[None, :, None, None, None].to(image.dtype))
         # On the CPU, gradients of bfloat16 3D convolutions are wrong, often NaN, where a feature map is 2 or 3 voxels
         # wide (oneDNN in torch 2.13; pytorch issue 169688 is the like of it): there it stays in single precision.
         with torch.autocast("cpu", enabled=False) if image.device.type == "cpu" else nullcontext():
-            features: Tensor = self.network(filled).flatten(1)
+            features: Tensor = self.network(filled)
         return features
+
+    def forward(self, image: Tensor, channel_present: Tensor) -> Tensor:
+        """Return features, shape (batch, width), for image (batch, channels, x, y, z)."""
+        pooled: Tensor = self.pool(self.feature_map(image, channel_present))
+        return pooled

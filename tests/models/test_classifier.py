@@ -55,6 +55,50 @@ def test_what_is_stored_for_a_missing_modality_changes_nothing(fusion: str) -> N
     assert torch.equal(logits(network, batch), logits(network, other))
 
 
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_what_is_stored_for_a_missing_modality_changes_nothing_in_training_either(fusion: str) -> None:
+    batch = a_batch()
+    image, ids = batch.image.clone(), batch.token_ids.clone()
+    image[3], ids[2] = float("nan"), 9
+    mask = batch.token_mask.clone()
+    mask[2, 1:] = True
+    after = []
+    for seen in (batch, replace(batch, image=image, token_ids=ids, token_mask=mask)):
+        network = a_member(fusion=fusion, dropout=0.2, modality_dropout=0.3, text_batch_norm=True).network.train()
+        torch.manual_seed(6)
+        loss = network(seen).square().sum()
+        loss.backward()
+        gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+        after.append({"loss": loss.detach()} | gradients | dict(network.named_buffers()))
+    first, second = after
+    assert any("running_mean" in name for name in first)
+    assert [name for name, value in first.items() if not torch.equal(value, second[name])] == []
+
+
+@pytest.mark.parametrize(("without", "absent", "there"), [(IMAGE, "image", "text"), (TEXT, "text", "image")])
+def test_a_batch_that_lacks_a_modality_leaves_its_encoder_alone(without: int, absent: str, there: str) -> None:
+    network, batch = a_member(text_batch_norm=True).network.train(), a_batch()
+    present = torch.ones_like(batch.present)
+    present[:, without] = False
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    network(replace(batch, present=present)).square().sum().backward()
+    learns = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+    learns |= {name for name, buffer in network.named_buffers() if not torch.equal(buffer, before[name])}
+    assert not [name for name in learns if name.startswith(f"{absent}_encoder")]
+    assert [name for name in learns if name.startswith(f"{there}_encoder")]
+    assert f"missing.{without}" in learns
+
+
+def test_one_image_among_many_studies_trains_where_its_grid_shrinks_to_one_voxel() -> None:
+    network, batch = a_member(image_stem_stride=2, image_stem_pool=True, text_batch_norm=True).network, a_batch()
+    present = torch.tensor([[True, False], [False, True], [False, False], [False, False]])
+    loss = network.train()(replace(batch, present=present)).square().sum()
+    loss.backward()
+    assert loss.isfinite()
+    assert network.missing[IMAGE].grad is not None
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+
+
 def test_a_modality_hidden_by_the_mask_alone_is_not_read() -> None:
     network, batch = a_member().network, a_batch()
     present = batch.present.clone()

@@ -147,6 +147,37 @@ def test_half_precision_on_the_cpu_does_not_spoil_gradients() -> None:
         torch.testing.assert_close(found[1][name], expected, atol=0.05 * float(expected.abs().max()), rtol=0.05)
 
 
+@pytest.mark.parametrize(("name", "last"), [("resnet10", "layer4"), ("resnet50", "layer4"), ("densenet121", "norm5")])
+def test_features_are_mean_and_maximum_of_the_map_that_the_last_stage_gives(name: str, last: str) -> None:
+    encoder = ImageEncoder(settings(name), 1).eval()
+    (stage,) = [module for where, module in encoder.network.named_modules() if where.split(".")[-1] == last]
+    image, present, seen = torch.randn(2, 1, 24, 9, 17), torch.ones(2, 1, dtype=torch.bool), []
+    stage.register_forward_hook(lambda *given: seen.append(given[2]))
+    with torch.no_grad():
+        found, features = encoder.feature_map(image, present), encoder(image, present)
+    assert torch.equal(found, seen[0].relu())
+    assert found.shape == (2, encoder.map_channels, *((3, 2, 3) if "resnet" in name else (3, 1, 2)))
+    torch.testing.assert_close(features, torch.cat([found.flatten(2).mean(2), found.flatten(2).max(2)[0]], 1))
+
+
+def test_a_lone_image_shrunk_to_one_voxel_is_measured_by_the_batches_before_it() -> None:
+    encoder = ImageEncoder(settings(image_stem_stride=2, image_stem_pool=True), 2)
+    image, present = images()
+    for _ in range(3):
+        encoder(image, present)
+    norm, seen = encoder.network.layer4[0].bn2, []
+    norm.register_forward_hook(lambda *given: seen.append((given[1][0], given[2].clone())))
+    before = [buffer.clone() for buffer in norm.buffers()]
+    found = encoder(image[:1], present[:1])
+    (given, answer), _ = seen[0], found.square().sum().backward()
+    assert given.shape == (1, 32, 1, 1, 1)
+    expected = (given - norm.running_mean.view(1, -1, 1, 1, 1)) / (norm.running_var.view(1, -1, 1, 1, 1) + 1e-5).sqrt()
+    torch.testing.assert_close(answer, expected)  # weight 1 and bias 0, as it starts
+    assert all(torch.equal(a, b) for a, b in zip(before, norm.buffers(), strict=True))
+    assert norm.weight.grad is not None
+    assert norm.weight.grad.any()
+
+
 def test_pooling_lays_mean_and_maximum_side_by_side() -> None:
     features = torch.tensor([[1.0, 2.0, 6.0, 7.0], [0.0, -4.0, 0.0, 0.0]]).reshape(1, 2, 2, 1, 2)
     assert MeanAndMax()(features).tolist() == [[4.0, -1.0, 7.0, 0.0]]
