@@ -284,8 +284,9 @@ class ModelSettings(Document):
     fusion_width: PositiveInt = Field(description="hidden units of the fused classifier")
     dropout: float = Field(ge=0, lt=1)
     modality_dropout: float = Field(
-        ge=0, lt=1, description="chance that a modality is hidden from the fused model, and a cell of the table from any model, while "
-        "training"
+        ge=0,
+        lt=1,
+        description="chance that a modality is hidden from a fused model, a cell of the table from any, while training",
     )
     tiny_width: PositiveInt = Field(description="hidden size of the 'tiny' text encoder")
     table_width: PositiveInt = Field(description="features of the table encoder")

@@ -145,6 +145,13 @@ class WordDocument(Document):
     attribution: float
 
 
+class CellDocument(Document):
+    """The attribution of one cell of the label table; its value is not written."""
+
+    column: str
+    attribution: float
+
+
 class ChannelFile(Document):
     """The attribution map of one channel."""
 
@@ -172,6 +179,7 @@ class ExplanationDocument(Document):
     channels: tuple[ChannelFile, ...]
     words: tuple[WordDocument, ...]
     section_sums: dict[str, float]
+    cells: tuple[CellDocument, ...] = Field(default=(), description="of the columns that the study has a value in")
     faithfulness: float | None
     grade: str | None
     research_use_only: str = RESEARCH_USE_ONLY

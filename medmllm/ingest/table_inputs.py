@@ -9,19 +9,25 @@ and bounds, never cells: a cell may hold a patient's number.
 """
 
 import difflib
+import logging
 import math
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 from medmllm.documents import AcceptedRange, Column, TableContract, TableSettings
 from medmllm.errors import ContractError, LabelError
 from medmllm.ingest.tables import MISSING, Target
 from medmllm.records import Study, Values
 
+Kind = Literal["number", "category"]
+
+logger = logging.getLogger(__name__)
+
 MOST_CATEGORIES = 50
 
-_BOUND = re.compile(r"^(?:(?:[<>]=?|[≤≥])\s*(?P<after>[^\s+]+)|(?P<before>[^\s+]+)\s*\+)$")  # noqa: RUF001
-_LIKE_A_NUMBER = re.compile(r"^[<>=≤≥~±+\-.,\s]*\d")  # noqa: RUF001
+_BOUND = re.compile(r"^(?:(?:[<>]=?|[≤≥])\s*(?P<after>[^\s+]+)|(?P<before>[^\s+]+)\s*\+)$")
+_LIKE_A_NUMBER = re.compile(r"^[<>=≤≥~±+\-.,\s]*\d")
 
 
 def check_inputs(settings: TableSettings, target: Target) -> None:
@@ -50,6 +56,25 @@ def settle_columns(studies: Sequence[Study], settings: TableSettings) -> TableCo
     return TableContract(columns=columns, open_ended=settings.open_ended, required=settings.required)
 
 
+def check_columns(studies: Sequence[Study], table: TableContract | None, *, given: bool) -> None:
+    """Look whether the studies to be scored have the columns that the model reads.
+
+    Args:
+        studies: Of the index, joined with their table.
+        table: Of the model; None: it reads none.
+        given: A table was given for this purpose, rather than found beside the studies or not at all.
+
+    Raises:
+        LabelError: The table that was given lacks a column; names it and the nearest.
+    """
+    for column in () if table is None else table.columns:
+        if any(column.name in study.facts for study in studies):
+            continue
+        if given and any(study.facts for study in studies):
+            raise _no_column("the --table, which the model reads,", column.name, studies)
+        logger.warning("no study has a cell in column %r, which the model reads: give the --table", column.name)
+
+
 def accept_numbers(table: TableContract, cohort: Sequence[Values | None], *, margin: float) -> TableContract:
     """Return the contract with the range of each column of numbers, widened by `margin` times its width."""
     columns = []
@@ -65,8 +90,8 @@ def read_values(study: Study, table: TableContract) -> Values | None:
     """Return what a study's row holds in the columns that the model reads; None when that is nothing at all.
 
     Raises:
-        ContractError: A cell of a column of numbers is none (`not_a_number`, `open_ended`), or lies outside the accepted
-            range (`table_out_of_range`); names the column and the bound.
+        ContractError: A cell of a column of numbers is none (`not_a_number`, `open_ended`), or lies outside the
+            accepted range (`table_out_of_range`); names the column and the bound.
     """
     values: dict[str, float | str | None] = {}
     for column in table.columns:
@@ -146,14 +171,11 @@ def _open_ended(column: str) -> str:
 # --- what a column holds -------------------------------------------------------------------
 
 
-def _kind(name: str, studies: Sequence[Study], settings: TableSettings) -> str:
+def _kind(name: str, studies: Sequence[Study], settings: TableSettings) -> Kind:
     if not any(name in study.facts for study in studies):
-        known = sorted({column for study in studies for column in study.facts})
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(known)}" if known else ""
-        raise LabelError(f"[table] columns: the label table has no column {name!r}{hint}")
+        raise _no_column("[table] columns: the label table", name, studies)
     rows = [(study, cell) for study in studies if (cell := _cell(study, name)) is not None]
-    kind = "category" if name in settings.categorical else _recognise(name, rows, settings)
+    kind: Kind = "category" if name in settings.categorical else _recognise(name, rows, settings)
     distinct = {_category(cell) for _, cell in rows}
     if len(distinct) < 2:
         found = "one value only" if distinct else "no value"
@@ -166,7 +188,14 @@ def _kind(name: str, studies: Sequence[Study], settings: TableSettings) -> str:
     return kind
 
 
-def _recognise(name: str, rows: Sequence[tuple[Study, str]], settings: TableSettings) -> str:
+def _no_column(what: str, name: str, studies: Sequence[Study]) -> LabelError:
+    known = sorted({column for study in studies for column in study.facts})
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(known)}" if known else ""
+    return LabelError(f"{what} has no column {name!r}{hint}")
+
+
+def _recognise(name: str, rows: Sequence[tuple[Study, str]], settings: TableSettings) -> Kind:
     """Say whether a column is of numbers or of words; refuse one that is neither."""
     plain = [_number(cell) is not None for _, cell in rows]
     open_ended = [not number and _bound(cell) is not None for (_, cell), number in zip(rows, plain, strict=True)]

@@ -1,6 +1,6 @@
 """Encode the cells of a study's row as one feature vector.
 
-    table, cell_present (batch, columns) -> an embedding per cell (batch, columns, CELL_WIDTH) -> features (batch, width)
+    table, cell_present (batch, columns) -> embeddings of cells (batch, columns, CELL_WIDTH) -> features (batch, width)
 
 A number moves along a learned direction of its column, a category has a vector of its own, and so has a cell that is
 missing: what is stored in its place is never read (Gorishniy et al., NeurIPS 2021, embed cells likewise).

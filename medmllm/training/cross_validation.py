@@ -1,4 +1,4 @@
-"""Cross-validate image-only, text-only and fused models on the same folds.
+"""Cross-validate models of each modality alone, and of all fused, on the same folds.
 
     cohort, splits -> per arm and fold: fit; temperature, threshold and conformal thresholds on the tuning part
     -> out-of-fold predictions
@@ -25,11 +25,11 @@ from medmllm.evaluation.conformal import conformal_sets
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
 from medmllm.provenance import file_digest
-from medmllm.records import FloatArray
+from medmllm.records import MODALITIES, FloatArray
 from medmllm.result_documents import FoldDocument
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
-from medmllm.training.fold_inputs import fold_tokenizer, tokenize_cohort
+from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
 from medmllm.training.loop import Tracker, fit, predict_logits
 from medmllm.training.machine import Machine, set_determinism
 from medmllm.training.resuming import Kept, origin_of
@@ -62,12 +62,11 @@ class FoldPrediction:
 
 
 def arm_contract(contract: PreprocessingContract, arm: str) -> PreprocessingContract:
-    """Return the contract of an arm: image-only reads no text, text-only reads no image."""
-    if arm == "image":
-        return contract.model_copy(update={"text": None})
-    if arm == "text":
-        return contract.model_copy(update={"image": None, "accepted": {}})
-    return contract
+    """Return the contract of an arm: all of it when fused, else what it says of one modality."""
+    if arm == "fused":
+        return contract
+    left_out: dict[str, object] = {name: None for name in MODALITIES if name != arm}
+    return contract.model_copy(update=left_out if arm == "image" else left_out | {"accepted": {}})
 
 
 def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[str]]:
@@ -76,9 +75,11 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
     Raises:
         ConfigError: No arm is left.
     """
-    has = {"image": cohort.has_images, "text": cohort.has_notes, "fused": cohort.has_images and cohort.has_notes}
-    arms = [arm for arm in config.training.arms if has[arm]]
-    said = [f"No {arm} arm: the studies lack what it reads." for arm in config.training.arms if not has[arm]]
+    has = {"image": cohort.has_images, "text": cohort.has_notes, "table": cohort.has_values}
+    has["fused"] = sum(has.values()) > 1
+    asked = [arm for arm in config.training.arms if arm != "table" or config.table.columns]
+    arms = [arm for arm in asked if has[arm]]
+    said = [f"No {arm} arm: the studies lack what it reads." for arm in asked if not has[arm]]
     if not arms:
         raise ConfigError("no study has what [training] arms reads: add notes or images, or name other arms")
     return arms, said
@@ -119,7 +120,11 @@ def cross_validate(
     What is reached is kept in OUT/checkpoints; with `resume`, training goes on from there.
     """
     set_determinism(config.training)
-    draft = draft_contract(config.image if cohort.has_images else None, config.text if cohort.has_notes else None)
+    draft = draft_contract(
+        config.image if cohort.has_images else None,
+        config.text if cohort.has_notes else None,
+        cohort.table if cohort.has_values else None,
+    )
     contract = final_contract(cohort, draft, margin=config.acceptance_margin)
     # When overwriting, also what is left of arms that are not trained now.
     for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:
@@ -170,9 +175,10 @@ def _run_fold(
     text_network = None
     if contract.text is not None and tokenizer is not None:
         text_network = new_text_network(contract.text, config.model, tokenizer)
-    member = FoldNetwork(build_network(contract, config.model, classes, text_network), tokenizer)
+    codes = fold_codes(cohort, split, contract)
+    member = FoldNetwork(build_network(contract, config.model, classes, text_network, codes), tokenizer, codes)
     start_from_weights(member.network, config.model)
-    samples = tokenize_cohort(cohort, contract, tokenizer)
+    samples = tokenize_cohort(cohort, contract, tokenizer, codes)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
     done = fit(
         member,

@@ -43,6 +43,7 @@ PARTS = ModelSettings(
     dropout=0.0,
     modality_dropout=0.0,
     tiny_width=16,
+    table_width=6,
     text_batch_norm=False,
 )
 TOKENIZER = learn_tiny_tokenizer(NOTES * 2, TEXT)
