@@ -23,13 +23,13 @@ from medmllm.documents import (
     ImageSettings,
     ModelSettings,
     Probability,
-    TableSettings,
-    TextSettings,
+    TextEncoderSettings,
     Triple,
     first_fault,
 )
 from medmllm.errors import ConfigError
 from medmllm.records import Severity
+from medmllm.table_documents import TableSettings
 from medmllm.training_config import EvaluationSettings, TrackingSettings, TrainingSettings
 
 Language = Literal["de", "en", "es", "fr", "it", "nl", "pt"]
@@ -134,7 +134,7 @@ class TrainConfig(Document):
         description="how far beyond the training cohort's range a study may lie, as a fraction of the range",
     )
     image: ImageSettings
-    text: TextSettings
+    text: TextEncoderSettings
     table: TableSettings
     quality: QualityPolicy
     model: ModelSettings

@@ -166,31 +166,28 @@ class TextSettings(Document):
         return overlap
 
 
-class TableSettings(Document):
-    """Which columns of the label table, or of a manifest, the model reads as input."""
+class TextEncoderSettings(TextSettings):
+    """[text] of train.toml: how a note becomes tokens, and how much of the encoder learns from them."""
 
-    columns: tuple[str, ...] = Field(description="read as input; empty: the model reads no table")
-    categorical: tuple[str, ...] = Field(
-        description="of these, columns whose numbers are names, as a scanner's; columns of words are recognised"
+    fine_tuning: Literal["full", "frozen", "lora"] = Field(
+        description="full: every weight of a pretrained encoder learns on; frozen: none; lora: low-rank adapters on "
+        "its linear layers do, and are merged into the weights at the end"
     )
-    open_ended: Literal["refuse", "bound"] = Field(
-        description="cells such as 89+, >89 or <=18 in a column of numbers: refused, or read as the number they name"
-    )
-    required: bool = Field(description="refuse a study without a value in any of the columns; else it is masked")
+    lora_rank: PositiveInt = Field(description="rank of each adapter")
+    lora_alpha: PositiveInt = Field(description="what an adapter adds is scaled by lora_alpha / lora_rank")
+    lora_dropout: float = Field(ge=0, lt=1, description="on what goes into an adapter, while training")
 
-    @field_validator("columns", "categorical")
+    @field_validator("fine_tuning")
     @classmethod
-    def _is_named_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(names)) < len(names):
-            raise ValueError("a column is named twice")
-        return names
+    def _keeps_pretrained_weights_alone(cls, fine_tuning: str, info: ValidationInfo) -> str:
+        if fine_tuning != "full" and info.data.get("encoder") == "tiny":
+            raise ValueError("'tiny' starts at random and has to learn as a whole: use 'full', or a pretrained encoder")
+        return fine_tuning
 
-    @field_validator("categorical")
-    @classmethod
-    def _is_among_columns(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if unknown := [name for name in names if name not in info.data.get("columns", names)]:
-            raise ValueError(f"{unknown[0]!r} is none of the columns")
-        return names
+    @property
+    def reading(self) -> TextSettings:
+        """What of this a model's contract holds: how a note is read, not how that was learnt."""
+        return TextSettings.model_validate(self.model_dump(include=set(TextSettings.model_fields)))
 
 
 class AcceptedRange(Document):
@@ -294,21 +291,6 @@ class ModelSettings(Document):
         description="standardise the notes' features over the batch, as image features are: notes that share most of "
         "their words have nearly the same features"
     )
-
-
-class ColumnCode(Document):
-    """How one fold turns the cells of a column into what its network reads; learnt from its training part alone."""
-
-    name: str
-    mean: float | None = Field(description="of a column of numbers: taken off, then divided by deviation")
-    deviation: PositiveFloat | None
-    categories: tuple[str, ...] = Field(description="of a column of categories; any other is read as missing")
-
-
-class TableCodes(Document):
-    """table/fold_K.json of a model package: how a fold codes the columns of the label table."""
-
-    columns: tuple[ColumnCode, ...] = Field(min_length=1, description="as in the contract")
 
 
 class FoldModel(Document):

@@ -19,10 +19,10 @@ from medmllm.documents import (
     SeriesKey,
     Sha256,
     StudyKey,
-    TableCodes,
     Task,
 )
 from medmllm.records import Provenance
+from medmllm.table_documents import TableCodes
 
 
 class MetricDocument(Document):

@@ -3,14 +3,28 @@
 train.toml -> TrainingSettings, EvaluationSettings, TrackingSettings
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
 
 from medmllm.documents import Document
 
 Arm = Literal["image", "text", "table", "fused"]
 OnLeakage = Literal["refuse", "warn"]
+ClassWeights = Annotated[
+    Annotated[Literal["none", "balanced", "effective_number"], Tag("by_name")]
+    | Annotated[tuple[PositiveFloat, ...], Tag("by_class")],
+    Discriminator(lambda given: "by_name" if isinstance(given, str) else "by_class"),
+]
 
 
 class TrainingSettings(Document):
@@ -41,7 +55,15 @@ class TrainingSettings(Document):
     weight_decay: float = Field(ge=0)
     warmup_epochs: float = Field(ge=0, description="linear warm-up, then cosine to zero")
     gradient_clip: PositiveFloat = Field(description="largest gradient norm")
-    class_weights: Literal["none", "balanced"]
+    loss: Literal["cross_entropy", "focal"]
+    focal_gamma: float = Field(ge=0, description="how much focal loss spares studies that are already told; 0: nothing")
+    class_weights: ClassWeights = Field(
+        description="of the loss: alike; by inverse frequency; by the effective number of studies; or one weight per "
+        "class, in the order of the classes"
+    )
+    sampling: Literal["shuffle", "balanced"] = Field(
+        description="shuffle: each study once an epoch; balanced: drawn with replacement, each class as often"
+    )
     flips: bool = Field(description="random mirror images while training; not where left and right matter")
     noise: float = Field(ge=0, description="standard deviation of Gaussian noise added while training, model units")
     shift_voxels: NonNegativeInt = Field(description="largest random shift while training, voxels")
@@ -50,6 +72,16 @@ class TrainingSettings(Document):
     channels_last: bool = Field(description="channels_last_3d memory layout for the image encoder")
     threads: NonNegativeInt = Field(description="CPU threads; 0: all")
     deterministic: bool = Field(description="only arithmetic that gives the same bits each time; slower on CUDA")
+
+    @field_validator("sampling")
+    @classmethod
+    def _mends_imbalance_once(cls, sampling: str, info: ValidationInfo) -> str:
+        weights = info.data.get("class_weights", "none")  # absent when it is itself wrong
+        if sampling == "balanced" and weights != "none":
+            raise ValueError(
+                "classes drawn alike and weighted as well mend their imbalance twice: class_weights 'none'"
+            )
+        return sampling
 
 
 class EvaluationSettings(Document):

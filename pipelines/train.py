@@ -29,6 +29,7 @@ from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.table_rows import LedgerRow, QualityRow
 from medmllm.training.cohort import draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate, usable_arms
+from medmllm.training.losses import check_weights
 from medmllm.training.planning import look_ahead, settle_folds
 from medmllm.training.resuming import check_unfinished
 from medmllm.training.run import (
@@ -92,10 +93,11 @@ def run(
     if linkage is not None:
         write_linkage(linkage, index, out=out)
     found = assign_targets(index.studies, parsed)
+    check_weights(config.training, len(found.classes))
     given = look_ahead(index.studies, found.by_study, config.training, splits)
     task = Task.of(parsed.expression, found.classes)
     labelled = [study for study in index.studies if study.study_key in found.by_study]
-    draft = draft_contract(config.image, config.text, settle_columns(labelled, config.table))
+    draft = draft_contract(config.image, config.text.reading, settle_columns(labelled, config.table))
     with progress_bar("Preparing studies", len(found.by_study)) as more:
         cohort = read_cohort(index.studies, found.by_study, draft, policy=config.quality, workers=cores, advance=more)
     ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]

@@ -15,10 +15,11 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from medmllm.documents import AcceptedRange, Column, TableContract, TableSettings
+from medmllm.documents import AcceptedRange, Column, TableContract
 from medmllm.errors import ContractError, LabelError
 from medmllm.ingest.tables import MISSING, Target
 from medmllm.records import Study, Values
+from medmllm.table_documents import TableSettings
 
 Kind = Literal["number", "category"]
 

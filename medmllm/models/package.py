@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from medmllm.documents import FoldModel, ModelCard, ModelSettings, PreprocessingContract, TableCodes, TextSettings
+from medmllm.documents import FoldModel, ModelCard, ModelSettings, PreprocessingContract, TextSettings
 from medmllm.errors import ConfigError, PackageError
 from medmllm.models.classifier import StudyClassifier, output_count
 from medmllm.models.image_encoder import ImageEncoder, check_grid
@@ -39,6 +39,7 @@ from medmllm.models.text_encoder import (
 )
 from medmllm.preprocessing.text import TINY, load_tokenizer
 from medmllm.provenance import file_digest, text_digest
+from medmllm.table_documents import TableCodes
 
 CARD = "model.json"
 BACKGROUND = "background.safetensors"

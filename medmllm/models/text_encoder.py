@@ -115,6 +115,20 @@ class TextEncoder(nn.Module):
             network.pooler = None  # type: ignore[assignment]  # the mean of the pieces is used; an unused layer would get no gradient
         self.width = int(self.config.hidden_size)
         self.norm = nn.BatchNorm1d(self.width) if batch_norm else None
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """Let the network learn nothing from now on, and read without dropout in training too."""
+        self.frozen = True
+        self.network.requires_grad_(False)
+        self.network.eval()
+
+    def train(self, mode: bool = True) -> "TextEncoder":
+        """Set training mode, but leave a frozen network in evaluation."""
+        super().train(mode)
+        if self.frozen:
+            self.network.eval()
+        return self
 
     @property
     def config(self) -> PretrainedConfig:

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from medmllm.documents import PreprocessingContract, TableCodes
+from medmllm.documents import PreprocessingContract
 from medmllm.errors import ContractError
 from medmllm.preprocessing.contract import check_present, check_volume
 from medmllm.preprocessing.image import prepare_image
 from medmllm.preprocessing.table import code_values
 from medmllm.preprocessing.text import has_words, tokenize_note
 from medmllm.records import MODALITIES, Batch, Note, Sample, Study, Values, Volume
+from medmllm.table_documents import TableCodes
 
 
 def prepare_sample(

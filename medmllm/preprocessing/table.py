@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from medmllm.documents import Column, ColumnCode, TableCodes, TableContract
+from medmllm.documents import Column, TableContract
 from medmllm.records import Values
+from medmllm.table_documents import ColumnCode, TableCodes
 
 FEWEST_PATIENTS = 2
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.utils.data import WeightedRandomSampler
 
 from medmllm.documents import PreprocessingContract
 from medmllm.preprocessing.sample import collate
@@ -22,10 +23,8 @@ def batches(
     pad_token_id: int,
     generator: torch.Generator | None,
 ) -> Iterator[Batch]:
-    """Yield batches, shuffled when a generator is given; a last batch of one joins the one before it."""
-    order = list(range(len(samples)))
-    if generator is not None:
-        order = torch.randperm(len(samples), generator=generator).tolist()
+    """Yield batches, in the order of `draw_order` when a generator is given; a last one of one joins the one before."""
+    order = list(range(len(samples))) if generator is None else draw_order(samples, settings, generator)
     size = settings.batch_size
     starts = list(range(0, len(order), size))
     if generator is not None and len(starts) > 1 and len(order) - starts[-1] == 1:
@@ -33,6 +32,15 @@ def batches(
     for number, start in enumerate(starts):
         stop = len(order) if number == len(starts) - 1 else start + size
         yield collate([samples[k] for k in order[start:stop]], contract, pad_token_id=pad_token_id)
+
+
+def draw_order(samples: Sequence[Sample], settings: TrainingSettings, generator: torch.Generator) -> list[int]:
+    """Return the indices of one epoch's samples: each once, or drawn so that each class comes as often."""
+    if settings.sampling == "shuffle":
+        return torch.randperm(len(samples), generator=generator).tolist()
+    targets = torch.tensor([sample.target for sample in samples])
+    weights = 1 / torch.bincount(targets)[targets].double()
+    return list(WeightedRandomSampler(weights.tolist(), len(samples), replacement=True, generator=generator))
 
 
 def augment(batch: Batch, settings: TrainingSettings, generator: torch.Generator) -> Batch:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from medmllm.config import TrainConfig
 from medmllm.documents import FoldModel, PreprocessingContract
@@ -23,10 +24,12 @@ from medmllm.evaluation.calibration import apply_temperature, to_probabilities
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.conformal import conformal_sets
 from medmllm.evaluation.discrimination import BoolArray, IntArray
+from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
 from medmllm.provenance import file_digest
 from medmllm.records import MODALITIES, FloatArray
 from medmllm.result_documents import FoldDocument
+from medmllm.table_documents import TableCodes
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
 from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
@@ -120,11 +123,9 @@ def cross_validate(
     What is reached is kept in OUT/checkpoints; with `resume`, training goes on from there.
     """
     set_determinism(config.training)
-    draft = draft_contract(
-        config.image if cohort.has_images else None,
-        config.text if cohort.has_notes else None,
-        cohort.table if cohort.has_values else None,
-    )
+    text = config.text.reading if cohort.has_notes else None
+    table = cohort.table if cohort.has_values else None
+    draft = draft_contract(config.image if cohort.has_images else None, text, table)
     contract = final_contract(cohort, draft, margin=config.acceptance_margin)
     # When overwriting, also what is left of arms that are not trained now.
     for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:
@@ -171,13 +172,8 @@ def _run_fold(
     settings = config.training
     seed = settings.seed + 1000 * (split.fold + 1)
     torch.manual_seed(seed)
-    tokenizer = fold_tokenizer(cohort, split, contract)
-    text_network = None
-    if contract.text is not None and tokenizer is not None:
-        text_network = new_text_network(contract.text, config.model, tokenizer)
-    codes = fold_codes(cohort, split, contract)
-    member = FoldNetwork(build_network(contract, config.model, classes, text_network, codes), tokenizer, codes)
-    start_from_weights(member.network, config.model)
+    tokenizer, codes = fold_tokenizer(cohort, split, contract), fold_codes(cohort, split, contract)
+    member = _new_member(tokenizer, codes, contract, classes, config)
     samples = tokenize_cohort(cohort, contract, tokenizer, codes)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
     done = fit(
@@ -190,6 +186,7 @@ def _run_fold(
         tracker=tracker,
         checkpoint=kept.checkpoint,
     )
+    merge_adapters(member.network)  # before it predicts: what is calibrated is what is packaged
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
     raw = {name: predict_logits(member, parts[name], contract, settings, machine) for name in ("tune", "test")}
     truth = np.array([sample.target for sample in parts["tune"]])
@@ -207,6 +204,23 @@ def _run_fold(
     )
     kept.finish(model, logits)
     return _predicted(model, logits)
+
+
+def _new_member(
+    tokenizer: PreTrainedTokenizerBase | None,
+    codes: TableCodes | None,
+    contract: PreprocessingContract,
+    classes: tuple[str, ...],
+    config: TrainConfig,
+) -> FoldNetwork:
+    """Return what a fold's training starts from, and learns of."""
+    text_network = None
+    if contract.text is not None and tokenizer is not None:
+        text_network = new_text_network(contract.text, config.model, tokenizer)
+    network = build_network(contract, config.model, classes, text_network, codes)
+    start_from_weights(network, config.model)
+    limit_training(network, config.text)
+    return FoldNetwork(network, tokenizer, codes)
 
 
 def _kept_fold(kept: Kept) -> FoldPrediction | None:

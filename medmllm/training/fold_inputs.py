@@ -9,10 +9,11 @@ from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
-from medmllm.documents import PreprocessingContract, TableCodes
+from medmllm.documents import PreprocessingContract
 from medmllm.preprocessing.table import code_values, learn_table_codes, unknown_categories
 from medmllm.preprocessing.text import TINY, learn_tiny_tokenizer, load_tokenizer, read_text, tokenize_note
 from medmllm.records import Sample
+from medmllm.table_documents import TableCodes
 from medmllm.training.cohort import Cohort
 from medmllm.training.splits import FoldSplit
 

@@ -137,7 +137,8 @@ def _optimizer(
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
     text = [] if network.text_encoder is None else list(network.text_encoder.parameters())
     owned = {id(parameter) for parameter in text}
-    rest = [parameter for parameter in network.parameters() if id(parameter) not in owned]
+    text = [parameter for parameter in text if parameter.requires_grad]
+    rest = [parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in owned]
     groups = [{"params": rest, "lr": settings.learning_rate}, {"params": text, "lr": settings.text_learning_rate}]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=settings.weight_decay, fused=True)
     warmup = max(1, round(settings.warmup_epochs * steps))

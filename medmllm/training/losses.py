@@ -1,6 +1,9 @@
 """The loss that training lessens.
 
-targets of the training samples, settings -> Loss(logits, target)
+    targets of the training samples, settings -> weights of the classes -> Loss(logits, target)
+
+Cross-entropy, or focal loss (Lin et al., ICCV 2017). Class weights: inverse frequency, or the effective number of
+studies (Cui et al., CVPR 2019), both scaled so that the training studies weigh 1 on average; or as given.
 """
 
 from collections.abc import Sequence
@@ -10,8 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medmllm.errors import ConfigError
 from medmllm.records import Sample
 from medmllm.training_config import TrainingSettings
+
+EFFECTIVE_BETA = 0.999
+"""The n-th study of a class counts as this to the power of n - 1: 1,000 count as 632, 100 as 95."""
+
+_SMALLEST = 1e-12  # a power below 1 has no slope at 0
 
 
 class Loss(Protocol):
@@ -21,16 +30,65 @@ class Loss(Protocol):
 
 
 def make_loss(train: Sequence[Sample], settings: TrainingSettings, outputs: int, device: torch.device) -> Loss:
-    """Return the cross-entropy for these samples, weighted by inverse class frequency when asked."""
-    targets = torch.tensor([s.target for s in train if s.target is not None])
-    counts = torch.bincount(targets, minlength=max(2, outputs)).float().clamp(min=1)
-    weights = counts.sum() / (len(counts) * counts) if settings.class_weights == "balanced" else torch.ones(len(counts))
-    weights = weights.to(device)
+    """Return the loss for these samples, its classes weighted and its studies focused on as asked.
+
+    Raises:
+        ConfigError: Weights are given for another number of classes.
+    """
+    weights = class_weights(train, settings, max(2, outputs)).to(device)
+    gamma = settings.focal_gamma if settings.loss == "focal" else 0.0
 
     def loss(logits: Tensor, target: Tensor | None) -> Tensor:
         assert target is not None
+        if gamma:
+            return _focal(logits, target, weights, gamma)
         if outputs > 1:
             return functional.cross_entropy(logits, target, weight=weights)
         return functional.binary_cross_entropy_with_logits(logits[:, 0], target.float(), weight=weights[target])
 
     return loss
+
+
+def class_weights(train: Sequence[Sample], settings: TrainingSettings, classes: int) -> Tensor:
+    """Return the weight of each class, float32, shape (classes,).
+
+    Raises:
+        ConfigError: Weights are given for another number of classes.
+    """
+    asked = settings.class_weights
+    if not isinstance(asked, str):
+        check_weights(settings, classes)
+        return torch.tensor(asked)
+    targets = torch.tensor([s.target for s in train if s.target is not None])
+    counts = torch.bincount(targets, minlength=classes).float().clamp(min=1)
+    if asked == "balanced":
+        return counts.sum() / (len(counts) * counts)
+    if asked == "effective_number":
+        each = 1 / (1 - EFFECTIVE_BETA ** counts.double())
+        return (each * counts.sum() / (each * counts).sum()).float()
+    return torch.ones(len(counts))
+
+
+def check_weights(settings: TrainingSettings, classes: int) -> None:
+    """Refuse class weights that are given for another number of classes.
+
+    Raises:
+        ConfigError: Says how many of each there are.
+    """
+    asked = settings.class_weights
+    if not isinstance(asked, str) and len(asked) != classes:
+        raise ConfigError(
+            f"[training] class_weights has {len(asked)} weights, the target has {classes} classes: give one each, in "
+            'the order of the classes, or "balanced"'
+        )
+
+
+def _focal(logits: Tensor, target: Tensor, weights: Tensor, gamma: float) -> Tensor:
+    """Return the mean of (1 - p) ** gamma * -log(p), p of the true class, weighted as cross-entropy weighs."""
+    scores = logits if logits.shape[1] > 1 else torch.cat([torch.zeros_like(logits), logits], dim=1)
+    surprise = functional.cross_entropy(scores, target, reduction="none")
+    missed = -torch.expm1(-surprise)  # 1 - p
+    own = weights[target]
+    summed = (own * missed.clamp(min=_SMALLEST) ** gamma * surprise).sum()
+    # As torch does: the mean over the batch when binary, over the weights when multiclass.
+    return summed / (own.sum() if logits.shape[1] > 1 else len(target))

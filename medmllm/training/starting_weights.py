@@ -11,6 +11,7 @@ from pathlib import Path
 from medmllm.config import TrainConfig
 from medmllm.documents import ModelSettings, PreprocessingContract
 from medmllm.models.classifier import StudyClassifier
+from medmllm.models.fine_tuning import check_extra
 from medmllm.models.image_encoder import ImageEncoder
 from medmllm.models.image_weights import WeightsReport, load_image_weights
 from medmllm.provenance import file_digest, stamp
@@ -23,12 +24,13 @@ logger = logging.getLogger(__name__)
 
 
 def check_start(config: TrainConfig) -> None:
-    """Refuse a device or a file of weights that cannot be used, before a study is read.
+    """Refuse a device or a file of weights that cannot be used, or an extra that is absent, before a study is read.
 
     Raises:
-        ConfigError: No such device; or the file cannot be read, or nothing of it fits.
+        ConfigError: No such device; the file cannot be read, or nothing of it fits; LoRA without peft.
     """
     Machine.of(config.training.device)
+    check_extra(config.text)
     if config.model.image_weights:
         _try(config.model, len(config.image.channels))
 

@@ -4,11 +4,12 @@ import logging
 
 import pytest
 
-from medmllm.documents import AcceptedRange, TableContract, TableSettings
+from medmllm.documents import AcceptedRange, TableContract
 from medmllm.errors import ContractError, LabelError
 from medmllm.ingest.table_inputs import accept_numbers, check_columns, check_inputs, read_values, settle_columns
 from medmllm.ingest.tables import TableRow, parse_target
 from medmllm.records import Study
+from medmllm.table_documents import TableSettings
 
 
 def settings(*columns: str, categorical: tuple[str, ...] = (), open_ended: str = "refuse") -> TableSettings:

@@ -1,22 +1,26 @@
 """The smallest networks, contracts and samples that tests of models and training work with."""
 
+from pathlib import Path
+
 import torch
+from transformers import BertConfig, BertModel
 
 from medmllm.documents import (
     Channel,
     Column,
-    ColumnCode,
     ImageSettings,
     ModelSettings,
     PreprocessingContract,
-    TableCodes,
     TableContract,
+    TextEncoderSettings,
     TextSettings,
 )
+from medmllm.models.fine_tuning import limit_training
 from medmllm.models.package import FoldNetwork, build_network, new_text_network
 from medmllm.preprocessing.sample import collate
 from medmllm.preprocessing.text import learn_tiny_tokenizer
 from medmllm.records import Batch, Sample
+from medmllm.table_documents import ColumnCode, TableCodes
 
 SIZE = (9, 8, 10)
 CLASSES = ("no", "yes")
@@ -95,6 +99,44 @@ def a_whole_member(*, classes: tuple[str, ...] = CLASSES, seed: int = 3, **parts
     settings = PARTS.model_copy(update=parts)
     text = new_text_network(TEXT, settings, TOKENIZER)
     return FoldNetwork(build_network(WHOLE, settings, classes, text, CODES), TOKENIZER, CODES)
+
+
+def save_bert(folder: Path, *, dropout: float = 0.1) -> Path:
+    """Write a small BERT with TOKENIZER's words and weights strong enough to matter, as a pretrained encoder."""
+    torch.manual_seed(6)
+    config = BertConfig(
+        vocab_size=len(TOKENIZER),
+        hidden_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=24,
+        initializer_range=0.2,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    BertModel(config).save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+    return folder
+
+
+def encoder_settings(fine_tuning: str, folder: Path | None = None) -> TextEncoderSettings:
+    """Return [text] as training has it, for TOKENIZER or a pretrained encoder."""
+    encoder = TEXT.encoder if folder is None else str(folder)
+    return TextEncoderSettings.model_validate(
+        TEXT.model_dump()
+        | {"encoder": encoder, "fine_tuning": fine_tuning, "lora_rank": 3, "lora_alpha": 12, "lora_dropout": 0.2}
+    )
+
+
+def a_limited_member(folder: Path, fine_tuning: str, arm: str = "fused", **parts: object) -> FoldNetwork:
+    """Return a fresh network on the pretrained encoder of `save_bert`, of which a part learns."""
+    text, settings = encoder_settings(fine_tuning, folder), PARTS.model_copy(update=parts)
+    torch.manual_seed(3)
+    contract = contract_of(arm).model_copy(update={"text": text.reading})
+    network = build_network(contract, settings, CLASSES, new_text_network(text, settings, TOKENIZER))
+    limit_training(network, text)
+    return FoldNetwork(network, TOKENIZER)
 
 
 def a_sample(

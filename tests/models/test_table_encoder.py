@@ -2,8 +2,8 @@
 
 import torch
 
-from medmllm.documents import ColumnCode, TableCodes
 from medmllm.models.table_encoder import CELL_WIDTH, TableEncoder
+from medmllm.table_documents import ColumnCode, TableCodes
 from tests.models.small import PARTS
 
 CODES = TableCodes(

@@ -306,6 +306,7 @@ def test_a_finished_run_is_written_over_only_when_asked_and_keeps_nothing_of_bef
         (("--set", "training.folds=13"), "12 patients cannot fill 13 folds"),
         (("--set", "training.fold=3"), "did you mean 'folds'"),
         (("--set", "training.device=tpu"), "none of auto, cpu, cuda"),
+        (("--set", "training.class_weights=[1, 2, 3]"), "3 weights, the target has 2 classes"),
         (("--set", "model.image_encoder=resnet11"), "resnet"),
     ],
 )

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from medmllm.csv_tables import read_table
-from medmllm.documents import ModelCard, TableCodes
+from medmllm.documents import ModelCard
 from medmllm.errors import PackageError
 from medmllm.ingest.keys import Keyring
 from medmllm.models.package import load_package
 from medmllm.result_documents import ExplanationDocument
+from medmllm.table_documents import TableCodes
 from medmllm.table_rows import LedgerRow, OutOfFoldRow, PredictionRow
 from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import EXPLAINED, NIFTI_SETTINGS, SECRET, UNTRACKED, Trained, score, site_key, train

@@ -1,0 +1,129 @@
+"""What a CUDA device must do like the processor. Skipped, saying so, where there is none."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medmllm.models.package import FoldNetwork
+from medmllm.training.checkpoint import Checkpoint, Origin
+from medmllm.training.loop import Fit, fit, predict_logits
+from medmllm.training.machine import Machine, set_determinism
+from tests.models.small import a_batch, a_member, contract_of
+from tests.training.test_loop import Told, cohort, settings
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+
+ON_CUDA = {"device": "cuda", "precision": "32-true"}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+class Killer(Told):
+    """A tracker that ends the training in the middle of it."""
+
+    def log_epoch(self, epoch: int, metrics: object) -> None:
+        super().log_epoch(epoch, metrics)
+        if epoch == 2:
+            raise Killed
+
+
+def trained(
+    tracker: Told, checkpoint: Checkpoint | None = None, *, parts: dict[str, object] | None = None, **changes: object
+) -> tuple[Fit, FoldNetwork]:
+    member = a_member("fused", **(parts or {}))
+    plain: dict[str, object] = {"epochs": 4, "patience": 4} | ON_CUDA
+    done = fit(
+        member,
+        cohort(13),
+        cohort(6, first=100),
+        contract_of("fused"),
+        settings(**(plain | changes)),
+        seed=7,
+        tracker=tracker,
+        checkpoint=checkpoint,
+    )
+    return done, member
+
+
+@pytest.fixture
+def exact_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare in plain float32: by default cuDNN rounds the factors of convolutions to 10 bits (TF32)."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.mark.usefixtures("exact_convolutions")
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_logits_are_those_of_the_processor(channels_last: bool) -> None:
+    member, samples, contract = a_member("fused"), cohort(7), contract_of("fused")
+    expected = predict_logits(member, samples, contract, settings(), Machine.of("cpu"))
+    machine = Machine.of("cuda", "32-true", channels_last=channels_last)
+    machine.place(member.network)
+    found = predict_logits(member, samples, contract, settings(), machine)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_half_precision_stays_near_the_processor() -> None:
+    member, samples, contract = a_member("fused"), cohort(7), contract_of("fused")
+    expected = predict_logits(member, samples, contract, settings(), Machine.of("cpu"))
+    machine = Machine.of("cuda")
+    assert machine.bf16, "auto takes bf16-mixed on CUDA"
+    machine.place(member.network)
+    found = predict_logits(member, samples, contract, settings(), machine)
+    np.testing.assert_allclose(found, expected, atol=0.05)  # bf16 keeps 8 bits: relative steps of 1/256
+
+
+@pytest.mark.usefixtures("exact_convolutions")
+def test_training_goes_as_on_the_processor() -> None:
+    here, there = Told(), Told()
+    trained(there, device="cpu", precision="32-true")
+    trained(here)
+    for found, expected in zip(here.metrics, there.metrics, strict=True):
+        assert found == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_what_can_be_separated_is_learnt(precision: str) -> None:
+    told = Told()
+    trained(told, epochs=20, patience=20, precision=precision, channels_last=True)
+    assert told.metrics[0]["train_loss"] > 0.6, "chance is log 2"
+    assert told.metrics[-1]["train_loss"] < 0.15
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_fit_cut_off_goes_on_to_the_same_bits_when_deterministic(
+    tmp_path: Path, precision: str, channels_last: bool
+) -> None:
+    changes: dict[str, object] = {
+        "precision": precision, "channels_last": channels_last, "deterministic": True, "noise": 0.1, "flips": True
+    }  # fmt: skip
+    parts: dict[str, object] = {"dropout": 0.3, "modality_dropout": 0.3}
+    checkpoint = Checkpoint(tmp_path / "fold.safetensors", Origin("settings", "split", "cohort"))
+    try:
+        set_determinism(settings(deterministic=True))
+        whole, expected = trained(Told(), parts=parts, **changes)
+        with pytest.raises(Killed):
+            trained(Killer(), checkpoint, parts=parts, **changes)
+        resumed, found = trained(Told(), checkpoint, parts=parts, **changes)
+    finally:
+        set_determinism(settings(deterministic=False))
+    weights = found.network.state_dict()
+    assert resumed == whole
+    assert [n for n, value in expected.network.state_dict().items() if not torch.equal(value, weights[n])] == []
+
+
+def test_what_is_missing_or_padding_changes_no_bit() -> None:
+    member, machine = a_member("fused"), Machine.of("cuda", "32-true")
+    machine.place(member.network)
+    member.network.eval()
+    batch = machine.bring(a_batch())
+    image, ids = batch.image.clone(), batch.token_ids.clone()
+    image[3] = 7.0  # this study has no image
+    ids[~batch.token_mask] = 5
+    with torch.no_grad():
+        assert torch.equal(member.network(batch), member.network(replace(batch, image=image, token_ids=ids)))
