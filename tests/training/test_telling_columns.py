@@ -19,7 +19,7 @@ def a_cohort(rows: list[Values | None]) -> Cohort:
     ("ages", "told"),
     [
         ([40.0 + 30 * (k % 2) + k / 20 for k in range(12)], True),  # below 41, and above 70
-        ([40.0 + 30 * (k % 2) + k * 3 for k in range(12)], False),  # they overlap
+        ([40.0 + 30 * (k % 2) + k * 5 for k in range(12)], False),  # they overlap
         ([40.0 + 30 * (k % 2) for k in range(9)], False),  # too few to tell
         ([70.0 - 30 * (k % 2) for k in range(12)], True),
     ],
