@@ -194,6 +194,7 @@ class Sample:
     token_ids: "Tensor | None"  # (tokens,), int64
     words: tuple[Word, ...]  # empty when there is no note
     target: int | None = None  # class index; None when unknown
+    note_features: "Tensor | None" = None  # (width,), float32: what a frozen encoder made of the note; None: read it
     table: "Tensor | None" = None  # (columns,), float32: standardised number, or index of the category
     cell_present: tuple[bool, ...] = ()  # one per column of the contract
 
@@ -209,6 +210,7 @@ class Batch:
     token_mask: "Tensor"  # (batch, tokens), bool; False is padding
     present: "Tensor"  # (batch, modalities), bool; columns as in MODALITIES
     target: "Tensor | None"  # (batch,), int64
+    note_features: "Tensor | None" = None  # (batch, width), float32; None: the notes are read
     table: "Tensor | None" = None  # (batch, columns), float32; anything where not present; None: no table is read
     cell_present: "Tensor | None" = None  # (batch, columns), bool
 

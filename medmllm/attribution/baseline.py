@@ -153,6 +153,7 @@ def _repeat(batch: Batch, rows: int) -> Batch:
         token_mask=_rows(batch.token_mask, rows),
         present=_rows(batch.present, rows),
         target=None,
+        note_features=None,
         table=None if batch.table is None else _rows(batch.table, rows),
         cell_present=None if batch.cell_present is None else _rows(batch.cell_present, rows),
     )

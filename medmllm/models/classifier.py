@@ -62,7 +62,9 @@ class StudyClassifier(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits, shape (batch, outputs); a missing modality's stored value does not change them."""
-        embedded = None if self.text_encoder is None else self.text_encoder.embed(batch.token_ids)
+        embedded = None
+        if self.text_encoder is not None and not self._knows_notes(batch):
+            embedded = self.text_encoder.embed(batch.token_ids)
         return self.forward_embedded(batch, batch.image, embedded)
 
     def forward_embedded(
@@ -73,7 +75,8 @@ class StudyClassifier(nn.Module):
         Args:
             batch: Gives the masks.
             image: Shape (batch, channels, x, y, z).
-            embedded: Word embeddings, shape (batch, tokens, width); None without a text encoder.
+            embedded: Word embeddings, shape (batch, tokens, width); None without a text encoder, or where the batch
+                brings the features of its notes.
             cells: Embeddings of the table's cells, shape (batch, columns, width); None: those of the batch.
         """
         if cells is None and self.table_encoder is not None:
@@ -97,27 +100,35 @@ class StudyClassifier(nn.Module):
     def _encode(self, name: str, batch: Batch, given: Tensor | None) -> Tensor:
         """Return a modality's features, shape (batch, width): zeros in the rows that lack it, which are not read."""
         rows = batch.present[:, MODALITIES.index(name)].nonzero()[:, 0]
-        found = self._encode_rows(name, rows, batch, given) if len(rows) and given is not None else None
+        found = self._encode_rows(name, rows, batch, given) if len(rows) else None
         if found is not None and len(rows) == len(batch.present):
             return found
         missing = self.missing[self.modalities.index(name)]
         whole = missing.new_zeros(len(batch.present), len(missing), dtype=None if found is None else found.dtype)
         return whole if found is None else whole.index_copy(0, rows, found)
 
-    def _encode_rows(self, name: str, rows: Tensor, batch: Batch, given: Tensor) -> Tensor:
+    def _encode_rows(self, name: str, rows: Tensor, batch: Batch, given: Tensor | None) -> Tensor:
         def chosen(tensor: Tensor) -> Tensor:
             return tensor if len(rows) == len(tensor) else tensor.index_select(0, rows)
 
         if name == "image":
-            assert self.image_encoder is not None
+            assert self.image_encoder is not None and given is not None
             features: Tensor = self.image_encoder(chosen(given), chosen(batch.channel_present))
         elif name == "text":
             assert self.text_encoder is not None
-            features = self.text_encoder(chosen(given), chosen(batch.token_mask))
+            if given is None:
+                assert batch.note_features is not None
+                features = self.text_encoder.standardise(chosen(batch.note_features), chosen(batch.token_mask))
+            else:
+                features = self.text_encoder(chosen(given), chosen(batch.token_mask))
         else:
-            assert self.table_encoder is not None
+            assert self.table_encoder is not None and given is not None
             features = self.table_encoder(chosen(given))
         return features
+
+    def _knows_notes(self, batch: Batch) -> bool:
+        """Say whether a batch brings what this network's encoder, which learns nothing, makes of its notes."""
+        return batch.note_features is not None and self.text_encoder is not None and self.text_encoder.frozen
 
     def _hide_some(self, present: Tensor) -> Tensor:
         """Hide a modality at random while training, never the only one a study has."""

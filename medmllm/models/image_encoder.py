@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from medmllm.documents import ModelSettings
 from medmllm.errors import ConfigError
+from medmllm.models.pooling import make_steady
 
 
 class _Backbone(Protocol):
@@ -152,6 +153,7 @@ class ImageEncoder(nn.Module):
                 f"[model] image_encoder = {settings.image_encoder!r} is none of {', '.join(IMAGE_ENCODERS)}"
             )
         self.network, self.map_channels = IMAGE_ENCODERS[settings.image_encoder](channels, settings)
+        make_steady(self.network)
         for module in self.network.modules():
             if type(module) is nn.BatchNorm3d:
                 module.__class__ = _LoneValueNorm  # the same weights under the same names

@@ -162,11 +162,19 @@ class TextEncoder(nn.Module):
         states: Tensor = self.network(inputs_embeds=embedded, attention_mask=safe.long()).last_hidden_state
         return states
 
-    def forward(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
-        """Return features, shape (batch, width); a row without any real piece gives zeros."""
+    def pool(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
+        """Return the mean state of each note, shape (batch, width); a row without any real piece gives zeros."""
         hidden = self.hidden(embedded, token_mask)
         weights = token_mask.to(hidden.dtype)[:, :, None]
         pooled: Tensor = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return pooled
+
+    def forward(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
+        """Return features, shape (batch, width); a row without any real piece gives zeros."""
+        return self.standardise(self.pool(embedded, token_mask), token_mask)
+
+    def standardise(self, pooled: Tensor, token_mask: Tensor) -> Tensor:
+        """Return what `pool` gave, standardised over the batch if asked."""
         return pooled if self.norm is None else self._standardise(self.norm, pooled, token_mask.any(dim=1))
 
     def _standardise(self, norm: nn.BatchNorm1d, pooled: Tensor, real: Tensor) -> Tensor:

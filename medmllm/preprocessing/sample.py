@@ -85,13 +85,16 @@ def _check_volumes(volumes: Mapping[str, Volume], contract: PreprocessingContrac
             )
 
 
-def collate(samples: Sequence[Sample], contract: PreprocessingContract, *, pad_token_id: int = 0) -> Batch:
+def collate(
+    samples: Sequence[Sample], contract: PreprocessingContract, *, pad_token_id: int = 0, pin_memory: bool = False
+) -> Batch:
     """Return samples side by side; what is missing is marked in `present`, its stored value is never read.
 
     Args:
         samples: At least one; all prepared under `contract`, or one that reads more: the rest is left out.
         contract: Says what is read, and the image's shape where no sample has one.
         pad_token_id: Fills notes up to the longest one.
+        pin_memory: Put the images where a CUDA device fetches them by itself; needs one.
     """
     settings = contract.image
     shape = (0, 1, 1, 1) if settings is None else (len(settings.channels), *settings.size)
@@ -115,17 +118,29 @@ def collate(samples: Sequence[Sample], contract: PreprocessingContract, *, pad_t
     present = [[here[name][row] for name in MODALITIES] for row in range(len(samples))]
     targets = [s.target for s in samples]
     known = [target for target in targets if target is not None]
+    image = torch.empty((len(samples), *images[0].shape), pin_memory=pin_memory)
+    torch.stack([getattr(i, "as_tensor", lambda i=i: i)() for i in images], out=image)
     return Batch(
         study_keys=tuple(s.study_key for s in samples),
-        image=torch.stack([getattr(i, "as_tensor", lambda i=i: i)() for i in images]).contiguous(),
+        image=image,
         channel_present=torch.tensor(channels, dtype=torch.bool),
         token_ids=ids,
         token_mask=mask,
         present=torch.tensor(present, dtype=torch.bool),
         target=torch.tensor(known, dtype=torch.int64) if len(known) == len(targets) else None,
+        note_features=_note_features(samples) if mask.any() else None,
         table=table,
         cell_present=cell_present,
     )
+
+
+def _note_features(samples: Sequence[Sample]) -> torch.Tensor | None:
+    """Return the features of notes that were read before; None unless that holds for every note of the batch."""
+    found = [s.note_features for s in samples if s.token_ids is not None and s.note_features is not None]
+    if not found or len(found) < sum(s.token_ids is not None for s in samples):
+        return None
+    blank = torch.zeros_like(found[0])
+    return torch.stack([blank if s.note_features is None else s.note_features for s in samples])
 
 
 def _lay_cells(
@@ -157,4 +172,5 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
         target=moved(batch.target),
         table=moved(batch.table),
         cell_present=moved(batch.cell_present),
+        note_features=moved(batch.note_features),
     )

@@ -35,6 +35,7 @@ from medmllm.training.cohort import Cohort, draft_contract, final_contract
 from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
 from medmllm.training.loop import Tracker, fit, predict_logits
 from medmllm.training.machine import Machine, set_determinism
+from medmllm.training.note_features import read_notes
 from medmllm.training.resuming import Kept, origin_of
 from medmllm.training.splits import FoldSplit, SplitPlan, make_splits
 from medmllm.training.starting_weights import report_weights, start_from_weights
@@ -174,7 +175,7 @@ def _run_fold(
     torch.manual_seed(seed)
     tokenizer, codes = fold_tokenizer(cohort, split, contract), fold_codes(cohort, split, contract)
     member = _new_member(tokenizer, codes, contract, classes, config)
-    samples = tokenize_cohort(cohort, contract, tokenizer, codes)
+    samples = read_notes(member, tokenize_cohort(cohort, contract, tokenizer, codes), contract, settings)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
     done = fit(
         member,

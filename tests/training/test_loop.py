@@ -409,6 +409,14 @@ def test_flips_mirror_each_axis_for_half_of_the_studies() -> None:
     assert (np.mean(found, axis=0) < 0.75).all()
 
 
+def test_images_are_shifted_first_and_mirrored_then() -> None:
+    batch = collate([a_sample(k) for k in range(20)], CONTRACT)
+    one, two = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    shifted = augment(batch, settings(shift_voxels=2), one)
+    both = augment(batch, settings(shift_voxels=2, flips=True), two)
+    assert torch.equal(augment(shifted, settings(flips=True), one).image, both.image)
+
+
 def test_noise_has_the_standard_deviation_asked_for() -> None:
     before, after = augmented(noise=0.25)
     noise = (after - before).numpy()
