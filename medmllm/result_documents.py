@@ -23,6 +23,7 @@ from medmllm.documents import (
 )
 from medmllm.records import Provenance
 from medmllm.table_documents import TableCodes
+from medmllm.trust_documents import ModalityUseDocument
 
 
 class MetricDocument(Document):
@@ -105,6 +106,9 @@ class EvaluationDocument(Document):
     bootstrap_samples: int
     arms: tuple[ArmDocument, ...]
     differences: tuple[MetricDocument, ...]
+    modality_use: tuple[ModalityUseDocument, ...] = Field(
+        default=(), description="of arms that read more than one modality; empty: not tested"
+    )
     folds: tuple[FoldDocument, ...]
     split_digest: Sha256
     contract_fingerprint: Sha256

@@ -85,12 +85,19 @@ class TrainingSettings(Document):
 
 
 class EvaluationSettings(Document):
-    """Intervals and conformal sets."""
+    """Intervals, conformal sets, and the test of which modalities a model uses."""
 
     bootstrap_samples: int = Field(ge=100)
     confidence: float = Field(gt=0, lt=1, description="level of the intervals, e.g. 0.95")
     coverage: float = Field(
         gt=0, lt=1, description="share of each class's studies whose conformal set shall hold the class, e.g. 0.9"
+    )
+    permutations: NonNegativeInt = Field(
+        description="how often each modality is permuted between the patients of a test part, to see what an arm takes "
+        "from it; 0: not tested"
+    )
+    ignored_below: PositiveFloat = Field(
+        description="AUROC: a modality whose permutation surely costs less is called ignored"
     )
 
 

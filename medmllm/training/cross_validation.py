@@ -1,7 +1,7 @@
 """Cross-validate models of each modality alone, and of all fused, on the same folds.
 
     cohort, splits -> per arm and fold: fit; temperature, threshold and conformal thresholds on the tuning part
-    -> out-of-fold predictions
+    -> out-of-fold predictions, also with each modality taken away
 
 Each fold's network is written to its arm's folder as soon as it is trained, so memory stays flat. A run that was killed
 goes on where it was: see resuming.
@@ -24,10 +24,11 @@ from medmllm.evaluation.calibration import apply_temperature, to_probabilities
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.conformal import conformal_sets
 from medmllm.evaluation.discrimination import BoolArray, IntArray
+from medmllm.evaluation.modality_use import Deprived
 from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
 from medmllm.provenance import file_digest
-from medmllm.records import MODALITIES, FloatArray
+from medmllm.records import MODALITIES, FloatArray, Sample
 from medmllm.result_documents import FoldDocument
 from medmllm.table_documents import TableCodes
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
@@ -35,6 +36,7 @@ from medmllm.training.cohort import Cohort, draft_contract, final_contract
 from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
 from medmllm.training.loop import Tracker, fit, predict_logits
 from medmllm.training.machine import Machine, set_determinism
+from medmllm.training.modality_test import FoldDeprived, assemble, take_away
 from medmllm.training.note_features import read_notes
 from medmllm.training.resuming import Kept, origin_of
 from medmllm.training.splits import FoldSplit, SplitPlan, make_splits
@@ -53,6 +55,7 @@ class ArmResult:
     out_of_fold: OutOfFold
     folds: tuple[FoldModel, ...]
     folder: Path  # holds the folds' weights and tokenizers
+    deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +66,7 @@ class FoldPrediction:
     logits: FloatArray  # (studies, outputs), after temperature
     predicted: IntArray  # (studies,) class index
     sets: BoolArray  # (studies, classes): in the conformal set
+    deprived: FoldDeprived  # the same studies, with each modality taken away
 
 
 def arm_contract(contract: PreprocessingContract, arm: str) -> PreprocessingContract:
@@ -158,7 +162,8 @@ def _assemble(
         logits[split.test], predicted[split.test], sets[split.test] = found.logits, found.predicted, found.sets
     shown = logits[:, 0] if logits.shape[1] == 1 else logits
     out_of_fold = OutOfFold(arm, to_probabilities(shown), shown, predicted, sets)
-    return ArmResult(arm, contract, out_of_fold, tuple(found.model for found in folds), folder)
+    deprived = assemble([(split.test, found.deprived) for split, found in zip(plan.folds, folds, strict=True)], n)
+    return ArmResult(arm, contract, out_of_fold, tuple(found.model for found in folds), folder, deprived)
 
 
 def _run_fold(
@@ -193,6 +198,13 @@ def _run_fold(
     truth = np.array([sample.target for sample in parts["tune"]])
     decided = decide_on_tuning(raw["tune"], truth, coverage=config.evaluation.coverage)
     logits = apply_temperature(raw["test"], decided.temperature)
+
+    def predict(changed: Sequence[Sample]) -> FloatArray:
+        found = predict_logits(member, changed, contract, settings, machine)
+        return _chances(apply_temperature(found, decided.temperature))
+
+    repeats = config.evaluation.permutations
+    deprived = take_away(predict, parts["test"], member.network.modalities, permutations=repeats, seed=seed)
     write_weights(kept.folder, split.fold, member)
     model = FoldModel(
         fold=split.fold,
@@ -203,8 +215,8 @@ def _run_fold(
         threshold=decided.threshold,
         conformal_thresholds=decided.conformal_thresholds,
     )
-    kept.finish(model, logits)
-    return _predicted(model, logits)
+    kept.finish(model, logits, deprived)
+    return _predicted(model, logits, deprived)
 
 
 def _new_member(
@@ -229,13 +241,15 @@ def _kept_fold(kept: Kept) -> FoldPrediction | None:
     return None if done is None else _predicted(*done)
 
 
-def _predicted(model: FoldModel, logits: FloatArray) -> FoldPrediction:
+def _predicted(model: FoldModel, logits: FloatArray, deprived: FoldDeprived) -> FoldPrediction:
     """Return what a fold's model says of its test part, from its logits after temperature."""
     assert model.conformal_thresholds is not None  # this training has them
-    sets = conformal_sets(
-        to_probabilities(logits[:, 0] if logits.shape[1] == 1 else logits), model.conformal_thresholds
-    )
-    return FoldPrediction(model, logits, decide(logits, model.threshold), sets)
+    sets = conformal_sets(_chances(logits), model.conformal_thresholds)
+    return FoldPrediction(model, logits, decide(logits, model.threshold), sets, deprived)
+
+
+def _chances(logits: FloatArray) -> FloatArray:
+    return to_probabilities(logits[:, 0] if logits.shape[1] == 1 else logits)
 
 
 def decide(logits: FloatArray, threshold: float) -> IntArray:

@@ -43,6 +43,7 @@ TRAINING = {"folds": 2, "epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "te
 def a_config(**training: object) -> TrainConfig:
     packaged = load_config(TrainConfig, "train")
     settings = packaged.training.model_copy(update=TRAINING | training)
+    packaged = packaged.model_copy(update={"evaluation": packaged.evaluation.model_copy(update={"permutations": 0})})
     return packaged.model_copy(
         update={"image": IMAGE, "text": encoder_settings("full"), "model": PARTS, "training": settings}
     )
