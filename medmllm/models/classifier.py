@@ -7,15 +7,19 @@ modality are this classifier with one encoder. `forward_embedded` takes the note
 where attributions are taken.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from medmllm.documents import ModelSettings
 from medmllm.errors import ConfigError
+from medmllm.models.cross_attention import CrossAttention
 from medmllm.models.fusion import FUSIONS
 from medmllm.models.image_encoder import ImageEncoder
 from medmllm.models.table_encoder import TableEncoder
 from medmllm.models.text_encoder import TextEncoder
+from medmllm.models.tokens import Tokens
 from medmllm.records import MODALITIES, Batch
 
 
@@ -53,7 +57,12 @@ class StudyClassifier(nn.Module):
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.table_encoder = table_encoder
-        widths = [int(encoder.width) for name in self.modalities if (encoder := encoders[name]) is not None]
+        self.by_token = FUSIONS[settings.fusion] is CrossAttention
+        widths = [
+            encoder.token_width if self.by_token and isinstance(encoder, ImageEncoder) else encoder.width
+            for name in self.modalities
+            if (encoder := encoders[name]) is not None
+        ]
         self.missing = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in widths)
         self.fusion = FUSIONS[settings.fusion](
             widths, hidden=settings.fusion_width, outputs=outputs, dropout=settings.dropout
@@ -63,7 +72,7 @@ class StudyClassifier(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return logits, shape (batch, outputs); a missing modality's stored value does not change them."""
         embedded = None
-        if self.text_encoder is not None and not self._knows_notes(batch):
+        if self.text_encoder is not None and (batch.note_features is None or not self.reads_notes_once):
             embedded = self.text_encoder.embed(batch.token_ids)
         return self.forward_embedded(batch, batch.image, embedded)
 
@@ -84,11 +93,16 @@ class StudyClassifier(nn.Module):
         inputs = {"image": image, "text": embedded, "table": cells}
         own = batch.present[:, [MODALITIES.index(name) for name in self.modalities]]
         present = self._hide_some(own) if self.training else own
-        features = []
+        features: list[Tensor | Tokens] = []
         for slot, name in enumerate(self.modalities):
-            found = self._encode(name, batch, inputs[name])
-            here = present[:, slot, None]
-            features.append(torch.where(here, found, self.missing[slot].to(found.dtype)))
+            found, here = self._encode(name, batch, inputs[name]), present[:, slot]
+            if self.by_token:
+                # A note that no study of the batch has comes as one vector, as what has no tokens of its own does.
+                pieces = name == "text" and found.ndim == 3
+                tokens = Tokens(found, batch.token_mask) if pieces else Tokens.of(found)
+                features.append(tokens.or_missing(here, self.missing[slot]))
+            else:
+                features.append(torch.where(here[:, None], found, self.missing[slot].to(found.dtype)))
         logits: Tensor = self.fusion(features)
         return logits.float()
 
@@ -98,14 +112,18 @@ class StudyClassifier(nn.Module):
         return self.table_encoder.embed(batch.table, batch.cell_present)
 
     def _encode(self, name: str, batch: Batch, given: Tensor | None) -> Tensor:
-        """Return a modality's features, shape (batch, width): zeros in the rows that lack it, which are not read."""
+        """Return a modality's features, shape (batch, width), or (batch, tokens, width) for a fusion of tokens.
+
+        Rows that lack the modality are not read, and have zeros.
+        """
         rows = batch.present[:, MODALITIES.index(name)].nonzero()[:, 0]
         found = self._encode_rows(name, rows, batch, given) if len(rows) else None
         if found is not None and len(rows) == len(batch.present):
             return found
         missing = self.missing[self.modalities.index(name)]
-        whole = missing.new_zeros(len(batch.present), len(missing), dtype=None if found is None else found.dtype)
-        return whole if found is None else whole.index_copy(0, rows, found)
+        if found is None:
+            return missing.new_zeros(len(batch.present), len(missing))
+        return found.new_zeros(len(batch.present), *found.shape[1:]).index_copy(0, rows, found)
 
     def _encode_rows(self, name: str, rows: Tensor, batch: Batch, given: Tensor | None) -> Tensor:
         def chosen(tensor: Tensor) -> Tensor:
@@ -113,22 +131,28 @@ class StudyClassifier(nn.Module):
 
         if name == "image":
             assert self.image_encoder is not None and given is not None
-            features: Tensor = self.image_encoder(chosen(given), chosen(batch.channel_present))
-        elif name == "text":
-            assert self.text_encoder is not None
-            if given is None:
-                assert batch.note_features is not None
-                features = self.text_encoder.standardise(chosen(batch.note_features), chosen(batch.token_mask))
-            else:
-                features = self.text_encoder(chosen(given), chosen(batch.token_mask))
-        else:
+            look = self.image_encoder.tokens if self.by_token else self.image_encoder
+            features: Tensor = look(chosen(given), chosen(batch.channel_present))
+        elif name == "table":
             assert self.table_encoder is not None and given is not None
             features = self.table_encoder(chosen(given))
+        else:
+            features = self._encode_notes(batch, given, chosen)
         return features
 
-    def _knows_notes(self, batch: Batch) -> bool:
-        """Say whether a batch brings what this network's encoder, which learns nothing, makes of its notes."""
-        return batch.note_features is not None and self.text_encoder is not None and self.text_encoder.frozen
+    def _encode_notes(self, batch: Batch, embedded: Tensor | None, chosen: Callable[[Tensor], Tensor]) -> Tensor:
+        assert self.text_encoder is not None
+        if embedded is None:
+            assert batch.note_features is not None
+            return self.text_encoder.standardise(chosen(batch.note_features), chosen(batch.token_mask))
+        read = self.text_encoder.tokens if self.by_token else self.text_encoder
+        encoded: Tensor = read(chosen(embedded), chosen(batch.token_mask))
+        return encoded
+
+    @property
+    def reads_notes_once(self) -> bool:
+        """Whether a note's features are all that is taken of it, by an encoder that learns nothing."""
+        return self.text_encoder is not None and self.text_encoder.frozen and not self.by_token
 
     def _hide_some(self, present: Tensor) -> Tensor:
         """Hide a modality at random while training, never the only one a study has."""

@@ -159,6 +159,7 @@ class ImageEncoder(nn.Module):
                 module.__class__ = _LoneValueNorm  # the same weights under the same names
         self.pool = MeanAndMax()
         self.width = 2 * self.map_channels
+        self.token_width = self.map_channels + 3
         self.missing_channel = nn.Parameter(torch.zeros(channels))
 
     def feature_map(self, image: Tensor, channel_present: Tensor) -> Tensor:
@@ -170,6 +171,17 @@ class ImageEncoder(nn.Module):
         with torch.autocast("cpu", enabled=False) if image.device.type == "cpu" else nullcontext():
             features: Tensor = self.network(filled)
         return features
+
+    def tokens(self, image: Tensor, channel_present: Tensor) -> Tensor:
+        """Return the feature map place by place, shape (batch, places, token_width).
+
+        To each place's features its coordinates are added, from -1 to 1 along each axis: convolutions hardly tell
+        where they are (Liu et al., NeurIPS 2018).
+        """
+        found = self.feature_map(image, channel_present)
+        axes = [torch.linspace(-1, 1, n, device=found.device) if n > 1 else found.new_zeros(1) for n in found.shape[2:]]
+        places = torch.stack(torch.meshgrid(*axes, indexing="ij")).to(found.dtype).expand(len(found), -1, -1, -1, -1)
+        return torch.cat([found, places], dim=1).flatten(2).transpose(1, 2)
 
     def forward(self, image: Tensor, channel_present: Tensor) -> Tensor:
         """Return features, shape (batch, width), for image (batch, channels, x, y, z)."""

@@ -160,6 +160,24 @@ def test_features_are_mean_and_maximum_of_the_map_that_the_last_stage_gives(name
     torch.testing.assert_close(features, torch.cat([found.flatten(2).mean(2), found.flatten(2).max(2)[0]], 1))
 
 
+def test_tokens_are_the_places_of_the_feature_map_with_their_coordinates() -> None:
+    encoder = ImageEncoder(settings(), 1).eval()
+    image, present = torch.randn(2, 1, 24, 9, 33), torch.ones(2, 1, dtype=torch.bool)
+    with torch.no_grad():
+        found, tokens = encoder.feature_map(image, present), encoder.tokens(image, present)
+    assert found.shape[2:] == (3, 2, 5)
+    assert tokens.shape == (2, 30, encoder.token_width)
+    place = (2 * 2 + 0) * 5 + 1  # at (2, 0, 1) of 3 x 2 x 5 places
+    assert torch.equal(tokens[1, place, :-3], found[1, :, 2, 0, 1])
+    assert tokens[1, place, -3:].tolist() == [1.0, -1.0, -0.5]
+
+
+def test_the_only_place_along_an_axis_lies_in_the_middle() -> None:
+    encoder = ImageEncoder(settings(), 1).eval()
+    tokens = encoder.tokens(torch.randn(1, 1, 8, 9, 8), torch.ones(1, 1, dtype=torch.bool))
+    assert tokens[0, :, -3:].tolist() == [[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]
+
+
 def test_a_lone_image_shrunk_to_one_voxel_is_measured_by_the_batches_before_it() -> None:
     encoder = ImageEncoder(settings(image_stem_stride=2, image_stem_pool=True), 2)
     image, present = images()
