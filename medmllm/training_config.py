@@ -50,6 +50,7 @@ class TrainingSettings(Document):
     epochs: PositiveInt = Field(description="at most")
     patience: PositiveInt = Field(description="epochs without a better tuning loss before stopping")
     batch_size: PositiveInt
+    accumulate: PositiveInt = Field(description="batches whose gradients are added up for one step")
     learning_rate: PositiveFloat = Field(description="all but the text encoder")
     text_learning_rate: PositiveFloat
     weight_decay: float = Field(ge=0)
