@@ -30,7 +30,7 @@ from medmllm.documents import (
 from medmllm.errors import ConfigError
 from medmllm.records import Severity
 from medmllm.table_documents import TableSettings
-from medmllm.training_config import EvaluationSettings, TrackingSettings, TrainingSettings
+from medmllm.training_config import EvaluationSettings, TaskSettings, TrackingSettings, TrainingSettings
 
 Language = Literal["de", "en", "es", "fr", "it", "nl", "pt"]
 Settings = TypeVar("Settings", bound=Document)
@@ -138,6 +138,7 @@ class TrainConfig(Document):
     table: TableSettings
     quality: QualityPolicy
     model: ModelSettings
+    task: TaskSettings
     training: TrainingSettings
     evaluation: EvaluationSettings
     tracking: TrackingSettings

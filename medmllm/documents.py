@@ -250,13 +250,16 @@ class Task(Document):
     """What is predicted."""
 
     target: str = Field(description="column or expression, e.g. spiculation>=3")
-    kind: Literal["binary", "multiclass"]
-    classes: tuple[str, ...] = Field(min_length=2, description="binary: negative first, positive second")
+    kind: Literal["binary", "multiclass", "ordinal"]
+    classes: tuple[str, ...] = Field(
+        min_length=2, description="binary: negative first, positive second; ordinal: lowest first"
+    )
 
     @classmethod
-    def of(cls, target: str, classes: tuple[str, ...]) -> Self:
-        """Return the task of telling these classes apart."""
-        return cls(target=target, kind="binary" if len(classes) == 2 else "multiclass", classes=classes)
+    def of(cls, target: str, classes: tuple[str, ...], *, ordered: bool = False) -> Self:
+        """Return the task of telling these classes apart, or of grading by them where they are ordered."""
+        kind: Literal["binary", "multiclass", "ordinal"] = "binary" if len(classes) == 2 else "multiclass"
+        return cls(target=target, kind="ordinal" if ordered else kind, classes=classes)
 
 
 class ModelSettings(Document):
@@ -302,7 +305,7 @@ class FoldModel(Document):
     temperature: PositiveFloat = Field(description="logits are divided by this; fitted on the fold's tuning part")
     best_epoch: PositiveInt
     threshold: Probability = Field(
-        description="operating point (Youden's J) on the fold's tuning part; 0.5 when multiclass"
+        description="operating point (Youden's J) on the fold's tuning part; 0.5 when not binary"
     )
     conformal_thresholds: tuple[Probability, ...] | None = Field(
         default=None,

@@ -1,6 +1,6 @@
-"""Settings of training: [training], [evaluation] and [tracking] of train.toml.
+"""Settings of training: [task], [training], [evaluation] and [tracking] of train.toml.
 
-train.toml -> TrainingSettings, EvaluationSettings, TrackingSettings
+train.toml -> TaskSettings, TrainingSettings, EvaluationSettings, TrackingSettings
 """
 
 from typing import Annotated, Literal
@@ -25,6 +25,27 @@ ClassWeights = Annotated[
     | Annotated[tuple[PositiveFloat, ...], Tag("by_class")],
     Discriminator(lambda given: "by_name" if isinstance(given, str) else "by_class"),
 ]
+
+
+class TaskSettings(Document):
+    """What kind of thing the target is."""
+
+    kind: Literal["classes", "ordinal"] = Field(
+        description="classes: two or more without an order; ordinal: three or more in an order, such as grades"
+    )
+    order: tuple[str, ...] = Field(description="classes of an ordinal target, lowest first; empty: they are numbers")
+
+    @field_validator("order")
+    @classmethod
+    def _is_of_an_ordinal_target(cls, order: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if order and info.data.get("kind", "ordinal") != "ordinal":  # absent when it is itself wrong
+            raise ValueError("only an ordinal target has an order: kind 'ordinal', or an empty order")
+        return order
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the classes have an order."""
+        return self.kind == "ordinal"
 
 
 class TrainingSettings(Document):

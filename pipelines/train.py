@@ -15,6 +15,7 @@ import torch
 from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import check_writable, write_table
 from medmllm.documents import Task
+from medmllm.ingest.ordering import order_classes
 from medmllm.ingest.study_folder import folder_of
 from medmllm.ingest.table_inputs import check_inputs, settle_columns
 from medmllm.ingest.tables import assign_targets, parse_target
@@ -93,9 +94,11 @@ def run(
     if linkage is not None:
         write_linkage(linkage, index, out=out)
     found = assign_targets(index.studies, parsed)
+    if config.task.ordered:
+        found = order_classes(found, parsed, config.task.order)
     check_weights(config.training, len(found.classes))
     given = look_ahead(index.studies, found.by_study, config.training, splits)
-    task = Task.of(parsed.expression, found.classes)
+    task = Task.of(parsed.expression, found.classes, ordered=config.task.ordered)
     labelled = [study for study in index.studies if study.study_key in found.by_study]
     draft = draft_contract(config.image, config.text.reading, settle_columns(labelled, config.table))
     with progress_bar("Preparing studies", len(found.by_study)) as more:

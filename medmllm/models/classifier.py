@@ -17,6 +17,7 @@ from medmllm.errors import ConfigError
 from medmllm.models.cross_attention import CrossAttention
 from medmllm.models.fusion import FUSIONS
 from medmllm.models.image_encoder import ImageEncoder
+from medmllm.models.ordinal_head import OrdinalHead
 from medmllm.models.table_encoder import TableEncoder
 from medmllm.models.text_encoder import TextEncoder
 from medmllm.models.tokens import Tokens
@@ -32,6 +33,7 @@ class StudyClassifier(nn.Module):
         text_encoder: Of notes.
         table_encoder: Of cells of the label table.
         outputs: Logits per study; 1 for a binary task, else one per class.
+        ordered: The classes have an order, and their logits come from one score.
 
     Raises:
         ConfigError: No encoder at all, or an unknown fusion.
@@ -45,6 +47,7 @@ class StudyClassifier(nn.Module):
         text_encoder: TextEncoder | None,
         table_encoder: TableEncoder | None = None,
         outputs: int,
+        ordered: bool = False,
     ) -> None:
         super().__init__()
         if settings.fusion not in FUSIONS:
@@ -65,8 +68,9 @@ class StudyClassifier(nn.Module):
         ]
         self.missing = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in widths)
         self.fusion = FUSIONS[settings.fusion](
-            widths, hidden=settings.fusion_width, outputs=outputs, dropout=settings.dropout
+            widths, hidden=settings.fusion_width, outputs=1 if ordered else outputs, dropout=settings.dropout
         )
+        self.head = OrdinalHead(outputs) if ordered else nn.Identity()
         self.modality_dropout = settings.modality_dropout if len(self.modalities) > 1 else 0.0
 
     def forward(self, batch: Batch) -> Tensor:
@@ -103,8 +107,8 @@ class StudyClassifier(nn.Module):
                 features.append(tokens.or_missing(here, self.missing[slot]))
             else:
                 features.append(torch.where(here[:, None], found, self.missing[slot].to(found.dtype)))
-        logits: Tensor = self.fusion(features)
-        return logits.float()
+        logits: Tensor = self.head(self.fusion(features).float())
+        return logits
 
     def embed_cells(self, batch: Batch) -> Tensor:
         """Return the embeddings of the table's cells, shape (batch, columns, width)."""

@@ -80,6 +80,8 @@ def build_network(
     classes: tuple[str, ...],
     text_network: nn.Module | None,
     codes: TableCodes | None = None,
+    *,
+    ordered: bool = False,
 ) -> StudyClassifier:
     """Return a classifier for a contract; all but `text_network` has fresh weights.
 
@@ -89,6 +91,7 @@ def build_network(
         classes: Class names; two make a binary task with one logit.
         text_network: The Hugging Face encoder; None when the contract reads no text.
         codes: Of the fold; None when the contract reads no table.
+        ordered: The classes stand in an order, lowest first.
 
     Raises:
         ConfigError: An unknown part, or a grid too small for the network.
@@ -104,6 +107,7 @@ def build_network(
         else TextEncoder(text_network, batch_norm=settings.text_batch_norm, windows=windows),
         table_encoder=None if codes is None else TableEncoder(settings, codes),
         outputs=output_count(classes),
+        ordered=ordered,
     )
 
 
@@ -237,7 +241,8 @@ def _load_fold(folder: Path, card: ModelCard, fold: FoldModel, device: torch.dev
         tokenizer = load_tokenizer(home, local_files_only=True)
         text_network = from_config(read_config(home))
     codes = None if card.contract.table is None else TableCodes.read(folder / codes_name(fold.fold))
-    network = build_network(card.contract, card.model, card.task.classes, text_network, codes)
+    ordered = card.task.kind == "ordinal"
+    network = build_network(card.contract, card.model, card.task.classes, text_network, codes, ordered=ordered)
     try:
         network.load_state_dict(_read_tensors(folder / fold.weights))
     except RuntimeError as error:

@@ -23,6 +23,7 @@ from medmllm.documents import ModelCard
 from medmllm.errors import MedmllmError
 from medmllm.evaluation.calibration import apply_temperature, to_probabilities
 from medmllm.evaluation.conformal import conformal_sets, vote
+from medmllm.evaluation.ordinal import median_class
 from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.contract import nothing_to_read
 from medmllm.preprocessing.sample import collate, prepare_sample, to_device
@@ -241,7 +242,7 @@ def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage) -> P
     binary = logits.shape[1] == 1
     probabilities = to_probabilities(mean if binary else mean[None])[0]
     each = to_probabilities(logits[:, 0] if binary else logits)
-    shown = each[:, 1] if binary else each[:, int(probabilities.argmax())]
+    shown = each[:, 1] if binary else each[:, chosen_class(probabilities, package.card)]
     return Prediction(
         study_key=item.study.study_key,
         patient_key=item.study.patient_key,
@@ -271,10 +272,20 @@ def conformal_set(each: FloatArray, card: ModelCard) -> tuple[int, ...] | None:
 
 
 def predicted_class(prediction: Prediction, package: ModelPackage) -> int:
-    """Return the class index: at the operating point when binary, else the most probable."""
+    """Return the class index: at the operating point when binary, the median when ordered, else the most probable."""
     if len(prediction.probabilities) == 2:
         return int(prediction.probabilities[1] >= package.card.operating_point)
-    return int(np.argmax(prediction.probabilities))
+    return chosen_class(np.array(prediction.probabilities), package.card)
+
+
+def chosen_class(probabilities: FloatArray, card: ModelCard) -> int:
+    """Return the index of the median class when the classes have an order, else of the most probable one.
+
+    Args:
+        probabilities: Of one study; shape (classes,).
+        card: Gives the kind of task.
+    """
+    return int(median_class(probabilities[None])[0] if card.task.kind == "ordinal" else probabilities.argmax())
 
 
 def _explain(

@@ -25,6 +25,7 @@ from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.conformal import conformal_sets
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.modality_use import Deprived
+from medmllm.evaluation.ordinal import median_class
 from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
 from medmllm.provenance import file_digest
@@ -143,7 +144,10 @@ def cross_validate(
         for split in plan.folds:
             child = tracked.child(f"{arm} fold {split.fold}")
             kept = Kept(out, folder, origin, arm, split.fold)
-            found = _kept_fold(kept) or _run_fold(split, cohort, own, classes, config, kept, child)
+            done = kept.finished()
+            if done is None:
+                done = _run_fold(split, cohort, own, classes, config, kept, child)
+            found = _predicted(*done, ordered=config.task.ordered)
             child.log_metrics({"temperature": found.model.temperature, "threshold": found.model.threshold})
             child.end()
             folds.append(found)
@@ -174,7 +178,8 @@ def _run_fold(
     config: TrainConfig,
     kept: Kept,
     tracker: Tracker,
-) -> FoldPrediction:
+) -> tuple[FoldModel, FloatArray, FoldDeprived]:
+    """Train one fold; return its entry in the card, the logits of its test part, and those without a modality."""
     settings = config.training
     seed = settings.seed + 1000 * (split.fold + 1)
     torch.manual_seed(seed)
@@ -216,7 +221,7 @@ def _run_fold(
         conformal_thresholds=decided.conformal_thresholds,
     )
     kept.finish(model, logits, deprived)
-    return _predicted(model, logits, deprived)
+    return model, logits, deprived
 
 
 def _new_member(
@@ -230,35 +235,34 @@ def _new_member(
     text_network = None
     if contract.text is not None and tokenizer is not None:
         text_network = new_text_network(contract.text, config.model, tokenizer)
-    network = build_network(contract, config.model, classes, text_network, codes)
+    ordered = config.task.ordered
+    network = build_network(contract, config.model, classes, text_network, codes, ordered=ordered)
     start_from_weights(network, config.model)
     limit_training(network, config.text)
     return FoldNetwork(network, tokenizer, codes)
 
 
-def _kept_fold(kept: Kept) -> FoldPrediction | None:
-    done = kept.finished()
-    return None if done is None else _predicted(*done)
-
-
-def _predicted(model: FoldModel, logits: FloatArray, deprived: FoldDeprived) -> FoldPrediction:
+def _predicted(model: FoldModel, logits: FloatArray, deprived: FoldDeprived, *, ordered: bool) -> FoldPrediction:
     """Return what a fold's model says of its test part, from its logits after temperature."""
     assert model.conformal_thresholds is not None  # this training has them
     sets = conformal_sets(_chances(logits), model.conformal_thresholds)
-    return FoldPrediction(model, logits, decide(logits, model.threshold), sets, deprived)
+    return FoldPrediction(model, logits, decide(logits, model.threshold, ordered=ordered), sets, deprived)
 
 
 def _chances(logits: FloatArray) -> FloatArray:
     return to_probabilities(logits[:, 0] if logits.shape[1] == 1 else logits)
 
 
-def decide(logits: FloatArray, threshold: float) -> IntArray:
-    """Return the class index of each study: at the threshold when binary, else the most probable.
+def decide(logits: FloatArray, threshold: float, *, ordered: bool = False) -> IntArray:
+    """Return the class index of each study: at the threshold when binary, the median when ordered, else the likeliest.
 
     Args:
         logits: Shape (studies, outputs), after temperature.
         threshold: On the positive class's probability; read only when there is one output.
+        ordered: The classes have an order.
     """
+    if ordered:
+        return median_class(to_probabilities(logits))
     if logits.shape[1] == 1:
         return (to_probabilities(logits[:, 0])[:, 1] >= threshold).astype(np.int64)
     return logits.argmax(axis=1)
