@@ -22,6 +22,8 @@ def batches(
     settings: TrainingSettings,
     pad_token_id: int,
     generator: torch.Generator | None,
+    *,
+    pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """Yield batches, in the order of `draw_order` when a generator is given; a last one of one joins the one before."""
     order = list(range(len(samples))) if generator is None else draw_order(samples, settings, generator)
@@ -31,7 +33,8 @@ def batches(
         starts.pop()  # batch normalisation needs two
     for number, start in enumerate(starts):
         stop = len(order) if number == len(starts) - 1 else start + size
-        yield collate([samples[k] for k in order[start:stop]], contract, pad_token_id=pad_token_id)
+        chosen = [samples[k] for k in order[start:stop]]
+        yield collate(chosen, contract, pad_token_id=pad_token_id, pin_memory=pin_memory)
 
 
 def draw_order(samples: Sequence[Sample], settings: TrainingSettings, generator: torch.Generator) -> list[int]:
@@ -49,23 +52,42 @@ def augment(batch: Batch, settings: TrainingSettings, generator: torch.Generator
     What a shift pushes out is lost, and the outermost voxels are repeated on the other side: nothing comes back in
     there that lies elsewhere in the patient.
     """
-    image = batch.image
+    image, studies = batch.image, len(batch.study_keys)
+    moves, flipped = None, None
     if settings.shift_voxels:
         reach = settings.shift_voxels
-        moves = torch.randint(-reach, reach + 1, (len(image), 3), generator=generator).tolist()
-        image = torch.stack([_shift(one, move) for one, move in zip(image, moves, strict=True)])
+        moves = torch.randint(-reach, reach + 1, (studies, 3), generator=generator)
     if settings.flips:
-        chosen = torch.rand(len(image), 3, generator=generator) < 0.5
-        image = torch.stack(
-            [one.flip([axis + 1 for axis in range(3) if pick[axis]]) for one, pick in zip(image, chosen, strict=True)]
-        )
+        flipped = torch.rand(studies, 3, generator=generator) < 0.5
+    image = _moved(image, moves, flipped)
     if settings.noise:
-        noise = torch.randn(image.shape, generator=generator) * settings.noise
-        image = image + noise.to(image.device)
+        image = image + _noise(image, generator) * settings.noise
     return batch if image is batch.image else replace(batch, image=image)
 
 
-def _shift(image: Tensor, voxels: Sequence[int]) -> Tensor:
-    for axis, (size, move) in enumerate(zip(image.shape[1:], voxels, strict=True), start=1):
-        image = image.index_select(axis, (torch.arange(size, device=image.device) - move).clamp(0, size - 1))
+def _moved(image: Tensor, moves: Tensor | None, flipped: Tensor | None) -> Tensor:
+    """Return each image shifted along x, y and z by its moves, then mirrored where `flipped`; both (batch, 3)."""
+    if moves is None and flipped is None:
+        return image
+    # Without waiting: a plain copy would let the processor wait for all that the GPU was told before.
+    moves, flipped = (None if t is None else t.to(image.device, non_blocking=True) for t in (moves, flipped))
+    for axis in range(3):
+        size = image.shape[axis + 2]
+        source = torch.arange(size, device=image.device).expand(len(image), size)
+        if flipped is not None:
+            source = torch.where(flipped[:, axis, None], size - 1 - source, source)
+        if moves is not None:
+            source = (source - moves[:, axis, None]).clamp(0, size - 1)
+        shape = [len(image), 1, 1, 1, 1]
+        shape[axis + 2] = size
+        image = image.gather(axis + 2, source.view(shape).expand_as(image))
     return image
+
+
+def _noise(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Return standard normal noise; on CUDA drawn there, from a seed that the generator gives."""
+    if image.device.type == "cpu":
+        return torch.randn(image.shape, generator=generator)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    there = torch.Generator(image.device).manual_seed(seed)
+    return torch.randn(image.shape, generator=there, device=image.device)

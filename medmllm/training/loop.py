@@ -15,16 +15,17 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from medmllm.documents import PreprocessingContract
 from medmllm.errors import MedmllmError
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.package import FoldNetwork
-from medmllm.records import Batch, Sample
-from medmllm.training.batches import augment, batches
+from medmllm.records import Sample
+from medmllm.training.batches import batches
 from medmllm.training.checkpoint import Checkpoint, FitState
+from medmllm.training.epoch import Learner, train_epoch
+from medmllm.training.feeding import feed
 from medmllm.training.losses import Loss, make_loss
 from medmllm.training.machine import Machine
 from medmllm.training_config import TrainingSettings
@@ -75,31 +76,38 @@ def fit(
     """
     torch.manual_seed(seed)
     network, generator = member.network, torch.Generator().manual_seed(seed)
-    machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
-    machine.place(network)
-    optimizer, schedule = _optimizer(network, settings, math.ceil(len(train) / settings.batch_size))
-    loss_of = make_loss(train, settings, network.outputs, machine.device)
-    state = FitState(network, optimizer, schedule, generator)
+    learner = new_learner(network, train, settings)
+    machine = learner.machine
+    state = FitState(network, learner.optimizer, learner.schedule, generator)
     if checkpoint is not None:
         checkpoint.load(state)
     # Asked before each epoch: a state saved after its last one must not train on.
     while state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience:
-        network.train()
-        total = 0.0
-        for batch in batches(train, contract, settings, member.pad_token_id, generator):
-            here = machine.bring(augment(batch, settings, generator))
-            loss = _step(network, here, loss_of, machine, optimizer, settings.gradient_clip)
-            schedule.step()
-            total += loss * len(batch.study_keys)
-        tuning_loss = _tuning_loss(member, tune, contract, settings, loss_of, machine)
+        drawn = batches(train, contract, settings, member.pad_token_id, generator, pin_memory=machine.pin_memory)
+        train_loss = train_epoch(learner, drawn, generator)
+        tuning_loss = _tuning_loss(member, tune, contract, settings, learner.loss_of, machine)
         state.epoch += 1
-        tracker.log_epoch(state.epoch, {"train_loss": total / len(train), "tuning_loss": tuning_loss})
+        tracker.log_epoch(state.epoch, {"train_loss": train_loss, "tuning_loss": tuning_loss})
         if tuning_loss < state.best_loss:
             state.best_epoch, state.best_loss = state.epoch, tuning_loss
             state.best_weights = copy.deepcopy(network.state_dict())
         if checkpoint is not None:
             checkpoint.save(state)
     return _best(state)
+
+
+def new_learner(network: StudyClassifier, train: Sequence[Sample], settings: TrainingSettings) -> Learner:
+    """Return a network, moved to its device, with all that an epoch on these samples takes.
+
+    Raises:
+        ConfigError: The device is absent.
+    """
+    machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
+    machine.place(network)
+    drawn = math.ceil(len(train) / settings.batch_size)
+    optimizer, schedule = _optimizer(network, settings, math.ceil(drawn / settings.accumulate))
+    loss_of = make_loss(train, settings, network.outputs, machine.device)
+    return Learner(network, machine, loss_of, optimizer, schedule, settings)
 
 
 def _best(state: FitState) -> Fit:
@@ -112,24 +120,6 @@ def _best(state: FitState) -> Fit:
     state.network.load_state_dict(state.best_weights)
     state.network.eval()
     return Fit(state.best_epoch, state.epoch, state.best_loss)
-
-
-def _step(
-    network: StudyClassifier,
-    batch: Batch,
-    loss_of: Loss,
-    machine: Machine,
-    optimizer: torch.optim.Optimizer,
-    gradient_clip: float,
-) -> float:
-    with machine.autocast():
-        logits = network(batch)
-    loss = loss_of(logits, batch.target)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(network.parameters(), gradient_clip)
-    optimizer.step()
-    return float(loss.detach())
 
 
 def _optimizer(
@@ -163,10 +153,11 @@ def predict_logits(
     """Return raw logits, shape (samples, outputs)."""
     member.network.eval()
     found = []
-    for batch in batches(samples, contract, settings, member.pad_token_id, None):
+    prepared = batches(samples, contract, settings, member.pad_token_id, None, pin_memory=machine.pin_memory)
+    for batch in feed(prepared, machine.bring, machine.device):
         with machine.autocast():
-            found.append(member.network(machine.bring(batch)).float().cpu())
-    return torch.cat(found).double().numpy()
+            found.append(member.network(batch).float())
+    return torch.cat(found).cpu().double().numpy()
 
 
 def _tuning_loss(

@@ -1,5 +1,6 @@
 """What a CUDA device must do like the processor. Skipped, saying so, where there is none."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import pytest
 import torch
 
 from medmllm.models.package import FoldNetwork
+from medmllm.records import Batch
+from medmllm.training.batches import augment, batches
 from medmllm.training.checkpoint import Checkpoint, Origin
+from medmllm.training.feeding import feed
 from medmllm.training.loop import Fit, fit, predict_logits
 from medmllm.training.machine import Machine, set_determinism
 from tests.models.small import a_batch, a_member, contract_of
@@ -94,6 +98,34 @@ def test_what_can_be_separated_is_learnt(precision: str) -> None:
     assert told.metrics[-1]["train_loss"] < 0.15
 
 
+def test_batches_fed_ahead_are_those_brought_one_by_one() -> None:
+    machine, samples, contract = Machine.of("cuda", channels_last=True), cohort(30), contract_of("fused")
+    expected = [machine.bring(batch) for batch in batches(samples, contract, settings(), 0, None)]
+    fed = list(feed(batches(samples, contract, settings(), 0, None, pin_memory=True), machine.bring, machine.device))
+    assert [batch.study_keys for batch in fed] == [batch.study_keys for batch in expected]
+    for found, wanted in zip(fed, expected, strict=True):
+        for name in ("image", "channel_present", "token_ids", "token_mask", "present", "target"):
+            assert getattr(found, name).is_cuda
+            assert torch.equal(getattr(found, name), getattr(wanted, name))
+
+
+def test_an_error_in_making_a_batch_reaches_the_training() -> None:
+    def broken() -> Iterator[Batch]:
+        yield a_batch()
+        raise ValueError("the second one")
+
+    machine = Machine.of("cuda")
+    with pytest.raises(ValueError, match="the second one"):
+        list(feed(broken(), machine.bring, machine.device))
+
+
+def test_images_are_moved_and_mirrored_as_on_the_processor() -> None:
+    batch, asked = a_batch(), settings(shift_voxels=2, flips=True)
+    expected = augment(batch, asked, torch.Generator().manual_seed(1)).image
+    found = augment(Machine.of("cuda").move(batch), asked, torch.Generator().manual_seed(1)).image
+    assert torch.equal(found.cpu(), expected)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_fit_cut_off_goes_on_to_the_same_bits_when_deterministic(
@@ -102,7 +134,7 @@ def test_a_fit_cut_off_goes_on_to_the_same_bits_when_deterministic(
     changes: dict[str, object] = {
         "precision": precision, "channels_last": channels_last, "deterministic": True, "noise": 0.1, "flips": True
     }  # fmt: skip
-    parts: dict[str, object] = {"dropout": 0.3, "modality_dropout": 0.3}
+    parts: dict[str, object] = {"dropout": 0.3, "modality_dropout": 0.3, "image_stem_pool": True}
     checkpoint = Checkpoint(tmp_path / "fold.safetensors", Origin("settings", "split", "cohort"))
     try:
         set_determinism(settings(deterministic=True))

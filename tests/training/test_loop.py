@@ -36,6 +36,7 @@ def settings(**changes: object) -> TrainingSettings:
         "epochs": 3,
         "patience": 3,
         "batch_size": 4,
+        "accumulate": 1,
         "learning_rate": 3e-3,
         "text_learning_rate": 3e-3,
         "weight_decay": 0.0,
@@ -407,6 +408,14 @@ def test_flips_mirror_each_axis_for_half_of_the_studies() -> None:
     assert len(set(found)) == 8
     assert (np.mean(found, axis=0) > 0.25).all()
     assert (np.mean(found, axis=0) < 0.75).all()
+
+
+def test_images_are_shifted_first_and_mirrored_then() -> None:
+    batch = collate([a_sample(k) for k in range(20)], CONTRACT)
+    one, two = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    shifted = augment(batch, settings(shift_voxels=2), one)
+    both = augment(batch, settings(shift_voxels=2, flips=True), two)
+    assert torch.equal(augment(shifted, settings(flips=True), one).image, both.image)
 
 
 def test_noise_has_the_standard_deviation_asked_for() -> None:
