@@ -1,8 +1,9 @@
 """Read a cohort for training: every study prepared once, refusals kept beside it.
 
-    Study -> chosen series -> Volumes, Note -> quality gate -> Sample (no tokens yet), or a Refusal
+    Study -> chosen series -> Volumes, Note, Values -> quality gate -> Sample (no tokens, no cells yet), or a Refusal
 
-Tokens come later, fold by fold: `tiny` learns its vocabulary from the training part alone.
+Tokens and coded cells come later, fold by fold: `tiny` learns its vocabulary, and the table its scale and its
+categories, from the training part alone.
 """
 
 import hashlib
@@ -14,15 +15,16 @@ import numpy as np
 from torch import Tensor
 
 from medmllm.config import QualityBounds, QualityPolicy
-from medmllm.documents import ImageSettings, PreprocessingContract, TextSettings
+from medmllm.documents import ImageSettings, PreprocessingContract, TableContract, TextSettings
 from medmllm.errors import ContractError, GeometryError, IngestError, LabelError, MedmllmError
 from medmllm.ingest.study_folder import read_study_note, read_volume
+from medmllm.ingest.table_inputs import accept_numbers, read_values
 from medmllm.preprocessing.contract import VolumeFacts, accept, measure
 from medmllm.preprocessing.sample import prepare_sample
 from medmllm.preprocessing.selection import choose_series
 from medmllm.quality.duplicates import NoteRegister
 from medmllm.quality.gate import Findings, inspect_study, judge, refusal_of
-from medmllm.records import Note, QualityFinding, Refusal, Sample, SeriesReference, Stage, Study, Volume
+from medmllm.records import Note, QualityFinding, Refusal, Sample, SeriesReference, Stage, Study, Values, Volume
 from medmllm.training.image_cache import ImageCache, KeptImage
 
 CONTRACT_VERSION = 1
@@ -35,6 +37,7 @@ class StudyParts:
     series: Mapping[str, SeriesReference]
     volumes: Mapping[str, Volume] = field(repr=False)  # empty where the image is kept
     note: Note | None
+    values: Values | None = field(default=None, repr=False)  # of the table's columns
     key: str | None = None  # under which the prepared image is kept, or may be
     kept: KeptImage | None = None
 
@@ -59,6 +62,7 @@ class Member:
     note: Note | None
     facts: Mapping[str, VolumeFacts]  # by channel name
     pixels: tuple[str, ...] = ()  # digest of each volume as read, for the audit of leakage
+    values: Values | None = field(default=None, repr=False)  # of the table's columns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +73,7 @@ class Cohort:
     refused: tuple[tuple[Study, Refusal], ...]
     findings: tuple[tuple[str, QualityFinding], ...] = ()  # study_key, finding; of members and refused alike
     note_copies: Mapping[str, str] = field(default_factory=dict)  # study_key -> earlier study with much the same note
+    table: TableContract | None = None  # the columns that were read; their ranges are not known yet
 
     @property
     def has_images(self) -> bool:
@@ -79,6 +84,11 @@ class Cohort:
     def has_notes(self) -> bool:
         """Whether any study has a note."""
         return any(member.note is not None for member in self.members)
+
+    @property
+    def has_values(self) -> bool:
+        """Whether any study has a value in the table's columns."""
+        return any(member.values is not None for member in self.members)
 
     @property
     def targets(self) -> list[int]:
@@ -101,7 +111,7 @@ def read_parts(
     cache: ImageCache | None = None,
     bounds: QualityBounds | None = None,
 ) -> StudyParts:
-    """Read the series that the contract's channels ask for, and the note if the contract reads text.
+    """Read the series that the contract's channels ask for, and note and table row if the contract reads them.
 
     Args:
         study: Of an index.
@@ -110,7 +120,7 @@ def read_parts(
         bounds: Of the quality checks; given with a cache.
 
     Raises:
-        MedmllmError: A required channel has no series, several fit, or one cannot be read.
+        MedmllmError: A required channel has no series, several fit, or one cannot be read; or a cell of the table.
     """
     series = {} if contract.image is None else choose_series(study, contract.image)
     key = None
@@ -120,7 +130,8 @@ def read_parts(
     regrid = contract.image.regrid if contract.image else "never"
     volumes = {name: read_volume(one, regrid=regrid) for name, one in series.items()} if kept is None else {}
     note = read_study_note(study) if contract.text is not None else None
-    return StudyParts(series, volumes, note, key, kept)
+    values = None if contract.table is None else read_values(study, contract.table)
+    return StudyParts(series, volumes, note, values, key, kept)
 
 
 def inspect_parts(study: Study, parts: StudyParts, contract: PreprocessingContract, policy: QualityPolicy) -> Findings:
@@ -159,9 +170,13 @@ def stage_of(error: MedmllmError) -> Stage:
     return "read" if isinstance(error, IngestError | GeometryError) else "preprocess"
 
 
-def draft_contract(image: ImageSettings | None, text: TextSettings | None) -> PreprocessingContract:
+def draft_contract(
+    image: ImageSettings | None, text: TextSettings | None, table: TableContract | None = None
+) -> PreprocessingContract:
     """Return a contract before the cohort is known: nothing is out of range yet."""
-    return PreprocessingContract(version=CONTRACT_VERSION, orientation="RAS", image=image, accepted={}, text=text)
+    return PreprocessingContract(
+        version=CONTRACT_VERSION, orientation="RAS", image=image, accepted={}, text=text, table=table
+    )
 
 
 def read_cohort(
@@ -208,7 +223,7 @@ def read_cohort(
     if not members:
         first = refused[0][1].reason if refused else "the folder holds no labelled study"
         raise LabelError(f"none of the {len(labelled)} labelled studies can be used; the first: {first}")
-    return Cohort(tuple(members), tuple(refused), tuple(findings), register.copies)
+    return Cohort(tuple(members), tuple(refused), tuple(findings), register.copies, contract.table)
 
 
 def _look(
@@ -224,7 +239,9 @@ def _look(
         if refusal is not None:
             return _Looked(refusal, findings, note)
         kept = None if parts.kept is None else (parts.kept.image, parts.kept.about.channel_present)
-        sample = prepare_sample(study, parts.volumes, note, contract, None, target=target, prepared=kept)
+        sample = prepare_sample(
+            study, parts.volumes, note, contract, None, values=parts.values, target=target, prepared=kept
+        )
     except MedmllmError as error:
         return _Looked(Refusal.of(error, stage_of(error)), findings, note)
     facts, pixels = parts.facts, parts.pixels
@@ -235,7 +252,7 @@ def _look(
             parts.key, sample.image, sample.channel_present, facts=facts, pixels=pixels, findings=own
         )  # a full disk is no fault of the study: it ends the run
         sample = replace(sample, image=image)
-    return _Looked(Member(sample, note, facts, pixels), findings, note)
+    return _Looked(Member(sample, note, facts, pixels, parts.values), findings, note)
 
 
 def _in_order(
@@ -259,4 +276,6 @@ def final_contract(cohort: Cohort, draft: PreprocessingContract, *, margin: floa
     names = () if draft.image is None else tuple(draft.image.channels)
     facts = {name: [m.facts[name] for m in cohort.members if name in m.facts] for name in names}
     accepted = {name: accept(found, margin=margin) for name, found in facts.items() if found}
-    return draft.model_copy(update={"accepted": accepted})
+    values = [member.values for member in cohort.members]
+    table = None if draft.table is None else accept_numbers(draft.table, values, margin=margin)
+    return draft.model_copy(update={"accepted": accepted, "table": table})
