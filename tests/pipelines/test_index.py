@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from medmllm.cli import app
 from medmllm.csv_tables import read_table
 from medmllm.errors import LabelError, MedmllmError, MisuseError
+from medmllm.ingest import stock, study_folder
 from medmllm.ingest.keys import Keyring
 from medmllm.pipelines import index
 from medmllm.table_rows import FileRow, LinkageRow, ProblemRow, SeriesRow, StudyRow
@@ -114,6 +115,25 @@ def test_a_second_run_opens_only_what_is_new_or_changed(studies: Path, tmp_path:
     assert (fresh.files, fresh.read, fresh.problems_by_code) == (14, 14, again.problems_by_code)
     for name in before:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+
+
+@pytest.mark.parametrize("together", [1, 3, 10_000])
+def test_processes_put_together_what_one_does_to_the_byte(
+    studies: Path, tmp_path: Path, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (studies / "HUBER" / "cut.dcm").write_bytes(b"")  # damaged, beside a series
+    monkeypatch.setattr(stock.threading, "active_count", lambda: 1)
+    monkeypatch.setattr(study_folder, "FILES_TOGETHER", together)
+    monkeypatch.setattr(index.os, "cpu_count", lambda: 2)
+    for _ in range(2):
+        index.run(studies, out=tmp_path / "two", linkage=tmp_path / "two.csv")
+    with monkeypatch.context() as alone:
+        alone.setattr(index.os, "cpu_count", lambda: 1)
+        index.run(studies, out=tmp_path / "one", linkage=tmp_path / "one.csv")
+    for name in ("studies.csv", "series.csv", "problems.csv", "files.csv"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+    assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
+    assert b"damaged_beside" in (tmp_path / "two" / "problems.csv").read_bytes()
 
 
 def test_a_store_that_is_damaged_or_of_another_secret_is_made_anew(
