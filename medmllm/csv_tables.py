@@ -80,9 +80,9 @@ class RowWriter(Generic[Row]):
         Raises:
             PackageError: As `write`.
         """
-        self.count += 1
         if not self._nested:
             self._put(["" if value is None else value for value in vars(row).values()])
+            self.count += 1
             return
         flat: dict[str, object] = {}
         for name, value in row:
@@ -94,6 +94,7 @@ class RowWriter(Generic[Row]):
             else:
                 flat[name] = "" if value is None else value
         self._put([flat[name] for name in self._header] if self._classes else flat.values())
+        self.count += 1
 
     def add_lines(self, lines: str, count: int) -> None:
         """Append rows that `as_lines` made elsewhere."""

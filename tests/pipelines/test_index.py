@@ -5,6 +5,8 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -87,6 +89,21 @@ def test_every_file_stands_in_files_csv_once_with_what_became_of_it(studies: Pat
     assert {row.series_key for row in rows if row.kind in ("dicom", "nifti")} == series
     sizes = {KEYS.file(str(path.relative_to(studies))): path.stat().st_size for path in studies.rglob("*")}
     assert all(row.bytes == sizes[row.file_key] for row in rows)
+
+
+def test_files_of_several_series_in_one_study_have_the_fate_of_their_own(tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    write_nifti_study(studies / "KOCH", {"t1": a_volume((3, 4, 5)), "t2": a_volume((3, 4, 5))}, note=None)
+    nibabel.save(nibabel.Nifti1Image(np.zeros((3, 4, 5, 2), np.float32), np.eye(4)), studies / "KOCH" / "bold.nii")
+    (studies / "KOCH" / "cut.nii").write_bytes(b"x")
+    index.run(studies, out=tmp_path / "out")
+    names = {KEYS.file(str(path.relative_to(studies))): path.name for path in studies.rglob("*") if path.is_file()}
+    rows = {names[row.file_key].partition(".")[0]: row for row in read_table(tmp_path / "out" / "files.csv", FileRow)}
+    assert {name: (row.status, row.code, row.series) for name, row in rows.items()} == {
+        "bold": ("used", None, 2), "cut": ("refused", "nifti_truncated", 1), "t1": ("used", None, 1),
+        "t2": ("used", None, 1),
+    }  # fmt: skip
+    assert len({row.series_key for row in rows.values()}) == 4
 
 
 def test_files_may_be_written_as_parquet(studies: Path, tmp_path: Path) -> None:
