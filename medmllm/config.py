@@ -30,6 +30,7 @@ from medmllm.documents import (
 from medmllm.errors import ConfigError
 from medmllm.records import Severity
 from medmllm.training_config import EvaluationSettings, TrackingSettings, TrainingSettings
+from medmllm.trust_config import PolicySettings
 
 Language = Literal["de", "en", "es", "fr", "it", "nl", "pt"]
 Settings = TypeVar("Settings", bound=Document)
@@ -138,6 +139,7 @@ class TrainConfig(Document):
     model: ModelSettings
     training: TrainingSettings
     evaluation: EvaluationSettings
+    policy: PolicySettings
     tracking: TrackingSettings
 
 

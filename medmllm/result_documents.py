@@ -22,7 +22,7 @@ from medmllm.documents import (
     Task,
 )
 from medmllm.records import Provenance
-from medmllm.trust_documents import ModalityUseDocument
+from medmllm.trust_documents import ModalityUseDocument, RuleDocument, SubgroupDocument
 
 
 class MetricDocument(Document):
@@ -108,6 +108,10 @@ class EvaluationDocument(Document):
     modality_use: tuple[ModalityUseDocument, ...] = Field(
         default=(), description="of arms that read more than one modality; empty: not tested"
     )
+    subgroups: tuple[SubgroupDocument, ...] = Field(
+        default=(), description="of the packaged arm; empty: none asked for"
+    )
+    policy: tuple[RuleDocument, ...] = Field(default=(), description="rules of [policy]; empty: none")
     folds: tuple[FoldDocument, ...]
     split_digest: Sha256
     contract_fingerprint: Sha256

@@ -27,8 +27,10 @@ from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.table_rows import LedgerRow, QualityRow
 from medmllm.training.cohort import draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate, usable_arms
+from medmllm.training.groups import read_groups
 from medmllm.training.losses import check_weights
 from medmllm.training.planning import look_ahead, settle_folds
+from medmllm.training.policy import check_policy, unmet
 from medmllm.training.resuming import check_unfinished
 from medmllm.training.run import (
     Trained,
@@ -47,6 +49,7 @@ class TrainResult:
     evaluation: EvaluationDocument
     refused: int  # labelled studies that could not be used
     summary: str  # a few lines for the terminal
+    unmet: tuple[str, ...]  # rules of the policy, in words
 
 
 def run(
@@ -82,6 +85,7 @@ def run(
     """
     cores = os.cpu_count() or 1
     torch.set_num_threads(config.training.threads or cores)
+    check_policy(config)
     check_start(config)  # a wrong device or file of weights should not cost an index
     parsed, source = parse_target(target), labels or label_file(studies)
     check_writable(out, overwrite=overwrite, marker="evaluation.json", studies=folder_of(studies))
@@ -91,6 +95,9 @@ def run(
         write_linkage(linkage, index, out=out)
     found = assign_targets(index.studies, parsed)
     check_weights(config.training, len(found.classes))
+    groups = read_groups(
+        [study for study in index.studies if study.study_key in found.by_study], config.evaluation.subgroups
+    )
     given = look_ahead(index.studies, found.by_study, config.training, splits)
     task = Task.of(parsed.expression, found.classes)
     draft = draft_contract(config.image, config.text.reading)
@@ -117,7 +124,7 @@ def run(
             done = cross_validate(
                 arms, cohort, plan, config, task.classes, out=out, tracked=tracked, advance=more, resume=resume
             )
-        trained = Trained(task, cohort, plan, done, config, provenance, synthetic)
+        trained = Trained(task, cohort, plan, done, config, provenance, synthetic, groups)
         evaluation = write_run(trained, out, said)
         track_result(tracked, evaluation, out, register_as=config.tracking.register_as)
-    return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out))
+    return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out), unmet(evaluation.policy))
