@@ -12,7 +12,8 @@ from medmllm.documents import Document
 
 MetricName = Literal[
     "auroc", "auroc_within_folds", "auprc", "brier", "ece", "calibration_slope", "calibration_intercept",
-    "balanced_accuracy", "sensitivity", "specificity", "accuracy", "log_loss",
+    "balanced_accuracy", "sensitivity", "specificity", "accuracy", "log_loss", "quadratic_kappa",
+    "mean_absolute_error", "ranked_probability_score",
 ]  # fmt: skip
 GapName = Literal["auroc_gap", "true_positive_rate_gap", "true_negative_rate_gap", "accuracy_gap", "calibration_gap"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medmllm.evaluation.cohort import evaluate_arms
+from medmllm.records import MODALITIES
 from medmllm.reporting.cohort import write_training_report
 from medmllm.result_documents import EvaluationDocument
 from medmllm.training.policy import judge
@@ -32,18 +33,12 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
         confidence=config.evaluation.confidence,
         samples=config.evaluation.bootstrap_samples,
         seed=config.training.seed,
+        ordered=config.task.ordered,
     )
-    trust = assess(
-        trained.arms,
-        trained.cohort,
-        trained.groups,
-        classes=trained.task.classes,
-        settings=config.evaluation,
-        seed=config.training.seed,
-    )
+    trust = assess(trained.arms, trained.cohort, trained.groups, classes=trained.task.classes, config=config)
     packaged = packaged_arm(trained.arms)
     own = next(arm for arm in found.arms if arm.arm == packaged.arm)
-    reads = [name for name, read in (("image", packaged.contract.image), ("text", packaged.contract.text)) if read]
+    reads = [name for name in MODALITIES if getattr(packaged.contract, name) is not None]
     rules = judge(config.policy, own, reads=reads, subgroups=trust.subgroups, uses=trust.modality_use)
     evaluation = evaluation_document(trained, found, trust, rules, more=said)
     card, page = cards[packaged.arm], out / "report.html"

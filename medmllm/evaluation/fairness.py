@@ -4,7 +4,7 @@
 
 Groups share the resamples of patients, so a gap is paired where a patient is in two groups. Binary: auroc, sensitivity
 and specificity at the fold's operating point, ece, calibration_excess (events minus what the probabilities add up to,
-per study). Multiclass: auroc, accuracy, ece, calibration_excess (of the likeliest class).
+per study). More classes, ordered or not: auroc, accuracy, ece, calibration_excess (of the likeliest class).
 
 A gap is the difference between the two groups that lie furthest apart on the cohort: with more than two groups they
 are chosen after the fact, so the interval is somewhat hopeful of a gap. Groups with few patients are named, not shown.
@@ -20,13 +20,11 @@ import numpy as np
 
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.calibration import weighted_ece
-from medmllm.evaluation.cohort import OutOfFold
+from medmllm.evaluation.cohort import OutOfFold, auroc_measure
 from medmllm.evaluation.discrimination import (
     BoolArray,
     IntArray,
     weighted_accuracy,
-    weighted_auroc,
-    weighted_macro_auroc,
     weighted_recall,
 )
 from medmllm.evaluation.resampling import Interval, Measure, Resamples, resample
@@ -85,6 +83,7 @@ def evaluate_groups(
     confidence: float,
     samples: int,
     seed: int,
+    ordered: bool = False,
 ) -> Subgroups:
     """Return how an arm does per group, and the largest gaps.
 
@@ -98,6 +97,7 @@ def evaluate_groups(
         confidence: Level of the intervals.
         samples: Number of bootstrap resamples of patients.
         seed: Of the resamples.
+        ordered: The classes stand in an order, lowest first.
 
     Raises:
         EvaluationError: Not one group per study.
@@ -110,7 +110,7 @@ def evaluate_groups(
     measures: dict[str, Measure] = {}
     metrics: list[str] = []
     for name in shown:
-        own = group_measures(arm, targets, inside[name])
+        own = group_measures(arm, targets, inside[name], ordered=ordered)
         metrics = list(own)
         measures |= {f"{metric} {name}": measure for metric, measure in own.items()}
     drawn = resample(measures, targets=targets, patients=patients, samples=samples, seed=seed)
@@ -133,13 +133,14 @@ def evaluate_groups(
     )
 
 
-def group_measures(arm: OutOfFold, targets: IntArray, inside: BoolArray) -> Mapping[str, Measure]:
+def group_measures(arm: OutOfFold, targets: IntArray, inside: BoolArray, *, ordered: bool) -> Mapping[str, Measure]:
     """Return name -> measure of the weighted studies of one group, in the order of the report.
 
     Args:
         arm: One arm.
         targets: Class index of all studies; shape (studies,).
         inside: Which of them are of the group; shape (studies,).
+        ordered: The classes stand in an order, lowest first.
     """
     target, chances, predicted = targets[inside], arm.probabilities[inside], arm.predicted[inside]
     binary = chances.shape[1] == 2
@@ -150,16 +151,17 @@ def group_measures(arm: OutOfFold, targets: IntArray, inside: BoolArray) -> Mapp
         "ece": lambda weights: weighted_ece(event, chance, weights),
         "calibration_excess": lambda weights: weights @ excess / weights.sum(axis=1),
     }
+    auroc = auroc_measure(target, chances, ordered=ordered)
     found: dict[str, Measure]
     if binary:
         found = {
-            "auroc": lambda weights: weighted_auroc(event, chance, weights),
+            "auroc": auroc,
             "sensitivity": lambda weights: weighted_recall(target, predicted, 1, weights),
             "specificity": lambda weights: weighted_recall(target, predicted, 0, weights),
         }
     else:
         found = {
-            "auroc": lambda weights: weighted_macro_auroc(target, chances, weights),
+            "auroc": auroc,
             "accuracy": lambda weights: weighted_accuracy(target, predicted, weights),
         }
     return {name: _of_group(inside, measure) for name, measure in (found | calibration).items()}

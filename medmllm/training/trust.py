@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medmllm.config import TrainConfig
 from medmllm.evaluation.fairness import Subgroups, evaluate_groups, gap_remarks
 from medmllm.evaluation.modality_use import ModalityUse, evaluate_use, use_remarks
 from medmllm.evaluation.resampling import Interval
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult, main_arm
 from medmllm.training.groups import Groups
-from medmllm.training_config import EvaluationSettings
 from medmllm.trust_documents import EstimateDocument, GapDocument, GroupDocument, ModalityUseDocument, SubgroupDocument
 
 
@@ -33,8 +33,7 @@ def assess(
     groups: Groups,
     *,
     classes: tuple[str, ...],
-    settings: EvaluationSettings,
-    seed: int,
+    config: TrainConfig,
 ) -> Trust:
     """Return what the arms can be trusted for.
 
@@ -43,11 +42,11 @@ def assess(
         cohort: Its studies, with targets and patients.
         groups: As of `read_groups`.
         classes: Their names.
-        settings: Bounds and intervals.
-        seed: Of the resamples.
+        config: Bounds, intervals, seed of the resamples, kind of task.
     """
-    uses = _uses(arms, cohort, settings, seed)
-    found = _subgroups(packaged_arm(arms), cohort, groups, settings, seed)
+    settings = config.evaluation
+    uses = _uses(arms, cohort, config)
+    found = _subgroups(packaged_arm(arms), cohort, groups, config)
     gaps = (
         line for own in found for line in gap_remarks(own, arm=packaged_arm(arms).arm, confidence=settings.confidence)
     )
@@ -64,9 +63,7 @@ def packaged_arm(arms: Sequence[ArmResult]) -> ArmResult:
     return next(arm for arm in arms if arm.arm == name)
 
 
-def _uses(
-    arms: Sequence[ArmResult], cohort: Cohort, settings: EvaluationSettings, seed: int
-) -> tuple[ModalityUse, ...]:
+def _uses(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> tuple[ModalityUse, ...]:
     return tuple(
         use
         for arm in arms
@@ -75,17 +72,16 @@ def _uses(
             arm.deprived,
             targets=np.array(cohort.targets),
             patients=[member.sample.patient_key for member in cohort.members],
-            bound=settings.ignored_below,
-            confidence=settings.confidence,
-            samples=settings.bootstrap_samples,
-            seed=seed,
+            bound=config.evaluation.ignored_below,
+            confidence=config.evaluation.confidence,
+            samples=config.evaluation.bootstrap_samples,
+            seed=config.training.seed,
+            ordered=config.task.ordered,
         )
     )
 
 
-def _subgroups(
-    arm: ArmResult, cohort: Cohort, groups: Groups, settings: EvaluationSettings, seed: int
-) -> tuple[Subgroups, ...]:
+def _subgroups(arm: ArmResult, cohort: Cohort, groups: Groups, config: TrainConfig) -> tuple[Subgroups, ...]:
     return tuple(
         evaluate_groups(
             arm.out_of_fold,
@@ -93,10 +89,11 @@ def _subgroups(
             column=column,
             targets=np.array(cohort.targets),
             patients=[member.sample.patient_key for member in cohort.members],
-            fewest_patients=settings.subgroups.fewest_patients,
-            confidence=settings.confidence,
-            samples=settings.bootstrap_samples,
-            seed=seed,
+            fewest_patients=config.evaluation.subgroups.fewest_patients,
+            confidence=config.evaluation.confidence,
+            samples=config.evaluation.bootstrap_samples,
+            seed=config.training.seed,
+            ordered=config.task.ordered,
         )
         for column, of in groups.items()
     )

@@ -9,6 +9,7 @@ from medmllm.config import TrainConfig, load_config
 from medmllm.errors import ConfigError
 from medmllm.evaluation.cohort import OutOfFold, binary_measures, multiclass_measures
 from medmllm.evaluation.fairness import GAPS
+from medmllm.evaluation.ordinal import ordinal_measures
 from medmllm.records import ArmEvaluation, Metric
 from medmllm.training.policy import check_policy, judge, unmet
 from medmllm.trust_config import GapName, MetricName, PolicySettings
@@ -48,7 +49,10 @@ def judged(asked: PolicySettings, **given: Any) -> tuple[RuleDocument, ...]:
 def test_rules_can_be_made_of_every_metric_and_every_gap() -> None:
     target, logits = np.array([0, 1]), np.zeros((2, 3))
     arm = OutOfFold("fused", np.full((2, 3), 1 / 3), logits, target)
-    assert set(get_args(MetricName)) == {*binary_measures(arm, target, target), *multiclass_measures(arm, target)}
+    ordinal = ordinal_measures(target, arm.probabilities, target, ("a", "b", "c"))
+    of_cuts = {"auroc[>=b]", "auroc[>=c]"}  # named by the user's classes
+    measured = {*binary_measures(arm, target, target), *multiclass_measures(arm, target), *ordinal} - of_cuts
+    assert set(get_args(MetricName)) == measured
     assert set(get_args(GapName)) == set(GAPS)
 
 
