@@ -28,7 +28,7 @@ from medmllm.quality.gate import log_warnings
 from medmllm.result_documents import EvaluationDocument
 from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.table_rows import LedgerRow, QualityRow
-from medmllm.training.cohort import draft_contract, read_cohort
+from medmllm.training.cohort import Cohort, draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate, usable_arms
 from medmllm.training.groups import read_groups
 from medmllm.training.losses import check_weights
@@ -101,19 +101,14 @@ def run(
     if config.task.ordered:
         found = order_classes(found, parsed, config.task.order)
     check_weights(config.training, len(found.classes))
-    groups = read_groups(
-        [study for study in index.studies if study.study_key in found.by_study], config.evaluation.subgroups
-    )
+    labelled = [study for study in index.studies if study.study_key in found.by_study]
+    groups = read_groups(labelled, config.evaluation.subgroups)
     given = look_ahead(index.studies, found.by_study, config.training, splits)
     task = Task.of(parsed.expression, found.classes, ordered=config.task.ordered)
-    labelled = [study for study in index.studies if study.study_key in found.by_study]
     draft = draft_contract(config.image, config.text.reading, settle_columns(labelled, config.table))
     with progress_bar("Preparing studies", len(found.by_study)) as more:
         cohort = read_cohort(index.studies, found.by_study, draft, policy=config.quality, workers=cores, advance=more)
-    ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]
-    write_table(out / "training_ledger.csv", LedgerRow, ledger)
-    write_table(out / "quality.csv", QualityRow, (QualityRow.of(key, finding) for key, finding in cohort.findings))
-    log_warnings(Counter(finding.code for _, finding in cohort.findings if finding.severity == "warn"))
+    _tell_what_was_read(cohort, out)
     config.write(out / "settings.json")
     arms, said = usable_arms(cohort, config)
     plan, leaks = settle_folds(cohort, config.training, given, out)
@@ -135,3 +130,10 @@ def run(
         evaluation = write_run(trained, out, said)
         track_result(tracked, evaluation, out, register_as=config.tracking.register_as)
     return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out), unmet(evaluation.policy))
+
+
+def _tell_what_was_read(cohort: Cohort, out: Path) -> None:
+    ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]
+    write_table(out / "training_ledger.csv", LedgerRow, ledger)
+    write_table(out / "quality.csv", QualityRow, (QualityRow.of(key, finding) for key, finding in cohort.findings))
+    log_warnings(Counter(finding.code for _, finding in cohort.findings if finding.severity == "warn"))
