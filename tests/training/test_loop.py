@@ -118,6 +118,16 @@ def test_what_can_be_separated_is_learnt(arm: str) -> None:
     assert ((found[:, 0] > 0) == [sample.target == 1 for sample in held_out]).all()
 
 
+@pytest.mark.parametrize(("encoder", "width"), [("efficientnet_b0", 8), ("swin_unetr", 12)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_networks_of_every_kind_learn_from_images(encoder: str, width: int, channels_last: bool) -> None:
+    member = a_member("image", image_encoder=encoder, image_width=width, dropout=0.1)
+    train(member, "image", 16, epochs=12, patience=12, channels_last=channels_last)
+    held_out, machine = cohort(8, first=200), Machine.of("cpu", channels_last=channels_last)
+    found = predict_logits(member, held_out, contract_of("image"), settings(), machine)
+    assert ((found[:, 0] > 0) == [sample.target == 1 for sample in held_out]).all()
+
+
 def test_three_classes_are_learnt() -> None:
     member = a_member("text", classes=THREE)
     train(member, "text", 18, classes=3, epochs=12, patience=12)
