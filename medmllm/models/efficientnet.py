@@ -14,6 +14,8 @@ from monai.networks.nets import EfficientNet
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medmllm.models.batch_norm import EarlyNorm
+
 FULL_WIDTH = 32  # channels of the first convolution of B0; other widths scale all stages, to multiples of 8
 BLOCKS = (  # as MONAI writes them: repeats, kernel, stride, expansion, channels in and out, squeeze
     "r1_k3_s11_e1_i32_o16_se0.25",
@@ -59,18 +61,20 @@ class EfficientNetMap(EfficientNet):
             in_channels=channels,
             num_classes=1,
             width_coefficient=width / FULL_WIDTH,
-            # MONAI's momentum of 0.01 wants hundreds of steps before evaluation sees what training saw.
+            # MONAI's momentum of 0.01 averages over hundreds of batches: all of a small training.
             norm=("batch", {"eps": 1e-3, "momentum": 0.1}),
             drop_connect_rate=dropout,
         )
         del self._fc, self._dropout, self._avg_pooling
         self._conv_stem.stride = (stem_stride,) * 3
         for module in list(self.modules()):
+            if isinstance(module, nn.BatchNorm3d):
+                module.__class__ = EarlyNorm  # the same weights under the same names
             for name, layer in list(module.named_children()):
                 if isinstance(layer, nn.Conv3d) and max(layer.kernel_size) > 1:
                     setattr(module, f"{name}_padding", SamePadding(layer))
                     # As in the authors' code, where each channel of a depthwise convolution has a fan-out of its own.
-                    # MONAI counts all channels: what 16 blocks pass on fades, and running variances lag far behind.
+                    # MONAI counts all channels, and values fade from block to block.
                     fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups
                     nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_out))
         self.map_channels = int(self._conv_head.out_channels)

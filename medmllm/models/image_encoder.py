@@ -13,10 +13,10 @@ from typing import Literal, Protocol
 import torch
 from monai.networks.nets import DenseNet, ResNet
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medmllm.documents import ModelSettings
 from medmllm.errors import ConfigError
+from medmllm.models.batch_norm import LoneValueNorm
 from medmllm.models.efficientnet import EfficientNetMap
 from medmllm.models.pooling import make_steady
 from medmllm.models.swin import SwinMap
@@ -36,22 +36,6 @@ class MeanAndMax(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return (batch, 2 * channels) for features (batch, channels, x, y, z)."""
         return torch.cat([features.mean((2, 3, 4)), features.amax((2, 3, 4))], dim=1)
-
-
-class _LoneValueNorm(nn.BatchNorm3d):
-    """Batch normalisation for batches of which one study alone has an image.
-
-    Where a grid has shrunk to one voxel, such an image leaves one value per channel, which has no spread: it is
-    measured by the running statistics, which it does not enter.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the normalised map, of the same shape."""
-        if not self.training or input.numel() > input.shape[1]:
-            return super().forward(input)
-        return functional.batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-        )
 
 
 class _ResNetMap(ResNet):
@@ -192,7 +176,7 @@ class ImageEncoder(nn.Module):
         make_steady(self.network)
         for module in self.network.modules():
             if type(module) is nn.BatchNorm3d:
-                module.__class__ = _LoneValueNorm  # the same weights under the same names
+                module.__class__ = LoneValueNorm  # the same weights under the same names
         self.pool = MeanAndMax()
         self.width = 2 * self.map_channels
         self.missing_channel = nn.Parameter(torch.zeros(channels))

