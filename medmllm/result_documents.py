@@ -22,6 +22,8 @@ from medmllm.documents import (
     Task,
 )
 from medmllm.records import Provenance
+from medmllm.table_documents import TableCodes
+from medmllm.trust_documents import ModalityUseDocument
 
 
 class MetricDocument(Document):
@@ -104,6 +106,9 @@ class EvaluationDocument(Document):
     bootstrap_samples: int
     arms: tuple[ArmDocument, ...]
     differences: tuple[MetricDocument, ...]
+    modality_use: tuple[ModalityUseDocument, ...] = Field(
+        default=(), description="of arms that read more than one modality; empty: not tested"
+    )
     folds: tuple[FoldDocument, ...]
     split_digest: Sha256
     contract_fingerprint: Sha256
@@ -144,6 +149,13 @@ class WordDocument(Document):
     attribution: float
 
 
+class CellDocument(Document):
+    """The attribution of one cell of the label table; its value is not written."""
+
+    column: str
+    attribution: float
+
+
 class ChannelFile(Document):
     """The attribution map of one channel."""
 
@@ -171,6 +183,7 @@ class ExplanationDocument(Document):
     channels: tuple[ChannelFile, ...]
     words: tuple[WordDocument, ...]
     section_sums: dict[str, float]
+    cells: tuple[CellDocument, ...] = Field(default=(), description="of the columns that the study has a value in")
     faithfulness: float | None
     grade: str | None
     research_use_only: str = RESEARCH_USE_ONLY
@@ -245,6 +258,7 @@ class DeidentificationDocument(Document):
 
 FILES: Mapping[str, type[Document]] = {
     "model": ModelCard,
+    "table_codes": TableCodes,
     "evaluation": EvaluationDocument,
     "splits": SplitDocument,
     "prediction": PredictionDocument,

@@ -14,6 +14,7 @@ from medmllm.result_documents import EvaluationDocument
 from medmllm.training.cross_validation import main_arm
 from medmllm.training.resuming import forget
 from medmllm.training.run import Trained, evaluation_document, write_out_of_fold, write_package
+from medmllm.training.trust import assess
 
 
 def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDocument:
@@ -31,8 +32,16 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
         confidence=config.evaluation.confidence,
         samples=config.evaluation.bootstrap_samples,
         seed=config.training.seed,
+        ordered=config.task.ordered,
     )
-    evaluation = evaluation_document(trained, found, more=said)
+    trust = assess(
+        trained.arms,
+        targets=trained.cohort.targets,
+        patients=trained.patients,
+        settings=config.evaluation,
+        seed=config.training.seed,
+    )
+    evaluation = evaluation_document(trained, found, trust, more=said)
     card, page = cards[main_arm(list(cards))], out / "report.html"
     write_training_report(page, evaluation=evaluation, arms=arms, targets=targets, card=card, settings=config)
     evaluation.write(out / "evaluation.json")  # last: it marks the run as whole

@@ -14,9 +14,10 @@ import pydicom
 from pydicom.datadict import tag_for_keyword
 
 from medmllm.errors import DicomError
-from medmllm.ingest.dicom_header import APART, DicomHeader, element_text, numbers_of
+from medmllm.ingest.dicom_header import APART, DicomHeader, element_text
 from medmllm.ingest.dicom_mosaic import MOSAIC, is_mosaic, tiles_of
 from medmllm.ingest.dicom_stream import DICOM_FAILURES, HEADER_INFLATES_TO, data_set_stream
+from medmllm.ingest.dicom_values import numbers_of
 from medmllm.ingest.opening import one_error, open_regular
 from medmllm.ingest.technique import ToldTechnique, plain_kernel, plain_thickness
 

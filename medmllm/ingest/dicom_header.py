@@ -5,17 +5,13 @@
 Plain files are walked (dicom_part10), all others are read by pydicom. DICOM PS3.10 section 7, PS3.5 annex A.
 """
 
-import contextlib
 import io
 import logging
-import math
-import os
-import re
 import struct
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -34,8 +30,17 @@ from pydicom.uid import (
 from medmllm.errors import DicomError
 from medmllm.ingest.dicom_part10 import MOST_ITEMS, PlainFile, TooManyItemsError, walk
 from medmllm.ingest.dicom_stream import DICOM_FAILURES, HEADER_INFLATES_TO, IMAGE_INFLATES_TO, data_set_stream
+from medmllm.ingest.dicom_values import (
+    instance_of,
+    modality_of,
+    number_of,
+    numbers_of,
+    padding_of,
+    thickness_of,
+    words_of,
+)
 from medmllm.ingest.dicom_wish import compile_keywords
-from medmllm.ingest.opening import one_error, open_regular
+from medmllm.ingest.opening import PARSER_FAILURES, RegularFile, one_error, open_regular, refused_as
 from medmllm.ingest.technique import TECHNIQUE_TAGS, ToldTechnique, told_by
 
 NOT_IMAGES = {
@@ -61,7 +66,6 @@ TAGS = (
     *TECHNIQUE_TAGS,
 )  # fmt: skip
 PIXEL_TAGS = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PlanarConfiguration")
-_CODE_STRING = re.compile(r"[A-Z0-9_ ]{1,16}")
 
 # What pydicom remarks on a file quotes its values: a name or number may end up in a log. Process-wide, because the
 # filters of `warnings.catch_warnings` are not safe among threads; what matters is checked here and reported by key.
@@ -137,6 +141,23 @@ APART = (
 
 
 _WANTED = compile_keywords(TAGS)
+_FIELDS = tuple(each.name for each in fields(DicomHeader))
+_PLAIN = {
+    keyword: _FIELDS.index(name)
+    for keyword, name in (
+        ("SOPInstanceUID", "sop_uid"), ("SeriesInstanceUID", "series_uid"), ("StudyInstanceUID", "study_uid"),
+        ("PatientID", "patient_id"), ("PatientName", "patient_name"), ("SeriesDescription", "description"),
+        ("FrameOfReferenceUID", "frame_of_reference_uid"),
+    )
+}  # fmt: skip
+"""Attributes whose text is a field as it is."""
+_TELLING = frozenset({*APART, *TECHNIQUE_TAGS} - {"ImageType"})
+"""Attributes that `acquisition` and `told` hang on, and no other field but those of `_PLAIN`."""
+_LIGHT = frozenset({*_PLAIN, *_TELLING, "ImagePositionPatient", "InstanceNumber"})
+_FILE, _SYNTAX, _TRUNCATED, _POSITION, _INSTANCE, _ACQUISITION, _TOLD = map(
+    _FIELDS.index, ("file", "transfer_syntax", "truncated", "position", "instance", "acquisition", "told")
+)
+_all_fields = attrgetter(*_FIELDS)
 
 
 def read_header(path: Path) -> DicomHeader:
@@ -146,25 +167,30 @@ def read_header(path: Path) -> DicomHeader:
         DicomError: `not_dicom`, `dicomdir` or `not_an_image` for what is no image; `no_pixels` for an image
             without any; `dicom_unreadable`.
     """
-    with open_regular(path) as file:
+    with RegularFile(path) as file:
         return read_opened(path, file)
 
 
-def read_opened(path: Path, file: BinaryIO) -> DicomHeader:
-    """Read the header of a DICOM file that stands open at its start.
+def read_opened(path: Path, file: RegularFile) -> DicomHeader:
+    """Read the header of a DICOM file that stands open.
 
     Raises:
         DicomError: As `read_header`.
     """
-    with one_error(DicomError, "the DICOM header cannot be parsed", also=DICOM_FAILURES):
-        try:
-            plain = walk(file.fileno(), _WANTED)
-        except TooManyItemsError:
-            raise DicomError(f"the sequences of the header hold more than {MOST_ITEMS:,} items",
-                             code="too_large") from None  # fmt: skip
-        if plain is not None:
-            return _of_plain(path, plain, os.fstat(file.fileno()).st_size)
-        stream, force, transfer_syntax = data_set_stream(file, HEADER_INFLATES_TO)
+    try:  # not `one_error`, which would take longer than some of the reading
+        plain = walk(file, _WANTED)
+        return _of_plain(path, plain, file.size) if plain is not None else _of_any(path, file)
+    except TooManyItemsError:
+        raise DicomError(f"the sequences of the header hold more than {MOST_ITEMS:,} items",
+                         code="too_large") from None  # fmt: skip
+    except (*PARSER_FAILURES, *DICOM_FAILURES) as error:
+        raise refused_as(DicomError, error, "the DICOM header cannot be parsed") from None
+
+
+def _of_any(path: Path, file: RegularFile) -> DicomHeader:
+    """Return what pydicom reads of a header."""
+    with file.stream() as opened:
+        stream, force, transfer_syntax = data_set_stream(opened, HEADER_INFLATES_TO)
         data = pydicom.dcmread(stream, stop_before_pixels=True, force=force, specific_tags=list(TAGS))
         plain_tags = (keyword for keyword in TAGS if keyword != "ModalityLUTSequence")
         values = {keyword: text for keyword in plain_tags if (text := element_text(data, keyword)) is not None}
@@ -179,16 +205,42 @@ def read_opened(path: Path, file: BinaryIO) -> DicomHeader:
 def _of_plain(path: Path, plain: PlainFile, size: int) -> DicomHeader:
     if plain.media_storage_class == MediaStorageDirectoryStorage:
         raise DicomError("a DICOMDIR lists files and holds no image", code="dicomdir")
-    _refuse_other_objects(plain.values)
-    if plain.pixel_place is None:
-        _refuse_without("pixel data", plain.values)
-    missing = False
-    if plain.pixel_bytes is not None:
-        expected = _expected_pixel_bytes(plain.values)
-        missing = size - plain.pixel_place < max(expected, plain.pixel_bytes - 1) or plain.pixel_bytes < expected
-    has_lut = "ModalityLUTSequence" in plain.sequences
-    told = told_by(plain.values, plain.empty)
-    return _header(path, plain.values, plain.transfer_syntax, has_lut, plain.pixel_place, missing, told)
+    if plain.before is not None and plain.before.made is not None and _LIGHT.issuperset(plain.changed):
+        header = _beside(plain.before.made, path, plain, truncated=_is_cut_short(plain, size))
+    else:
+        _refuse_other_objects(plain.values)
+        if plain.pixel_place is None:
+            _refuse_without("pixel data", plain.values)
+        has_lut, missing = "ModalityLUTSequence" in plain.sequences, _is_cut_short(plain, size)
+        told = told_by(plain.values, plain.empty)
+        header = _header(path, plain.values, plain.transfer_syntax, has_lut, plain.pixel_place, missing, told)
+    if plain.latest is not None:
+        plain.latest.made = header
+    return header
+
+
+def _is_cut_short(plain: PlainFile, size: int) -> bool:
+    if plain.pixel_bytes is None or plain.pixel_place is None:
+        return False
+    expected = _expected_pixel_bytes(plain.values)
+    return size - plain.pixel_place < max(expected, plain.pixel_bytes - 1) or plain.pixel_bytes < expected
+
+
+def _beside(before: DicomHeader, path: Path, plain: PlainFile, *, truncated: bool) -> DicomHeader:
+    """Return the header of a slice from one that differs from it in `_LIGHT` alone: most of it is taken over."""
+    values, told = plain.values, list(_all_fields(before))
+    told[_FILE], told[_SYNTAX], told[_TRUNCATED] = path, plain.transfer_syntax, truncated  # not of the data set
+    for keyword in plain.changed:
+        if keyword in _PLAIN:
+            told[_PLAIN[keyword]] = values[keyword]
+        elif keyword == "ImagePositionPatient":
+            told[_POSITION] = numbers_of(values[keyword], 3)
+        elif keyword == "InstanceNumber":
+            told[_INSTANCE] = instance_of(values[keyword])
+    if not _TELLING.isdisjoint(plain.changed):
+        told[_ACQUISITION] = _acquisition(values)
+        told[_TOLD] = told_by(values, plain.empty)
+    return DicomHeader(*told)
 
 
 def read_with_pixels(path: Path, more: Iterable[str] = (), *, most_bytes: int | None = None) -> pydicom.Dataset:
@@ -272,7 +324,10 @@ def _header(
     truncated: bool,
     told: ToldTechnique,
 ) -> DicomHeader:
-    spacing, position = _numbers(values, "PixelSpacing", 2), _numbers(values, "ImagePositionPatient", 3)
+    spacing, position = (
+        numbers_of(values.get(keyword, ""), count)
+        for keyword, count in (("PixelSpacing", 2), ("ImagePositionPatient", 3))
+    )
     stored = int(values.get("BitsStored", "0"))
     return DicomHeader(
         file=path,
@@ -282,9 +337,9 @@ def _header(
         study_uid=values.get("StudyInstanceUID"),
         series_uid=values.get("SeriesInstanceUID"),
         sop_uid=values.get("SOPInstanceUID"),
-        modality=_modality(values),
+        modality=modality_of(values),
         description=values.get("SeriesDescription"),
-        image_type=_words(values.get("ImageType", "")),
+        image_type=words_of(values.get("ImageType", "")),
         frame_of_reference_uid=values.get("FrameOfReferenceUID"),
         rows=int(values["Rows"]),
         columns=int(values["Columns"]),
@@ -295,52 +350,25 @@ def _header(
         bits_stored=stored,
         high_bit=int(values.get("HighBit", stored - 1)),
         signed={"0": False, "1": True}.get(values.get("PixelRepresentation", "")),
-        slope=_number(values, "RescaleSlope"),
-        intercept=_number(values, "RescaleIntercept"),
+        slope=number_of(values, "RescaleSlope"),
+        intercept=number_of(values, "RescaleIntercept"),
         pixel_spacing_mm=(spacing[0], spacing[1]) if spacing and min(spacing) > 0 else None,
         position=(position[0], position[1], position[2]) if position else None,
-        orientation=_numbers(values, "ImageOrientationPatient", 6),
-        thickness_mm=_thickness(values),
+        orientation=numbers_of(values.get("ImageOrientationPatient", ""), 6),
+        thickness_mm=thickness_of(values),
         has_modality_lut=has_modality_lut,
         truncated=truncated,
         pixel_place=pixel_place,
-        acquisition=tuple((keyword, values[keyword]) for keyword in APART if keyword in values),
-        instance=_instance(values.get("InstanceNumber", "")),
+        acquisition=_acquisition(values),
+        instance=instance_of(values.get("InstanceNumber", "")),
         told=told,
         patient_name=values.get("PatientName"),
-        padding=_padding(values),
+        padding=padding_of(values),
     )
 
 
-def _padding(values: Mapping[str, str]) -> tuple[int, int] | None:
-    """Return the stored values from Pixel Padding Value to its Range Limit, signed if the pixels are (C.7.5.1.1.2)."""
-    if "PixelPaddingValue" not in values:
-        return None
-    found = []
-    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
-        with contextlib.suppress(ValueError):  # told of, never read by: a damaged one does not matter
-            value = int(values.get(keyword, "")) & 0xFFFF
-            found.append(value - 2**16 if values.get("PixelRepresentation") == "1" and value >= 2**15 else value)
-    return (min(found), max(found)) if found else None
-
-
-def _instance(text: str) -> int | None:
-    """Return an Instance Number; None for what is none: it is never sorted by, so a damaged one does not matter."""
-    with contextlib.suppress(ValueError):
-        number = float(text)
-        return int(number) if number.is_integer() else None
-    return None
-
-
-@lru_cache
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip().upper() for word in text.split("\\"))
-
-
-def _modality(values: Mapping[str, str]) -> str | None:
-    """Return Modality (0008,0060); None unless it is a code string, since results show it."""
-    modality = values.get("Modality", "")
-    return modality if _CODE_STRING.fullmatch(modality) else None
+def _acquisition(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple([(keyword, values[keyword]) for keyword in APART if keyword in values])
 
 
 def element_text(data: pydicom.Dataset, keyword: str) -> str | None:
@@ -350,30 +378,3 @@ def element_text(data: pydicom.Dataset, keyword: str) -> str | None:
         return None
     many = value if isinstance(value, MultiValue | list) else [value]
     return "\\".join(str(part) for part in many).strip(" \0") or None
-
-
-def _number(values: Mapping[str, str], keyword: str) -> float | None:
-    return float(values[keyword]) if keyword in values else None
-
-
-def _thickness(values: Mapping[str, str]) -> float | None:
-    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
-        with contextlib.suppress(ValueError):  # only ever asked of a lone slice
-            found = abs(_number(values, keyword) or 0.0)
-            if 0 < found < math.inf:
-                return found
-    return None
-
-
-def _numbers(values: Mapping[str, str], keyword: str, count: int) -> tuple[float, ...] | None:
-    return numbers_of(values.get(keyword, ""), count)
-
-
-@lru_cache(1024)
-def numbers_of(text: str, count: int) -> tuple[float, ...] | None:
-    """Return the numbers in a value's text, if there are exactly `count` finite ones; None else."""
-    parts = text.split("\\")
-    if not text or len(parts) != count:
-        return None
-    numbers = tuple(float(part) for part in parts)
-    return numbers if all(math.isfinite(number) for number in numbers) else None

@@ -10,13 +10,13 @@ section 7, PS3.10 section 7.
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from medmllm.ingest.dicom_template import Metas, Template, Templates
-from medmllm.ingest.dicom_wish import EITHER, SEQUENCE, UnusualError, Wish, texts_of
+from medmllm.ingest.dicom_template import Latest, Metas, Template, Templates
+from medmllm.ingest.dicom_wish import EITHER, SEQUENCE, UnusualError, Wish, texts_beside, texts_of
+from medmllm.ingest.opening import START_BYTES, RegularFile
 
-PIECE_BYTES = 8192  # more than most headers
 MOST_ITEMS = 2**17  # in sequences of undefined length; a general parser takes two seconds for them
 DEEPEST = 16  # sequences within sequences
 IMPLICIT = "1.2.840.10008.1.2"
@@ -45,9 +45,9 @@ class TooManyItemsError(Exception):
     """Sequences with so many items that a general parser should not be shown them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class PlainFile:
-    """What a walk over one file found."""
+    """What a walk over one file found; not frozen, which would take a third of the time of all the rest."""
 
     transfer_syntax: str
     media_storage_class: str
@@ -56,20 +56,23 @@ class PlainFile:
     sequences: frozenset[str]  # keywords of sequences that hold anything
     pixel_place: int | None  # where the value of Pixel Data starts; None when there are no pixels
     pixel_bytes: int | None  # its length; None when it is compressed
+    latest: Latest | None = field(default=None, repr=False)  # these values, for the next file of the same course
+    before: Latest | None = field(default=None, repr=False)  # those of a file before it, of the same course
+    changed: tuple[str, ...] = ()  # keywords whose values differ from those of `before`
 
 
-def walk(number: int, wanted: Mapping[int, Wish]) -> PlainFile | None:
+def walk(file: RegularFile, wanted: Mapping[int, Wish]) -> PlainFile | None:
     """Return the wanted values of an open file; None when it is not a plain one.
 
     Args:
-        number: File descriptor; where it stands does not matter and is not changed.
+        file: Where it stands does not matter and is not changed.
         wanted: As of `compile_keywords`.
 
     Raises:
         TooManyItemsError: pydicom should not be asked either.
     """
     try:
-        return _Walk(number, wanted).run()
+        return _Walk(file, wanted).run()
     except (UnusualError, struct.error, UnicodeDecodeError, ValueError):
         return None
 
@@ -80,7 +83,7 @@ def end_of_pixels(data: bytes) -> int | None:
     The end of `data` when there are no pixels, or compressed ones. A general parser takes minutes for megabytes that
     inflate to nothing but empty elements: what this does not find plain need not be shown to it.
     """
-    seen = _Walk(-1, {}, data)
+    seen = _Walk(data, {})
     try:
         seen.explicit_elements(0)
     except (UnusualError, TooManyItemsError, struct.error):
@@ -93,12 +96,13 @@ def end_of_pixels(data: bytes) -> int | None:
 class _Walk:
     """A window on a file that moves forward, and what was found of what was wanted."""
 
-    def __init__(self, number: int, wanted: Mapping[int, Wish], data: bytes | None = None) -> None:
+    def __init__(self, file: RegularFile | bytes, wanted: Mapping[int, Wish]) -> None:
         """Look at an open file, or at bytes in memory."""
-        self.number, self.wanted = number, wanted
-        self.size = os.fstat(number).st_size if data is None else len(data)
-        self.start = 0
-        self.piece = os.pread(number, PIECE_BYTES, 0) if data is None else data
+        self.wanted, self.start = wanted, 0
+        if isinstance(file, bytes):
+            self.number, self.size, self.piece = -1, len(file), file
+        else:
+            self.number, self.size, self.piece = file.descriptor, file.size, file.start()
         self.implicit = False
         self.items = 0
         self.raw: list[tuple[Wish, bytes]] = []
@@ -114,7 +118,7 @@ class _Walk:
         if place + count > self.size:
             raise UnusualError
         self.start = place
-        self.piece = os.pread(self.number, max(PIECE_BYTES, count), place)
+        self.piece = os.pread(self.number, max(START_BYTES, count), place)
         if len(self.piece) < count:
             raise UnusualError
         return 0
@@ -126,24 +130,17 @@ class _Walk:
         if syntax != IMPLICIT and syntax not in EXPLICIT and not syntax.startswith(ENCAPSULATED):
             raise UnusualError
         self.implicit = syntax == IMPLICIT
-        if not self.recall(place):
-            (self.implicit_elements if self.implicit else self.explicit_elements)(place)
-            if self.start == 0 and TEMPLATES.is_worth_learning(place, self.pixel_place):
-                learn(self.piece, place, self.wanted, implicit=self.implicit)
+        template = TEMPLATES.find(self.piece, place, self.wanted, implicit=self.implicit)
+        if template is not None:
+            return recall(template, self.piece, syntax, media_storage)
+        (self.implicit_elements if self.implicit else self.explicit_elements)(place)
+        if self.start == 0 and TEMPLATES.is_worth_learning(place, self.pixel_place):
+            learn(self.piece, place, self.wanted, implicit=self.implicit)
         values = texts_of(self.raw)
-        empty = frozenset(wish.keyword for wish, _ in self.raw if wish.keyword not in values)
         return PlainFile(
-            syntax, media_storage, values, empty, frozenset(self.sequences), self.pixel_place, self.pixel_bytes
-        )
-
-    def recall(self, place: int) -> bool:
-        """Take everything from a template, where one fits: neighbours of a series have the same elements."""
-        found = TEMPLATES.find(self.piece, place, self.wanted, implicit=self.implicit)
-        if found is None:
-            return False
-        self.raw = [(wish, self.piece[start:end]) for wish, start, end in found.values]
-        self.sequences, self.pixel_place, self.pixel_bytes = set(found.sequences), found.pixel_place, found.pixel_bytes
-        return True
+            syntax, media_storage, values, _empty(self.raw, values), frozenset(self.sequences), self.pixel_place,
+            self.pixel_bytes,
+        )  # fmt: skip
 
     def explicit_elements(self, place: int) -> None:
         """Look at the elements of an explicit data set; flat and terse, since it runs for every element."""
@@ -313,7 +310,7 @@ class _Recorder(_Walk):
     """Walks over a header in memory and writes down which bytes decide its course."""
 
     def __init__(self, piece: bytes, wanted: Mapping[int, Wish]) -> None:
-        super().__init__(-1, wanted, piece)
+        super().__init__(piece, wanted)
         self.heads: list[tuple[int, int]] = []  # (place, length) of what decides where the next element lies
         self.values: list[tuple[Wish, int, int]] = []
         self.deciding = True
@@ -350,6 +347,42 @@ def learn(piece: bytes, place: int, wanted: Mapping[int, Wish], *, implicit: boo
             piece, place, wanted, course.heads, course.values, frozenset(course.sequences), course.pixel_place,
             course.pixel_bytes, implicit=implicit,
         ))  # fmt: skip
+
+
+def recall(template: Template, piece: bytes, syntax: str, media_storage: str) -> PlainFile:
+    """Take everything from a template that fits: neighbours of a series have the same elements, and most values.
+
+    Args:
+        template: Of the course that a walk over this file would take.
+        piece: The first bytes of the file.
+        syntax: Its transfer syntax.
+        media_storage: Its media storage class.
+    """
+    cut = [piece[start:end] for _, start, end in template.values]
+    before, values = template.latest, None
+    changed: tuple[str, ...] = ()
+    if before is not None:
+        differing = [(template.values[k][0], cut[k]) for k, old in enumerate(before.cut) if cut[k] != old]
+        values = texts_beside(before.values, differing, cut[0] if template.names_characters else b"")
+        changed = tuple([wish[0] for wish, _ in differing])
+    if before is None or values is None:
+        raw = [(wish, value) for (wish, _, _), value in zip(template.values, cut, strict=True)]
+        before, values = None, texts_of(raw)
+        empty = _empty(raw, values)
+    else:
+        empty = before.empty
+    template.latest = latest = Latest(cut, values, empty)
+    return PlainFile(
+        syntax, media_storage, values, empty, template.sequences, template.pixel_place, template.pixel_bytes,
+        latest, before, changed,
+    )  # fmt: skip
+
+
+def _empty(raw: Sequence[tuple[Wish, bytes]], values: Mapping[str, str]) -> frozenset[str]:
+    """Return the keywords of values that are there and hold nothing."""
+    if len(values) == len(raw):
+        return frozenset()
+    return frozenset(wish.keyword for wish, _ in raw if wish.keyword not in values)
 
 
 def _uid(value: bytes) -> str:

@@ -9,17 +9,29 @@ element lies is the same, a walk would take the same steps: so none is taken, an
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medmllm.ingest.dicom_wish import Wish
+from medmllm.ingest.dicom_wish import CHARACTER_SET, Wish
 
 MOST_TEMPLATES = 8
+MOST_METAS = 4
 PIXEL_HEAD_BYTES = 12
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
+class Latest:
+    """The values of the file that took a course last."""
+
+    cut: list[bytes]  # as in the file
+    values: Mapping[str, str]  # as of `PlainFile`
+    empty: frozenset[str]
+    made: Any = None  # what the caller made of them
+
+
+@dataclass(slots=True, eq=False)
 class Template:
     """The course of one header."""
 
@@ -33,6 +45,8 @@ class Template:
     deciding: bytes  # these bytes
     values: tuple[tuple[Wish, int, int], ...]  # (what, where it starts, where it ends)
     sequences: frozenset[str]
+    names_characters: bool  # whether the first value is the one of Specific Character Set
+    latest: Latest | None = None  # replaced whole, never changed but for `made`: threads look at it
 
     @classmethod
     def of(
@@ -57,7 +71,10 @@ class Template:
         places = np.array(sorted({place for start, length in heads for place in range(start, start + length)}), np.intp)
         deciding = np.frombuffer(piece, np.uint8)[places].tobytes()
         head = piece[pixel_place - PIXEL_HEAD_BYTES : pixel_place]
-        return cls(wanted, implicit, place, pixel_place, pixel_bytes, head, places, deciding, tuple(values), sequences)
+        first = bool(values) and values[0][0].keyword == CHARACTER_SET
+        return cls(
+            wanted, implicit, place, pixel_place, pixel_bytes, head, places, deciding, tuple(values), sequences, first
+        )
 
     def fits(self, piece: bytes, place: int, wanted: Mapping[int, Wish], *, implicit: bool) -> bool:
         """Say whether a walk over another file would take the same course."""
@@ -96,10 +113,11 @@ class Templates:
 
 
 class Metas:
-    """The file meta of the file seen last: its neighbours' differ in the Media Storage SOP Instance UID alone."""
+    """The file metas seen last: those of neighbours differ in the Media Storage SOP Instance UID alone."""
 
     def __init__(self) -> None:
-        self._kept: tuple[bytes, bytes, int, int, tuple[str, str, int]] | None = None
+        # Replaced whole, never changed: threads look at it.
+        self._kept: tuple[tuple[bytes, bytes, int, int, tuple[str, str, int]], ...] = ()
 
     def find(self, piece: bytes) -> tuple[str, str, int] | None:
         """Return what was found in the same file meta; None when it is another one.
@@ -107,15 +125,13 @@ class Metas:
         Args:
             piece: The first bytes of a file.
         """
-        if self._kept is None:
-            return None
-        before, after, start, end, found = self._kept
-        place = found[2]
-        same = piece[132:start] == before and piece[end : place + 2] == after and piece[start:end].isascii()
-        return found if same else None
+        for before, after, start, end, found in self._kept:
+            if piece[132:start] == before and piece[end : found[2] + 2] == after and piece[start:end].isascii():
+                return found
+        return None
 
     def keep(self, piece: bytes, instance: tuple[int, int], found: tuple[str, str, int]) -> None:
-        """Keep what was found.
+        """Keep what was found, in place of the oldest.
 
         Args:
             piece: The first bytes of its file.
@@ -123,4 +139,5 @@ class Metas:
             found: Transfer syntax, media storage class, and where the data set starts.
         """
         start, end = instance
-        self._kept = piece[132:start], piece[end : found[2] + 2], start, end, found
+        kept = piece[132:start], piece[end : found[2] + 2], start, end, found
+        self._kept = (kept, *self._kept[: MOST_METAS - 1])

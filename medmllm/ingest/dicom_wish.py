@@ -29,6 +29,9 @@ _ORDINARY = {  # several UIDs, white space that pydicom takes off and numbers th
 }
 
 
+CHARACTER_SET = "SpecificCharacterSet"
+
+
 class UnusualError(Exception):
     """Something that is left to pydicom."""
 
@@ -70,11 +73,35 @@ def texts_of(raw: Sequence[tuple[Wish, bytes]]) -> dict[str, str]:
     named: bytes = b""
     for wish, value in raw:
         keyword = wish[0]
-        if keyword == "SpecificCharacterSet":  # the first of all wanted elements
+        if keyword == CHARACTER_SET:  # the first of all wanted elements
             named = value.strip(b" \0")
         text = (_text_of if len(value) <= SHORT_BYTES else _text_of.__wrapped__)(wish, value, named)
         if text:
             found[keyword] = text
+    return found
+
+
+def texts_beside(
+    values: Mapping[str, str], changed: Sequence[tuple[Wish, bytes]], character_set: bytes
+) -> dict[str, str] | None:
+    """Return the texts of a file that has the values of another one, but for some.
+
+    Args:
+        values: The other one's, as of `texts_of`.
+        changed: What is not the same.
+        character_set: The value of Specific Character Set in both; empty when there is none.
+
+    Returns:
+        As `texts_of`; None where it has to be asked: the character set has changed, or what is empty has.
+    """
+    found = dict(values)
+    named = character_set.strip(b" \0")
+    for wish, value in changed:
+        keyword = wish[0]
+        text = (_text_of if len(value) <= SHORT_BYTES else _text_of.__wrapped__)(wish, value, named)
+        if keyword == CHARACTER_SET or not text or keyword not in found:
+            return None
+        found[keyword] = text
     return found
 
 

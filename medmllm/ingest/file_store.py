@@ -262,7 +262,7 @@ class FileStore:
         return self._seal.open(file.path)
 
     def _recognised(self, path: bytes, size: int, kind: str, record: bytes) -> Recognised:
-        return record_text.read(self._seal.open(record), self._found(path, size), Kind(kind))
+        return record_text.read(self._seal.open_bytes(record), self._found(path, size), Kind(kind))
 
     def _found(self, path: bytes, size: int, inode: tuple[int, int] = (0, 0)) -> FoundFile:
         relative = self._seal.open(path)

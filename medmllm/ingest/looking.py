@@ -60,7 +60,7 @@ def _look_at(found: FoundFile, seal: Seal) -> Seen:
     return Seen(
         kind=item.kind,
         path=seal.close(found.relative),
-        record=seal.close(record_text.write(item)),
+        record=seal.close_bytes(record_text.write(item)),
         uids=(first.study_uid, first.patient_id) if first else (None, None),
         twin=f"{first.sop_uid} {first.position}" if first else None,
         problem=item.problem,

@@ -8,13 +8,16 @@ alone stops early and takes a flipped bit for data. What is declared is held aga
 """
 
 import gzip
+import io
 import json
 import logging
 import math
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import combinations
 from operator import mul
 from pathlib import Path
@@ -28,7 +31,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from medmllm.errors import IngestError, NiftiError
-from medmllm.ingest.opening import one_error, open_regular
+from medmllm.ingest.opening import PARSER_FAILURES, RegularFile, one_error, open_regular, refused_as
 from medmllm.records import FloatArray, Volume
 
 LARGEST_VOXELS = 2**30  # 4 GiB as float32
@@ -36,7 +39,9 @@ MOST_VOLUMES = 2**14
 DEFLATE_MOST = 1032  # gzip cannot do better (zlib.net, "Technical Details")
 IMAGE_MOST, UNSUSPICIOUS_BYTES = 100, 2**27  # what images shrink by at most; below this nobody minds
 LARGEST_EXTRA_BYTES = 2**24  # header extensions, and what may follow the voxels
+GZIP = b"\x1f\x8b"
 NIFTI1_BYTES = 348
+NIFTI1_SIZES = tuple(NIFTI1_BYTES.to_bytes(4, order) for order in ("little", "big"))
 HEADER_BYTES = 540  # NIfTI-2
 SMALLEST_VOXEL_MM3 = 1e-9
 SAME_PLACE = 0.1  # sform and qform agree when all corners do, to this fraction of a voxel
@@ -87,13 +92,39 @@ def read_header(path: Path) -> NiftiHeader:
         NiftiError: Not NIfTI, of fewer than three axes, not millimetres, not one number per voxel, without
             a place in the patient, or too large.
     """
-    failures = (*NIBABEL_FAILURES, gzip.BadGzipFile)
-    with one_error(NiftiError, "the header cannot be parsed", also=failures):
-        with _open_plain(path) as plain:
-            raw = _parse_header(plain.stream.read(HEADER_BYTES))
-        header = _judge(raw)
-        _check_size(raw, path, plain)
-        return header
+    try:  # not `one_error`, which would take longer than some of the reading
+        start, size, zipped = _read_start(path)
+        raw, header = _judged(start[:NIFTI1_BYTES] if start[:4] in NIFTI1_SIZES else start)
+        _check_size(raw, path, size, zipped=zipped)
+    except (*PARSER_FAILURES, *NIBABEL_FAILURES, gzip.BadGzipFile) as error:
+        raise refused_as(NiftiError, error, "the header cannot be parsed") from None
+    return header
+
+
+def _read_start(path: Path) -> tuple[bytes, int, bool]:
+    """Return what a header takes of a file, as `_open_plain` would; the file's size; and whether it is zipped."""
+    with RegularFile(path) as file:
+        size, start = file.size, file.start()
+    if start[:2] != GZIP:
+        return start[:HEADER_BYTES], size, False
+    try:
+        inflated = zlib.decompressobj(zlib.MAX_WBITS + 16).decompress(start, io.DEFAULT_BUFFER_SIZE)
+    except zlib.error:
+        inflated = b""
+    whole = len(inflated) == io.DEFAULT_BUFFER_SIZE or size == len(start)  # as far as gzip looks, and checks
+    if len(inflated) >= HEADER_BYTES and whole:
+        return inflated[:HEADER_BYTES], size, True
+    with _open_plain(path) as plain:
+        return plain.stream.read(HEADER_BYTES), size, True
+
+
+@lru_cache(64)
+def _judged(start: bytes) -> tuple[Any, NiftiHeader]:
+    """Parse a header and judge it; kept in mind, since the images of a study mostly have one grid in common."""
+    raw = _parse_header(start)
+    header = _judge(raw)
+    header.affine.setflags(write=False)
+    return raw, header
 
 
 def read_volume(path: Path, *, number: int = 0, modality: str | None = None) -> Volume:
@@ -112,7 +143,7 @@ def read_volume(path: Path, *, number: int = 0, modality: str | None = None) -> 
         with _open_plain(path) as plain:
             raw = _parse_header(plain.stream.read(HEADER_BYTES))
             header = _judge(raw)
-            _check_size(raw, path, plain)
+            _check_size(raw, path, plain.size, zipped=plain.zipped)
             stored = None if _is_pair(raw) else _read_voxels(plain.stream, raw, number)
         if stored is None:
             with _open_plain(image_beside(path)) as plain:
@@ -149,7 +180,7 @@ class _Plain(NamedTuple):
 def _open_plain(path: Path) -> Iterator[_Plain]:
     """Open a file, looking through gzip by what it holds, whatever it is called."""
     with open_regular(path) as stream:
-        size, zipped = os.fstat(stream.fileno()).st_size, stream.read(2) == b"\x1f\x8b"
+        size, zipped = os.fstat(stream.fileno()).st_size, stream.read(2) == GZIP
         stream.seek(0)
         if zipped:
             with gzip.GzipFile(fileobj=stream, mode="rb") as plain:
@@ -158,13 +189,14 @@ def _open_plain(path: Path) -> Iterator[_Plain]:
             yield _Plain(stream, size, zipped)
 
 
-def _check_size(raw: Any, path: Path, plain: _Plain) -> None:
+def _check_size(raw: Any, path: Path, size: int, *, zipped: bool) -> None:
     """Hold what a header declares against the size of the file that should hold it, before any of it is read.
 
     Args:
         raw: The header.
         path: Its file.
-        plain: That file; the voxels of a pair are in another one.
+        size: That file's, in bytes; the voxels of a pair are in another one.
+        zipped: Whether it is.
 
     Raises:
         IngestError: The file cannot be opened.
@@ -173,8 +205,7 @@ def _check_size(raw: Any, path: Path, plain: _Plain) -> None:
     """
     if _is_pair(raw):
         with _open_plain(image_beside(path)) as plain:
-            pass
-    _, size, zipped = plain
+            size, zipped = plain.size, plain.zipped
     offset, shape = int(raw.get_data_offset()), raw.get_data_shape()
     least = 0 if _is_pair(raw) else raw.template_dtype.itemsize  # nibabel would take the header for voxels
     if not least <= offset <= LARGEST_EXTRA_BYTES:

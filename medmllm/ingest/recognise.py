@@ -6,14 +6,13 @@ FoundFile -> DICOM image, NIfTI image, note, recording or table, with its header
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import BinaryIO
 
 from medmllm.errors import IngestError, MedmllmError
 from medmllm.ingest import audio, dicom_header, dicom_stream, nifti
 from medmllm.ingest.dicom_frames import frames_of
 from medmllm.ingest.dicom_header import DicomHeader
 from medmllm.ingest.nifti import NiftiHeader
-from medmllm.ingest.opening import one_error, open_regular
+from medmllm.ingest.opening import PARSER_FAILURES, RegularFile, refused_as
 from medmllm.ingest.walk import FileProblem, FoundFile, Severity
 from medmllm.records import Refusal
 
@@ -54,10 +53,10 @@ def recognise(found: FoundFile) -> Recognised:
         name = found.name.lower()
         if name.endswith((".nii", ".nii.gz")):
             return _recognise_nifti(found)
-        with open_regular(found.place) as stream:
-            kind = _kind(found, stream)
+        with RegularFile(found.place) as file:
+            kind = _kind(found, name, file)
             if kind is Kind.DICOM:
-                return Recognised(found, kind, dicom=_frames(dicom_header.read_opened(found.path, stream)))
+                return Recognised(found, kind, dicom=_frames(dicom_header.read_opened(found.path, file)))
         if kind is Kind.NIFTI:
             return _recognise_nifti(found)
         if kind is Kind.RECORDING:
@@ -70,14 +69,14 @@ def recognise(found: FoundFile) -> Recognised:
         return Recognised(found, Kind.OTHER, problem=problem)
 
 
-def _kind(found: FoundFile, stream: BinaryIO) -> Kind:
-    """Return what an open file is; it stands at its start again."""
-    with one_error(IngestError, "the file cannot be read"):
-        start = stream.read(SNIFFED_BYTES)
-        stream.seek(0)
-    if start[128:132] == b"DICM":
+def _kind(found: FoundFile, name: str, file: RegularFile) -> Kind:
+    """Return what an open file is."""
+    try:
+        start = file.start()[:SNIFFED_BYTES]
+    except PARSER_FAILURES as error:
+        raise refused_as(IngestError, error, "the file cannot be read") from None
+    if start[128:] == b"DICM":
         return Kind.DICOM
-    name = found.name.lower()
     if found.relative in TABLES:
         return Kind.TABLE
     stem, dot, suffix = name.rpartition(".")

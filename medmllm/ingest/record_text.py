@@ -1,6 +1,6 @@
 """Write down what was recognised of a file as text, and read it back.
 
-    Recognised -> JSON text -> Recognised
+    Recognised -> JSON text in UTF-8 -> Recognised
 
 What the index keeps between runs, and what worker processes hand over. No pickle: text can be looked at and cannot run.
 """
@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from medmllm.ingest.dicom_header import TAGS, DicomHeader
 from medmllm.ingest.nifti import NiftiHeader
@@ -25,14 +26,13 @@ _TOLD_PLACE, _ACQUISITION_PLACE = _DICOM.index("told"), _DICOM.index("acquisitio
 _TUPLE_PLACES = tuple(map(_DICOM.index, ("image_type", "pixel_spacing_mm", "position", "orientation", "padding")))
 _TOLD = tuple(field.name for field in fields(ToldTechnique))
 _dicom_values, _told_values = attrgetter(*_DICOM), attrgetter(*_TOLD)
-_as_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 FORM = json.dumps([TAGS, _DICOM, _NIFTI, _TOLD])
 """What a text depends on: kept texts of another form are of no use."""
 
 
-def write(item: Recognised) -> str:
+def write(item: Recognised) -> bytes:
     """Return what was recognised as JSON text; the file's own place is not part of it."""
-    nifti = None
+    nifti: list[Any] | None = None
     if item.nifti:
         nifti = [getattr(item.nifti, name) for name in _NIFTI]
         nifti = [value.tolist() if isinstance(value, np.ndarray) else value for value in nifti]
@@ -40,12 +40,19 @@ def write(item: Recognised) -> str:
     dicom = [list(_dicom_values(header)) for header in item.dicom]
     for values in dicom:
         values[_TOLD_PLACE] = _told_values(values[_TOLD_PLACE])
-    return _as_json([dicom, nifti, item.refusal and asdict(item.refusal), problem])
+    told = [dicom, nifti, item.refusal and asdict(item.refusal), problem]
+    try:
+        return to_json(told)
+    except PydanticSerializationError:  # half a surrogate pair, which UTF-8 cannot hold
+        return json.dumps(told).encode()
 
 
-def read(text: str, found: FoundFile, kind: Kind) -> Recognised:
+def read(text: bytes, found: FoundFile, kind: Kind) -> Recognised:
     """Return what `write` was given, about this file."""
-    dicom, nifti, refusal, problem = json.loads(text)
+    try:
+        dicom, nifti, refusal, problem = from_json(text)
+    except ValueError:  # what `write` could not do in UTF-8
+        dicom, nifti, refusal, problem = json.loads(text)
     return Recognised(
         found,
         kind,

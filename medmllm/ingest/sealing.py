@@ -37,7 +37,11 @@ class Seal:
 
     def close(self, text: str) -> bytes:
         """Return the sealed bytes of a text."""
-        return self.cipher.encrypt(text.encode("utf-8", "surrogatepass"), None)
+        return self.close_bytes(text.encode("utf-8", "surrogatepass"))
+
+    def close_bytes(self, data: bytes) -> bytes:
+        """Return bytes sealed."""
+        return self.cipher.encrypt(data, None)
 
     def open(self, sealed: bytes) -> str:
         """Return the text of sealed bytes.
@@ -45,8 +49,16 @@ class Seal:
         Raises:
             IngestError: `wrong_secret` when they were sealed with another secret, or changed.
         """
+        return self.open_bytes(sealed).decode("utf-8", "surrogatepass")
+
+    def open_bytes(self, sealed: bytes) -> bytes:
+        """Return what `close_bytes` was given.
+
+        Raises:
+            IngestError: As `open`.
+        """
         try:
-            return self.cipher.decrypt(sealed, None).decode("utf-8", "surrogatepass")
+            return self.cipher.decrypt(sealed, None)
         except InvalidTag:
             reason = "the bytes were sealed with another site secret, or changed"
             raise IngestError(reason, code="wrong_secret") from None

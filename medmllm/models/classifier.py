@@ -1,20 +1,26 @@
-"""One classifier for every arm: image, text, or both fused.
+"""One classifier for every arm: one modality alone, or all that there are, fused.
 
     Batch -> encoders, of what is there -> learned tokens where a modality is missing -> fusion -> logits
 
-No encoder sees a missing modality: what is stored in its place enters no batch statistics either. Image-only and
-text-only are this classifier with one encoder. `forward_embedded` takes the note as embeddings, which is where
-attributions are taken.
+No encoder sees a missing modality: what is stored in its place enters no batch statistics either. The arms of one
+modality are this classifier with one encoder. `forward_embedded` takes the note and the table as embeddings, which is
+where attributions are taken.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from medmllm.documents import ModelSettings
 from medmllm.errors import ConfigError
+from medmllm.models.cross_attention import CrossAttention
 from medmllm.models.fusion import FUSIONS
 from medmllm.models.image_encoder import ImageEncoder
+from medmllm.models.ordinal_head import OrdinalHead
+from medmllm.models.table_encoder import TableEncoder
 from medmllm.models.text_encoder import TextEncoder
+from medmllm.models.tokens import Tokens
 from medmllm.records import MODALITIES, Batch
 
 
@@ -23,9 +29,11 @@ class StudyClassifier(nn.Module):
 
     Args:
         settings: Fusion, widths, dropout.
-        image_encoder: None for the text-only arm.
-        text_encoder: None for the image-only arm.
+        image_encoder: None where no image is read; the others likewise.
+        text_encoder: Of notes.
+        table_encoder: Of cells of the label table.
         outputs: Logits per study; 1 for a binary task, else one per class.
+        ordered: The classes have an order, and their logits come from one score.
 
     Raises:
         ConfigError: No encoder at all, or an unknown fusion.
@@ -37,78 +45,118 @@ class StudyClassifier(nn.Module):
         *,
         image_encoder: ImageEncoder | None,
         text_encoder: TextEncoder | None,
+        table_encoder: TableEncoder | None = None,
         outputs: int,
+        ordered: bool = False,
     ) -> None:
         super().__init__()
         if settings.fusion not in FUSIONS:
             raise ConfigError(f"[model] fusion = {settings.fusion!r} is none of {', '.join(FUSIONS)}")
-        encoders = {"image": image_encoder, "text": text_encoder}
+        encoders = {"image": image_encoder, "text": text_encoder, "table": table_encoder}
         self.modalities = tuple(name for name in MODALITIES if encoders[name] is not None)
         if not self.modalities:
-            raise ConfigError("a classifier needs an image encoder, a text encoder, or both")
+            raise ConfigError("a classifier needs an encoder: of images, notes or a table")
         self.outputs = outputs
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
-        widths = [int(encoder.width) for name in self.modalities if (encoder := encoders[name]) is not None]
+        self.table_encoder = table_encoder
+        self.by_token = FUSIONS[settings.fusion] is CrossAttention
+        widths = [
+            encoder.token_width if self.by_token and isinstance(encoder, ImageEncoder) else encoder.width
+            for name in self.modalities
+            if (encoder := encoders[name]) is not None
+        ]
         self.missing = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in widths)
         self.fusion = FUSIONS[settings.fusion](
-            widths, hidden=settings.fusion_width, outputs=outputs, dropout=settings.dropout
+            widths, hidden=settings.fusion_width, outputs=1 if ordered else outputs, dropout=settings.dropout
         )
+        self.head = OrdinalHead(outputs) if ordered else nn.Identity()
         self.modality_dropout = settings.modality_dropout if len(self.modalities) > 1 else 0.0
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits, shape (batch, outputs); a missing modality's stored value does not change them."""
         embedded = None
-        if self.text_encoder is not None and not self._knows_notes(batch):
+        if self.text_encoder is not None and (batch.note_features is None or not self.reads_notes_once):
             embedded = self.text_encoder.embed(batch.token_ids)
         return self.forward_embedded(batch, batch.image, embedded)
 
-    def forward_embedded(self, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
-        """Return logits with the image and the note's embeddings given apart from the batch.
+    def forward_embedded(
+        self, batch: Batch, image: Tensor, embedded: Tensor | None, *, cells: Tensor | None = None
+    ) -> Tensor:
+        """Return logits with the image and the embeddings of note and table given apart from the batch.
 
         Args:
             batch: Gives the masks.
             image: Shape (batch, channels, x, y, z).
             embedded: Word embeddings, shape (batch, tokens, width); None without a text encoder, or where the batch
                 brings the features of its notes.
+            cells: Embeddings of the table's cells, shape (batch, columns, width); None: those of the batch.
         """
-        present = self._hide_some(batch.present) if self.training else batch.present
-        features = []
+        if cells is None and self.table_encoder is not None:
+            cells = self.embed_cells(batch)
+        inputs = {"image": image, "text": embedded, "table": cells}
+        own = batch.present[:, [MODALITIES.index(name) for name in self.modalities]]
+        present = self._hide_some(own) if self.training else own
+        features: list[Tensor | Tokens] = []
         for slot, name in enumerate(self.modalities):
-            found = self._encode(name, batch, image, embedded)
-            here = present[:, MODALITIES.index(name), None]
-            features.append(torch.where(here, found, self.missing[slot].to(found.dtype)))
-        logits: Tensor = self.fusion(features)
-        return logits.float()
+            found, here = self._encode(name, batch, inputs[name]), present[:, slot]
+            if self.by_token:
+                # A note that no study of the batch has comes as one vector, as what has no tokens of its own does.
+                pieces = name == "text" and found.ndim == 3
+                tokens = Tokens(found, batch.token_mask) if pieces else Tokens.of(found)
+                features.append(tokens.or_missing(here, self.missing[slot]))
+            else:
+                features.append(torch.where(here[:, None], found, self.missing[slot].to(found.dtype)))
+        logits: Tensor = self.head(self.fusion(features).float())
+        return logits
 
-    def _encode(self, name: str, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
-        """Return a modality's features, shape (batch, width): zeros in the rows that lack it, which are not read."""
+    def embed_cells(self, batch: Batch) -> Tensor:
+        """Return the embeddings of the table's cells, shape (batch, columns, width)."""
+        assert self.table_encoder is not None and batch.table is not None and batch.cell_present is not None
+        return self.table_encoder.embed(batch.table, batch.cell_present)
+
+    def _encode(self, name: str, batch: Batch, given: Tensor | None) -> Tensor:
+        """Return a modality's features, shape (batch, width), or (batch, tokens, width) for a fusion of tokens.
+
+        Rows that lack the modality are not read, and have zeros.
+        """
         rows = batch.present[:, MODALITIES.index(name)].nonzero()[:, 0]
-        found = self._encode_rows(name, rows, batch, image, embedded) if len(rows) else None
+        found = self._encode_rows(name, rows, batch, given) if len(rows) else None
         if found is not None and len(rows) == len(batch.present):
             return found
         missing = self.missing[self.modalities.index(name)]
-        whole = missing.new_zeros(len(batch.present), len(missing), dtype=None if found is None else found.dtype)
-        return whole if found is None else whole.index_copy(0, rows, found)
+        if found is None:
+            return missing.new_zeros(len(batch.present), len(missing))
+        return found.new_zeros(len(batch.present), *found.shape[1:]).index_copy(0, rows, found)
 
-    def _encode_rows(self, name: str, rows: Tensor, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
+    def _encode_rows(self, name: str, rows: Tensor, batch: Batch, given: Tensor | None) -> Tensor:
         def chosen(tensor: Tensor) -> Tensor:
             return tensor if len(rows) == len(tensor) else tensor.index_select(0, rows)
 
         if name == "image":
-            assert self.image_encoder is not None
-            features: Tensor = self.image_encoder(chosen(image), chosen(batch.channel_present))
-            return features
+            assert self.image_encoder is not None and given is not None
+            look = self.image_encoder.tokens if self.by_token else self.image_encoder
+            features: Tensor = look(chosen(given), chosen(batch.channel_present))
+        elif name == "table":
+            assert self.table_encoder is not None and given is not None
+            features = self.table_encoder(chosen(given))
+        else:
+            features = self._encode_notes(batch, given, chosen)
+        return features
+
+    def _encode_notes(self, batch: Batch, embedded: Tensor | None, chosen: Callable[[Tensor], Tensor]) -> Tensor:
         assert self.text_encoder is not None
         if embedded is None:
             assert batch.note_features is not None
             return self.text_encoder.standardise(chosen(batch.note_features), chosen(batch.token_mask))
-        encoded: Tensor = self.text_encoder(chosen(embedded), chosen(batch.token_mask))
+        read = self.text_encoder.tokens if self.by_token else self.text_encoder
+        encoded: Tensor = read(chosen(embedded), chosen(batch.token_mask))
         return encoded
 
-    def _knows_notes(self, batch: Batch) -> bool:
-        """Say whether a batch brings what this network's encoder, which learns nothing, makes of its notes."""
-        return batch.note_features is not None and self.text_encoder is not None and self.text_encoder.frozen
+    @property
+    def reads_notes_once(self) -> bool:
+        """Whether a note's features are all that is taken of it, by an encoder that learns nothing."""
+        return self.text_encoder is not None and self.text_encoder.frozen and not self.by_token
 
     def _hide_some(self, present: Tensor) -> Tensor:
         """Hide a modality at random while training, never the only one a study has."""

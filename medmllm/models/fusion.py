@@ -1,12 +1,16 @@
 """Fuse the features of several modalities into logits.
 
 features of each modality (batch, width_m) -> logits (batch, outputs)
+
+These read one vector of each modality; `cross_attention` reads tokens.
 """
 
 import math
 
 import torch
 from torch import Tensor, nn
+
+from medmllm.models.cross_attention import CrossAttention
 
 
 class Concat(nn.Module):
@@ -102,4 +106,4 @@ class LowRank(nn.Module):
         return logits
 
 
-FUSIONS = {"concat": Concat, "gated": Gated, "low_rank": LowRank}
+FUSIONS = {"concat": Concat, "gated": Gated, "low_rank": LowRank, "cross_attention": CrossAttention}

@@ -179,17 +179,33 @@ class ImageEncoder(nn.Module):
                 module.__class__ = LoneValueNorm  # the same weights under the same names
         self.pool = MeanAndMax()
         self.width = 2 * self.map_channels
-        self.missing_channel = nn.Parameter(torch.zeros(channels))
+        self.token_width = self.map_channels + 3
+        # The one channel of an image is there, or there is no image: then nothing stands in for it, and no gradient is
+        # computed towards the voxels, which through the first convolution costs more than all of a small network.
+        self.missing_channel = nn.Parameter(torch.zeros(channels)) if channels > 1 else None
 
     def feature_map(self, image: Tensor, channel_present: Tensor) -> Tensor:
         """Return the network's last feature map, (batch, map_channels, x', y', z'), for (batch, channels, x, y, z)."""
-        here = channel_present[:, :, None, None, None]
-        filled = torch.where(here, image, self.missing_channel[None, :, None, None, None].to(image.dtype))
+        filled = image
+        if self.missing_channel is not None:
+            stand_in = self.missing_channel[None, :, None, None, None].to(image.dtype)
+            filled = torch.where(channel_present[:, :, None, None, None], image, stand_in)
         # On the CPU, gradients of bfloat16 3D convolutions are wrong, often NaN, where a feature map is 2 or 3 voxels
         # wide (oneDNN in torch 2.13; pytorch issue 169688 is the like of it): there it stays in single precision.
         with torch.autocast("cpu", enabled=False) if image.device.type == "cpu" else nullcontext():
             features: Tensor = self.network(filled)
         return features
+
+    def tokens(self, image: Tensor, channel_present: Tensor) -> Tensor:
+        """Return the feature map place by place, shape (batch, places, token_width).
+
+        To each place's features its coordinates are added, from -1 to 1 along each axis: convolutions hardly tell
+        where they are (Liu et al., NeurIPS 2018).
+        """
+        found = self.feature_map(image, channel_present)
+        axes = [torch.linspace(-1, 1, n, device=found.device) if n > 1 else found.new_zeros(1) for n in found.shape[2:]]
+        places = torch.stack(torch.meshgrid(*axes, indexing="ij")).to(found.dtype).expand(len(found), -1, -1, -1, -1)
+        return torch.cat([found, places], dim=1).flatten(2).transpose(1, 2)
 
     def forward(self, image: Tensor, channel_present: Tensor) -> Tensor:
         """Return features, shape (batch, width), for image (batch, channels, x, y, z)."""

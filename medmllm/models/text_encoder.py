@@ -162,6 +162,11 @@ class TextEncoder(nn.Module):
         states: Tensor = self.network(inputs_embeds=embedded, attention_mask=safe.long()).last_hidden_state
         return states
 
+    def tokens(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
+        """Return the contextual states, standardised over all real pieces of the batch if asked; same shape."""
+        hidden = self.hidden(embedded, token_mask)
+        return hidden if self.norm is None else self._standardise(self.norm, hidden, token_mask)
+
     def pool(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
         """Return the mean state of each note, shape (batch, width); a row without any real piece gives zeros."""
         hidden = self.hidden(embedded, token_mask)
@@ -177,9 +182,9 @@ class TextEncoder(nn.Module):
         """Return what `pool` gave, standardised over the batch if asked."""
         return pooled if self.norm is None else self._standardise(self.norm, pooled, token_mask.any(dim=1))
 
-    def _standardise(self, norm: nn.BatchNorm1d, pooled: Tensor, real: Tensor) -> Tensor:
-        """Batch normalisation over the rows that hold a note; a lone note is measured by the running statistics."""
+    def _standardise(self, norm: nn.BatchNorm1d, features: Tensor, real: Tensor) -> Tensor:
+        """Batch normalisation over what is real, notes or pieces; a lone one is measured by the running statistics."""
         norm.train(self.training and int(real.sum()) > 1)
-        standardised = pooled.clone()
-        standardised[real] = norm(pooled[real])
+        standardised = features.clone()
+        standardised[real] = norm(features[real])
         return standardised

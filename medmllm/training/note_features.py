@@ -22,7 +22,7 @@ from medmllm.training_config import TrainingSettings
 def read_notes(
     member: FoldNetwork, samples: Sequence[Sample], contract: PreprocessingContract, settings: TrainingSettings
 ) -> list[Sample]:
-    """Return the samples, with `note_features` where there is a note and the encoder will not change.
+    """Return the samples, with `note_features` where there is a note, which the network reads once.
 
     Args:
         member: The network that will be trained on them; moved to the device of the settings.
@@ -31,7 +31,7 @@ def read_notes(
         settings: Batch size, device, precision.
     """
     encoder, found = member.network.text_encoder, list(samples)
-    if encoder is None or not encoder.frozen:
+    if encoder is None or not member.network.reads_notes_once:
         return found
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
     machine.place(member.network)

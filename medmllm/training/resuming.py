@@ -18,15 +18,16 @@ from torch import Tensor
 from medmllm.config import TrainConfig
 from medmllm.documents import FoldModel
 from medmllm.errors import MisuseError
-from medmllm.models.package import weights_name
+from medmllm.models.package import codes_name, weights_name
 from medmllm.provenance import file_digest, text_digest
 from medmllm.records import FloatArray
 from medmllm.training.checkpoint import FOLDER, Checkpoint, Origin, read_state, write_state
 from medmllm.training.cohort import Cohort
+from medmllm.training.modality_test import FoldDeprived
 from medmllm.training.starting_weights import weights_input
 
 UNTRAINED: Mapping[str, bool | set[str]] = {
-    "tracking": True, "intended_use": True, "evaluation": {"bootstrap_samples", "confidence"},
+    "tracking": True, "intended_use": True, "evaluation": {"bootstrap_samples", "confidence", "ignored_below"},
 }  # fmt: skip
 """Settings that no fold depends on."""
 
@@ -41,6 +42,7 @@ def origin_of(config: TrainConfig, split: str, cohort: Cohort) -> Origin:
         image = "" if sample.image is None else _digest(sample.image.as_subclass(Tensor))
         parts += [sample.study_key, str(sample.target), str(sample.channel_present)]
         parts += ["" if member.note is None else member.note.text, image]
+        parts += [] if member.values is None else [repr(sorted(member.values.items()))]
     return Origin(text_digest([settings, *start]), split, text_digest(parts))
 
 
@@ -89,21 +91,31 @@ class Kept:
     def _done(self) -> Path:
         return self.out / FOLDER / f"{self.arm}_fold_{self.fold}.done.safetensors"
 
-    def finish(self, model: FoldModel, logits: FloatArray) -> None:
-        """Note that the fold is done: its weights are written, `logits` are those of its test part."""
+    def finish(self, model: FoldModel, logits: FloatArray, deprived: FoldDeprived) -> None:
+        """Note that the fold is done: its weights are written, and what it says of its test part is known."""
         rest = {"model": model.model_dump(mode="json"), "files": self._digests()}
-        write_state(self._done, {"logits": torch.from_numpy(logits)}, rest, self.origin)
+        found = {"logits": logits}
+        found |= {f"permuted/{name}": values for name, values in deprived.permuted.items()}
+        found |= {f"absent/{name}": values for name, values in deprived.absent.items()}
+        write_state(self._done, {name: torch.from_numpy(values) for name, values in found.items()}, rest, self.origin)
         self.checkpoint.remove()
 
-    def finished(self) -> tuple[FoldModel, FloatArray] | None:
-        """Return the fold's model and test logits, or None when it is to be trained."""
+    def finished(self) -> tuple[FoldModel, FloatArray, FoldDeprived] | None:
+        """Return the fold's model and what it says of its test part, or None when it is to be trained."""
         if not self._done.exists():
             return None
         tensors, rest = read_state(self._done, self.origin)
         if self._digests() != rest["files"]:
             return None
-        return FoldModel.model_validate(rest["model"]), tensors["logits"].numpy().astype(np.float64)
+        found = {name: value.numpy().astype(np.float64) for name, value in tensors.items()}
+        deprived = FoldDeprived(permuted=_under("permuted/", found), absent=_under("absent/", found))
+        return FoldModel.model_validate(rest["model"]), found["logits"], deprived
 
     def _digests(self) -> dict[str, str]:
-        files = [self.folder / weights_name(self.fold), *(self.folder / "tokenizer" / f"fold_{self.fold}").rglob("*")]
+        files = [self.folder / name for name in (weights_name(self.fold), codes_name(self.fold))]
+        files += [*(self.folder / "tokenizer" / f"fold_{self.fold}").rglob("*")]
         return {p.relative_to(self.folder).as_posix(): file_digest(p) for p in sorted(files) if p.is_file()}
+
+
+def _under(prefix: str, found: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    return {name.removeprefix(prefix): values for name, values in found.items() if name.startswith(prefix)}

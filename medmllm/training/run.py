@@ -34,6 +34,7 @@ from medmllm.training.cross_validation import ArmResult, count_folds, mean_image
 from medmllm.training.splits import SplitPlan
 from medmllm.training.starting_weights import REPORT
 from medmllm.training.tracking import Run
+from medmllm.training.trust import Trust
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,16 +126,19 @@ def write_out_of_fold(path: Path, trained: Trained) -> None:
     write_table(path, OutOfFoldRow, rows, classes=classes)
 
 
-def evaluation_document(trained: Trained, found: CohortEvaluation, *, more: Sequence[str]) -> EvaluationDocument:
+def evaluation_document(
+    trained: Trained, found: CohortEvaluation, trust: Trust, *, more: Sequence[str]
+) -> EvaluationDocument:
     """Return the evaluation as written to RUN/evaluation.json.
 
     Args:
         trained: The run.
         found: As of `evaluate_arms`.
+        trust: As of `assess`.
         more: Remarks of the pipeline's own, before those that the numbers call for.
     """
     settings = trained.config.evaluation
-    said = remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples)
+    said = trust.remarks + remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples)
     sets = _evaluate_sets(trained)
     said += tuple(line for arm, own in sets.items() for line in missed_remarks(arm, own))
     thresholds = [fold.conformal_thresholds for fold in trained.arms[0].folds if fold.conformal_thresholds]
@@ -153,6 +157,7 @@ def evaluation_document(trained: Trained, found: CohortEvaluation, *, more: Sequ
             for arm in found.arms
         ),
         differences=tuple(map(_metric, found.differences)),
+        modality_use=trust.modality_use,
         folds=count_folds(trained.plan, trained.patients),
         split_digest=trained.plan.digest,
         contract_fingerprint=trained.arms[-1].contract.fingerprint,

@@ -115,7 +115,9 @@ class Linear(nn.Module):
     def shape(self, total: Tensor) -> Tensor:
         return total
 
-    def forward_embedded(self, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
+    def forward_embedded(
+        self, batch: Batch, image: Tensor, embedded: Tensor | None, *, cells: Tensor | None = None
+    ) -> Tensor:
         total = self.bias.expand(len(image), -1)
         if "image" in self.modalities:
             seen = image * batch.channel_present[:, :, None, None, None]
@@ -158,12 +160,13 @@ def a_network(
     *,
     classes: tuple[str, ...] = ("no", "yes"),
     seed: int = 5,
+    fusion: str = "concat",
 ) -> nn.Module:
     """A real classifier with random weights, made strong enough that the study matters."""
-    config = load_config(TrainConfig, "train", overrides=OVERRIDES)
+    parts = load_config(TrainConfig, "train", overrides=(*OVERRIDES, f"model.fusion={fusion}")).model
     torch.manual_seed(seed)
-    text = None if tokenizer is None else new_text_network(contract.text, config.model, tokenizer)
-    network = build_network(contract, config.model, classes, text).eval()
+    text = None if tokenizer is None else new_text_network(contract.text, parts, tokenizer)
+    network = build_network(contract, parts, classes, text).eval()
     with torch.no_grad():
         network.fusion.out.weight *= 10
         if network.text_encoder is not None:

@@ -20,6 +20,7 @@ from medmllm.ingest.dicom_header import read_header
 from medmllm.ingest.dicom_part10 import walk
 from medmllm.ingest.dicom_template import Templates
 from medmllm.ingest.dicom_wish import compile_keywords
+from medmllm.ingest.opening import RegularFile
 from tests.factories import edit_dicom, write_dicom_study
 
 WANTED = compile_keywords(("PatientID", "Rows", "EchoTime", "ModalityLUTSequence"))
@@ -32,8 +33,8 @@ def file(tmp_path: Path) -> Path:
 
 
 def walked(file: Path):
-    with file.open("rb") as stream:
-        return walk(stream.fileno(), WANTED)
+    with RegularFile(file) as opened:
+        return walk(opened, WANTED)
 
 
 def both(file: Path) -> list[object]:
@@ -139,8 +140,8 @@ def test_a_value_of_either_sign_is_walked_as_an_unsigned_one(
     data = pydicom.dcmread(file)
     data.add_new("PixelPaddingValue", vr, value)
     data.save_as(file)
-    with file.open("rb") as stream:
-        found = walk(stream.fileno(), compile_keywords(("PixelPaddingValue",)))
+    with RegularFile(file) as opened:
+        found = walk(opened, compile_keywords(("PixelPaddingValue",)))
     assert (found and found.values["PixelPaddingValue"]) == text
     quick, thorough = both(file)
     assert quick == thorough
@@ -163,8 +164,8 @@ def test_texts_are_decoded_as_pydicom_decodes_them(
         data.SpecificCharacterSet = character_set
     data.PatientID = patient
     dcmwrite(file, data)
-    with file.open("rb") as stream:
-        found = walk(stream.fileno(), compile_keywords(("SpecificCharacterSet", "PatientID")))
+    with RegularFile(file) as opened:
+        found = walk(opened, compile_keywords(("SpecificCharacterSet", "PatientID")))
     assert (found is not None) == quick
     one, other = both(file)
     assert one == other
@@ -192,8 +193,8 @@ def test_what_pydicom_cleans_in_a_way_of_its_own_is_left_to_it(file: Path, keywo
     content = file.read_bytes()
     assert content.count(b"1" * len(value)) == 1
     file.write_bytes(content.replace(b"1" * len(value), value))
-    with file.open("rb") as stream:
-        assert walk(stream.fileno(), compile_keywords((keyword,))) is None
+    with RegularFile(file) as opened:
+        assert walk(opened, compile_keywords((keyword,))) is None
     one, other = both(file)
     assert one == other
 
@@ -225,6 +226,63 @@ def test_neighbours_with_the_same_elements_are_recognised_and_give_their_own_val
     assert (len(neighbours), len(walks)) == (4, 2)
     assert [header.position for header in found] == [both(neighbour)[1]["position"] for neighbour in neighbours]  # type: ignore[index]
     assert len({header.sop_uid for header in found}) == 4
+
+
+TOLD_BY_ONE = {
+    "SpecificCharacterSet": "ISO_IR 100", "ImageType": "ORIGINAL\\PRIMARY\\AXIAL", "PatientName": "MÜLLER^HANS",
+    "PatientID": "MEIER-1", "SeriesDescription": "Thorax 3.0", "AcquisitionNumber": "3", "InstanceNumber": "7",
+    "EchoTime": "12.50", "TriggerTime": "100", "AcquisitionTime": "112936.500", "AcquisitionDate": "20200117",
+    "ConvolutionKernel": "B30f", "ContrastBolusAgent": "ISOVUE", "SliceThickness": "2.50", "NumberOfFrames": "1",
+    "RescaleSlope": "1.5", "RescaleIntercept": "-1024", "SeriesNumber": "4", "KVP": "120",
+    "FrameOfReferenceUID": "1.2.3.4", "SpacingBetweenSlices": "2.50",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_neighbour_that_differs_in_any_one_value_gets_its_own(
+    file: Path, syntax: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = pydicom.dcmread(file)
+    for keyword, value in TOLD_BY_ONE.items():
+        setattr(data, keyword, value)
+    data.save_as(file)
+    rewrite(file, syntax)
+    whole = file.read_bytes()
+    monkeypatch.setattr(dicom_part10, "TEMPLATES", Templates())
+    for _ in range(3):
+        read_header(file)
+    (template,) = dicom_part10.TEMPLATES._kept
+    said = {wish.keyword: (start, end) for wish, start, end in template.values}
+    assert said.keys() >= TOLD_BY_ONE.keys()
+    file.write_bytes(whole.replace(b"ISO_IR 100", b"ISO_IR 144"))  # Cyrillic
+    one, other = both(file)
+    assert one == other
+    for start, end in said.values():
+        for place, byte in ((start, b"3"), (end - 1, b"0"), (start, b" "), (start + 1, b"\\")):
+            file.write_bytes(whole[:place] + byte + whole[place + 1 :])
+            one, other = both(file)
+            assert one == other
+        file.write_bytes(whole[:start] + b" " * (end - start) + whole[end:])
+        one, other = both(file)
+        assert one == other
+        file.write_bytes(whole)
+        one, other = both(file)
+        assert one == other
+
+
+def test_a_neighbour_of_another_transfer_syntax_or_cut_short_is_told_so(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite(file, ExplicitVRLittleEndian)
+    monkeypatch.setattr(dicom_part10, "TEMPLATES", Templates())
+    for _ in range(3):
+        assert read_header(file).truncated is False
+    whole = file.read_bytes()
+    # As long as the other one, so that the data set starts at the same place.
+    file.write_bytes(whole.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0", 1))
+    assert read_header(file).transfer_syntax == "1.2.840.10008.1.2.5"
+    file.write_bytes(whole[:-1])
+    assert read_header(file).truncated is True
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])

@@ -3,7 +3,9 @@
 import gzip
 import json
 import warnings
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -298,6 +300,52 @@ def test_every_open_hard_case_is_read_as_nibabel_reads_it_or_refused(shared: Pat
         refused
     )
     assert len(refused) <= 8
+
+
+def told_of(path: Path) -> object:
+    try:
+        header = read_header(path)
+    except IngestError as error:
+        return error.code, error.reason
+    return header.shape, header.affine.tolist(), header.warnings
+
+
+def told_by_gzip(path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr(nifti, "zlib", SimpleNamespace(error=TypeError, MAX_WBITS=15, decompressobj=None))
+    return told_of(path)
+
+
+@pytest.mark.parametrize("length", [0, 900, 20_000])
+@pytest.mark.parametrize("place", [12, 60, 110, -6, -2])
+def test_a_zipped_header_is_told_as_gzip_itself_would_wherever_the_stream_is_damaged(
+    tmp_path: Path, place: int, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.nii.gz"
+    whole = gzip.compress(save(tmp_path / "a.nii").read_bytes() + np.random.default_rng(1).bytes(length))
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :] if place > 0 else whole[:place])
+    assert told_of(path) == told_by_gzip(path, monkeypatch)
+
+
+@pytest.mark.parametrize(("before", "refused"), [(600, True), (8180, True), (30_000, False)])
+def test_a_damaged_block_behind_the_header_is_found_as_far_as_gzip_looks(
+    tmp_path: Path, before: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, plain = tmp_path / "a.nii.gz", save(tmp_path / "a.nii").read_bytes()
+    deflater = zlib.compressobj(0, zlib.DEFLATED, zlib.MAX_WBITS + 16)  # stored: as long as it was
+    data = deflater.compress((plain + np.random.default_rng(1).bytes(before))[:before])
+    data += deflater.flush(zlib.Z_FULL_FLUSH)
+    path.write_bytes(data + b"\x07" + bytes(1000))  # a block of a type that there is not
+    said = told_of(path)
+    assert (said == ("nifti_unreadable", "the header cannot be parsed (error)")) is refused
+    assert said == told_by_gzip(path, monkeypatch)
+
+
+def test_the_header_of_another_file_is_its_own_though_it_differs_in_one_field(tmp_path: Path) -> None:
+    one, other = save(tmp_path / "a.nii"), save(tmp_path / "b.nii", affine=AFFINE @ np.diag([1, 1, 2, 1]))
+    assert read_header(one).spacing_mm[2] * 2 == pytest.approx(read_header(other).spacing_mm[2])
+    assert read_header(one).spacing_mm == read_header(one).spacing_mm
+    with pytest.raises(ValueError, match="read-only"):
+        read_header(one).affine[0, 0] = 5.0  # kept in mind for the next file
 
 
 def test_a_file_that_cannot_hold_what_its_header_declares_is_refused_before_it_is_read(tmp_path: Path) -> None:

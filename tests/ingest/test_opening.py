@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medmllm.errors import DicomError, IngestError, NiftiError
-from medmllm.ingest.opening import PatientStream, one_error, open_regular
+from medmllm.ingest.opening import START_BYTES, PatientStream, RegularFile, one_error, open_regular
 
 
 def test_a_regular_file_opens(tmp_path: Path) -> None:
@@ -16,12 +16,25 @@ def test_a_regular_file_opens(tmp_path: Path) -> None:
         assert stream.read() == b"abc"
 
 
+def test_a_file_open_by_its_descriptor_tells_its_start_and_is_streamed_from_there(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(range(250)) * 40)
+    with RegularFile(tmp_path / "a") as file:
+        assert (file.size, file.start()) == (10_000, (bytes(range(250)) * 40)[:START_BYTES])
+        for _ in range(2):
+            with file.stream() as stream:
+                assert stream.read(3) == b"\0\1\2"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file.descriptor)
+
+
 @pytest.mark.timeout(10)
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
+    before = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []
     with pytest.raises(IngestError) as refusal:
         open_regular(tmp_path / "pipe")
     assert refusal.value.code == "not_a_file"
+    assert len(before) in (0, len(os.listdir("/proc/self/fd")))
 
 
 def test_a_link_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What was recognised of a file survives being written down."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,14 @@ def test_a_nifti_header_comes_back_whole(tmp_path: Path) -> None:
     assert again.nifti is not None
     assert np.array_equal(again.nifti.affine, item.nifti.affine)
     assert (again.nifti.shape, again.nifti.warnings, again.nifti.volumes) == (item.nifti.shape, item.nifti.warnings, 1)
+
+
+@pytest.mark.parametrize("description", ["Größe 8½ 胸部", "half \ud800 a pair"])
+def test_text_of_any_kind_comes_back(tmp_path: Path, description: str) -> None:
+    write_dicom_study(tmp_path, note=None)
+    item = recognise(found(tmp_path, "0002.dcm"))
+    item = replace(item, dicom=(replace(item.dicom[0], description=description),))
+    assert record_text.read(record_text.write(item), item.found, item.kind).dicom[0].description == description
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.nii", b"damaged"), ("a.pdf", b"%PDF"), ("a.dcm", b"")])

@@ -48,7 +48,7 @@ def test_every_arm_reads_its_own_modality_and_no_other() -> None:
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_what_is_stored_for_a_missing_modality_changes_nothing(fusion: str) -> None:
     network, batch = a_member(fusion=fusion).network, a_batch()
-    assert batch.present.tolist() == [[True, True], [True, True], [True, False], [False, True]]
+    assert batch.present[:, [IMAGE, TEXT]].tolist() == [[True, True], [True, True], [True, False], [False, True]]
     image, ids = batch.image.clone(), batch.token_ids.clone()
     image[3], ids[2] = float("nan"), 9
     other = replace(batch, image=image, token_ids=ids)
@@ -127,18 +127,19 @@ def test_padding_changes_nothing(fusion: str) -> None:
     assert torch.equal(logits(network, batch), logits(network, replace(batch, token_ids=ids)))
 
 
-def test_a_study_is_scored_alike_whatever_lies_beside_it() -> None:
-    network, batch = a_member().network, a_batch()
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_study_is_scored_alike_whatever_lies_beside_it(fusion: str) -> None:
+    network, batch = a_member(fusion=fusion).network, a_batch()
 
     def row(number: int) -> Batch:
-        one = slice(number, number + 1)
+        one, length = slice(number, number + 1), max(1, int(batch.token_mask[number].sum()))
         return replace(
             batch,
             study_keys=batch.study_keys[one],
             image=batch.image[one],
             channel_present=batch.channel_present[one],
-            token_ids=batch.token_ids[one],
-            token_mask=batch.token_mask[one],
+            token_ids=batch.token_ids[one, :length],  # without what fills up
+            token_mask=batch.token_mask[one, :length],
             present=batch.present[one],
             target=None,
         )
@@ -167,8 +168,9 @@ def test_the_token_for_a_missing_modality_stands_for_it_alone() -> None:
     assert changed == [False, False, False, True]
 
 
-def test_attributions_may_enter_at_the_embeddings() -> None:
-    network, batch = a_member().network, a_batch()
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_attributions_may_enter_at_the_embeddings(fusion: str) -> None:
+    network, batch = a_member(fusion=fusion).network, a_batch()
     assert network.text_encoder is not None
     embedded = network.text_encoder.embed(batch.token_ids).detach().requires_grad_()
     image = batch.image.clone().requires_grad_()
@@ -219,7 +221,7 @@ def test_modality_dropout_acts_while_training_alone_and_on_fused_models_alone() 
 
 
 def test_a_classifier_of_nothing_and_an_unknown_fusion_are_refused() -> None:
-    with pytest.raises(ConfigError, match="an image encoder, a text encoder, or both"):
+    with pytest.raises(ConfigError, match="of images, notes or a table"):
         StudyClassifier(PARTS, image_encoder=None, text_encoder=None, outputs=1)
     with pytest.raises(ConfigError, match="fusion = 'sum' is none of concat"):
         a_member(fusion="sum")

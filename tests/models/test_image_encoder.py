@@ -138,10 +138,20 @@ def test_the_value_of_a_missing_channel_is_learnt() -> None:
     image, present = images()
     present[1, 0] = False
     encoder(image, present).square().sum().backward()
+    assert encoder.missing_channel is not None
     gradient = encoder.missing_channel.grad
     assert gradient is not None
     assert gradient[0] != 0
     assert gradient[1] == 0  # the second channel is always there
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_gradients_are_taken_towards_the_voxels_only_where_a_channel_can_be_missing(channels: int) -> None:
+    encoder, asked = ImageEncoder(settings(), channels), []
+    first = next(module for module in encoder.modules() if isinstance(module, torch.nn.Conv3d))
+    first.register_forward_pre_hook(lambda module, given: asked.append(given[0].requires_grad))
+    encoder(torch.randn(2, channels, 9, 8, 10), torch.ones(2, channels, dtype=torch.bool))
+    assert asked == [channels > 1]
 
 
 @pytest.mark.parametrize("name", IMAGE_ENCODERS)
@@ -180,6 +190,24 @@ def test_features_are_mean_and_maximum_of_the_map_that_the_last_stage_gives(name
     assert torch.equal(found, seen[0].relu())
     assert found.shape == (2, encoder.map_channels, *((3, 2, 3) if "resnet" in name else (3, 1, 2)))
     torch.testing.assert_close(features, torch.cat([found.flatten(2).mean(2), found.flatten(2).max(2)[0]], 1))
+
+
+def test_tokens_are_the_places_of_the_feature_map_with_their_coordinates() -> None:
+    encoder = ImageEncoder(settings(), 1).eval()
+    image, present = torch.randn(2, 1, 24, 9, 33), torch.ones(2, 1, dtype=torch.bool)
+    with torch.no_grad():
+        found, tokens = encoder.feature_map(image, present), encoder.tokens(image, present)
+    assert found.shape[2:] == (3, 2, 5)
+    assert tokens.shape == (2, 30, encoder.token_width)
+    place = (2 * 2 + 0) * 5 + 1  # at (2, 0, 1) of 3 x 2 x 5 places
+    assert torch.equal(tokens[1, place, :-3], found[1, :, 2, 0, 1])
+    assert tokens[1, place, -3:].tolist() == [1.0, -1.0, -0.5]
+
+
+def test_the_only_place_along_an_axis_lies_in_the_middle() -> None:
+    encoder = ImageEncoder(settings(), 1).eval()
+    tokens = encoder.tokens(torch.randn(1, 1, 8, 9, 8), torch.ones(1, 1, dtype=torch.bool))
+    assert tokens[0, :, -3:].tolist() == [[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]
 
 
 def test_a_lone_image_shrunk_to_one_voxel_is_measured_by_the_batches_before_it() -> None:

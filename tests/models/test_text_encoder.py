@@ -85,6 +85,17 @@ def test_standardised_features_have_no_mean_and_unit_spread_over_the_notes_of_a_
     assert not found[2].any()
 
 
+def test_standardised_pieces_have_no_mean_and_unit_spread_over_all_pieces_of_a_batch(bert: BertModel) -> None:
+    encoder, plain = a_standardising(bert)
+    bert.eval()
+    with torch.no_grad():
+        found, raw = (one.tokens(one.embed(IDS), MASK) for one in (encoder, plain))
+    expected = (raw[MASK] - raw[MASK].mean(0)) / raw[MASK].std(0, correction=0)
+    torch.testing.assert_close(found[MASK], expected, atol=1e-3, rtol=1e-3)
+    assert not found[~MASK].any()
+    assert torch.equal(raw, plain.hidden(plain.embed(IDS), MASK))
+
+
 def test_a_lone_note_is_measured_by_what_the_batches_before_it_were_like(bert: BertModel) -> None:
     encoder, plain = a_standardising(bert)
     bert.eval()

@@ -57,6 +57,7 @@ threads = 1
 
 [evaluation]
 bootstrap_samples = 100
+permutations = 1
 """
 NIFTI_SETTINGS = SETTINGS.format(
     spacing="6.0, 6.0, 6.0", intensity="zscore", channel="image", modality="", required="false"

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medmllm import result_documents
+from medmllm import result_documents, trust_documents
 from medmllm.config import TrainConfig, load_config
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.reporting.cohort import write_training_report
@@ -122,6 +122,30 @@ def test_settings_are_summed_up_when_given(tmp_path: Path) -> None:
     assert f"at most {settings.training.epochs} epochs" in text
     assert f"seed {settings.training.seed}" in text
     assert "epochs (patience" not in report(tmp_path).text
+
+
+def test_what_a_model_takes_from_each_modality_stands_in_a_table_with_its_verdict(tmp_path: Path) -> None:
+    def use(modality: str, verdict: str, *falls: float | None) -> trust_documents.ModalityUseDocument:
+        def estimate(*numbers: float | None) -> trust_documents.EstimateDocument:
+            return trust_documents.EstimateDocument(estimate=numbers[0], low=numbers[1], high=numbers[2])
+
+        return trust_documents.ModalityUseDocument(
+            arm="fused", modality=modality, n=117, patients=98, permutations=7, auroc=estimate(0.8543, 0.78, 0.92),
+            permuted=estimate(0.8421, 0.77, 0.91), fall=estimate(*falls), fall_absent=estimate(None, None, None),
+            bound=0.0321, verdict=verdict,
+        )  # fmt: skip
+
+    uses = (use("image", "ignored", 0.0122, -0.004, 0.031), use("text", "unclear", 0.05, -0.01, 0.11))
+    page = report(tmp_path, made_up.evaluation().model_copy(update={"modality_use": uses}))
+    table = next(t.line for t in page.all("table") if "another patient's, or left out" in t.text)
+    assert (
+        "fused image 0.854 (0.780 to 0.920) 0.842 (0.770 to 0.910) 0.012 (-0.004 to 0.031) – ignored 117"
+        in table.replace("−", "-")
+    )
+    assert "cannot be told 117" in table
+    assert "0.032" in page.text
+    assert "permuted 7 times" in page.text
+    assert "Which modalities a model uses" not in report(tmp_path).text
 
 
 def test_coverage_of_conformal_sets_stands_per_class_with_what_was_asked_for(tmp_path: Path) -> None:

@@ -113,9 +113,11 @@ def test_each_fold_reads_every_note_once_however_long_it_trains(
     assert sum(notes_read) == len(plan.folds) * len(studies.members)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
-def test_an_encoder_that_learns_reads_the_notes_itself(bert_folder: Path, kind: str) -> None:
-    member = a_limited_member(bert_folder, kind)
+@pytest.mark.parametrize(("kind", "fusion"), [("full", "concat"), ("lora", "concat"), ("frozen", "cross_attention")])
+def test_an_encoder_that_learns_or_whose_every_piece_is_fused_reads_the_notes_itself(
+    bert_folder: Path, kind: str, fusion: str
+) -> None:
+    member = a_limited_member(bert_folder, kind, fusion=fusion)
     samples = some_samples()
     assert all(sample.note_features is None for sample in read_notes(member, samples, CONTRACT, settings()))
     stale = [replace(sample, note_features=torch.full((12,), 9.0)) for sample in samples]

@@ -1,0 +1,170 @@
+"""Tell whether a model uses each modality, by taking it away: permuted between patients, and left out.
+
+    out-of-fold probabilities as they are, with one modality of other patients, and without it
+    -> fall of the AUROC with its patient-clustered interval -> used, ignored, or not to be told
+
+A model can do well and never look at the image. Permutation importance (Breiman, Machine Learning 2001; Fisher et al.,
+J Mach Learn Res 2019): what the AUROC loses when a study's image is another patient's is what the model took from
+images. Only studies that have the modality, and could be given another patient's, are counted.
+
+`ignored` wants evidence: the whole interval of the fall lies below a stated bound. Of an arm that is not shown to beat
+chance nothing is said, as there is nothing to lose.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from medmllm.evaluation.cohort import OutOfFold
+from medmllm.evaluation.discrimination import IntArray, weighted_auroc, weighted_macro_auroc
+from medmllm.evaluation.resampling import Interval, Measure, resample
+from medmllm.records import FloatArray
+
+Verdict = Literal["used", "ignored", "unclear"]
+
+CHANCE = 0.5
+
+NOUNS = {"image": "the image", "text": "the note"}
+"""How a modality is called in a sentence; others go by their name."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Deprived:
+    """What an arm says of every study when one modality is taken away."""
+
+    modality: str
+    permuted: FloatArray = field(repr=False)  # (permutations, studies, classes), calibrated; NaN where not permuted
+    absent: FloatArray = field(repr=False)  # (studies, classes), calibrated
+
+
+@dataclass(frozen=True, slots=True)
+class ModalityUse:
+    """What one arm takes from one modality."""
+
+    arm: str
+    modality: str
+    n: int  # studies that have it and were given another patient's
+    patients: int
+    permutations: int
+    auroc: Interval  # as they are, of these studies
+    permuted: Interval  # mean over the permutations
+    fall: Interval  # auroc - permuted, paired
+    fall_absent: Interval  # auroc - that without the modality, paired
+    bound: float  # `ignored` when the whole interval of `fall` lies below
+    verdict: Verdict
+
+
+def evaluate_use(
+    arm: OutOfFold,
+    deprived: Sequence[Deprived],
+    *,
+    targets: IntArray,
+    patients: Sequence[str],
+    bound: float,
+    confidence: float,
+    samples: int,
+    seed: int,
+) -> tuple[ModalityUse, ...]:
+    """Return what an arm takes from each modality; none for one that no study could be given of another patient.
+
+    Args:
+        arm: Its out-of-fold predictions as they are.
+        deprived: The same studies in the same order, by modality.
+        targets: Class index of each study; shape (studies,).
+        patients: Patient of each study.
+        bound: AUROC; a fall whose whole interval lies below it is none.
+        confidence: Level of the intervals.
+        samples: Number of bootstrap resamples of patients.
+        seed: Of the resamples.
+    """
+    found = []
+    for own in deprived:
+        inside = np.flatnonzero(np.isfinite(own.permuted).all(axis=(0, 2))).tolist()
+        if not inside:
+            continue
+        target, owners = targets[inside], [patients[k] for k in inside]
+        measures: dict[str, Measure] = {
+            "as it is": _mean_auroc(target, arm.probabilities[None, inside]),
+            "permuted": _mean_auroc(target, own.permuted[:, inside]),
+            "absent": _mean_auroc(target, own.absent[None, inside]),
+        }
+        drawn = resample(measures, targets=target, patients=owners, samples=samples, seed=seed)
+        auroc, fall = drawn.interval("as it is", confidence), drawn.difference("as it is", "permuted", confidence)
+        found.append(
+            ModalityUse(
+                arm=arm.arm,
+                modality=own.modality,
+                n=len(inside),
+                patients=len(set(owners)),
+                permutations=len(own.permuted),
+                auroc=auroc,
+                permuted=drawn.interval("permuted", confidence),
+                fall=fall,
+                fall_absent=drawn.difference("as it is", "absent", confidence),
+                bound=bound,
+                verdict=verdict(auroc, fall, bound),
+            )
+        )
+    return tuple(found)
+
+
+def verdict(auroc: Interval, fall: Interval, bound: float) -> Verdict:
+    """Return what the fall of the AUROC says.
+
+    >>> verdict(Interval(0.8, 0.7, 0.9, 0), Interval(0.0, -0.01, 0.015, 0), bound=0.02)
+    'ignored'
+    >>> verdict(Interval(0.55, 0.45, 0.65, 0), Interval(0.0, -0.01, 0.015, 0), bound=0.02)  # may be guessing
+    'unclear'
+    """
+    if None in (auroc.low, fall.low, fall.high):
+        return "unclear"
+    assert auroc.low is not None and fall.low is not None and fall.high is not None
+    if auroc.low <= CHANCE:
+        return "unclear"
+    if fall.high < bound:
+        return "ignored"
+    return "used" if fall.low > 0 else "unclear"
+
+
+def use_remarks(uses: Sequence[ModalityUse], *, confidence: float) -> Iterator[str]:
+    """Yield in plain words which modalities an arm ignores, and of which it cannot be told.
+
+    Args:
+        uses: As of `evaluate_use`.
+        confidence: Level of their intervals.
+    """
+    for use in uses:
+        noun, fall = NOUNS.get(use.modality, f"the {use.modality}"), use.fall
+        if use.verdict == "ignored":
+            yield (
+                f"The {use.arm} model ignores {noun}: given another patient's, its AUROC falls by "
+                f"{fall.estimate:+z.3f} ({100 * confidence:g} % interval {fall.low:+z.3f} to {fall.high:+z.3f}, "
+                f"all below {use.bound:g})."
+            )
+        elif use.verdict == "unclear":
+            yield f"Whether the {use.arm} model uses {noun} cannot be told: {_why_unclear(use, confidence)}."
+
+
+def _why_unclear(use: ModalityUse, confidence: float) -> str:
+    level = f"{100 * confidence:g} % interval"
+    if use.auroc.low is None or use.fall.low is None:
+        return "the fall of its AUROC with another patient's has no interval"
+    if use.auroc.low <= CHANCE:
+        return f"it is not shown to beat chance (the {level} of its AUROC starts at {use.auroc.low:.2f})"
+    return (
+        f"with another patient's its AUROC falls by {use.fall.estimate:+z.3f} ({level} {use.fall.low:+z.3f} to "
+        f"{use.fall.high:+z.3f}), which is neither above 0 nor below {use.bound:g}"
+    )
+
+
+def _mean_auroc(targets: IntArray, probabilities: FloatArray) -> Measure:
+    """Return the measure of the mean AUROC over repeats; probabilities of shape (repeats, studies, classes)."""
+
+    def one(chances: FloatArray, weights: FloatArray) -> FloatArray:
+        if chances.shape[1] == 2:
+            return weighted_auroc(targets == 1, chances[:, 1], weights)
+        return weighted_macro_auroc(targets, chances, weights)
+
+    return lambda weights: np.mean([one(chances, weights) for chances in probabilities], axis=0)
