@@ -93,11 +93,22 @@ class TrainingSettings(Document):
     device: str = Field(description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field(description="auto: bf16-mixed on CUDA, 32-true on CPU")
     channels_last: bool = Field(description="channels_last_3d memory layout for the image encoder")
+    processes: PositiveInt = Field(
+        description="that share every batch: on GPUs one each; on the CPU they share the threads. 1: this one alone"
+    )
     cache: str = Field(
         description="folder where prepared images are kept for other runs; empty: in RUN, and deleted once it is whole"
     )
     threads: NonNegativeInt = Field(description="CPU threads; 0: all")
     deterministic: bool = Field(description="only arithmetic that gives the same bits each time; slower on CUDA")
+
+    @field_validator("processes")
+    @classmethod
+    def _each_has_two_studies(cls, processes: int, info: ValidationInfo) -> int:
+        size = info.data.get("batch_size", 2 * processes)
+        if processes > 1 and size < 2 * processes:
+            raise ValueError(f"each process takes two studies of a batch or more: batch_size {size} is too small")
+        return processes
 
     @field_validator("sampling")
     @classmethod
