@@ -187,7 +187,14 @@ def test_one_class_only_is_refused() -> None:
     with pytest.raises(LabelError, match="2 studies have a value for 'grade>=1', all of one class"):
         targets_of("grade>=1", "2", "3", "")
     with pytest.raises(LabelError, match="no study has a value"):
-        targets_of("grade", "", "nan")
+        targets_of("grade", "", "n/a")
+
+
+@pytest.mark.parametrize("target", ["grade", "grade>=2"])
+def test_a_label_that_is_nan_stops_the_training_and_an_empty_one_leaves_the_study_out(target: str) -> None:
+    with pytest.raises(LabelError, match=r"line 4 .* column 'grade' is NaN\. Mend it, or leave it empty"):
+        targets_of(target, "1", "2", "NaN")
+    assert len(targets_of(target, "1", "2", "").by_study) == 2
 
 
 def test_a_cell_that_is_no_number_is_named_by_its_line_not_its_content() -> None:
