@@ -166,7 +166,7 @@ def test_classes_of_a_plain_column_stand_negative_first(cells: tuple[str, ...], 
 
 
 def test_empty_cells_and_studies_without_a_row_are_missing() -> None:
-    targets = targets_of("grade", "1", "", "NaN", "n/a", "0", None, "null", " ")
+    targets = targets_of("grade", "1", "", "N/A", "n/a", "0", None, "null", " ")
     assert targets.missing == ("st-1", "st-2", "st-3", "st-5", "st-6", "st-7")
     assert targets.by_study == {"st-0": 1, "st-4": 0}
 
