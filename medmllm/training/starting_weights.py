@@ -13,7 +13,7 @@ from medmllm.config import TrainConfig
 from medmllm.documents import ModelSettings, PreprocessingContract
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.fine_tuning import check_extra
-from medmllm.models.image_encoder import ImageEncoder
+from medmllm.models.image_encoder import ImageEncoder, check_encoder, check_grid
 from medmllm.models.image_weights import WeightsReport, load_image_weights
 from medmllm.models.package import new_text_network
 from medmllm.preprocessing.text import TINY, load_tokenizer
@@ -27,17 +27,21 @@ logger = logging.getLogger(__name__)
 
 
 def check_start(config: TrainConfig) -> None:
-    """Refuse a device or weights that cannot be used, or an extra that is absent, before a study is read.
+    """Refuse a device, network or weights that cannot be used, or an absent extra, before a study is read.
 
     Raises:
-        ConfigError: No such device; the file cannot be read, or nothing of it fits; LoRA without peft; no text encoder
-            where it should be, or one that cannot take the notes' windows.
+        ConfigError: No such device or network, or not of this width; a grid too small for it; the file cannot be read,
+            or nothing of it fits; LoRA without peft; no text encoder where it should be, or one that cannot take the
+            notes' windows.
     """
     Machine.of(config.training.device)
     check_extra(config.text)
+    if {"image", "fused"} & set(config.training.arms):
+        check_encoder(config.model)
+        check_grid(config.model, config.image.size)
     if config.model.image_weights:
         _try(config.model, len(config.image.channels))
-    if config.text.encoder != TINY and set(config.training.arms) - {"image"}:
+    if config.text.encoder != TINY and {"text", "fused"} & set(config.training.arms):
         tokenizer = load_tokenizer(config.text.encoder, local_files_only=config.text.local_files_only)
         new_text_network(config.text, config.model, tokenizer)
 
