@@ -15,6 +15,7 @@ from medmllm.errors import ConfigError
 from medmllm.models.cross_attention import CrossAttention
 from medmllm.models.fusion import FUSIONS
 from medmllm.models.image_encoder import ImageEncoder
+from medmllm.models.prefix import OCTANTS, Prefix
 from medmllm.models.text_encoder import TextEncoder
 from medmllm.models.tokens import Tokens
 from medmllm.records import MODALITIES, Batch
@@ -57,6 +58,11 @@ class StudyClassifier(nn.Module):
             for name in self.modalities
             if (encoder := encoders[name]) is not None
         ]
+        self.prefix: Prefix | None = None
+        if settings.fusion == "bert_prefix" and text_encoder is not None and len(self.modalities) > 1:
+            before = [width for name, width in zip(self.modalities, widths, strict=True) if name != "text"]
+            self.prefix = Prefix(before, text_encoder.embedding_width)
+            widths = [text_encoder.width] * len(self.modalities)
         self.missing = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in widths)
         self.fusion = FUSIONS[settings.fusion](
             widths, hidden=settings.fusion_width, outputs=outputs, dropout=settings.dropout
@@ -81,8 +87,9 @@ class StudyClassifier(nn.Module):
         """
         present = self._hide_some(batch.present) if self.training else batch.present
         features: list[Tensor | Tokens] = []
+        together = {} if self.prefix is None else self._read_together(self.prefix, batch, image, embedded, present)
         for slot, name in enumerate(self.modalities):
-            found = self._encode(name, batch, image, embedded)
+            found = together[name] if together else self._encode(name, batch, image, embedded)
             here = present[:, MODALITIES.index(name)]
             if self.by_token:
                 # A note that no study of the batch has comes as one vector, as what has no tokens of its own does.
@@ -94,8 +101,29 @@ class StudyClassifier(nn.Module):
         logits: Tensor = self.fusion(features)
         return logits.float()
 
+    def _read_together(
+        self, prefix: Prefix, batch: Batch, image: Tensor, embedded: Tensor | None, present: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the features of each modality, shape (batch, width), from what BERT makes of all of them together.
+
+        What is not present, also what modality dropout hides, is masked: nothing else attends to it.
+        """
+        assert self.text_encoder is not None and embedded is not None
+        before = {}
+        for name in self.modalities:
+            if name != "text":
+                tokens = Tokens.of(self._encode(name, batch, image, embedded))
+                before[name] = tokens.where(present[:, MODALITIES.index(name)])
+        words = batch.token_mask & present[:, MODALITIES.index("text"), None]
+        read, note = self.text_encoder.read_behind(prefix(list(before.values())), embedded, words)
+        features, start = {"text": self.text_encoder.standardise(note.mean(), words)}, 0
+        for name, tokens in before.items():
+            own = slice(start, start := start + tokens.real.shape[1])
+            features[name] = Tokens(read.values[:, own], read.real[:, own]).mean()
+        return features
+
     def _encode(self, name: str, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
-        """Return a modality's features, shape (batch, width), or (batch, tokens, width) for a fusion of tokens.
+        """Return a modality's features, shape (batch, width), or (batch, tokens, width) where tokens are read.
 
         Rows that lack the modality are not read, and have zeros.
         """
@@ -103,9 +131,8 @@ class StudyClassifier(nn.Module):
         found = self._encode_rows(name, rows, batch, image, embedded) if len(rows) else None
         if found is not None and len(rows) == len(batch.present):
             return found
-        missing = self.missing[self.modalities.index(name)]
         if found is None:
-            return missing.new_zeros(len(batch.present), len(missing))
+            return self._nothing(name, len(batch.present))
         return found.new_zeros(len(batch.present), *found.shape[1:]).index_copy(0, rows, found)
 
     def _encode_rows(self, name: str, rows: Tensor, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
@@ -115,6 +142,7 @@ class StudyClassifier(nn.Module):
         if name == "image":
             assert self.image_encoder is not None
             look = self.image_encoder.tokens if self.by_token else self.image_encoder
+            look = self.image_encoder.octants if self.prefix is not None else look
             features: Tensor = look(chosen(image), chosen(batch.channel_present))
             return features
         assert self.text_encoder is not None
@@ -125,10 +153,18 @@ class StudyClassifier(nn.Module):
         encoded: Tensor = read(chosen(embedded), chosen(batch.token_mask))
         return encoded
 
+    def _nothing(self, name: str, studies: int) -> Tensor:
+        """Return zeros for a modality that no study of a batch has: as many tokens before the words as ever."""
+        missing = self.missing[self.modalities.index(name)]
+        if self.prefix is not None and name == "image" and self.image_encoder is not None:
+            return missing.new_zeros(studies, OCTANTS, self.image_encoder.width)
+        return missing.new_zeros(studies, len(missing))
+
     @property
     def reads_notes_once(self) -> bool:
         """Whether a note's features are all that is taken of it, by an encoder that learns nothing."""
-        return self.text_encoder is not None and self.text_encoder.frozen and not self.by_token
+        alone = not self.by_token and self.prefix is None
+        return self.text_encoder is not None and self.text_encoder.frozen and alone
 
     def _hide_some(self, present: Tensor) -> Tensor:
         """Hide a modality at random while training, never the only one a study has."""

@@ -20,12 +20,12 @@ from tests.attribution.made_up import (
     sources,
 )
 
-JOINT = ["cross_attention"]
+JOINT = ["cross_attention", "bert_prefix"]
 
 
 def explain(package: ModelPackage, sample: Sample) -> Explanation:
     found = sources(package.card.contract)
-    return explain_study(package, [sample], **found, explained_class=1, settings=settings())
+    return explain_study(package, [sample], **found, explained_class=1, settings=settings(max_steps=2048))
 
 
 def total(explanation: Explanation) -> float:
