@@ -29,7 +29,8 @@ from medmllm.documents import (
 )
 from medmllm.errors import ConfigError
 from medmllm.records import Severity
-from medmllm.training_config import EvaluationSettings, TrackingSettings, TrainingSettings
+from medmllm.table_documents import TableSettings
+from medmllm.training_config import EvaluationSettings, TaskSettings, TrackingSettings, TrainingSettings
 
 Language = Literal["de", "en", "es", "fr", "it", "nl", "pt"]
 Settings = TypeVar("Settings", bound=Document)
@@ -134,8 +135,10 @@ class TrainConfig(Document):
     )
     image: ImageSettings
     text: TextEncoderSettings
+    table: TableSettings
     quality: QualityPolicy
     model: ModelSettings
+    task: TaskSettings
     training: TrainingSettings
     evaluation: EvaluationSettings
     tracking: TrackingSettings

@@ -107,7 +107,7 @@ class PredictionRow(Document):
     study_key: StudyKey
     patient_key: PatientKey
     predicted: str = Field(description="class at the model's operating point")
-    probability: Probability = Field(description="of the positive class (binary) or of `predicted` (multiclass)")
+    probability: Probability = Field(description="of the positive class when binary, else of `predicted`")
     probabilities: dict[str, Probability] = Field(description="in CSV one column per class: probabilities[CLASS]")
     interval_low: Probability = Field(description="lowest `probability` over the fold models")
     interval_high: Probability

@@ -1,6 +1,6 @@
-"""Settings of training: [training], [evaluation] and [tracking] of train.toml.
+"""Settings of training: [task], [training], [evaluation] and [tracking] of train.toml.
 
-train.toml -> TrainingSettings, EvaluationSettings, TrackingSettings
+train.toml -> TaskSettings, TrainingSettings, EvaluationSettings, TrackingSettings
 """
 
 from typing import Annotated, Literal
@@ -18,13 +18,34 @@ from pydantic import (
 
 from medmllm.documents import Document
 
-Arm = Literal["image", "text", "fused"]
+Arm = Literal["image", "text", "table", "fused"]
 OnLeakage = Literal["refuse", "warn"]
 ClassWeights = Annotated[
     Annotated[Literal["none", "balanced", "effective_number"], Tag("by_name")]
     | Annotated[tuple[PositiveFloat, ...], Tag("by_class")],
     Discriminator(lambda given: "by_name" if isinstance(given, str) else "by_class"),
 ]
+
+
+class TaskSettings(Document):
+    """What kind of thing the target is."""
+
+    kind: Literal["classes", "ordinal"] = Field(
+        description="classes: two or more without an order; ordinal: three or more in an order, such as grades"
+    )
+    order: tuple[str, ...] = Field(description="classes of an ordinal target, lowest first; empty: they are numbers")
+
+    @field_validator("order")
+    @classmethod
+    def _is_of_an_ordinal_target(cls, order: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if order and info.data.get("kind", "ordinal") != "ordinal":  # absent when it is itself wrong
+            raise ValueError("only an ordinal target has an order: kind 'ordinal', or an empty order")
+        return order
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the classes have an order."""
+        return self.kind == "ordinal"
 
 
 class TrainingSettings(Document):
@@ -50,7 +71,8 @@ class TrainingSettings(Document):
     epochs: PositiveInt = Field(description="at most")
     patience: PositiveInt = Field(description="epochs without a better tuning loss before stopping")
     batch_size: PositiveInt
-    learning_rate: PositiveFloat = Field(description="image encoder, fusion and head")
+    accumulate: PositiveInt = Field(description="batches whose gradients are added up for one step")
+    learning_rate: PositiveFloat = Field(description="all but the text encoder")
     text_learning_rate: PositiveFloat
     weight_decay: float = Field(ge=0)
     warmup_epochs: float = Field(ge=0, description="linear warm-up, then cosine to zero")

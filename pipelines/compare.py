@@ -65,6 +65,7 @@ def run(runs: Sequence[Path], *, out: Path, arm: str | None = None, overwrite: b
         confidence=first.confidence,
         samples=first.bootstrap_samples,
         seed=seed,
+        ordered=first.task.kind == "ordinal",
     )
     inputs = {f"{TABLE} {number}": file_digest(one.folder / TABLE) for number, one in enumerate(entrants, start=1)}
     comparison = ComparisonDocument(

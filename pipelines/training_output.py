@@ -32,6 +32,7 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
         confidence=config.evaluation.confidence,
         samples=config.evaluation.bootstrap_samples,
         seed=config.training.seed,
+        ordered=config.task.ordered,
     )
     trust = assess(
         trained.arms,

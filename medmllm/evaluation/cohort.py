@@ -5,7 +5,7 @@
 Binary: auroc, auroc_within_folds (only studies predicted by the same fold model are compared; far from `auroc`
 when the fold models differ in scale), auprc, brier, ece, calibration_slope, calibration_intercept,
 balanced_accuracy, sensitivity, specificity. Multiclass: auroc (macro one-versus-rest), accuracy,
-balanced_accuracy, brier (summed over classes), ece (of the top class), log_loss.
+balanced_accuracy, brier (summed over classes), ece (of the top class), log_loss. Ordered classes: see `ordinal`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,6 +32,7 @@ from medmllm.evaluation.discrimination import (
     weighted_macro_auroc,
     weighted_recall,
 )
+from medmllm.evaluation.ordinal import ordinal_measures
 from medmllm.evaluation.resampling import Interval, Measure, Resamples, resample
 from medmllm.records import ArmEvaluation, CohortEvaluation, FloatArray, Metric
 
@@ -60,6 +61,7 @@ def evaluate_arms(
     confidence: float,
     samples: int,
     seed: int,
+    ordered: bool = False,
 ) -> CohortEvaluation:
     """Return every arm's metrics, and the fused arm's AUROC minus that of each other arm.
 
@@ -74,6 +76,7 @@ def evaluate_arms(
         confidence: Level of the intervals, e.g. 0.95.
         samples: Number of bootstrap resamples.
         seed: Of the resamples.
+        ordered: The classes stand in an order, lowest first.
 
     Raises:
         EvaluationError: Shapes do not fit, a number is not finite, a probability lies outside 0 to 1, an arm is
@@ -87,7 +90,7 @@ def evaluate_arms(
     names: dict[str, list[str]] = {}
     for arm in arms:
         _check_arm(arm, target.size, len(classes))
-        own = binary_measures(arm, target, fold) if len(classes) == 2 else multiclass_measures(arm, target)
+        own = measures_of(arm, target, fold, classes, ordered=ordered)
         names[arm.arm] = list(own)
         measures |= {f"{arm.arm} {name}": measure for name, measure in own.items()}
     drawn = resample(measures, targets=target, patients=patients, samples=samples, seed=seed)
@@ -114,6 +117,23 @@ def evaluate_arms(
         ),
         resamples_lacking_a_class=drawn.lacking_a_class,
     )
+
+
+def measures_of(
+    arm: OutOfFold, targets: IntArray, folds: IntArray, classes: Sequence[str], *, ordered: bool
+) -> Mapping[str, Measure]:
+    """Return name -> measure of weighted studies for the kind of task, in the order of the report.
+
+    Args:
+        arm: One arm.
+        targets: Class index; shape (studies,).
+        folds: Fold that tested each study; shape (studies,).
+        classes: Class names.
+        ordered: They stand in an order, lowest first.
+    """
+    if ordered:
+        return ordinal_measures(targets, arm.probabilities, arm.predicted, classes)
+    return binary_measures(arm, targets, folds) if len(classes) == 2 else multiclass_measures(arm, targets)
 
 
 def binary_measures(arm: OutOfFold, targets: IntArray, folds: IntArray) -> Mapping[str, Measure]:

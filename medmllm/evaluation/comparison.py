@@ -13,13 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from medmllm.errors import EvaluationError
-from medmllm.evaluation.cohort import COMPARED_METRIC, OutOfFold, binary_measures, multiclass_measures
+from medmllm.evaluation.cohort import COMPARED_METRIC, OutOfFold, measures_of
 from medmllm.evaluation.discrimination import IntArray
 from medmllm.evaluation.resampling import Interval, Measure, resample
 from medmllm.records import ArmEvaluation, Metric
 
-HIGHER_IS_BETTER = frozenset({"auroc", "auroc_within_folds", "auprc", "balanced_accuracy", "accuracy"})
-LOWER_IS_BETTER = frozenset({"brier", "ece", "log_loss"})
+HIGHER_IS_BETTER = frozenset(
+    {"auroc", "auroc_within_folds", "auprc", "balanced_accuracy", "accuracy", "quadratic_kappa"}
+)
+LOWER_IS_BETTER = frozenset({"brier", "ece", "log_loss", "mean_absolute_error", "ranked_probability_score"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,10 @@ def better(difference: Difference) -> str | None:
     low, high = difference.interval.low, difference.interval.high
     if low is None or high is None or low <= 0 <= high:
         return None
-    if difference.metric in HIGHER_IS_BETTER:
+    metric = difference.metric.partition("[")[0]  # auroc[>=3] is an AUROC
+    if metric in HIGHER_IS_BETTER:
         return difference.first if low > 0 else difference.second
-    if difference.metric in LOWER_IS_BETTER:
+    if metric in LOWER_IS_BETTER:
         return difference.second if low > 0 else difference.first
     return None
 
@@ -80,6 +83,7 @@ def compare_models(
     confidence: float,
     samples: int,
     seed: int,
+    ordered: bool = False,
 ) -> Comparison:
     """Return every run's metrics and the paired differences of every two.
 
@@ -92,6 +96,7 @@ def compare_models(
         confidence: Level of the intervals, e.g. 0.95.
         samples: Number of bootstrap resamples of patients.
         seed: Of the resamples.
+        ordered: The classes stand in an order, lowest first.
 
     Raises:
         EvaluationError: Fewer than two runs, or two of the same name.
@@ -102,7 +107,7 @@ def compare_models(
     measures: dict[str, Measure] = {}
     metrics: list[str] = []
     for number, model in enumerate(models):
-        own = binary_measures(model, targets, folds) if len(classes) == 2 else multiclass_measures(model, targets)
+        own = measures_of(model, targets, folds, classes, ordered=ordered)
         metrics = list(own)
         measures |= {f"{number} {metric}": measure for metric, measure in own.items()}
     drawn = resample(measures, targets=targets, patients=patients, samples=samples, seed=seed)

@@ -1,11 +1,13 @@
-"""One classifier for every arm: image, text, or both fused.
+"""One classifier for every arm: one modality alone, or all that there are, fused.
 
     Batch -> encoders, of what is there -> learned tokens where a modality is missing -> fusion -> logits
 
-No encoder sees a missing modality: what is stored in its place enters no batch statistics either. Image-only and
-text-only are this classifier with one encoder. `forward_embedded` takes the note as embeddings, which is where
-attributions are taken.
+No encoder sees a missing modality: what is stored in its place enters no batch statistics either. The arms of one
+modality are this classifier with one encoder. `forward_embedded` takes the note and the table as embeddings, which is
+where attributions are taken.
 """
+
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,9 @@ from medmllm.errors import ConfigError
 from medmllm.models.cross_attention import CrossAttention
 from medmllm.models.fusion import FUSIONS
 from medmllm.models.image_encoder import ImageEncoder
+from medmllm.models.ordinal_head import OrdinalHead
 from medmllm.models.prefix import OCTANTS, Prefix
+from medmllm.models.table_encoder import TableEncoder
 from medmllm.models.text_encoder import TextEncoder
 from medmllm.models.tokens import Tokens
 from medmllm.records import MODALITIES, Batch
@@ -26,9 +30,11 @@ class StudyClassifier(nn.Module):
 
     Args:
         settings: Fusion, widths, dropout.
-        image_encoder: None for the text-only arm.
-        text_encoder: None for the image-only arm.
+        image_encoder: None where no image is read; the others likewise.
+        text_encoder: Of notes.
+        table_encoder: Of cells of the label table.
         outputs: Logits per study; 1 for a binary task, else one per class.
+        ordered: The classes have an order, and their logits come from one score.
 
     Raises:
         ConfigError: No encoder at all, or an unknown fusion.
@@ -40,33 +46,38 @@ class StudyClassifier(nn.Module):
         *,
         image_encoder: ImageEncoder | None,
         text_encoder: TextEncoder | None,
+        table_encoder: TableEncoder | None = None,
         outputs: int,
+        ordered: bool = False,
     ) -> None:
         super().__init__()
         if settings.fusion not in FUSIONS:
             raise ConfigError(f"[model] fusion = {settings.fusion!r} is none of {', '.join(FUSIONS)}")
-        encoders = {"image": image_encoder, "text": text_encoder}
+        encoders = {"image": image_encoder, "text": text_encoder, "table": table_encoder}
         self.modalities = tuple(name for name in MODALITIES if encoders[name] is not None)
         if not self.modalities:
-            raise ConfigError("a classifier needs an image encoder, a text encoder, or both")
+            raise ConfigError("a classifier needs an encoder: of images, notes or a table")
         self.outputs = outputs
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
+        self.table_encoder = table_encoder
         self.by_token = FUSIONS[settings.fusion] is CrossAttention
-        widths = [
-            encoder.token_width if self.by_token and isinstance(encoder, ImageEncoder) else encoder.width
+        self.encoded_widths = {
+            name: encoder.token_width if self.by_token and isinstance(encoder, ImageEncoder) else encoder.width
             for name in self.modalities
             if (encoder := encoders[name]) is not None
-        ]
+        }
+        widths = list(self.encoded_widths.values())
         self.prefix: Prefix | None = None
         if settings.fusion == "bert_prefix" and text_encoder is not None and len(self.modalities) > 1:
-            before = [width for name, width in zip(self.modalities, widths, strict=True) if name != "text"]
+            before = [width for name, width in self.encoded_widths.items() if name != "text"]
             self.prefix = Prefix(before, text_encoder.embedding_width)
             widths = [text_encoder.width] * len(self.modalities)
         self.missing = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in widths)
         self.fusion = FUSIONS[settings.fusion](
-            widths, hidden=settings.fusion_width, outputs=outputs, dropout=settings.dropout
+            widths, hidden=settings.fusion_width, outputs=1 if ordered else outputs, dropout=settings.dropout
         )
+        self.head = OrdinalHead(outputs) if ordered else nn.Identity()
         self.modality_dropout = settings.modality_dropout if len(self.modalities) > 1 else 0.0
 
     def forward(self, batch: Batch) -> Tensor:
@@ -76,21 +87,28 @@ class StudyClassifier(nn.Module):
             embedded = self.text_encoder.embed(batch.token_ids)
         return self.forward_embedded(batch, batch.image, embedded)
 
-    def forward_embedded(self, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
-        """Return logits with the image and the note's embeddings given apart from the batch.
+    def forward_embedded(
+        self, batch: Batch, image: Tensor, embedded: Tensor | None, *, cells: Tensor | None = None
+    ) -> Tensor:
+        """Return logits with the image and the embeddings of note and table given apart from the batch.
 
         Args:
             batch: Gives the masks.
             image: Shape (batch, channels, x, y, z).
             embedded: Word embeddings, shape (batch, tokens, width); None without a text encoder, or where the batch
                 brings the features of its notes.
+            cells: Embeddings of the table's cells, shape (batch, columns, width); None: those of the batch.
         """
-        present = self._hide_some(batch.present) if self.training else batch.present
+        if cells is None and self.table_encoder is not None:
+            cells = self.embed_cells(batch)
+        inputs = {"image": image, "text": embedded, "table": cells}
+        own = batch.present[:, [MODALITIES.index(name) for name in self.modalities]]
+        present = self._hide_some(own) if self.training else own
         features: list[Tensor | Tokens] = []
-        together = {} if self.prefix is None else self._read_together(self.prefix, batch, image, embedded, present)
+        together = {} if self.prefix is None else self._read_together(self.prefix, batch, inputs, present)
         for slot, name in enumerate(self.modalities):
-            found = together[name] if together else self._encode(name, batch, image, embedded)
-            here = present[:, MODALITIES.index(name)]
+            found = together[name] if together else self._encode(name, batch, inputs[name])
+            here = present[:, slot]
             if self.by_token:
                 # A note that no study of the batch has comes as one vector, as what has no tokens of its own does.
                 pieces = name == "text" and found.ndim == 3
@@ -98,53 +116,62 @@ class StudyClassifier(nn.Module):
                 features.append(tokens.or_missing(here, self.missing[slot]))
             else:
                 features.append(torch.where(here[:, None], found, self.missing[slot].to(found.dtype)))
-        logits: Tensor = self.fusion(features)
-        return logits.float()
+        logits: Tensor = self.head(self.fusion(features).float())
+        return logits
+
+    def embed_cells(self, batch: Batch) -> Tensor:
+        """Return the embeddings of the table's cells, shape (batch, columns, width)."""
+        assert self.table_encoder is not None and batch.table is not None and batch.cell_present is not None
+        return self.table_encoder.embed(batch.table, batch.cell_present)
 
     def _read_together(
-        self, prefix: Prefix, batch: Batch, image: Tensor, embedded: Tensor | None, present: Tensor
+        self, prefix: Prefix, batch: Batch, inputs: Mapping[str, Tensor | None], present: Tensor
     ) -> dict[str, Tensor]:
         """Return the features of each modality, shape (batch, width), from what BERT makes of all of them together.
 
         What is not present, also what modality dropout hides, is masked: nothing else attends to it.
         """
+        embedded, here = inputs["text"], dict(zip(self.modalities, present.unbind(dim=1), strict=True))
         assert self.text_encoder is not None and embedded is not None
-        before = {}
-        for name in self.modalities:
-            if name != "text":
-                tokens = Tokens.of(self._encode(name, batch, image, embedded))
-                before[name] = tokens.where(present[:, MODALITIES.index(name)])
-        words = batch.token_mask & present[:, MODALITIES.index("text"), None]
+        before = {
+            name: Tokens.of(self._encode(name, batch, inputs[name])).where(here[name])
+            for name in self.modalities
+            if name != "text"
+        }
+        words = batch.token_mask & here["text"][:, None]
         read, note = self.text_encoder.read_behind(prefix(list(before.values())), embedded, words)
-        features, start = {"text": self.text_encoder.standardise(note.mean(), words)}, 0
-        for name, tokens in before.items():
-            own = slice(start, start := start + tokens.real.shape[1])
-            features[name] = Tokens(read.values[:, own], read.real[:, own]).mean()
-        return features
+        parts = read.split([tokens.real.shape[1] for tokens in before.values()])
+        features = {name: part.mean() for name, part in zip(before, parts, strict=True)}
+        return features | {"text": self.text_encoder.standardise(note.mean(), words)}
 
-    def _encode(self, name: str, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
+    def _encode(self, name: str, batch: Batch, given: Tensor | None) -> Tensor:
         """Return a modality's features, shape (batch, width), or (batch, tokens, width) where tokens are read.
 
         Rows that lack the modality are not read, and have zeros.
         """
         rows = batch.present[:, MODALITIES.index(name)].nonzero()[:, 0]
-        found = self._encode_rows(name, rows, batch, image, embedded) if len(rows) else None
+        found = self._encode_rows(name, rows, batch, given) if len(rows) else None
         if found is not None and len(rows) == len(batch.present):
             return found
         if found is None:
             return self._nothing(name, len(batch.present))
         return found.new_zeros(len(batch.present), *found.shape[1:]).index_copy(0, rows, found)
 
-    def _encode_rows(self, name: str, rows: Tensor, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
+    def _encode_rows(self, name: str, rows: Tensor, batch: Batch, given: Tensor | None) -> Tensor:
         def chosen(tensor: Tensor) -> Tensor:
             return tensor if len(rows) == len(tensor) else tensor.index_select(0, rows)
 
         if name == "image":
-            assert self.image_encoder is not None
-            look = self.image_encoder.tokens if self.by_token else self.image_encoder
-            look = self.image_encoder.octants if self.prefix is not None else look
-            features: Tensor = look(chosen(image), chosen(batch.channel_present))
-            return features
+            assert self.image_encoder is not None and given is not None
+            features: Tensor = self._look(self.image_encoder)(chosen(given), chosen(batch.channel_present))
+        elif name == "table":
+            assert self.table_encoder is not None and given is not None
+            features = self.table_encoder(chosen(given))
+        else:
+            features = self._encode_notes(batch, given, chosen)
+        return features
+
+    def _encode_notes(self, batch: Batch, embedded: Tensor | None, chosen: Callable[[Tensor], Tensor]) -> Tensor:
         assert self.text_encoder is not None
         if embedded is None:
             assert batch.note_features is not None
@@ -153,12 +180,16 @@ class StudyClassifier(nn.Module):
         encoded: Tensor = read(chosen(embedded), chosen(batch.token_mask))
         return encoded
 
+    def _look(self, encoder: ImageEncoder) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return how an image is looked at: as one vector, by every place, or by octants."""
+        if self.by_token:
+            return encoder.tokens
+        return encoder if self.prefix is None else encoder.octants
+
     def _nothing(self, name: str, studies: int) -> Tensor:
-        """Return zeros for a modality that no study of a batch has: as many tokens before the words as ever."""
-        missing = self.missing[self.modalities.index(name)]
-        if self.prefix is not None and name == "image" and self.image_encoder is not None:
-            return missing.new_zeros(studies, OCTANTS, self.image_encoder.width)
-        return missing.new_zeros(studies, len(missing))
+        """Return zeros for a modality that no study of a batch has; before words stand as many tokens as ever."""
+        tokens = (OCTANTS,) if self.prefix is not None and name == "image" else ()
+        return self.missing[0].new_zeros(studies, *tokens, self.encoded_widths[name])
 
     @property
     def reads_notes_once(self) -> bool:

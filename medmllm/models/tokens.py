@@ -28,6 +28,11 @@ class Tokens:
         """Return the sequences, with nothing real in those that are not there; here (batch,), bool."""
         return Tokens(self.values, self.real & here[:, None])
 
+    def split(self, lengths: list[int]) -> "list[Tokens]":
+        """Return the sequences cut into parts that stand one behind the other."""
+        parts = zip(self.values.split(lengths, dim=1), self.real.split(lengths, dim=1), strict=True)
+        return [Tokens(values, real) for values, real in parts]
+
     def mean(self) -> Tensor:
         """Return the mean of what is real, (batch, width); zeros where nothing is."""
         weights = self.real.to(self.values.dtype)[:, :, None]

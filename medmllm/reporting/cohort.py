@@ -31,6 +31,9 @@ METRICS = {
     "accuracy": ("Accuracy", "share of studies put into the right class"),
     "balanced_accuracy": ("Balanced accuracy", "mean share found of each class"),
     "log_loss": ("Log loss", "mean surprise in nats; smaller is better"),
+    "quadratic_kappa": ("Quadratic kappa", "agreement beyond chance, a miss counts by its square; 1 is perfect"),
+    "mean_absolute_error": ("Mean absolute error", "classes between truth and prediction; smaller is better"),
+    "ranked_probability_score": ("Ranked probability score", "mean squared error over all cuts; 0 is perfect"),
 }
 
 
@@ -102,7 +105,7 @@ def write_training_report(
     curves = tuple(
         ArmCurves(
             arm.arm,
-            _path(roc_points(arm.probabilities, targets)),
+            _path(roc_points(arm.probabilities, targets, ordered=evaluation.task.kind == "ordinal")),
             reliability_points(arm.probabilities, targets),
         )
         for arm in arms
@@ -130,13 +133,23 @@ def metric_lines(evaluation: EvaluationDocument) -> tuple[MetricLine, ...]:
     names = list(dict.fromkeys(name for table in tables for name in table))
     lines = []
     for name in names:
-        label, meaning = METRICS.get(name, (name.replace("_", " "), ""))
-        lines.append(MetricLine(label, meaning, tuple(table.get(name) for table in tables)))
+        lines.append(MetricLine(*label_of(name), tuple(table.get(name) for table in tables)))
     return tuple(lines)
 
 
+def label_of(name: str) -> tuple[str, str]:
+    """Return a metric's label and what it means; of one cut or class, `auroc[>=3]`, the cut is in the label.
+
+    >>> label_of("auroc[>=3]")
+    ('AUROC [>=3]', '')
+    """
+    plain, bracket, rest = name.partition("[")
+    label, meaning = METRICS.get(plain, (plain.replace("_", " "), ""))
+    return (f"{label} [{rest}", "") if bracket else (label, meaning)
+
+
 def _label(name: str) -> str:
-    return METRICS.get(name, (name.replace("_", " "), ""))[0]
+    return label_of(name)[0]
 
 
 def _describe(metric: MetricDocument) -> str:

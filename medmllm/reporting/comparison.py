@@ -15,7 +15,7 @@ from medmllm.csv_tables import write_table
 from medmllm.documents import Document, Probability, Sha256, Task
 from medmllm.evaluation.comparison import Comparison
 from medmllm.records import Metric, Provenance
-from medmllm.reporting.cohort import METRICS
+from medmllm.reporting.cohort import label_of
 from medmllm.reporting.page import write_page
 from medmllm.result_documents import MetricDocument
 
@@ -152,7 +152,7 @@ def rows(comparison: ComparisonDocument) -> Iterator[ComparisonRow]:
 
 
 def _table(comparison: ComparisonDocument, name: str) -> MetricTable:
-    label, meaning = METRICS.get(name, (name.replace("_", " "), ""))
+    label, meaning = label_of(name)
     cells = tuple(
         (metric, name in run.best_in) for run in comparison.runs for metric in run.metrics if metric.name == name
     )

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_curve
 
 from medmllm.evaluation.calibration import reliability_bins
 from medmllm.evaluation.discrimination import IntArray
+from medmllm.evaluation.ordinal import at_least
 from medmllm.records import FloatArray
 
 MACRO_GRID = 201  # false-positive rates at which one-versus-rest curves are averaged
@@ -29,15 +30,18 @@ class ReliabilityPoint:
     n: int  # studies
 
 
-def roc_points(probabilities: FloatArray, targets: IntArray) -> tuple[tuple[float, float], ...]:
+def roc_points(
+    probabilities: FloatArray, targets: IntArray, *, ordered: bool = False
+) -> tuple[tuple[float, float], ...]:
     """Return (false-positive rate, true-positive rate) from (0, 0) to (1, 1).
 
     With two classes the curve of the second; with more the mean of the one-versus-rest curves of all
-    classes that occur. Empty when only one class occurs.
+    classes that occur, or, where they are ordered, of "this class or higher". Empty when only one class occurs.
 
     Args:
         probabilities: Shape (studies, classes).
         targets: True class index; shape (studies,).
+        ordered: The classes stand in an order, lowest first.
 
     >>> roc_points(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]))
     ((0.0, 0.0), (0.0, 1.0), (1.0, 1.0))
@@ -49,7 +53,11 @@ def roc_points(probabilities: FloatArray, targets: IntArray) -> tuple[tuple[floa
         false_rate, true_rate, _ = roc_curve(targets == 1, probabilities[:, 1])
     else:
         false_rate = np.linspace(0, 1, MACRO_GRID)
-        curves = [roc_curve(targets == one, probabilities[:, one]) for one in occurring]
+        if ordered:
+            cuts = zip(occurring[1:], at_least(probabilities)[:, occurring[1:] - 1].T, strict=True)
+            curves = [roc_curve(targets >= one, chance) for one, chance in cuts]
+        else:
+            curves = [roc_curve(targets == one, probabilities[:, one]) for one in occurring]
         true_rate = np.mean([np.interp(false_rate, x, y) for x, y, _ in curves], axis=0)
         false_rate, true_rate = np.append(0.0, false_rate), np.append(0.0, true_rate)
     return tuple(zip(false_rate.tolist(), true_rate.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Cross-validate image-only, text-only and fused models on the same folds.
+"""Cross-validate models of each modality alone, and of all fused, on the same folds.
 
     cohort, splits -> per arm and fold: fit; temperature, threshold and conformal thresholds on the tuning part
     -> out-of-fold predictions, also with each modality taken away
@@ -25,14 +25,16 @@ from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.conformal import conformal_sets
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.modality_use import Deprived
+from medmllm.evaluation.ordinal import median_class
 from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
 from medmllm.provenance import file_digest
-from medmllm.records import FloatArray, Sample
+from medmllm.records import MODALITIES, FloatArray, Sample
 from medmllm.result_documents import FoldDocument
+from medmllm.table_documents import TableCodes
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
-from medmllm.training.fold_inputs import fold_tokenizer, tokenize_cohort
+from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
 from medmllm.training.loop import Tracker, fit, predict_logits
 from medmllm.training.machine import Machine, set_determinism
 from medmllm.training.modality_test import FoldDeprived, assemble, take_away
@@ -69,12 +71,11 @@ class FoldPrediction:
 
 
 def arm_contract(contract: PreprocessingContract, arm: str) -> PreprocessingContract:
-    """Return the contract of an arm: image-only reads no text, text-only reads no image."""
-    if arm == "image":
-        return contract.model_copy(update={"text": None})
-    if arm == "text":
-        return contract.model_copy(update={"image": None, "accepted": {}})
-    return contract
+    """Return the contract of an arm: all of it when fused, else what it says of one modality."""
+    if arm == "fused":
+        return contract
+    left_out: dict[str, object] = {name: None for name in MODALITIES if name != arm}
+    return contract.model_copy(update=left_out if arm == "image" else left_out | {"accepted": {}})
 
 
 def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[str]]:
@@ -83,9 +84,11 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
     Raises:
         ConfigError: No arm is left.
     """
-    has = {"image": cohort.has_images, "text": cohort.has_notes, "fused": cohort.has_images and cohort.has_notes}
-    arms = [arm for arm in config.training.arms if has[arm]]
-    said = [f"No {arm} arm: the studies lack what it reads." for arm in config.training.arms if not has[arm]]
+    has = {"image": cohort.has_images, "text": cohort.has_notes, "table": cohort.has_values}
+    has["fused"] = sum(has.values()) > 1
+    asked = [arm for arm in config.training.arms if arm != "table" or config.table.columns]
+    arms = [arm for arm in asked if has[arm]]
+    said = [f"No {arm} arm: the studies lack what it reads." for arm in asked if not has[arm]]
     if not arms:
         raise ConfigError("no study has what [training] arms reads: add notes or images, or name other arms")
     return arms, said
@@ -127,7 +130,8 @@ def cross_validate(
     """
     set_determinism(config.training)
     text = config.text.reading if cohort.has_notes else None
-    draft = draft_contract(config.image if cohort.has_images else None, text)
+    table = cohort.table if cohort.has_values else None
+    draft = draft_contract(config.image if cohort.has_images else None, text, table)
     contract = final_contract(cohort, draft, margin=config.acceptance_margin)
     # When overwriting, also what is left of arms that are not trained now.
     for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:
@@ -140,7 +144,10 @@ def cross_validate(
         for split in plan.folds:
             child = tracked.child(f"{arm} fold {split.fold}")
             kept = Kept(out, folder, origin, arm, split.fold)
-            found = _kept_fold(kept) or _run_fold(split, cohort, own, classes, config, kept, child)
+            done = kept.finished()
+            if done is None:
+                done = _run_fold(split, cohort, own, classes, config, kept, child)
+            found = _predicted(*done, ordered=config.task.ordered)
             child.log_metrics({"temperature": found.model.temperature, "threshold": found.model.threshold})
             child.end()
             folds.append(found)
@@ -171,12 +178,14 @@ def _run_fold(
     config: TrainConfig,
     kept: Kept,
     tracker: Tracker,
-) -> FoldPrediction:
+) -> tuple[FoldModel, FloatArray, FoldDeprived]:
+    """Train one fold; return its entry in the card, the logits of its test part, and those without a modality."""
     settings = config.training
     seed = settings.seed + 1000 * (split.fold + 1)
     torch.manual_seed(seed)
-    member = _new_member(fold_tokenizer(cohort, split, contract), contract, classes, config)
-    samples = read_notes(member, tokenize_cohort(cohort, contract, member.tokenizer), contract, settings)
+    tokenizer, codes = fold_tokenizer(cohort, split, contract), fold_codes(cohort, split, contract)
+    member = _new_member(tokenizer, codes, contract, classes, config)
+    samples = read_notes(member, tokenize_cohort(cohort, contract, tokenizer, codes), contract, settings)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
     done = fit(
         member,
@@ -212,11 +221,12 @@ def _run_fold(
         conformal_thresholds=decided.conformal_thresholds,
     )
     kept.finish(model, logits, deprived)
-    return _predicted(model, logits, deprived)
+    return model, logits, deprived
 
 
 def _new_member(
     tokenizer: PreTrainedTokenizerBase | None,
+    codes: TableCodes | None,
     contract: PreprocessingContract,
     classes: tuple[str, ...],
     config: TrainConfig,
@@ -225,35 +235,34 @@ def _new_member(
     text_network = None
     if contract.text is not None and tokenizer is not None:
         text_network = new_text_network(contract.text, config.model, tokenizer)
-    network = build_network(contract, config.model, classes, text_network)
+    ordered = config.task.ordered
+    network = build_network(contract, config.model, classes, text_network, codes, ordered=ordered)
     start_from_weights(network, config.model)
     limit_training(network, config.text)
-    return FoldNetwork(network, tokenizer)
+    return FoldNetwork(network, tokenizer, codes)
 
 
-def _kept_fold(kept: Kept) -> FoldPrediction | None:
-    done = kept.finished()
-    return None if done is None else _predicted(*done)
-
-
-def _predicted(model: FoldModel, logits: FloatArray, deprived: FoldDeprived) -> FoldPrediction:
+def _predicted(model: FoldModel, logits: FloatArray, deprived: FoldDeprived, *, ordered: bool) -> FoldPrediction:
     """Return what a fold's model says of its test part, from its logits after temperature."""
     assert model.conformal_thresholds is not None  # this training has them
     sets = conformal_sets(_chances(logits), model.conformal_thresholds)
-    return FoldPrediction(model, logits, decide(logits, model.threshold), sets, deprived)
+    return FoldPrediction(model, logits, decide(logits, model.threshold, ordered=ordered), sets, deprived)
 
 
 def _chances(logits: FloatArray) -> FloatArray:
     return to_probabilities(logits[:, 0] if logits.shape[1] == 1 else logits)
 
 
-def decide(logits: FloatArray, threshold: float) -> IntArray:
-    """Return the class index of each study: at the threshold when binary, else the most probable.
+def decide(logits: FloatArray, threshold: float, *, ordered: bool = False) -> IntArray:
+    """Return the class index of each study: at the threshold when binary, the median when ordered, else the likeliest.
 
     Args:
         logits: Shape (studies, outputs), after temperature.
         threshold: On the positive class's probability; read only when there is one output.
+        ordered: The classes have an order.
     """
+    if ordered:
+        return median_class(to_probabilities(logits))
     if logits.shape[1] == 1:
         return (to_probabilities(logits[:, 0])[:, 1] >= threshold).astype(np.int64)
     return logits.argmax(axis=1)

@@ -3,8 +3,9 @@
 batches -> device -> changed a little -> loss -> gradients, clipped -> optimizer, schedule
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -43,21 +44,31 @@ def train_epoch(learner: Learner, batches: Iterator[Batch], generator: torch.Gen
     machine, studies = learner.machine, 0
     # Summed on the device: reading each step's loss would make the processor wait for the step.
     total = torch.zeros((), dtype=torch.float64, device=machine.device)
-    for batch in feed(batches, machine.move, machine.device):
-        changed = machine.lay_out(augment(batch, learner.settings, generator))
-        total += _step(learner, changed).double() * len(batch.study_keys)
-        studies += len(batch.study_keys)
+    fed = feed(batches, machine.move, machine.device)
+    while group := tuple(islice(fed, learner.settings.accumulate)):
+        changed = [machine.lay_out(augment(batch, learner.settings, generator)) for batch in group]
+        count = sum(len(batch.study_keys) for batch in group)
+        total += _step(learner, changed).double() * count
+        studies += count
     return float(total) / studies
 
 
-def _step(learner: Learner, batch: Batch) -> Tensor:
-    """Change the network by one batch; return its loss before."""
-    with learner.machine.autocast():
-        logits = learner.network(batch)
-    loss = learner.loss_of(logits, batch.target)
+def _step(learner: Learner, group: Sequence[Batch]) -> Tensor:
+    """Change the network by the gradient of several batches' studies; return their mean loss before."""
+    targets = [batch.target for batch in group]
+    divisors = [learner.loss_of.divisor(target) for target in targets if target is not None]
+    assert len(divisors) == len(group), "training samples have targets"
+    mean, whole = torch.zeros((), device=learner.machine.device), sum(divisors)
     learner.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    for batch, target, divisor in zip(group, targets, divisors, strict=True):
+        assert target is not None
+        with learner.machine.autocast():
+            logits = learner.network(batch)
+        # As if all studies of the group were one batch: a short last batch counts less, a heavy class more.
+        loss = learner.loss_of(logits, target) * (divisor / whole)
+        loss.backward()
+        mean += loss.detach()
     nn.utils.clip_grad_norm_(learner.network.parameters(), learner.settings.gradient_clip)
     learner.optimizer.step()
     learner.schedule.step()
-    return loss.detach()
+    return mean

@@ -104,7 +104,8 @@ def new_learner(network: StudyClassifier, train: Sequence[Sample], settings: Tra
     """
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
     machine.place(network)
-    optimizer, schedule = _optimizer(network, settings, math.ceil(len(train) / settings.batch_size))
+    drawn = math.ceil(len(train) / settings.batch_size)
+    optimizer, schedule = _optimizer(network, settings, math.ceil(drawn / settings.accumulate))
     loss_of = make_loss(train, settings, network.outputs, machine.device)
     return Learner(network, machine, loss_of, optimizer, schedule, settings)
 

@@ -7,6 +7,7 @@ studies (Cui et al., CVPR 2019), both scaled so that the training studies weigh 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -26,7 +27,10 @@ _SMALLEST = 1e-12  # a power below 1 has no slope at 0
 class Loss(Protocol):
     """Mean loss of a batch."""
 
-    def __call__(self, logits: Tensor, target: Tensor | None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
+
+    def divisor(self, target: Tensor) -> Tensor | float:
+        """Return what the sum over a batch was divided by: means of several batches are joined by it."""
 
 
 def make_loss(train: Sequence[Sample], settings: TrainingSettings, outputs: int, device: torch.device) -> Loss:
@@ -36,17 +40,29 @@ def make_loss(train: Sequence[Sample], settings: TrainingSettings, outputs: int,
         ConfigError: Weights are given for another number of classes.
     """
     weights = class_weights(train, settings, max(2, outputs)).to(device)
-    gamma = settings.focal_gamma if settings.loss == "focal" else 0.0
+    return ClassLoss(weights, outputs, settings.focal_gamma if settings.loss == "focal" else 0.0)
 
-    def loss(logits: Tensor, target: Tensor | None) -> Tensor:
-        assert target is not None
-        if gamma:
-            return _focal(logits, target, weights, gamma)
-        if outputs > 1:
-            return functional.cross_entropy(logits, target, weight=weights)
-        return functional.binary_cross_entropy_with_logits(logits[:, 0], target.float(), weight=weights[target])
 
-    return loss
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassLoss:
+    """Cross-entropy, or focal loss where gamma is not 0; the mean is a weighted one if multiclass, as in torch."""
+
+    weights: Tensor  # (classes,)
+    outputs: int
+    gamma: float
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss; logits (batch, outputs), target (batch,)."""
+        if self.gamma:
+            return _focal(logits, target, self.weights, self.gamma)
+        if self.outputs > 1:
+            return functional.cross_entropy(logits, target, weight=self.weights)
+        weights = self.weights[target]
+        return functional.binary_cross_entropy_with_logits(logits[:, 0], target.float(), weight=weights)
+
+    def divisor(self, target: Tensor) -> Tensor | float:
+        """Return the number of studies when binary, else the sum of their classes' weights."""
+        return self.weights[target].sum() if self.outputs > 1 else float(len(target))
 
 
 def class_weights(train: Sequence[Sample], settings: TrainingSettings, classes: int) -> Tensor:

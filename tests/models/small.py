@@ -7,17 +7,21 @@ from transformers import BertConfig, BertModel
 
 from medmllm.documents import (
     Channel,
+    Column,
     ImageSettings,
     ModelSettings,
     PreprocessingContract,
+    TableContract,
     TextEncoderSettings,
     TextSettings,
 )
 from medmllm.models.fine_tuning import limit_training
 from medmllm.models.package import FoldNetwork, build_network, new_text_network
+from medmllm.models.prefix import PREFIX_TOKENS
 from medmllm.preprocessing.sample import collate
 from medmllm.preprocessing.text import learn_tiny_tokenizer
 from medmllm.records import Batch, Sample
+from medmllm.table_documents import ColumnCode, TableCodes
 
 SIZE = (9, 8, 10)
 CLASSES = ("no", "yes")
@@ -41,6 +45,17 @@ TEXT = TextSettings(
     tiny_vocabulary=60,
     local_files_only=True,
 )
+TABLE = TableContract(
+    columns=(Column(name="age", kind="number", accepted=None), Column(name="sex", kind="category", accepted=None)),
+    open_ended="refuse",
+    required=False,
+)
+CODES = TableCodes(
+    columns=(
+        ColumnCode(name="age", mean=60.0, deviation=10.0, categories=()),
+        ColumnCode(name="sex", mean=None, deviation=None, categories=("F", "M")),
+    )
+)
 CONTRACT = PreprocessingContract(version=1, orientation="RAS", image=IMAGE, accepted={}, text=TEXT)
 PARTS = ModelSettings(
     image_encoder="resnet10",
@@ -54,6 +69,7 @@ PARTS = ModelSettings(
     dropout=0.0,
     modality_dropout=0.0,
     tiny_width=16,
+    table_width=6,
     text_batch_norm=False,
 )
 TOKENIZER = learn_tiny_tokenizer(NOTES * 2, TEXT)
@@ -63,6 +79,9 @@ def contract_of(arm: str) -> PreprocessingContract:
     """Return the contract of one arm: image, text or fused."""
     left_out = {"image": {"text": None}, "text": {"image": None}, "fused": {}}[arm]
     return CONTRACT.model_copy(update=left_out)
+
+
+WHOLE = CONTRACT.model_copy(update={"table": TABLE})  # all that a model can read
 
 
 def a_member(arm: str = "fused", *, classes: tuple[str, ...] = CLASSES, seed: int = 3, **parts: object) -> FoldNetwork:
@@ -75,6 +94,14 @@ def a_member(arm: str = "fused", *, classes: tuple[str, ...] = CLASSES, seed: in
     return FoldNetwork(build_network(contract, settings, classes, text), TOKENIZER)
 
 
+def a_whole_member(*, classes: tuple[str, ...] = CLASSES, seed: int = 3, **parts: object) -> FoldNetwork:
+    """Return a fresh network that reads every modality."""
+    torch.manual_seed(seed)
+    settings = PARTS.model_copy(update=parts)
+    text = new_text_network(TEXT, settings, TOKENIZER)
+    return FoldNetwork(build_network(WHOLE, settings, classes, text, CODES), TOKENIZER, CODES)
+
+
 def save_bert(folder: Path, *, dropout: float = 0.1) -> Path:
     """Write a small BERT with TOKENIZER's words and weights strong enough to matter, as a pretrained encoder."""
     torch.manual_seed(6)
@@ -84,7 +111,7 @@ def save_bert(folder: Path, *, dropout: float = 0.1) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=16,
-        max_position_embeddings=24,
+        max_position_embeddings=TEXT.window + PREFIX_TOKENS,
         initializer_range=0.2,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
@@ -119,6 +146,7 @@ def a_sample(
     image: bool = True,
     note: str | None = NOTES[0],
     channels: tuple[bool, ...] = (True, True),
+    cells: tuple[float | None, float | None] = (None, None),
     target: int | None = None,
 ) -> Sample:
     """Return one seeded sample with noise for an image."""
@@ -131,6 +159,8 @@ def a_sample(
         token_ids=None if note is None else torch.tensor(TOKENIZER(note)["input_ids"]),
         words=(),
         target=target,
+        table=None if cells == (None, None) else torch.tensor([cell or 0.0 for cell in cells]),
+        cell_present=tuple(cell is not None for cell in cells),
     )
 
 

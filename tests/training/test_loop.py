@@ -36,6 +36,7 @@ def settings(**changes: object) -> TrainingSettings:
         "epochs": 3,
         "patience": 3,
         "batch_size": 4,
+        "accumulate": 1,
         "learning_rate": 3e-3,
         "text_learning_rate": 3e-3,
         "weight_decay": 0.0,
