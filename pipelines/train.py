@@ -7,6 +7,7 @@ MLflow
 
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 
 from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import check_writable, write_table
-from medmllm.documents import Task
+from medmllm.documents import PreprocessingContract, Task
 from medmllm.ingest.ordering import order_classes
 from medmllm.ingest.study_folder import folder_of
 from medmllm.ingest.table_inputs import check_inputs, settle_columns
@@ -25,6 +26,7 @@ from medmllm.pipelines.progress import progress_bar
 from medmllm.pipelines.training_output import write_run
 from medmllm.provenance import file_digest, stamp
 from medmllm.quality.gate import log_warnings
+from medmllm.records import Study
 from medmllm.result_documents import EvaluationDocument
 from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.table_rows import LedgerRow, QualityRow
@@ -36,12 +38,7 @@ from medmllm.training.losses import check_weights
 from medmllm.training.planning import look_ahead, settle_folds
 from medmllm.training.policy import check_policy, unmet
 from medmllm.training.resuming import check_unfinished
-from medmllm.training.run import (
-    Trained,
-    left_out,
-    summary,
-    track_result,
-)
+from medmllm.training.run import Trained, left_out, summary, track_result
 from medmllm.training.starting_weights import check_start, weights_input
 from medmllm.training.tracking import parent_run
 
@@ -87,8 +84,7 @@ def run(
         MisuseError: Settings, labels or split cannot be used.
         MedmllmError: The run failed.
     """
-    cores = os.cpu_count() or 1
-    torch.set_num_threads(config.training.threads or cores)
+    torch.set_num_threads(config.training.threads or os.cpu_count() or 1)
     check_policy(config)
     check_start(config)  # a wrong device or file of weights should not cost an index
     parsed, source = parse_target(target), labels or label_file(studies)
@@ -108,11 +104,7 @@ def run(
     task = Task.of(parsed.expression, found.classes, ordered=config.task.ordered)
     draft = draft_contract(config.image, config.text.reading, settle_columns(labelled, config.table))
     cache = ImageCache.open(Path(config.training.cache or out / RUN_FOLDER), folder_of(studies))
-    with progress_bar("Preparing studies", len(found.by_study)) as more:
-        cohort = read_cohort(
-            index.studies, found.by_study, draft, policy=config.quality, workers=cores, advance=more, cache=cache
-        )
-    _tell_what_was_read(cohort, out)
+    cohort = _read(index.studies, found.by_study, draft, cache, config, out)
     config.write(out / "settings.json")
     arms, said = usable_arms(cohort, config)
     plan, leaks = settle_folds(cohort, config.training, given, out)
@@ -126,7 +118,8 @@ def run(
         named = {"target": task.target, "split_digest": plan.digest}
         tracked.log_params(flatten(config.model_dump(mode="json")) | named)
         tracked.log_tags(named)
-        with progress_bar("Training fold models", len(arms) * len(plan.folds)) as more:
+        epochs = len(arms) * len(plan.folds) * config.training.epochs
+        with progress_bar("Training fold models, epochs", epochs) as more:
             done = cross_validate(
                 arms, cohort, plan, config, task.classes, out=out, tracked=tracked, advance=more, resume=resume
             )
@@ -136,8 +129,20 @@ def run(
     return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out), unmet(evaluation.policy))
 
 
-def _tell_what_was_read(cohort: Cohort, out: Path) -> None:
+def _read(
+    studies: Sequence[Study],
+    targets: Mapping[str, int],
+    draft: PreprocessingContract,
+    cache: ImageCache,
+    config: TrainConfig,
+    out: Path,
+) -> Cohort:
+    """Prepare every labelled study, and write what was refused and what is implausible."""
+    with progress_bar("Preparing studies", len(targets)) as more:
+        workers = os.cpu_count() or 1
+        cohort = read_cohort(studies, targets, draft, policy=config.quality, workers=workers, advance=more, cache=cache)
     ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]
     write_table(out / "training_ledger.csv", LedgerRow, ledger)
     write_table(out / "quality.csv", QualityRow, (QualityRow.of(key, finding) for key, finding in cohort.findings))
     log_warnings(Counter(finding.code for _, finding in cohort.findings if finding.severity == "warn"))
+    return cohort

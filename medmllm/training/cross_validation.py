@@ -35,6 +35,7 @@ from medmllm.result_documents import FoldDocument
 from medmllm.table_documents import TableCodes
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
+from medmllm.training.epoch_count import EpochCount
 from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
 from medmllm.training.loop import Tracker, fit, predict_logits
 from medmllm.training.machine import Machine, set_determinism
@@ -127,7 +128,8 @@ def cross_validate(
     """Train every arm on the same folds, each fold in a child run of its own.
 
     Packages go to OUT/model (the main arm) and OUT/model_ARM; a fold's weights are written as soon as it is trained.
-    What is reached is kept in OUT/checkpoints; with `resume`, training goes on from there.
+    What is reached is kept in OUT/checkpoints; with `resume`, training goes on from there. `advance` is told of every
+    epoch, and of those that a fold did not need when it is done.
     """
     set_determinism(config.training)
     text = config.text.reading if cohort.has_notes else None
@@ -146,13 +148,14 @@ def cross_validate(
             child = tracked.child(f"{arm} fold {split.fold}")
             kept = Kept(out, folder, origin, arm, split.fold)
             done = kept.finished()
+            count = EpochCount(child, advance, config.training.epochs)
             if done is None:
-                done = _run_fold(split, cohort, own, classes, config, kept, child)
+                done = _run_fold(split, cohort, own, classes, config, kept, count)
             found = _predicted(*done, ordered=config.task.ordered)
             child.log_metrics({"temperature": found.model.temperature, "threshold": found.model.threshold})
             child.end()
             folds.append(found)
-            advance(1)
+            count.finish()
         results.append(_assemble(arm, own, plan, folds, folder))
     return tuple(results)
 

@@ -93,7 +93,7 @@ def device_of(rank: int, size: int, device: torch.device) -> torch.device:
     """
     if size == 1 or device.type == "cpu":
         return device
-    if device.index is not None or torch.cuda.device_count() < size:
+    if str(device) != "cuda" or torch.cuda.device_count() < size:
         raise ConfigError(
             f"[training] processes = {size} wants {size} GPUs, one each, and device = 'cuda'; here are "
             f"{torch.cuda.device_count()}"
@@ -169,9 +169,13 @@ def _meet(rank: int, size: int, device: torch.device, folder: Path) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nobody outside this machine may listen in
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    store = distributed.FileStore(str(folder / "meeting"), size)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
+    distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=f"file://{folder}/meeting",
+        rank=rank,
+        world_size=size,
+        timeout=LONGEST_WAIT,
+    )
 
 
 def _join(
