@@ -76,6 +76,7 @@ def build_network(
     text_network: nn.Module | None,
     *,
     ordered: bool = False,
+    labels: bool = False,
 ) -> StudyClassifier:
     """Return a classifier for a contract; all but `text_network` has fresh weights.
 
@@ -85,6 +86,7 @@ def build_network(
         classes: Class names; two make a binary task with one logit.
         text_network: The Hugging Face encoder; None when the contract reads no text.
         ordered: The classes stand in an order, lowest first.
+        labels: The classes are labels side by side, with a logit each.
 
     Raises:
         ConfigError: An unknown part, or a grid too small for the network.
@@ -98,7 +100,7 @@ def build_network(
         text_encoder=None
         if text_network is None
         else TextEncoder(text_network, batch_norm=settings.text_batch_norm, windows=windows),
-        outputs=output_count(classes),
+        outputs=len(classes) if labels else output_count(classes),
         ordered=ordered,
     )
 
@@ -221,8 +223,15 @@ def _load_fold(folder: Path, card: ModelCard, fold: FoldModel, device: torch.dev
         home = folder / "tokenizer" / f"fold_{fold.fold}"
         tokenizer = load_tokenizer(home, local_files_only=True)
         text_network = from_config(read_config(home))
-    ordered = card.task.kind == "ordinal"
-    network = build_network(card.contract, card.model, card.task.classes, text_network, ordered=ordered)
+    kind = card.task.kind
+    network = build_network(
+        card.contract,
+        card.model,
+        card.task.classes,
+        text_network,
+        ordered=kind == "ordinal",
+        labels=kind == "multilabel",
+    )
     try:
         network.load_state_dict(_read_tensors(folder / fold.weights))
     except RuntimeError as error:

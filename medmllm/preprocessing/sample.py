@@ -13,7 +13,7 @@ from medmllm.errors import ContractError
 from medmllm.preprocessing.contract import check_present, check_volume
 from medmllm.preprocessing.image import prepare_image
 from medmllm.preprocessing.text import has_words, tokenize_note
-from medmllm.records import Batch, Note, Sample, Study, Volume
+from medmllm.records import Batch, Note, Sample, Study, Target, Volume
 
 
 def prepare_sample(
@@ -23,7 +23,7 @@ def prepare_sample(
     contract: PreprocessingContract,
     tokenizer: PreTrainedTokenizerBase | None,
     *,
-    target: int | None = None,
+    target: Target | None = None,
 ) -> Sample:
     """Return what one study gives the model.
 
@@ -33,7 +33,7 @@ def prepare_sample(
         note: None when the study has none.
         contract: What the model was, or will be, trained on; volumes outside it are refused.
         tokenizer: None leaves the note out for now (cross-validation learns one per fold).
-        target: Class index, when known.
+        target: Class index or labels, when known.
 
     Raises:
         ContractError: The study does not match the contract.

@@ -30,7 +30,9 @@ from medmllm.preprocessing.text import tokenize_note
 from medmllm.quality.duplicates import NoteRegister
 from medmllm.quality.gate import Findings, refusal_of
 from medmllm.records import Explanation, FloatArray, Note, Prediction, Refusal, Sample, Stage, Study
+from medmllm.scoring.labels import leading_label
 from medmllm.training.cohort import StudyParts, compare_note, inspect_parts, read_parts, stage_of
+from medmllm.training.label_fold import label_probabilities
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +192,8 @@ def predict(ready: Sequence[_Prepared], package: ModelPackage) -> list[Predictio
         samples = [item.samples[number] for item in ready]
         batch = to_device(collate(samples, package.card.contract, pad_token_id=member.pad_token_id), device)
         raw = member.network(batch).double().cpu().numpy()
-        per_fold.append(apply_temperature(raw, fold.temperature))
+        temperatures = [fold.temperature_of(output) for output in range(raw.shape[1])]
+        per_fold.append(np.stack([apply_temperature(raw[:, k], own) for k, own in enumerate(temperatures)], axis=1))
     stacked = np.stack(per_fold)  # (folds, studies, outputs)
     return [_prediction(item, stacked[:, row], package) for row, item in enumerate(ready)]
 
@@ -203,10 +206,14 @@ def was_trained_on(study: Study, card: ModelCard) -> bool:
 
 def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage) -> Prediction:
     mean = logits.mean(axis=0)
-    binary = logits.shape[1] == 1
-    probabilities = to_probabilities(mean if binary else mean[None])[0]
-    each = to_probabilities(logits[:, 0] if binary else logits)
-    shown = each[:, 1] if binary else each[:, chosen_class(probabilities, package.card)]
+    if package.card.task.kind == "multilabel":
+        probabilities, each = label_probabilities(mean), label_probabilities(logits)
+        shown = each[:, leading_label(probabilities.tolist(), package.card)]
+    else:
+        binary = logits.shape[1] == 1
+        probabilities = to_probabilities(mean if binary else mean[None])[0]
+        each = to_probabilities(logits[:, 0] if binary else logits)
+        shown = each[:, 1] if binary else each[:, chosen_class(probabilities, package.card)]
     has_text = any(sample.token_ids is not None for sample in item.samples)
     used = [("image", item.samples[0].image is not None), ("text", has_text)]
     return Prediction(
@@ -238,7 +245,12 @@ def conformal_set(each: FloatArray, card: ModelCard) -> tuple[int, ...] | None:
 
 
 def predicted_class(prediction: Prediction, package: ModelPackage) -> int:
-    """Return the class index: at the operating point when binary, the median when ordered, else the most probable."""
+    """Return the class index: at the operating point when binary, the median when ordered, else the most probable.
+
+    Of several labels it is the one that leads.
+    """
+    if package.card.task.kind == "multilabel":
+        return leading_label(prediction.probabilities, package.card)
     if len(prediction.probabilities) == 2:
         return int(prediction.probabilities[1] >= package.card.operating_point)
     return chosen_class(np.array(prediction.probabilities), package.card)

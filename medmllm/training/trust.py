@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.modality_use import ModalityUse, evaluate_use, use_remarks
 from medmllm.evaluation.resampling import Interval
 from medmllm.training.cross_validation import ArmResult
@@ -37,6 +38,7 @@ def assess(
     uses = tuple(
         use
         for arm in arms
+        if isinstance(arm.out_of_fold, OutOfFold)
         for use in evaluate_use(
             arm.out_of_fold,
             arm.deprived,

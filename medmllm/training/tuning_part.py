@@ -7,10 +7,12 @@ The test part has no say in any of them.
 
 from dataclasses import dataclass
 
+from medmllm.documents import LabelDecision
 from medmllm.evaluation.calibration import apply_temperature, fit_temperature, to_probabilities
 from medmllm.evaluation.conformal import class_thresholds
 from medmllm.evaluation.discrimination import IntArray, choose_threshold
 from medmllm.records import FloatArray
+from medmllm.training.label_fold import calibrate_labels, decide_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,14 @@ class TuningDecisions:
 
     temperature: float
     threshold: float  # on the positive class's probability; 0.5, and not read, when multiclass
-    conformal_thresholds: tuple[float, ...]  # per class
+    conformal_thresholds: tuple[float, ...] | None  # per class; None for several labels
+    labels: tuple[LabelDecision, ...] | None = None  # of several labels, in place of temperature and threshold
+
+    def calibrate(self, logits: FloatArray) -> FloatArray:
+        """Return raw logits, shape (studies, outputs), divided by the temperature, or each label's by its own."""
+        if self.labels is not None:
+            return calibrate_labels(logits, self.labels)
+        return apply_temperature(logits, self.temperature)
 
 
 def decide_on_tuning(logits: FloatArray, truth: IntArray, *, coverage: float) -> TuningDecisions:
@@ -27,9 +36,11 @@ def decide_on_tuning(logits: FloatArray, truth: IntArray, *, coverage: float) ->
 
     Args:
         logits: Raw, shape (studies, outputs); one output is a binary task.
-        truth: Class index of each study.
+        truth: Class index of each study; of several labels 1, 0 or UNKNOWN, shape (studies, labels).
         coverage: Per class, asked of the conformal sets.
     """
+    if truth.ndim == 2:
+        return TuningDecisions(1.0, 0.5, None, decide_labels(logits, truth))
     binary = logits.shape[1] == 1
     raw = logits[:, 0] if binary else logits
     temperature = fit_temperature(raw, truth)
