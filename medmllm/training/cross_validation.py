@@ -223,7 +223,7 @@ def _run_fold(
         found = predict_logits(member, changed, contract, settings, machine)
         return _chances(decided.calibrate(found), labels=decided.labels is not None)
 
-    repeats = config.evaluation.permutations
+    repeats = 0 if cohort.labels else config.evaluation.permutations  # told for one target only
     deprived = take_away(predict, parts["test"], member.network.modalities, permutations=repeats, seed=seed)
     write_weights(kept.folder, split.fold, member)
     model = FoldModel(

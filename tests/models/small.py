@@ -17,7 +17,7 @@ from medmllm.models.fine_tuning import limit_training
 from medmllm.models.package import FoldNetwork, build_network, new_text_network
 from medmllm.preprocessing.sample import collate
 from medmllm.preprocessing.text import learn_tiny_tokenizer
-from medmllm.records import Batch, Sample
+from medmllm.records import Batch, Sample, Target
 
 SIZE = (9, 8, 10)
 CLASSES = ("no", "yes")
@@ -119,7 +119,7 @@ def a_sample(
     image: bool = True,
     note: str | None = NOTES[0],
     channels: tuple[bool, ...] = (True, True),
-    target: int | None = None,
+    target: Target | None = None,
 ) -> Sample:
     """Return one seeded sample with noise for an image."""
     voxels = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(number))
