@@ -210,7 +210,7 @@ def train(
     overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")] = False,
 ) -> ExitCode:
-    """Cross-validate image-only, text-only and fused models on a folder; write the model and its report."""
+    """Cross-validate models of each modality alone and fused on a folder; write the model and its report."""
     from medmllm.config import TrainConfig, load_config
 
     settings = load_config(TrainConfig, "train", file=config, overrides=set_ or ())
@@ -237,7 +237,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more folders that `medmllm train` wrote, split alike.")],
     out: Out,
     arm: Annotated[
-        str | None, typer.Option("--arm", help="image, text or fused; by default that of RUN/model.")
+        str | None, typer.Option("--arm", help="image, text, table or fused; by default that of RUN/model.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> ExitCode:
@@ -268,6 +268,10 @@ def score(
     model: Annotated[Path, typer.Option("--model", help="Model package: RUN/model of `medmllm train`.")],
     out: Out,
     explain: Annotated[bool, typer.Option("--explain", help="Also explain each study.")] = False,
+    table: Annotated[
+        Path | None,
+        typer.Option("--table", help="CSV or TSV with a study_id or patient_id and the columns that the model reads."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Studies per forward pass.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Studies read ahead in parallel.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = None,
@@ -285,8 +289,9 @@ def score(
     from medmllm.pipelines import score as story  # torch loads here
 
     result = story.run(
-        studies, model=model, out=out, config=settings, explain=explain, linkage=linkage, overwrite=overwrite
-    )
+        studies, model=model, out=out, config=settings, explain=explain, table=table, linkage=linkage,
+        overwrite=overwrite,
+    )  # fmt: skip
     files = f", and {result.files} damaged files of no study (problems.csv)" if result.files else ""
     typer.echo(f"{result.scored} scored, {result.refused} refused{files} -> {out / 'index.html'}")
     return ExitCode.PARTIAL if result.refused or result.files else ExitCode.OK

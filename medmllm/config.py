@@ -29,6 +29,7 @@ from medmllm.documents import (
 )
 from medmllm.errors import ConfigError
 from medmllm.records import Severity
+from medmllm.table_documents import TableSettings
 from medmllm.training_config import EvaluationSettings, TaskSettings, TrackingSettings, TrainingSettings
 
 Language = Literal["de", "en", "es", "fr", "it", "nl", "pt"]
@@ -134,6 +135,7 @@ class TrainConfig(Document):
     )
     image: ImageSettings
     text: TextEncoderSettings
+    table: TableSettings
     quality: QualityPolicy
     model: ModelSettings
     task: TaskSettings

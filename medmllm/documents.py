@@ -206,6 +206,22 @@ class ChannelAcceptance(Document):
     intensity: AcceptedRange = Field(description="range that the volume's 1st and 99th percentiles must lie in")
 
 
+class Column(Document):
+    """One column of the label table that the model reads."""
+
+    name: str
+    kind: Literal["number", "category"]
+    accepted: AcceptedRange | None = Field(description="of numbers: a study outside is refused; None: not known yet")
+
+
+class TableContract(Document):
+    """What the model reads of the label table; how each fold codes it stands in the package's table/fold_K.json."""
+
+    columns: tuple[Column, ...] = Field(min_length=1, description="in the order of the model's input")
+    open_ended: Literal["refuse", "bound"]
+    required: bool
+
+
 class PreprocessingContract(Document):
     """Everything that turns a study into what the model saw in training; scoring refuses what does not fit."""
 
@@ -214,6 +230,10 @@ class PreprocessingContract(Document):
     image: ImageSettings | None = Field(description="None: the model reads no image")
     accepted: dict[str, ChannelAcceptance] = Field(description="by channel name")
     text: TextSettings | None = Field(description="None: the model reads no note")
+    # Left out where absent, so that models which read no table keep their fingerprint.
+    table: TableContract | None = Field(
+        default=None, exclude_if=lambda table: table is None, description="absent: the model reads no table"
+    )
 
     @property
     def fingerprint(self) -> str:
@@ -266,9 +286,12 @@ class ModelSettings(Document):
     fusion_width: PositiveInt = Field(description="hidden units of the fused classifier")
     dropout: float = Field(ge=0, lt=1)
     modality_dropout: float = Field(
-        ge=0, lt=1, description="chance that a modality is hidden from the fused model while training"
+        ge=0,
+        lt=1,
+        description="chance that a modality is hidden from a fused model, a cell of the table from any, while training",
     )
     tiny_width: PositiveInt = Field(description="hidden size of the 'tiny' text encoder")
+    table_width: PositiveInt = Field(description="features of the table encoder")
     text_batch_norm: bool = Field(
         description="standardise the notes' features over the batch, as image features are: notes that share most of "
         "their words have nearly the same features"
@@ -312,7 +335,7 @@ class ModelCard(Document):
     format: Literal["medmllm-model"] = "medmllm-model"
     format_version: Literal[1] = 1
     task: Task
-    arm: Literal["fused", "image", "text"]
+    arm: Literal["fused", "image", "text", "table"]
     contract: PreprocessingContract
     contract_fingerprint: Sha256
     model: ModelSettings

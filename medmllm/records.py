@@ -31,7 +31,7 @@ Target = int | tuple[int, ...]
 UNKNOWN = -1
 """A label that a study lacks."""
 
-MODALITIES = ("image", "text")  # the columns of Batch.present, in order
+MODALITIES = ("image", "text", "table")  # the columns of Batch.present, in order
 
 Stage = Literal["index", "read", "quality", "preprocess", "contract", "predict", "explain"]
 """Where a study was refused."""
@@ -172,6 +172,10 @@ class QualityFinding:
     severity: Severity | None = None  # None until the policy has been asked
 
 
+Values = Mapping[str, float | str | None]
+"""Column -> its cell, read as a number or a category; None: the cell is empty."""
+
+
 # --- what the model sees -------------------------------------------------------------------
 
 
@@ -197,6 +201,8 @@ class Sample:
     words: tuple[Word, ...]  # empty when there is no note
     target: Target | None = None  # None when unknown
     note_features: "Tensor | None" = None  # (width,), float32: what a frozen encoder made of the note; None: read it
+    table: "Tensor | None" = None  # (columns,), float32: standardised number, or index of the category
+    cell_present: tuple[bool, ...] = ()  # one per column of the contract
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,6 +217,8 @@ class Batch:
     present: "Tensor"  # (batch, modalities), bool; columns as in MODALITIES
     target: "Tensor | None"  # (batch,), int64; of several labels (batch, labels)
     note_features: "Tensor | None" = None  # (batch, width), float32; None: the notes are read
+    table: "Tensor | None" = None  # (batch, columns), float32; anything where not present; None: no table is read
+    cell_present: "Tensor | None" = None  # (batch, columns), bool
 
 
 # --- what comes back -----------------------------------------------------------------------
@@ -266,11 +274,19 @@ class WordAttribution:
     attribution: float  # logit units
 
 
+@dataclass(frozen=True, slots=True)
+class CellAttribution:
+    """Attribution of one cell of the label table."""
+
+    column: str
+    attribution: float  # logit units
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Explanation:
     """How the logit of one study came about.
 
-    The attributions over volume and words add up to `logit - baseline_logit`, but for
+    The attributions over volume, words and cells add up to `logit - baseline_logit`, but for
     `convergence_delta` (completeness; Sundararajan et al., ICML 2017).
     """
 
@@ -288,6 +304,7 @@ class Explanation:
     convergence_delta: float  # sum of attributions - (logit - baseline_logit)
     faithfulness: float | None = None
     grade: str | None = None
+    cells: tuple[CellAttribution, ...] = ()  # of the columns that the study has a value in
 
     @property
     def completeness_error(self) -> float:
@@ -313,7 +330,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class ArmEvaluation:
-    """How one arm (fused, image only, text only) did out of fold."""
+    """How one arm (fused, or one modality alone) did out of fold."""
 
     arm: str
     metrics: tuple[Metric, ...]

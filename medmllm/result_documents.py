@@ -22,6 +22,7 @@ from medmllm.documents import (
     Task,
 )
 from medmllm.records import Provenance
+from medmllm.table_documents import TableCodes
 from medmllm.trust_documents import ModalityUseDocument
 
 
@@ -151,6 +152,13 @@ class WordDocument(Document):
     attribution: float
 
 
+class CellDocument(Document):
+    """The attribution of one cell of the label table; its value is not written."""
+
+    column: str
+    attribution: float
+
+
 class ChannelFile(Document):
     """The attribution map of one channel."""
 
@@ -178,6 +186,7 @@ class ExplanationDocument(Document):
     channels: tuple[ChannelFile, ...]
     words: tuple[WordDocument, ...]
     section_sums: dict[str, float]
+    cells: tuple[CellDocument, ...] = Field(default=(), description="of the columns that the study has a value in")
     faithfulness: float | None
     grade: str | None
     research_use_only: str = RESEARCH_USE_ONLY
@@ -252,6 +261,7 @@ class DeidentificationDocument(Document):
 
 FILES: Mapping[str, type[Document]] = {
     "model": ModelCard,
+    "table_codes": TableCodes,
     "evaluation": EvaluationDocument,
     "splits": SplitDocument,
     "prediction": PredictionDocument,

@@ -18,7 +18,7 @@ from pydantic import (
 
 from medmllm.documents import Document
 
-Arm = Literal["image", "text", "fused"]
+Arm = Literal["image", "text", "table", "fused"]
 OnLeakage = Literal["refuse", "warn"]
 ClassWeights = Annotated[
     Annotated[Literal["none", "balanced", "effective_number"], Tag("by_name")]
@@ -72,7 +72,7 @@ class TrainingSettings(Document):
     patience: PositiveInt = Field(description="epochs without a better tuning loss before stopping")
     batch_size: PositiveInt
     accumulate: PositiveInt = Field(description="batches whose gradients are added up for one step")
-    learning_rate: PositiveFloat = Field(description="image encoder, fusion and head")
+    learning_rate: PositiveFloat = Field(description="all but the text encoder")
     text_learning_rate: PositiveFloat
     weight_decay: float = Field(ge=0)
     warmup_epochs: float = Field(ge=0, description="linear warm-up, then cosine to zero")

@@ -17,6 +17,7 @@ from medmllm.config import ScoreConfig
 from medmllm.csv_tables import check_writable, read_table, sole_writer, table_writer, write_table
 from medmllm.errors import MedmllmError, MisuseError
 from medmllm.ingest.study_folder import StudyIndex, folder_of
+from medmllm.ingest.table_inputs import check_columns
 from medmllm.models.package import CARD, ModelPackage, load_package
 from medmllm.pipelines.index import read_index
 from medmllm.pipelines.linkage_table import write_linkage
@@ -50,13 +51,17 @@ def run(
     out: Path,
     config: ScoreConfig,
     explain: bool = False,
+    table: Path | None = None,
     linkage: Path | None = None,
     overwrite: bool = False,
 ) -> ScoreResult:
     """Score every study of a folder; a bad study costs itself alone.
 
+    `table` has the columns that the model reads; None takes the list of studies, or the table in their folder, if any.
+
     Raises:
-        MisuseError: No model there, no such device, no such folder, or a folder that already holds results.
+        MisuseError: No model there, no such device, no such folder, a folder that already holds results, or a table
+            that lacks a column.
         MedmllmError: The model cannot be loaded, the folder holds no study, or results cannot be written.
     """
     machine = Machine.of(config.device)
@@ -65,15 +70,23 @@ def run(
     package = load_package(model, device=machine.device)
     check_writable(out, overwrite=overwrite, marker="predictions.csv", studies=folder_of(studies))
     with sole_writer(out):
-        return _run(studies, package, out, config, explain=explain, linkage=linkage)
+        return _run(studies, package, out, config, table=table, explain=explain, linkage=linkage)
 
 
 def _run(
-    studies: Path, package: ModelPackage, out: Path, config: ScoreConfig, *, explain: bool, linkage: Path | None
+    studies: Path,
+    package: ModelPackage,
+    out: Path,
+    config: ScoreConfig,
+    *,
+    table: Path | None,
+    explain: bool,
+    linkage: Path | None,
 ) -> ScoreResult:
     for whole in ("summary.json", "index.html"):  # these mark a finished folder
         (out / whole).unlink(missing_ok=True)
-    index = read_index(studies)
+    index = read_index(studies, labels=table)
+    check_columns(index.studies, package.card.contract.table, given=table is not None)
     write_table(out / "problems.csv", ProblemRow, index.problems)
     if linkage is not None:
         write_linkage(linkage, index, out=out)

@@ -1,7 +1,8 @@
 """Cross-validate models on a folder of studies, and write the model and what it can do.
 
-STUDIES + LABELS -> index -> read once -> splits -> audit of leakage -> image, text and fused arms on the same folds
--> RUN/: model/, out_of_fold.csv, evaluation.json, report.html, ledger, quality.csv, splits.json, settings.json; MLflow
+STUDIES + LABELS -> index -> read once -> splits -> audit of leakage -> an arm per modality and one fused, on the same
+folds -> RUN/: model/, out_of_fold.csv, evaluation.json, report.html, ledger, quality.csv, splits.json, settings.json;
+MLflow
 """
 
 import os
@@ -16,6 +17,7 @@ from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import check_writable, write_table
 from medmllm.ingest.labels import assign_task
 from medmllm.ingest.study_folder import folder_of
+from medmllm.ingest.table_inputs import check_inputs, settle_columns
 from medmllm.ingest.tables import parse_target
 from medmllm.pipelines.index import label_file, read_index
 from medmllm.pipelines.linkage_table import write_linkage
@@ -85,6 +87,8 @@ def run(
     torch.set_num_threads(config.training.threads or cores)
     check_start(config)  # a wrong device or file of weights should not cost an index
     parsed, source = [parse_target(target) for target in targets], labels or label_file(studies)
+    for one in parsed:
+        check_inputs(config.table, one)
     check_writable(out, overwrite=overwrite, marker="evaluation.json", studies=folder_of(studies))
     check_unfinished(out, resume=resume, overwrite=overwrite)
     index = read_index(studies, labels=labels)
@@ -95,7 +99,8 @@ def run(
     names = task.classes if task.kind == "multilabel" else ()
     check_losses(config.training, task)
     given = look_ahead(index.studies, found.by_study, config.training, splits, labels=names)
-    draft = draft_contract(config.image, config.text.reading)
+    labelled = [study for study in index.studies if study.study_key in found.by_study]
+    draft = draft_contract(config.image, config.text.reading, settle_columns(labelled, config.table))
     with progress_bar("Preparing studies", len(found.by_study)) as more:
         cohort = read_cohort(index.studies, found.by_study, draft, policy=config.quality, workers=cores, advance=more)
     ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]

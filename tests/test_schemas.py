@@ -22,6 +22,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "data_schemas"
 # Where the fault of each invalid example lies. A large document's example shows the faulty part alone.
 FAULTS: dict[str, tuple[str | int, ...]] = {
     "model": ("training_patients", 0),  # a hospital number where a digest belongs
+    "table_codes": ("columns", 0, "deviation"),  # 0
     "evaluation": ("accuracy",),  # unknown key
     "splits": ("digest",),  # cut short
     "prediction": ("probability",),  # 1.2

@@ -3,7 +3,8 @@
     package, fold, Sample -> Line: both ends, and the explained logit at any point between
 
 The image starts as the mean training image, the note as [MASK] in place of every word piece ([PAD] where a
-tokenizer has no [MASK]). Whatever is not part of the study, and special tokens, are the same at both ends.
+tokenizer has no [MASK]), the row of the table with all its cells missing. Whatever is not part of the study, and
+special tokens, are the same at both ends.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ class Line:
     batch: Batch  # the study alone
     embedded: Tensor | None  # (1, tokens, width); None without a text encoder
     modalities: tuple[str, ...]  # those that the model reads and the study has
-    start: tuple[Tensor, ...]  # one per modality: (1, channels, x, y, z) or (1, tokens, width)
+    start: tuple[Tensor, ...]  # one per modality: (1, channels, x, y, z), (1, tokens, width) or (1, columns, width)
     end: tuple[Tensor, ...]
     output: int
     factor: float  # sign of the class / temperature
@@ -47,7 +48,8 @@ class Line:
         rows = len(inputs[0])
         batch = _repeat(self.batch, rows)
         embedded = given.get("text", None if self.embedded is None else _rows(self.embedded, rows))
-        logits = self.network.forward_embedded(batch, given.get("image", batch.image), embedded)
+        image = given.get("image", batch.image)
+        logits = self.network.forward_embedded(batch, image, embedded, cells=given.get("table"))
         return logits[:, self.output] * self.factor
 
 
@@ -79,6 +81,8 @@ def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: 
         ends["image"] = (_mean_image(package, batch), batch.image)
     if "text" in here and embedded is not None:
         ends["text"] = (_words_hidden(member, sample, embedded), embedded)
+    if "table" in here:
+        ends["table"] = (_cells_hidden(network, batch), network.embed_cells(batch))
     binary = card.task.kind == "binary"
     return Line(
         network=network,
@@ -98,6 +102,7 @@ def _in_words(member: FoldNetwork, modalities: Sequence[str]) -> str:
     said = {
         "image": "the mean training image",
         "text": f"the note with {_blank_token(member)[1]} in place of every word piece",
+        "table": "the row of the table with every cell missing",
     }
     return " and ".join(said[name] for name in modalities)
 
@@ -118,6 +123,12 @@ def _words_hidden(member: FoldNetwork, sample: Sample, embedded: Tensor) -> Tens
     content = torch.zeros(embedded.shape[1], dtype=torch.bool, device=embedded.device)
     content[[piece for word in sample.words for piece in word.pieces]] = True
     return torch.where(content[None, :, None], blank, embedded)
+
+
+def _cells_hidden(network: StudyClassifier, batch: Batch) -> Tensor:
+    """Return the embeddings of a row whose cells are all missing, (1, columns, width)."""
+    assert batch.cell_present is not None
+    return network.embed_cells(replace(batch, cell_present=torch.zeros_like(batch.cell_present)))
 
 
 def _blank_token(member: FoldNetwork) -> tuple[int, str]:
@@ -144,4 +155,6 @@ def _repeat(batch: Batch, rows: int) -> Batch:
         present=_rows(batch.present, rows),
         target=None,
         note_features=None,
+        table=None if batch.table is None else _rows(batch.table, rows),
+        cell_present=None if batch.cell_present is None else _rows(batch.cell_present, rows),
     )

@@ -1,4 +1,4 @@
-"""Explain one study's logit by Integrated Gradients, over the voxels and the note's words together.
+"""Explain one study's logit by Integrated Gradients, over voxels, words and cells of the table together.
 
     fold models, one Sample per fold -> straight line from baseline to study -> gradients along it
     -> mean over folds -> Explanation, with its completeness error stated
@@ -30,6 +30,7 @@ from medmllm.errors import AttributionError
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.package import ModelPackage
 from medmllm.records import (
+    CellAttribution,
     ChannelAttribution,
     Explanation,
     FloatArray,
@@ -87,7 +88,9 @@ def explain_study(
             lay_line(package, fold, sample, explained_class)
             for fold, sample in enumerate(_one_per_fold(package, samples))
         ]
-        explanation, image = _explain(lines, samples, explained_class, settings)
+        table = package.card.contract.table
+        columns = () if table is None else tuple(column.name for column in table.columns)
+        explanation, image = _explain(lines, samples, columns, explained_class, settings)
     return replace(explanation, channels=_on_source_grids(package, samples[0], image, volumes, series))
 
 
@@ -104,7 +107,11 @@ def _one_per_fold(package: ModelPackage, samples: Sequence[Sample]) -> Sequence[
 
 
 def _explain(
-    lines: Sequence[Line], samples: Sequence[Sample], explained_class: int, settings: ExplainSettings
+    lines: Sequence[Line],
+    samples: Sequence[Sample],
+    columns: Sequence[str],
+    explained_class: int,
+    settings: ExplainSettings,
 ) -> tuple[Explanation, FloatArray]:
     """Return the explanation without its channels, and the image's attribution on the model's grid.
 
@@ -114,6 +121,7 @@ def _explain(
     tolerance = settings.completeness * abs(logit - baseline_logit)
     image = np.zeros((0, 1, 1, 1)) if samples[0].image is None else np.zeros(tuple(samples[0].image.shape))
     words: dict[WordSpan, float] = {}
+    cells = np.zeros(len(columns))
     steps = 0
     for line, sample in zip(lines, samples, strict=True):
         integral = integrate(line, settings, tolerance=tolerance)
@@ -121,8 +129,9 @@ def _explain(
         image += found.get("image", 0.0) / len(lines)
         for span, attribution in _word_sums(sample, found.get("text")).items():
             words[span] = words.get(span, 0.0) + attribution / len(lines)
+        cells += found["table"].sum(axis=1) / len(lines) if "table" in found else 0.0
         steps = max(steps, integral.steps)
-    every = {"image": image, "text": np.array(list(words.values()))}
+    every = {"image": image, "text": np.array(list(words.values())), "table": cells}
     read = {name: every[name] for name in lines[0].network.modalities}
     sums = modality_sums(read)
     explanation = Explanation(
@@ -138,6 +147,7 @@ def _explain(
         logit=logit,
         baseline_logit=baseline_logit,
         convergence_delta=sum(sums.values()) - (logit - baseline_logit),
+        cells=_cells(columns, cells, samples),
     )
     _check_complete(explanation, settings)
     return explanation, image
@@ -164,6 +174,14 @@ def _check_complete(explanation: Explanation, settings: ExplainSettings) -> None
             explanation.steps,
             100 * settings.completeness,
         )
+
+
+def _cells(columns: Sequence[str], sums: FloatArray, samples: Sequence[Sample]) -> tuple[CellAttribution, ...]:
+    """Return the attribution of each cell that any fold's model reads."""
+    read = [sample.cell_present for sample in samples if sample.table is not None]
+    return tuple(
+        CellAttribution(column, float(sums[k])) for k, column in enumerate(columns) if any(cells[k] for cells in read)
+    )
 
 
 def _word_sums(sample: Sample, text: FloatArray | None) -> dict[WordSpan, float]:

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from medmllm.attribution.modalities import section_sums
 from medmllm.records import Explanation, FloatArray, Provenance, Volume
-from medmllm.result_documents import ChannelFile, ExplanationDocument, WordDocument
+from medmllm.result_documents import CellDocument, ChannelFile, ExplanationDocument, WordDocument
 
 SCANNER = 1  # NIfTI code: coordinates of the scanner
 SAME_PLACE_MM = 1e-3
@@ -152,6 +152,7 @@ def explanation_document(
             for w in explanation.words
         ),
         section_sums=section_sums(explanation.words),
+        cells=tuple(CellDocument(column=cell.column, attribution=cell.attribution) for cell in explanation.cells),
         faithfulness=explanation.faithfulness,
         grade=explanation.grade,
         provenance=provenance,

@@ -1,11 +1,13 @@
-"""One classifier for every arm: image, text, or both fused.
+"""One classifier for every arm: one modality alone, or all that there are, fused.
 
     Batch -> encoders, of what is there -> learned tokens where a modality is missing -> fusion -> logits
 
-No encoder sees a missing modality: what is stored in its place enters no batch statistics either. Image-only and
-text-only are this classifier with one encoder. `forward_embedded` takes the note as embeddings, which is where
-attributions are taken.
+No encoder sees a missing modality: what is stored in its place enters no batch statistics either. The arms of one
+modality are this classifier with one encoder. `forward_embedded` takes the note and the table as embeddings, which is
+where attributions are taken.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from medmllm.models.cross_attention import CrossAttention
 from medmllm.models.fusion import FUSIONS
 from medmllm.models.image_encoder import ImageEncoder
 from medmllm.models.ordinal_head import OrdinalHead
+from medmllm.models.table_encoder import TableEncoder
 from medmllm.models.text_encoder import TextEncoder
 from medmllm.models.tokens import Tokens
 from medmllm.records import MODALITIES, Batch
@@ -26,8 +29,9 @@ class StudyClassifier(nn.Module):
 
     Args:
         settings: Fusion, widths, dropout.
-        image_encoder: None for the text-only arm.
-        text_encoder: None for the image-only arm.
+        image_encoder: None where no image is read; the others likewise.
+        text_encoder: Of notes.
+        table_encoder: Of cells of the label table.
         outputs: Logits per study; 1 for a binary task, else one per class.
         ordered: The classes have an order, and their logits come from one score.
 
@@ -41,19 +45,21 @@ class StudyClassifier(nn.Module):
         *,
         image_encoder: ImageEncoder | None,
         text_encoder: TextEncoder | None,
+        table_encoder: TableEncoder | None = None,
         outputs: int,
         ordered: bool = False,
     ) -> None:
         super().__init__()
         if settings.fusion not in FUSIONS:
             raise ConfigError(f"[model] fusion = {settings.fusion!r} is none of {', '.join(FUSIONS)}")
-        encoders = {"image": image_encoder, "text": text_encoder}
+        encoders = {"image": image_encoder, "text": text_encoder, "table": table_encoder}
         self.modalities = tuple(name for name in MODALITIES if encoders[name] is not None)
         if not self.modalities:
-            raise ConfigError("a classifier needs an image encoder, a text encoder, or both")
+            raise ConfigError("a classifier needs an encoder: of images, notes or a table")
         self.outputs = outputs
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
+        self.table_encoder = table_encoder
         self.by_token = FUSIONS[settings.fusion] is CrossAttention
         widths = [
             encoder.token_width if self.by_token and isinstance(encoder, ImageEncoder) else encoder.width
@@ -74,20 +80,26 @@ class StudyClassifier(nn.Module):
             embedded = self.text_encoder.embed(batch.token_ids)
         return self.forward_embedded(batch, batch.image, embedded)
 
-    def forward_embedded(self, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
-        """Return logits with the image and the note's embeddings given apart from the batch.
+    def forward_embedded(
+        self, batch: Batch, image: Tensor, embedded: Tensor | None, *, cells: Tensor | None = None
+    ) -> Tensor:
+        """Return logits with the image and the embeddings of note and table given apart from the batch.
 
         Args:
             batch: Gives the masks.
             image: Shape (batch, channels, x, y, z).
             embedded: Word embeddings, shape (batch, tokens, width); None without a text encoder, or where the batch
                 brings the features of its notes.
+            cells: Embeddings of the table's cells, shape (batch, columns, width); None: those of the batch.
         """
-        present = self._hide_some(batch.present) if self.training else batch.present
+        if cells is None and self.table_encoder is not None:
+            cells = self.embed_cells(batch)
+        inputs = {"image": image, "text": embedded, "table": cells}
+        own = batch.present[:, [MODALITIES.index(name) for name in self.modalities]]
+        present = self._hide_some(own) if self.training else own
         features: list[Tensor | Tokens] = []
         for slot, name in enumerate(self.modalities):
-            found = self._encode(name, batch, image, embedded)
-            here = present[:, MODALITIES.index(name)]
+            found, here = self._encode(name, batch, inputs[name]), present[:, slot]
             if self.by_token:
                 # A note that no study of the batch has comes as one vector, as what has no tokens of its own does.
                 pieces = name == "text" and found.ndim == 3
@@ -98,13 +110,18 @@ class StudyClassifier(nn.Module):
         logits: Tensor = self.head(self.fusion(features).float())
         return logits
 
-    def _encode(self, name: str, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
+    def embed_cells(self, batch: Batch) -> Tensor:
+        """Return the embeddings of the table's cells, shape (batch, columns, width)."""
+        assert self.table_encoder is not None and batch.table is not None and batch.cell_present is not None
+        return self.table_encoder.embed(batch.table, batch.cell_present)
+
+    def _encode(self, name: str, batch: Batch, given: Tensor | None) -> Tensor:
         """Return a modality's features, shape (batch, width), or (batch, tokens, width) for a fusion of tokens.
 
         Rows that lack the modality are not read, and have zeros.
         """
         rows = batch.present[:, MODALITIES.index(name)].nonzero()[:, 0]
-        found = self._encode_rows(name, rows, batch, image, embedded) if len(rows) else None
+        found = self._encode_rows(name, rows, batch, given) if len(rows) else None
         if found is not None and len(rows) == len(batch.present):
             return found
         missing = self.missing[self.modalities.index(name)]
@@ -112,15 +129,22 @@ class StudyClassifier(nn.Module):
             return missing.new_zeros(len(batch.present), len(missing))
         return found.new_zeros(len(batch.present), *found.shape[1:]).index_copy(0, rows, found)
 
-    def _encode_rows(self, name: str, rows: Tensor, batch: Batch, image: Tensor, embedded: Tensor | None) -> Tensor:
+    def _encode_rows(self, name: str, rows: Tensor, batch: Batch, given: Tensor | None) -> Tensor:
         def chosen(tensor: Tensor) -> Tensor:
             return tensor if len(rows) == len(tensor) else tensor.index_select(0, rows)
 
         if name == "image":
-            assert self.image_encoder is not None
+            assert self.image_encoder is not None and given is not None
             look = self.image_encoder.tokens if self.by_token else self.image_encoder
-            features: Tensor = look(chosen(image), chosen(batch.channel_present))
-            return features
+            features: Tensor = look(chosen(given), chosen(batch.channel_present))
+        elif name == "table":
+            assert self.table_encoder is not None and given is not None
+            features = self.table_encoder(chosen(given))
+        else:
+            features = self._encode_notes(batch, given, chosen)
+        return features
+
+    def _encode_notes(self, batch: Batch, embedded: Tensor | None, chosen: Callable[[Tensor], Tensor]) -> Tensor:
         assert self.text_encoder is not None
         if embedded is None:
             assert batch.note_features is not None

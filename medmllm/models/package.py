@@ -5,6 +5,7 @@
     model.json                 the card (documents.ModelCard): task, contract, calibration, digests
     fold_K.safetensors         weights of fold K
     tokenizer/fold_K/          tokenizer and text-encoder configuration of fold K
+    table/fold_K.json          how fold K codes the columns of the label table
     background.safetensors     the attribution baseline: the mean training image
     reference.parquet          what the training cohort was like (no keys): what drift is measured against
 
@@ -27,6 +28,7 @@ from medmllm.errors import ConfigError, PackageError
 from medmllm.models.classifier import StudyClassifier, output_count
 from medmllm.models.image_encoder import ImageEncoder, check_grid
 from medmllm.models.note_windows import Windows
+from medmllm.models.table_encoder import TableEncoder
 from medmllm.models.text_encoder import (
     TextEncoder,
     from_config,
@@ -37,9 +39,11 @@ from medmllm.models.text_encoder import (
 )
 from medmllm.preprocessing.text import TINY, load_tokenizer
 from medmllm.provenance import file_digest, text_digest
+from medmllm.table_documents import TableCodes
 
 CARD = "model.json"
 BACKGROUND = "background.safetensors"
+TABLE = "table"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +51,8 @@ class FoldNetwork:
     """One fold's network and the tokenizer it was trained with."""
 
     network: StudyClassifier
-    tokenizer: PreTrainedTokenizerBase | None  # None for the image-only arm
+    tokenizer: PreTrainedTokenizerBase | None  # None where no note is read
+    codes: TableCodes | None = None  # None where no table is read
 
     @property
     def pad_token_id(self) -> int:
@@ -74,6 +79,7 @@ def build_network(
     settings: ModelSettings,
     classes: tuple[str, ...],
     text_network: nn.Module | None,
+    codes: TableCodes | None = None,
     *,
     ordered: bool = False,
     labels: bool = False,
@@ -85,6 +91,7 @@ def build_network(
         settings: The parts by name.
         classes: Class names; two make a binary task with one logit.
         text_network: The Hugging Face encoder; None when the contract reads no text.
+        codes: Of the fold; None when the contract reads no table.
         ordered: The classes stand in an order, lowest first.
         labels: The classes are labels side by side, with a logit each.
 
@@ -100,6 +107,7 @@ def build_network(
         text_encoder=None
         if text_network is None
         else TextEncoder(text_network, batch_norm=settings.text_batch_norm, windows=windows),
+        table_encoder=None if codes is None else TableEncoder(settings, codes),
         outputs=len(classes) if labels else output_count(classes),
         ordered=ordered,
     )
@@ -138,11 +146,19 @@ def write_weights(folder: Path, fold: int, member: FoldNetwork) -> None:
         target = folder / "tokenizer" / f"fold_{fold}"
         member.tokenizer.save_pretrained(str(target))
         member.network.text_encoder.config.save_pretrained(str(target))
+    if member.codes is not None:
+        (folder / TABLE).mkdir(exist_ok=True)
+        member.codes.write(folder / codes_name(fold))
 
 
 def weights_name(fold: int) -> str:
     """Return the file name of a fold's weights."""
     return f"fold_{fold}.safetensors"
+
+
+def codes_name(fold: int) -> str:
+    """Return the relative file name of how a fold codes the table."""
+    return f"{TABLE}/fold_{fold}.json"
 
 
 def write_background(folder: Path, background: Tensor) -> None:
@@ -205,6 +221,9 @@ def check_package(folder: Path, card: ModelCard) -> None:
     expected = dict(card.files) | {fold.weights: fold.weights_sha256 for fold in card.folds}
     if card.contract.image is not None and BACKGROUND not in expected:
         raise PackageError(f"{CARD} does not list {BACKGROUND}, which a model that reads images has.")
+    lacking = [codes_name(fold.fold) for fold in card.folds if codes_name(fold.fold) not in expected]
+    if card.contract.table is not None and lacking:
+        raise PackageError(f"{CARD} does not list {lacking[0]}, which a model that reads a table has.")
     # A file more beside a tokenizer would be read with it: these folders hold what the card lists, and nothing else.
     for path in sorted((folder / "tokenizer").rglob("*")):
         if path.is_file() and (name := path.relative_to(folder).as_posix()) not in expected:
@@ -223,12 +242,14 @@ def _load_fold(folder: Path, card: ModelCard, fold: FoldModel, device: torch.dev
         home = folder / "tokenizer" / f"fold_{fold.fold}"
         tokenizer = load_tokenizer(home, local_files_only=True)
         text_network = from_config(read_config(home))
+    codes = None if card.contract.table is None else TableCodes.read(folder / codes_name(fold.fold))
     kind = card.task.kind
     network = build_network(
         card.contract,
         card.model,
         card.task.classes,
         text_network,
+        codes,
         ordered=kind == "ordinal",
         labels=kind == "multilabel",
     )
@@ -236,7 +257,7 @@ def _load_fold(folder: Path, card: ModelCard, fold: FoldModel, device: torch.dev
         network.load_state_dict(_read_tensors(folder / fold.weights))
     except RuntimeError as error:
         raise PackageError(f"{fold.weights} does not fit the network in {CARD}: {error}") from None
-    return FoldNetwork(network.to(device).eval(), tokenizer)
+    return FoldNetwork(network.to(device).eval(), tokenizer, codes)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -104,15 +104,30 @@ def check_volume(volume: Volume, name: str, accepted: ChannelAcceptance) -> None
         )
 
 
-def check_present(contract: PreprocessingContract, channels: Mapping[str, Volume], *, has_note: bool) -> None:
-    """Refuse a study that gives the model nothing to read, or lacks the note that the contract requires.
+def check_present(
+    contract: PreprocessingContract, channels: Mapping[str, Volume], *, has_note: bool, has_values: bool = False
+) -> None:
+    """Refuse a study that gives the model nothing to read, or lacks the note or table row that the contract requires.
 
     Raises:
-        ContractError: `no_note` or `nothing_to_read`.
+        ContractError: `no_note`, `no_table_row` or `nothing_to_read`.
     """
     if contract.text is not None and contract.text.required and not has_note:
         raise ContractError("the model requires a note, and the study has none that it can read.", code="no_note")
+    if contract.table is not None and contract.table.required and not has_values:
+        columns = ", ".join(column.name for column in contract.table.columns)
+        raise ContractError(
+            f"the model requires a value in one of the table's columns {columns}, and the study has none.",
+            code="no_table_row",
+        )
     reads_image = contract.image is not None and bool(channels)
     reads_text = contract.text is not None and has_note
-    if not reads_image and not reads_text:
-        raise ContractError("the study has no series and no note that the model can read.", code="nothing_to_read")
+    reads_table = contract.table is not None and has_values
+    if not (reads_image or reads_text or reads_table):
+        raise nothing_to_read(contract)
+
+
+def nothing_to_read(contract: PreprocessingContract) -> ContractError:
+    """Return the error of a study that gives the model nothing."""
+    more = "" if contract.table is None else ", and no value in the table's columns,"
+    return ContractError(f"the study has no series and no note{more} that the model can read.", code="nothing_to_read")

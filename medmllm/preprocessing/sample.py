@@ -1,6 +1,6 @@
 """Bring what a study gives together as a Sample, and Samples together as a Batch.
 
-volumes, note -> contract checks -> Sample -> Batch with presence masks
+volumes, note, cells -> contract checks -> Sample -> Batch with presence masks
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,10 @@ from medmllm.documents import PreprocessingContract
 from medmllm.errors import ContractError
 from medmllm.preprocessing.contract import check_present, check_volume
 from medmllm.preprocessing.image import prepare_image
+from medmllm.preprocessing.table import code_values
 from medmllm.preprocessing.text import has_words, tokenize_note
-from medmllm.records import Batch, Note, Sample, Study, Target, Volume
+from medmllm.records import MODALITIES, Batch, Note, Sample, Study, Target, Values, Volume
+from medmllm.table_documents import TableCodes
 
 
 def prepare_sample(
@@ -23,6 +25,8 @@ def prepare_sample(
     contract: PreprocessingContract,
     tokenizer: PreTrainedTokenizerBase | None,
     *,
+    values: Values | None = None,
+    codes: TableCodes | None = None,
     target: Target | None = None,
 ) -> Sample:
     """Return what one study gives the model.
@@ -33,13 +37,15 @@ def prepare_sample(
         note: None when the study has none.
         contract: What the model was, or will be, trained on; volumes outside it are refused.
         tokenizer: None leaves the note out for now (cross-validation learns one per fold).
+        values: Of the columns that the contract reads; None when the study has none.
+        codes: None leaves the table out for now, as the tokenizer does the note.
         target: Class index or labels, when known.
 
     Raises:
         ContractError: The study does not match the contract.
     """
     read = note is not None and contract.text is not None and has_words(note, contract.text)
-    check_present(contract, volumes, has_note=read)
+    check_present(contract, volumes, has_note=read, has_values=values is not None)
     image: torch.Tensor | None = None
     present: tuple[bool, ...] = ()
     if contract.image is not None:
@@ -47,10 +53,12 @@ def prepare_sample(
         present = tuple(False for _ in contract.image.channels)
         if volumes:
             image, present = prepare_image(volumes, contract.image)
-    tokens = None
+    tokens, cells = None, None
+    if values is not None and contract.table is not None and codes is not None:
+        cells = code_values(values, codes)
     if note is not None and contract.text is not None and tokenizer is not None:
         tokens = tokenize_note(note, contract.text, tokenizer)
-        check_present(contract, volumes, has_note=tokens is not None)
+        check_present(contract, volumes, has_note=tokens is not None, has_values=values is not None)
     return Sample(
         study_key=study.study_key,
         patient_key=study.patient_key,
@@ -59,6 +67,8 @@ def prepare_sample(
         token_ids=None if tokens is None else tokens[0],
         words=() if tokens is None else tokens[1],
         target=target,
+        table=None if cells is None else cells[0],
+        cell_present=() if cells is None else cells[1],
     )
 
 
@@ -99,8 +109,13 @@ def collate(
         if note is not None:
             ids[row, : len(note)] = note
             mask[row, : len(note)] = True
-    has_image = [s.image is not None and settings is not None for s in samples]
-    present = [[image, note is not None] for image, note in zip(has_image, notes, strict=True)]
+    table, cell_present = _lay_cells(samples, contract)
+    here = {
+        "image": [s.image is not None and settings is not None for s in samples],
+        "text": [note is not None for note in notes],
+        "table": [s.table is not None and contract.table is not None for s in samples],
+    }
+    present = [[here[name][row] for name in MODALITIES] for row in range(len(samples))]
     targets = [s.target for s in samples]
     known = [target for target in targets if target is not None]
     image = torch.empty((len(samples), *images[0].shape), pin_memory=pin_memory)
@@ -114,6 +129,8 @@ def collate(
         present=torch.tensor(present, dtype=torch.bool),
         target=torch.tensor(known, dtype=torch.int64) if len(known) == len(targets) else None,
         note_features=_note_features(samples) if mask.any() else None,
+        table=table,
+        cell_present=cell_present,
     )
 
 
@@ -126,8 +143,25 @@ def _note_features(samples: Sequence[Sample]) -> torch.Tensor | None:
     return torch.stack([blank if s.note_features is None else s.note_features for s in samples])
 
 
+def _lay_cells(
+    samples: Sequence[Sample], contract: PreprocessingContract
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return the cells of all samples and which are there, both (batch, columns); None where no table is read."""
+    if contract.table is None:
+        return None, None
+    columns = len(contract.table.columns)
+    nothing = torch.zeros(columns)
+    rows = [nothing if s.table is None else s.table for s in samples]
+    here = [(False,) * columns if s.table is None else s.cell_present for s in samples]
+    return torch.stack(rows), torch.tensor(here, dtype=torch.bool)
+
+
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
     """Return the batch on a device."""
+
+    def moved(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else tensor.to(device, non_blocking=True)
+
     return Batch(
         study_keys=batch.study_keys,
         image=batch.image.to(device, non_blocking=True),
@@ -135,6 +169,8 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
         token_ids=batch.token_ids.to(device, non_blocking=True),
         token_mask=batch.token_mask.to(device, non_blocking=True),
         present=batch.present.to(device, non_blocking=True),
-        target=None if batch.target is None else batch.target.to(device, non_blocking=True),
-        note_features=None if batch.note_features is None else batch.note_features.to(device, non_blocking=True),
+        target=moved(batch.target),
+        table=moved(batch.table),
+        cell_present=moved(batch.cell_present),
+        note_features=moved(batch.note_features),
     )

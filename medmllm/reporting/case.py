@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medmllm.documents import ModelCard
 from medmllm.errors import MedmllmError
-from medmllm.records import ChannelAttribution, Explanation, Note, Refusal, Volume
+from medmllm.records import MODALITIES, ChannelAttribution, Explanation, Note, Refusal, Volume
 from medmllm.reporting.figures import (
     CanonicalGrid,
     PlanePicture,
@@ -186,8 +186,9 @@ def _probability_of(prediction: PredictionDocument) -> str:
 
 
 def _modalities_read(card: ModelCard) -> tuple[str, ...]:
-    reads = {"image": card.contract.image is not None, "text": card.contract.text is not None}
-    return tuple(name for name, read in reads.items() if read and card.arm in ("fused", name))
+    contract = card.contract
+    reads = {"image": contract.image, "text": contract.text, "table": contract.table}
+    return tuple(name for name in MODALITIES if reads[name] is not None and card.arm in ("fused", name))
 
 
 def _missing_channels(

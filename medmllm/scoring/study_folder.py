@@ -20,16 +20,29 @@ import torch
 from medmllm.attribution.gradients import class_to_explain, explain_study
 from medmllm.config import QualityPolicy, ScoreConfig
 from medmllm.documents import ModelCard
-from medmllm.errors import ContractError, MedmllmError
+from medmllm.errors import MedmllmError
 from medmllm.evaluation.calibration import apply_temperature, to_probabilities
 from medmllm.evaluation.conformal import conformal_sets, vote
 from medmllm.evaluation.ordinal import median_class
 from medmllm.models.package import ModelPackage, key_digest
+from medmllm.preprocessing.contract import nothing_to_read
 from medmllm.preprocessing.sample import collate, prepare_sample, to_device
+from medmllm.preprocessing.table import code_values, unknown_categories
 from medmllm.preprocessing.text import tokenize_note
 from medmllm.quality.duplicates import NoteRegister
 from medmllm.quality.gate import Findings, refusal_of
-from medmllm.records import Explanation, FloatArray, Note, Prediction, Refusal, Sample, Stage, Study
+from medmllm.records import (
+    MODALITIES,
+    Explanation,
+    FloatArray,
+    Note,
+    Prediction,
+    Refusal,
+    Sample,
+    Stage,
+    Study,
+    Values,
+)
 from medmllm.scoring.labels import leading_label
 from medmllm.training.cohort import StudyParts, compare_note, inspect_parts, read_parts, stage_of
 from medmllm.training.label_fold import label_probabilities
@@ -118,17 +131,40 @@ def _prepare(study: Study, package: ModelPackage, policy: QualityPolicy) -> _Pre
 def _samples(study: Study, parts: StudyParts, package: ModelPackage) -> tuple[Sample, ...]:
     """Return what each fold's model sees of a study."""
     contract = package.card.contract
-    first = prepare_sample(study, parts.volumes, parts.note, contract, package.folds[0].tokenizer)
+    values, one = parts.values, package.folds[0]
+    first = prepare_sample(study, parts.volumes, parts.note, contract, one.tokenizer, values=values, codes=one.codes)
+    if values is not None:
+        _log_unknown(study, values, package)
     samples = [first]
     for member in package.folds[1:]:
         tokens = None
         if parts.note is not None and contract.text is not None and member.tokenizer is not None:
             tokens = tokenize_note(parts.note, contract.text, member.tokenizer)
         ids, words = tokens or (None, ())
-        samples.append(replace(first, token_ids=ids, words=words))
-    if first.image is None and all(sample.token_ids is None for sample in samples):
-        raise ContractError("the study has no series and no note that the model can read.", code="nothing_to_read")
+        cells = None if values is None or member.codes is None else code_values(values, member.codes)
+        table, here = cells or (None, ())
+        samples.append(replace(first, token_ids=ids, words=words, table=table, cell_present=here))
+    if not _modalities_used(samples):
+        raise nothing_to_read(contract)
     return tuple(samples)
+
+
+def _log_unknown(study: Study, values: Values, package: ModelPackage) -> None:
+    """Name the columns whose category a fold model does not know; the cell counts as empty there."""
+    found = [unknown_categories(values, member.codes) for member in package.folds if member.codes is not None]
+    for column in dict.fromkeys(column for columns in found for column in columns):
+        lacking = sum(column in columns for columns in found)
+        logger.info("study %s: the category in column %s is unknown to %d folds", study.study_key, column, lacking)
+
+
+def _modalities_used(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """Return what any fold's model reads of a study."""
+    used = {
+        "image": samples[0].image is not None,
+        "text": any(sample.token_ids is not None for sample in samples),
+        "table": any(sample.table is not None for sample in samples),
+    }
+    return tuple(name for name in MODALITIES if used[name])
 
 
 def _compare(item: _Prepared | Refused, register: NoteRegister, policy: QualityPolicy) -> _Prepared | Refused:
@@ -214,15 +250,13 @@ def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage) -> P
         probabilities = to_probabilities(mean if binary else mean[None])[0]
         each = to_probabilities(logits[:, 0] if binary else logits)
         shown = each[:, 1] if binary else each[:, chosen_class(probabilities, package.card)]
-    has_text = any(sample.token_ids is not None for sample in item.samples)
-    used = [("image", item.samples[0].image is not None), ("text", has_text)]
     return Prediction(
         study_key=item.study.study_key,
         patient_key=item.study.patient_key,
         probabilities=tuple(map(float, probabilities)),
         logits=tuple(map(float, mean)),
         interval=(float(shown.min()), float(shown.max())),
-        modalities_used=tuple(name for name, here in used if here),
+        modalities_used=_modalities_used(item.samples),
         weights_digest=package.weights_digest,
         conformal_set=conformal_set(each, package.card),
         training_patient=was_trained_on(item.study, package.card),

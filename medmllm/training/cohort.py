@@ -1,8 +1,9 @@
 """Read a cohort for training: every study prepared once, refusals kept beside it.
 
-    Study -> chosen series -> Volumes, Note -> quality gate -> Sample (no tokens yet), or a Refusal
+    Study -> chosen series -> Volumes, Note, Values -> quality gate -> Sample (no tokens, no cells yet), or a Refusal
 
-Tokens come later, fold by fold: `tiny` learns its vocabulary from the training part alone.
+Tokens and coded cells come later, fold by fold: `tiny` learns its vocabulary, and the table its scale and its
+categories, from the training part alone.
 """
 
 import hashlib
@@ -13,15 +14,27 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from medmllm.config import QualityPolicy
-from medmllm.documents import ImageSettings, PreprocessingContract, TextSettings
+from medmllm.documents import ImageSettings, PreprocessingContract, TableContract, TextSettings
 from medmllm.errors import ContractError, GeometryError, IngestError, LabelError, MedmllmError
 from medmllm.ingest.study_folder import read_study_note, read_volume
+from medmllm.ingest.table_inputs import accept_numbers, read_values
 from medmllm.preprocessing.contract import VolumeFacts, accept, measure
 from medmllm.preprocessing.sample import prepare_sample
 from medmllm.preprocessing.selection import choose_series
 from medmllm.quality.duplicates import NoteRegister
 from medmllm.quality.gate import Findings, inspect_study, judge, refusal_of
-from medmllm.records import Note, QualityFinding, Refusal, Sample, SeriesReference, Stage, Study, Target, Volume
+from medmllm.records import (
+    Note,
+    QualityFinding,
+    Refusal,
+    Sample,
+    SeriesReference,
+    Stage,
+    Study,
+    Target,
+    Values,
+    Volume,
+)
 
 CONTRACT_VERSION = 1
 
@@ -33,6 +46,7 @@ class StudyParts:
     series: Mapping[str, SeriesReference]
     volumes: Mapping[str, Volume] = field(repr=False)
     note: Note | None
+    values: Values | None = field(default=None, repr=False)  # of the table's columns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +57,7 @@ class Member:
     note: Note | None
     facts: Mapping[str, VolumeFacts]  # by channel name
     pixels: tuple[str, ...] = ()  # digest of each volume as read, for the audit of leakage
+    values: Values | None = field(default=None, repr=False)  # of the table's columns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +68,7 @@ class Cohort:
     refused: tuple[tuple[Study, Refusal], ...]
     findings: tuple[tuple[str, QualityFinding], ...] = ()  # study_key, finding; of members and refused alike
     note_copies: Mapping[str, str] = field(default_factory=dict)  # study_key -> earlier study with much the same note
+    table: TableContract | None = None  # the columns that were read; their ranges are not known yet
 
     @property
     def has_images(self) -> bool:
@@ -63,6 +79,11 @@ class Cohort:
     def has_notes(self) -> bool:
         """Whether any study has a note."""
         return any(member.note is not None for member in self.members)
+
+    @property
+    def has_values(self) -> bool:
+        """Whether any study has a value in the table's columns."""
+        return any(member.values is not None for member in self.members)
 
     @property
     def targets(self) -> list[int]:
@@ -85,15 +106,17 @@ class _Looked:
 
 
 def read_parts(study: Study, contract: PreprocessingContract) -> StudyParts:
-    """Read the series that the contract's channels ask for, and the note if the contract reads text.
+    """Read the series that the contract's channels ask for, and note and table row if the contract reads them.
 
     Raises:
-        MedmllmError: A required channel has no series, several fit, or one cannot be read.
+        MedmllmError: A required channel has no series, several fit, or one cannot be read; or a cell of the table.
     """
     series = {} if contract.image is None else choose_series(study, contract.image)
     regrid = contract.image.regrid if contract.image else "never"
     volumes = {name: read_volume(reference, regrid=regrid) for name, reference in series.items()}
-    return StudyParts(series, volumes, read_study_note(study) if contract.text is not None else None)
+    note = read_study_note(study) if contract.text is not None else None
+    values = None if contract.table is None else read_values(study, contract.table)
+    return StudyParts(series, volumes, note, values)
 
 
 def inspect_parts(study: Study, parts: StudyParts, contract: PreprocessingContract, policy: QualityPolicy) -> Findings:
@@ -131,9 +154,13 @@ def stage_of(error: MedmllmError) -> Stage:
     return "read" if isinstance(error, IngestError | GeometryError) else "preprocess"
 
 
-def draft_contract(image: ImageSettings | None, text: TextSettings | None) -> PreprocessingContract:
+def draft_contract(
+    image: ImageSettings | None, text: TextSettings | None, table: TableContract | None = None
+) -> PreprocessingContract:
     """Return a contract before the cohort is known: nothing is out of range yet."""
-    return PreprocessingContract(version=CONTRACT_VERSION, orientation="RAS", image=image, accepted={}, text=text)
+    return PreprocessingContract(
+        version=CONTRACT_VERSION, orientation="RAS", image=image, accepted={}, text=text, table=table
+    )
 
 
 def read_cohort(
@@ -178,7 +205,7 @@ def read_cohort(
     if not members:
         first = refused[0][1].reason if refused else "the folder holds no labelled study"
         raise LabelError(f"none of the {len(labelled)} labelled studies can be used; the first: {first}")
-    return Cohort(tuple(members), tuple(refused), tuple(findings), register.copies)
+    return Cohort(tuple(members), tuple(refused), tuple(findings), register.copies, contract.table)
 
 
 def _look(study: Study, target: Target, contract: PreprocessingContract, policy: QualityPolicy) -> _Looked:
@@ -191,12 +218,12 @@ def _look(study: Study, target: Target, contract: PreprocessingContract, policy:
         refusal = refusal_of(findings)
         if refusal is not None:
             return _Looked(refusal, findings, note)
-        sample = prepare_sample(study, parts.volumes, note, contract, None, target=target)
+        sample = prepare_sample(study, parts.volumes, note, contract, None, values=parts.values, target=target)
     except MedmllmError as error:
         return _Looked(Refusal.of(error, stage_of(error)), findings, note)
     facts = {name: measure(volume) for name, volume in parts.volumes.items()}
     pixels = tuple(digest for volume in parts.volumes.values() if (digest := pixel_digest(volume)))
-    return _Looked(Member(sample, note, facts, pixels), findings, note)
+    return _Looked(Member(sample, note, facts, pixels, parts.values), findings, note)
 
 
 def _in_order(
@@ -220,4 +247,6 @@ def final_contract(cohort: Cohort, draft: PreprocessingContract, *, margin: floa
     names = () if draft.image is None else tuple(draft.image.channels)
     facts = {name: [m.facts[name] for m in cohort.members if name in m.facts] for name in names}
     accepted = {name: accept(found, margin=margin) for name, found in facts.items() if found}
-    return draft.model_copy(update={"accepted": accepted})
+    values = [member.values for member in cohort.members]
+    table = None if draft.table is None else accept_numbers(draft.table, values, margin=margin)
+    return draft.model_copy(update={"accepted": accepted, "table": table})

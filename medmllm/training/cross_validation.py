@@ -1,4 +1,4 @@
-"""Cross-validate image-only, text-only and fused models on the same folds.
+"""Cross-validate models of each modality alone, and of all fused, on the same folds.
 
     cohort, splits -> per arm and fold: fit; temperature, threshold and conformal thresholds on the tuning part
     -> out-of-fold predictions, also with each modality taken away
@@ -30,11 +30,12 @@ from medmllm.evaluation.ordinal import median_class
 from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
 from medmllm.provenance import file_digest
-from medmllm.records import FloatArray, Sample
+from medmllm.records import MODALITIES, FloatArray, Sample
 from medmllm.result_documents import FoldDocument
+from medmllm.table_documents import TableCodes
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
-from medmllm.training.fold_inputs import fold_tokenizer, tokenize_cohort
+from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
 from medmllm.training.label_fold import label_probabilities, labels_predicted
 from medmllm.training.label_splits import split_labels
 from medmllm.training.loop import Tracker, fit, predict_logits
@@ -73,12 +74,11 @@ class FoldPrediction:
 
 
 def arm_contract(contract: PreprocessingContract, arm: str) -> PreprocessingContract:
-    """Return the contract of an arm: image-only reads no text, text-only reads no image."""
-    if arm == "image":
-        return contract.model_copy(update={"text": None})
-    if arm == "text":
-        return contract.model_copy(update={"image": None, "accepted": {}})
-    return contract
+    """Return the contract of an arm: all of it when fused, else what it says of one modality."""
+    if arm == "fused":
+        return contract
+    left_out: dict[str, object] = {name: None for name in MODALITIES if name != arm}
+    return contract.model_copy(update=left_out if arm == "image" else left_out | {"accepted": {}})
 
 
 def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[str]]:
@@ -87,9 +87,11 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
     Raises:
         ConfigError: No arm is left.
     """
-    has = {"image": cohort.has_images, "text": cohort.has_notes, "fused": cohort.has_images and cohort.has_notes}
-    arms = [arm for arm in config.training.arms if has[arm]]
-    said = [f"No {arm} arm: the studies lack what it reads." for arm in config.training.arms if not has[arm]]
+    has = {"image": cohort.has_images, "text": cohort.has_notes, "table": cohort.has_values}
+    has["fused"] = sum(has.values()) > 1
+    asked = [arm for arm in config.training.arms if arm != "table" or config.table.columns]
+    arms = [arm for arm in asked if has[arm]]
+    said = [f"No {arm} arm: the studies lack what it reads." for arm in asked if not has[arm]]
     if not arms:
         raise ConfigError("no study has what [training] arms reads: add notes or images, or name other arms")
     return arms, said
@@ -141,7 +143,8 @@ def cross_validate(
     """
     set_determinism(config.training)
     text = config.text.reading if cohort.has_notes else None
-    draft = draft_contract(config.image if cohort.has_images else None, text)
+    table = cohort.table if cohort.has_values else None
+    draft = draft_contract(config.image if cohort.has_images else None, text, table)
     contract = final_contract(cohort, draft, margin=config.acceptance_margin)
     # When overwriting, also what is left of arms that are not trained now.
     for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:
@@ -198,9 +201,9 @@ def _run_fold(
     settings = config.training
     seed = settings.seed + 1000 * (split.fold + 1)
     torch.manual_seed(seed)
-    tokenizer = fold_tokenizer(cohort, split, contract)
-    member = _new_member(tokenizer, contract, classes, config, labels=bool(cohort.labels))
-    samples = read_notes(member, tokenize_cohort(cohort, contract, member.tokenizer), contract, settings)
+    tokenizer, codes = fold_tokenizer(cohort, split, contract), fold_codes(cohort, split, contract)
+    member = _new_member(tokenizer, codes, contract, classes, config, labels=bool(cohort.labels))
+    samples = read_notes(member, tokenize_cohort(cohort, contract, tokenizer, codes), contract, settings)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
     done = fit(
         member,
@@ -242,6 +245,7 @@ def _run_fold(
 
 def _new_member(
     tokenizer: PreTrainedTokenizerBase | None,
+    codes: TableCodes | None,
     contract: PreprocessingContract,
     classes: tuple[str, ...],
     config: TrainConfig,
@@ -252,10 +256,12 @@ def _new_member(
     text_network = None
     if contract.text is not None and tokenizer is not None:
         text_network = new_text_network(contract.text, config.model, tokenizer)
-    network = build_network(contract, config.model, classes, text_network, ordered=config.task.ordered, labels=labels)
+    network = build_network(
+        contract, config.model, classes, text_network, codes, ordered=config.task.ordered, labels=labels
+    )
     start_from_weights(network, config.model)
     limit_training(network, config.text)
-    return FoldNetwork(network, tokenizer)
+    return FoldNetwork(network, tokenizer, codes)
 
 
 def _predicted(model: FoldModel, logits: FloatArray, deprived: FoldDeprived, *, ordered: bool) -> FoldPrediction:

@@ -1,17 +1,23 @@
-"""What one fold's network reads: tokenizers learnt from its training notes alone, samples with their tokens.
+"""What one fold's network reads: tokenizer and table codes learnt from its training part, samples in their terms.
 
-cohort, fold -> tokenizer -> samples
+cohort, fold -> tokenizer, codes -> samples
 """
 
+import logging
+from collections import Counter
 from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
 from medmllm.documents import PreprocessingContract
+from medmllm.preprocessing.table import code_values, learn_table_codes, unknown_categories
 from medmllm.preprocessing.text import TINY, learn_tiny_tokenizer, load_tokenizer, read_text, tokenize_note
 from medmllm.records import Sample
+from medmllm.table_documents import TableCodes
 from medmllm.training.cohort import Cohort
 from medmllm.training.splits import FoldSplit
+
+logger = logging.getLogger(__name__)
 
 
 def fold_tokenizer(cohort: Cohort, split: FoldSplit, contract: PreprocessingContract) -> PreTrainedTokenizerBase | None:
@@ -33,11 +39,27 @@ def fold_tokenizer(cohort: Cohort, split: FoldSplit, contract: PreprocessingCont
     return learn_tiny_tokenizer([" ".join(sorted(own)) for own in words.values()], text)
 
 
+def fold_codes(cohort: Cohort, split: FoldSplit, contract: PreprocessingContract) -> TableCodes | None:
+    """Return how a fold codes the table's columns, learnt from its training rows; None where no table is read."""
+    if contract.table is None:
+        return None
+    train = [cohort.members[k] for k in split.train]
+    patients = [member.sample.patient_key for member in train]
+    return learn_table_codes([member.values for member in train], patients, contract.table)
+
+
 def tokenize_cohort(
-    cohort: Cohort, contract: PreprocessingContract, tokenizer: PreTrainedTokenizerBase | None
+    cohort: Cohort,
+    contract: PreprocessingContract,
+    tokenizer: PreTrainedTokenizerBase | None,
+    codes: TableCodes | None = None,
 ) -> list[Sample]:
-    """Return every member's sample with this fold's tokens, and without what the arm does not read."""
+    """Return every member's sample with this fold's tokens and cells, and without what the arm does not read.
+
+    Categories that the fold's training part does not have are counted in the log, by column.
+    """
     samples = []
+    unknown: Counter[str] = Counter()
     for member in cohort.members:
         sample = member.sample
         if contract.image is None:
@@ -46,5 +68,12 @@ def tokenize_cohort(
             tokens = tokenize_note(member.note, contract.text, tokenizer)
             if tokens is not None:
                 sample = replace(sample, token_ids=tokens[0], words=tokens[1])
+        if codes is not None and member.values is not None:
+            unknown.update(unknown_categories(member.values, codes))
+            cells = code_values(member.values, codes)
+            if cells is not None:
+                sample = replace(sample, table=cells[0], cell_present=cells[1])
         samples.append(sample)
+    for column, count in unknown.items():
+        logger.info("column %s: %d cells hold a category that the fold's training part lacks: missing", column, count)
     return samples

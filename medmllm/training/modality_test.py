@@ -23,6 +23,7 @@ Predict = Callable[[Sequence[Sample]], FloatArray]
 INPUTS: Mapping[str, tuple[str, ...]] = {
     "image": ("image", "channel_present"),
     "text": ("token_ids", "words", "note_features"),
+    "table": ("table", "cell_present"),
 }
 """Modality -> the fields of a Sample that hold it; the first one is None where it is missing."""
 
@@ -111,6 +112,8 @@ def without(sample: Sample, modality: str) -> Sample:
         "token_ids": None,
         "words": (),
         "note_features": None,
+        "table": None,
+        "cell_present": (),
     }
     return replace(sample, **{name: blank[name] for name in INPUTS[modality]})
 

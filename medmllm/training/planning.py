@@ -16,6 +16,7 @@ from medmllm.training.leakage import audit
 from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds
 from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
 from medmllm.training.splits import SplitPlan, check_enough
+from medmllm.training.telling_columns import remark_columns
 from medmllm.training_config import TrainingSettings
 
 Given = tuple[GivenFold, ...]
@@ -68,7 +69,7 @@ def _stratum(target: Target) -> int:
 def settle_folds(
     cohort: Cohort, settings: TrainingSettings, given: Given | None, out: Path, *, labels: Sequence[str] = ()
 ) -> tuple[SplitPlan, list[str]]:
-    """Return the audited folds, written to OUT, and remarks on sites and on what leaks and is allowed to.
+    """Return the audited folds, written to OUT, and remarks on sites and on what leaks, or may, and is allowed to.
 
     Args:
         cohort: As read.
@@ -104,5 +105,6 @@ def settle_folds(
     if settings.group_out:
         remarks += remark_sites(plan, strata, settings.group_out)
     remarks += audit(cohort, plan, settings)
+    remarks += remark_columns(cohort)
     write_splits(plan, keys, out)
     return plan, remarks

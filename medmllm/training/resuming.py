@@ -18,7 +18,7 @@ from torch import Tensor
 from medmllm.config import TrainConfig
 from medmllm.documents import FoldModel
 from medmllm.errors import MisuseError
-from medmllm.models.package import weights_name
+from medmllm.models.package import codes_name, weights_name
 from medmllm.provenance import file_digest, text_digest
 from medmllm.records import FloatArray
 from medmllm.training.checkpoint import FOLDER, Checkpoint, Origin, read_state, write_state
@@ -42,6 +42,7 @@ def origin_of(config: TrainConfig, split: str, cohort: Cohort) -> Origin:
         image = "" if sample.image is None else _digest(sample.image.as_subclass(Tensor))
         parts += [sample.study_key, str(sample.target), str(sample.channel_present)]
         parts += ["" if member.note is None else member.note.text, image]
+        parts += [] if member.values is None else [repr(sorted(member.values.items()))]
     return Origin(text_digest([settings, *start]), split, text_digest(parts))
 
 
@@ -111,7 +112,8 @@ class Kept:
         return FoldModel.model_validate(rest["model"]), found["logits"], deprived
 
     def _digests(self) -> dict[str, str]:
-        files = [self.folder / weights_name(self.fold), *(self.folder / "tokenizer" / f"fold_{self.fold}").rglob("*")]
+        files = [self.folder / name for name in (weights_name(self.fold), codes_name(self.fold))]
+        files += [*(self.folder / "tokenizer" / f"fold_{self.fold}").rglob("*")]
         return {p.relative_to(self.folder).as_posix(): file_digest(p) for p in sorted(files) if p.is_file()}
 
 

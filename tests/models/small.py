@@ -7,9 +7,11 @@ from transformers import BertConfig, BertModel
 
 from medmllm.documents import (
     Channel,
+    Column,
     ImageSettings,
     ModelSettings,
     PreprocessingContract,
+    TableContract,
     TextEncoderSettings,
     TextSettings,
 )
@@ -18,6 +20,7 @@ from medmllm.models.package import FoldNetwork, build_network, new_text_network
 from medmllm.preprocessing.sample import collate
 from medmllm.preprocessing.text import learn_tiny_tokenizer
 from medmllm.records import Batch, Sample, Target
+from medmllm.table_documents import ColumnCode, TableCodes
 
 SIZE = (9, 8, 10)
 CLASSES = ("no", "yes")
@@ -41,6 +44,17 @@ TEXT = TextSettings(
     tiny_vocabulary=60,
     local_files_only=True,
 )
+TABLE = TableContract(
+    columns=(Column(name="age", kind="number", accepted=None), Column(name="sex", kind="category", accepted=None)),
+    open_ended="refuse",
+    required=False,
+)
+CODES = TableCodes(
+    columns=(
+        ColumnCode(name="age", mean=60.0, deviation=10.0, categories=()),
+        ColumnCode(name="sex", mean=None, deviation=None, categories=("F", "M")),
+    )
+)
 CONTRACT = PreprocessingContract(version=1, orientation="RAS", image=IMAGE, accepted={}, text=TEXT)
 PARTS = ModelSettings(
     image_encoder="resnet10",
@@ -54,6 +68,7 @@ PARTS = ModelSettings(
     dropout=0.0,
     modality_dropout=0.0,
     tiny_width=16,
+    table_width=6,
     text_batch_norm=False,
 )
 TOKENIZER = learn_tiny_tokenizer(NOTES * 2, TEXT)
@@ -65,6 +80,9 @@ def contract_of(arm: str) -> PreprocessingContract:
     return CONTRACT.model_copy(update=left_out)
 
 
+WHOLE = CONTRACT.model_copy(update={"table": TABLE})  # all that a model can read
+
+
 def a_member(arm: str = "fused", *, classes: tuple[str, ...] = CLASSES, seed: int = 3, **parts: object) -> FoldNetwork:
     """Return a fresh network of one arm with its tokenizer, seeded; `parts` change the settings."""
     torch.manual_seed(seed)
@@ -73,6 +91,14 @@ def a_member(arm: str = "fused", *, classes: tuple[str, ...] = CLASSES, seed: in
         return FoldNetwork(build_network(contract, settings, classes, None), None)
     text = new_text_network(contract.text, settings, TOKENIZER)
     return FoldNetwork(build_network(contract, settings, classes, text), TOKENIZER)
+
+
+def a_whole_member(*, classes: tuple[str, ...] = CLASSES, seed: int = 3, **parts: object) -> FoldNetwork:
+    """Return a fresh network that reads every modality."""
+    torch.manual_seed(seed)
+    settings = PARTS.model_copy(update=parts)
+    text = new_text_network(TEXT, settings, TOKENIZER)
+    return FoldNetwork(build_network(WHOLE, settings, classes, text, CODES), TOKENIZER, CODES)
 
 
 def save_bert(folder: Path, *, dropout: float = 0.1) -> Path:
@@ -119,6 +145,7 @@ def a_sample(
     image: bool = True,
     note: str | None = NOTES[0],
     channels: tuple[bool, ...] = (True, True),
+    cells: tuple[float | None, float | None] = (None, None),
     target: Target | None = None,
 ) -> Sample:
     """Return one seeded sample with noise for an image."""
@@ -131,6 +158,8 @@ def a_sample(
         token_ids=None if note is None else torch.tensor(TOKENIZER(note)["input_ids"]),
         words=(),
         target=target,
+        table=None if cells == (None, None) else torch.tensor([cell or 0.0 for cell in cells]),
+        cell_present=tuple(cell is not None for cell in cells),
     )
 
 

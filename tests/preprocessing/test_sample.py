@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from medmllm.errors import ContractError
 from medmllm.preprocessing.contract import accept, measure
 from medmllm.preprocessing.sample import collate, prepare_sample, to_device
 from medmllm.preprocessing.text import learn_tiny_tokenizer
-from medmllm.records import Note, Sample, Section, Study
+from medmllm.records import MODALITIES, Note, Sample, Section, Study
 from tests.factories import a_volume
+from tests.models.small import CODES, TABLE
 
 IMAGE = ImageSettings(
     spacing_mm=(2.0, 3.0, 4.0),
@@ -33,6 +36,7 @@ NOTE = Note("History: dry cough.", (Section("history", 0, 19),))
 FINDINGS = Note("Findings: a mass.", (Section("findings", 0, 17),))
 TINY = learn_tiny_tokenizer(["history: dry cough. dry cough."], TEXT)
 STUDY = Study("st-1", "pt-1", "folder")
+NOTE_COLUMN, IMAGE_COLUMN, TABLE_COLUMN = (MODALITIES.index(name) for name in ("text", "image", "table"))
 
 
 def contract(**changes: object) -> PreprocessingContract:
@@ -135,7 +139,7 @@ def test_samples_lie_side_by_side_with_masks_for_what_is_missing() -> None:
     assert batch.channel_present.tolist() == [[True, False], [False, False], [True, False]]
     assert batch.token_ids.tolist() == [[5, 6, 7], [8, 9, 9], [9, 9, 9]]
     assert batch.token_mask.tolist() == [[True] * 3, [True, False, False], [False] * 3]
-    assert batch.present.tolist() == [[True, True], [False, True], [True, False]]
+    assert batch.present[:, [IMAGE_COLUMN, NOTE_COLUMN]].tolist() == [[True, True], [False, True], [True, False]]
     assert batch.target is not None
     assert batch.target.tolist() == [0, 1, 2]
 
@@ -157,10 +161,10 @@ def test_what_the_contract_does_not_read_is_left_out_of_the_batch() -> None:
     text_only = collate(samples, contract(image=None))
     assert text_only.image.numel() == 0
     assert text_only.channel_present.shape == (2, 0)
-    assert text_only.present.tolist() == [[False, True], [False, True]]
+    assert text_only.present[:, [IMAGE_COLUMN, NOTE_COLUMN]].tolist() == [[False, True], [False, True]]
     image_only = collate(samples, contract(text=None))
     assert not image_only.token_mask.any()
-    assert image_only.present.tolist() == [[True, False], [False, False]]
+    assert image_only.present[:, [IMAGE_COLUMN, NOTE_COLUMN]].tolist() == [[True, False], [False, False]]
 
 
 def test_prepared_samples_collate_to_plain_tensors() -> None:
@@ -170,8 +174,32 @@ def test_prepared_samples_collate_to_plain_tensors() -> None:
     np.testing.assert_array_equal(batch.image[1], made[1].image)
 
 
+def test_a_study_with_nothing_but_a_row_is_read_and_its_cells_lie_in_the_batch() -> None:
+    whole = contract(table=TABLE)
+    values = {"age": 80.0, "sex": None}
+    alone = prepare_sample(STUDY, {}, None, whole, TINY, values=values, codes=CODES)
+    other = prepare_sample(STUDY, {}, NOTE, whole, TINY)
+    batch = collate([alone, other], whole)
+    assert batch.table is not None
+    assert batch.cell_present is not None
+    assert batch.table[0].tolist() == [2.0, 0.0]  # (80 - 60) / 10
+    assert batch.cell_present.tolist() == [[True, False], [False, False]]
+    assert batch.present[:, TABLE_COLUMN].tolist() == [True, False]
+    left_out = collate([alone, other], CONTRACT)
+    assert (left_out.table, left_out.cell_present) == (None, None)
+    assert left_out.present[:, TABLE_COLUMN].tolist() == [False, False]
+
+
+def test_a_study_without_the_row_that_is_required_is_refused() -> None:
+    strict = contract(table=TABLE.model_copy(update={"required": True}))
+    with pytest.raises(ContractError, match="age, sex") as caught:
+        prepare_sample(STUDY, {"ct": a_volume()}, NOTE, strict, TINY)
+    assert caught.value.code == "no_table_row"
+
+
 def test_to_device_moves_everything() -> None:
-    batch = to_device(collate([sample("a", 1.0, [5])], CONTRACT), "meta")
-    moved = (batch.image, batch.channel_present, batch.token_ids, batch.token_mask, batch.present, batch.target)
-    assert {tensor.device.type for tensor in moved if tensor is not None} == {"meta"}
+    batch = to_device(collate([sample("a", 1.0, [5])], contract(table=TABLE)), "meta")
+    tensors = [value for field in fields(batch) if isinstance(value := getattr(batch, field.name), torch.Tensor)]
+    assert len(tensors) >= 7
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert batch.study_keys == ("a",)

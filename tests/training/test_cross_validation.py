@@ -31,7 +31,7 @@ from medmllm.training.cross_validation import (
 from medmllm.training.fold_inputs import fold_tokenizer, tokenize_cohort
 from medmllm.training.splits import FoldSplit
 from medmllm.training.tracking import NoRun
-from tests.models.small import IMAGE, PARTS, SIZE, TEXT, a_sample, encoder_settings
+from tests.models.small import IMAGE, PARTS, SIZE, TABLE, TEXT, a_sample, encoder_settings
 
 CLASSES = ("no", "yes")
 FACTS = VolumeFacts("CT", (4.0, 4.0, 4.0), (36.0, 32.0, 40.0), -900.0, 400.0)
@@ -298,6 +298,20 @@ def test_the_arms_are_those_that_the_cohort_can_feed(images: bool, notes: bool, 
     found, said = usable_arms(a_cohort(4, images=images, notes=notes), a_config())
     assert found == arms
     assert [remark.split()[1] for remark in said] == [a for a in ("image", "text", "fused") if a not in arms]
+
+
+def test_a_table_has_an_arm_and_makes_a_fused_one_with_any_other_modality() -> None:
+    rows = a_cohort(4, images=False, notes=False)
+    members = tuple(replace(m, sample=replace(m.sample, image=None), values={"age": 1.0}) for m in rows.members)
+    packaged = a_config()
+    config = packaged.model_copy(update={"table": packaged.table.model_copy(update={"columns": ("age",)})})
+    alone, said = usable_arms(Cohort(members, ()), config)
+    assert alone == ["table"]
+    assert [remark.split()[1] for remark in said] == ["image", "text", "fused"]
+    noted = (replace(members[0], note=a_note("clear")), *members[1:])
+    assert usable_arms(Cohort(noted, ()), config)[0] == ["text", "table", "fused"]
+    contract = arm_contract(draft_contract(IMAGE, TEXT, TABLE), "table")
+    assert (contract.image, contract.text, contract.table) == (None, None, TABLE)
 
 
 def test_a_cohort_that_feeds_no_arm_asked_for_is_refused() -> None:

@@ -1,0 +1,49 @@
+"""A column that gives the answer away is remarked; one that merely helps, or may do so by chance, is not."""
+
+from dataclasses import replace
+
+import pytest
+
+from medmllm.records import Values
+from medmllm.training.cohort import Cohort, Member
+from medmllm.training.telling_columns import remark_columns
+from tests.models.small import TABLE, a_sample
+
+
+def a_cohort(rows: list[Values | None]) -> Cohort:
+    members = [replace(Member(a_sample(k, target=k % 2), None, {}), values=row) for k, row in enumerate(rows)]
+    return Cohort(tuple(members), (), table=TABLE)
+
+
+@pytest.mark.parametrize(
+    ("ages", "told"),
+    [
+        ([40.0 + 30 * (k % 2) + k / 20 for k in range(12)], True),  # below 41, and above 70
+        ([40.0 + 30 * (k % 2) + k * 5 for k in range(12)], False),  # they overlap
+        ([40.0 + 30 * (k % 2) for k in range(9)], False),  # too few to tell
+        ([70.0 - 30 * (k % 2) for k in range(12)], True),
+    ],
+)
+def test_numbers_that_part_the_classes_are_remarked(ages: list[float], told: bool) -> None:
+    said = remark_columns(a_cohort([{"age": age, "sex": None} for age in ages]))
+    assert [line.split(": ")[1].split(" alone")[0] for line in said] == (["the column 'age'"] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["no", "yes"] * 6, True),
+        (["no", "yes"] * 5 + ["yes", "no"], False),
+        ([f"w{k}" for k in range(12)], False),  # every study a word of its own: nothing follows
+        (["no"] * 12, False),
+    ],
+)
+def test_categories_of_one_class_each_are_remarked(words: list[str], told: bool) -> None:
+    said = remark_columns(a_cohort([{"age": None, "sex": word} for word in words]))
+    assert len(said) == told
+
+
+def test_studies_without_a_value_have_no_say_and_a_cohort_without_a_table_no_remark() -> None:
+    cohort = a_cohort([*({"age": float(k % 2), "sex": None} for k in range(12)), None, {"age": None, "sex": "F"}])
+    assert "all 12 studies" in remark_columns(cohort)[0]
+    assert remark_columns(replace(cohort, table=None)) == []
