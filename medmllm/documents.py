@@ -263,6 +263,11 @@ class Task(Document):
         kind: Literal["binary", "multiclass", "ordinal"] = "binary" if len(classes) == 2 else "multiclass"
         return cls(target=target, kind="ordinal" if ordered else kind, classes=classes)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels side by side; empty where there is one target."""
+        return self.classes if self.kind == "multilabel" else ()
+
 
 class ModelSettings(Document):
     """The parts of the network, by name."""

@@ -96,9 +96,8 @@ def run(
         write_linkage(linkage, index, out=out)
     found = assign_task(index.studies, parsed, config.task)
     task = found.task
-    names = task.classes if task.kind == "multilabel" else ()
     check_losses(config.training, task)
-    given = look_ahead(index.studies, found.by_study, config.training, splits, labels=names)
+    given = look_ahead(index.studies, found.by_study, config.training, splits, labels=task.labels)
     labelled = [study for study in index.studies if study.study_key in found.by_study]
     draft = draft_contract(config.image, config.text.reading, settle_columns(labelled, config.table))
     with progress_bar("Preparing studies", len(found.by_study)) as more:
@@ -109,7 +108,7 @@ def run(
     log_warnings(Counter(finding.code for _, finding in cohort.findings if finding.severity == "warn"))
     config.write(out / "settings.json")
     arms, said = usable_arms(cohort, config)
-    plan, leaks = settle_folds(cohort, config.training, given, out, labels=names)
+    plan, leaks = settle_folds(cohort, config.training, given, out, labels=task.labels)
     said += [*left_out(index, found.missing, task.target, synthetic=synthetic), *leaks]
     asked = " ".join(f"--target '{target.expression}'" for target in parsed)
     provenance = stamp(

@@ -105,6 +105,6 @@ def settle_folds(
     if settings.group_out:
         remarks += remark_sites(plan, strata, settings.group_out)
     remarks += audit(cohort, plan, settings)
-    remarks += remark_columns(cohort)
+    remarks += remark_columns(cohort, labels)
     write_splits(plan, keys, out)
     return plan, remarks
