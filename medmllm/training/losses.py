@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medmllm.documents import Task
 from medmllm.errors import ConfigError
 from medmllm.records import Sample
-from medmllm.training.label_loss import EFFECTIVE_BETA, check_label_settings, make_label_loss
+from medmllm.training.label_loss import EFFECTIVE_BETA, make_label_loss
 from medmllm.training_config import TrainingSettings
 
 _SMALLEST = 1e-12  # a power below 1 has no slope at 0
@@ -84,18 +83,6 @@ def class_weights(train: Sequence[Sample], settings: TrainingSettings, classes: 
         each = 1 / (1 - EFFECTIVE_BETA ** counts.double())
         return (each * counts.sum() / (each * counts).sum()).float()
     return torch.ones(len(counts))
-
-
-def check_losses(settings: TrainingSettings, task: Task) -> None:
-    """Refuse settings of the loss that do not fit what is learnt.
-
-    Raises:
-        ConfigError: Weights of another number of classes, or settings that several labels cannot have.
-    """
-    if task.kind == "multilabel":
-        check_label_settings(settings)
-    else:
-        check_weights(settings, len(task.classes))
 
 
 def check_weights(settings: TrainingSettings, classes: int) -> None:

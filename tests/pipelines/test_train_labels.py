@@ -119,6 +119,15 @@ def test_the_runs_own_folds_are_trained_on_again(labelled_run: Trained, tmp_path
     assert digests[0] == digests[1]
 
 
+def test_a_policy_judges_the_means_over_the_labels(labelled_run: Trained, tmp_path: Path) -> None:
+    outcome = trained_again(labelled_run, tmp_path / "run", *TARGETS, "--set", "policy.least.auroc=0.999")
+    evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    (rule,) = evaluation["policy"]
+    means = [m for m in evaluation["arms"][0]["metrics"] if (m["name"], m["group"]) == ("auroc", "all")]
+    assert rule["value"] == means[0]["estimate"]
+    assert outcome.code == (0 if rule["met"] else 4)
+
+
 def test_several_labels_are_not_compared(labelled_run: Trained, tmp_path: Path) -> None:
     outcome = invoke("compare", labelled_run.run, labelled_run.run.parent, "--out", tmp_path)
     assert outcome.code == 2
@@ -132,6 +141,8 @@ def test_several_labels_are_not_compared(labelled_run: Trained, tmp_path: Path) 
         ((*TARGETS, "--set", "task.kind=ordinal"), "labels of two classes each, without an order"),
         ((*TARGETS, "--set", "training.class_weights=[1, 2]"), "weights of one target's classes"),
         ((*TARGETS, "--set", 'table.columns=["effusion"]'), "names 'effusion', which the target 'effusion' is made of"),
+        ((*TARGETS, "--set", 'evaluation.subgroups.columns=["grade"]'), "groups are told of one target"),
+        ((*TARGETS, "--set", 'policy.may_not_ignore=["image"]'), "tested for one target"),
         ((*TARGETS, "--set", "training.folds=20"), "fewer than the 20 folds"),
     ],
 )
