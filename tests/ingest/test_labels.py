@@ -12,7 +12,7 @@ ROWS = [
     {"nodule": "yes", "effusion": "1", "grade": "1"},
     {"nodule": "no", "effusion": "", "grade": "2"},
     {"nodule": "", "effusion": "n/a", "grade": ""},
-    {"nodule": "NaN", "effusion": "0", "grade": "3"},
+    {"nodule": "null", "effusion": "0", "grade": "3"},
 ]
 
 
