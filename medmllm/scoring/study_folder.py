@@ -21,8 +21,9 @@ from medmllm.attribution.gradients import class_to_explain, explain_study
 from medmllm.config import QualityPolicy, ScoreConfig
 from medmllm.documents import ModelCard
 from medmllm.errors import MedmllmError
-from medmllm.evaluation.calibration import apply_temperature, to_probabilities
+from medmllm.evaluation.calibration import to_probabilities
 from medmllm.evaluation.conformal import conformal_sets, vote
+from medmllm.evaluation.isotonic import calibrate
 from medmllm.evaluation.ordinal import median_class
 from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.contract import nothing_to_read
@@ -45,7 +46,7 @@ from medmllm.records import (
 )
 from medmllm.scoring.labels import leading_label
 from medmllm.training.cohort import StudyParts, compare_note, inspect_parts, read_parts, stage_of
-from medmllm.training.label_fold import label_probabilities
+from medmllm.training.label_fold import calibrate_labels, label_probabilities
 
 logger = logging.getLogger(__name__)
 
@@ -228,8 +229,10 @@ def predict(ready: Sequence[_Prepared], package: ModelPackage) -> list[Predictio
         samples = [item.samples[number] for item in ready]
         batch = to_device(collate(samples, package.card.contract, pad_token_id=member.pad_token_id), device)
         raw = member.network(batch).double().cpu().numpy()
-        temperatures = [fold.temperature_of(output) for output in range(raw.shape[1])]
-        per_fold.append(np.stack([apply_temperature(raw[:, k], own) for k, own in enumerate(temperatures)], axis=1))
+        if fold.labels is not None:
+            per_fold.append(calibrate_labels(raw, fold.labels))
+        else:
+            per_fold.append(calibrate(raw, fold.temperature, fold.isotonic))
     stacked = np.stack(per_fold)  # (folds, studies, outputs)
     return [_prediction(item, stacked[:, row], package) for row, item in enumerate(ready)]
 

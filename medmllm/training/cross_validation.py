@@ -1,6 +1,6 @@
 """Cross-validate models of each modality alone, and of all fused, on the same folds.
 
-    cohort, splits -> per arm and fold: fit; temperature, threshold and conformal thresholds on the tuning part
+    cohort, splits -> per arm and fold: fit; calibration, threshold and conformal thresholds on the tuning part
     -> out-of-fold predictions, also with each modality taken away
 
 Each fold's network is written to its arm's folder as soon as it is trained, so memory stays flat. A run that was killed
@@ -67,7 +67,7 @@ class FoldPrediction:
     """One fold's model on its test part."""
 
     model: FoldModel
-    logits: FloatArray  # (studies, outputs), after temperature
+    logits: FloatArray  # (studies, outputs), calibrated
     predicted: IntArray | BoolArray  # (studies,) class index; or (studies, labels)
     sets: BoolArray | None  # (studies, classes): in the conformal set; None for several labels
     deprived: FoldDeprived  # the same studies, with each modality taken away
@@ -219,7 +219,7 @@ def _run_fold(
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
     raw = {name: predict_logits(member, parts[name], contract, settings, machine) for name in ("tune", "test")}
     truth = np.array([sample.target for sample in parts["tune"]])
-    decided = decide_on_tuning(raw["tune"], truth, coverage=config.evaluation.coverage)
+    decided = decide_on_tuning(raw["tune"], truth, config.evaluation)
     logits = decided.calibrate(raw["test"])
 
     def predict(changed: Sequence[Sample]) -> FloatArray:
@@ -235,6 +235,7 @@ def _run_fold(
         weights_sha256=file_digest(kept.folder / weights_name(split.fold)),
         best_epoch=done.best_epoch,
         temperature=decided.temperature,
+        isotonic=decided.isotonic,
         threshold=decided.threshold,
         conformal_thresholds=decided.conformal_thresholds,
         labels=decided.labels,
@@ -265,7 +266,7 @@ def _new_member(
 
 
 def _predicted(model: FoldModel, logits: FloatArray, deprived: FoldDeprived, *, ordered: bool) -> FoldPrediction:
-    """Return what a fold's model says of its test part, from its logits after temperature."""
+    """Return what a fold's model says of its test part, from its logits calibrated."""
     if model.labels is not None:
         return FoldPrediction(model, logits, labels_predicted(logits, model.labels), None, deprived)
     assert model.conformal_thresholds is not None  # this training has them
@@ -283,7 +284,7 @@ def decide(logits: FloatArray, threshold: float, *, ordered: bool = False) -> In
     """Return the class index of each study: at the threshold when binary, the median when ordered, else the likeliest.
 
     Args:
-        logits: Shape (studies, outputs), after temperature.
+        logits: Shape (studies, outputs), calibrated.
         threshold: On the positive class's probability; read only when there is one output.
         ordered: The classes have an order.
     """

@@ -22,5 +22,7 @@ def check_task(config: TrainConfig, task: Task) -> None:
     check_label_settings(config.training)
     if config.evaluation.subgroups.columns:
         raise ConfigError("[evaluation.subgroups] columns: groups are told of one target, and several were given")
+    if config.evaluation.calibration != "temperature":
+        raise ConfigError('[evaluation] calibration = "temperature" is what several labels can have, each its own')
     if config.policy.may_not_ignore:
         raise ConfigError("[policy] may_not_ignore: use of modalities is tested for one target, and several were given")

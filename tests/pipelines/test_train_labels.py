@@ -143,6 +143,7 @@ def test_several_labels_are_not_compared(labelled_run: Trained, tmp_path: Path) 
         ((*TARGETS, "--set", 'table.columns=["effusion"]'), "names 'effusion', which the target 'effusion' is made of"),
         ((*TARGETS, "--set", 'evaluation.subgroups.columns=["grade"]'), "groups are told of one target"),
         ((*TARGETS, "--set", 'policy.may_not_ignore=["image"]'), "tested for one target"),
+        ((*TARGETS, "--set", "evaluation.calibration=isotonic"), "is what several labels can have"),
         ((*TARGETS, "--set", "training.folds=20"), "fewer than the 20 folds"),
     ],
 )

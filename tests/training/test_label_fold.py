@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from medmllm.config import TrainConfig, load_config
 from medmllm.evaluation.calibration import fit_temperature
 from medmllm.evaluation.discrimination import choose_threshold
 from medmllm.records import UNKNOWN
@@ -24,7 +25,7 @@ def test_each_label_has_the_temperature_and_threshold_of_its_own_known_studies()
 
 
 def test_logits_are_divided_and_decided_on_label_by_label() -> None:
-    decided = decide_on_tuning(LOGITS, TRUTH, coverage=0.9)
+    decided = decide_on_tuning(LOGITS, TRUTH, load_config(TrainConfig, "train").evaluation)
     assert decided.conformal_thresholds is None
     assert decided.labels is not None
     one, two = decided.labels
