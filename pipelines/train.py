@@ -116,7 +116,7 @@ def run(
     provenance = stamp(
         f"medmllm train --studies STUDIES --labels LABELS {asked} --out RUN",
         seed=config.training.seed,
-        inputs={"labels": file_digest(source), "split": plan.digest} | weights_input(config.model),
+        inputs={"labels": file_digest(source), "split": plan.digest} | weights_input(config),
     )
     with parent_run(config.tracking, folder=out, name=task.target, save_model=save_mlflow_model) as tracked:
         named = {"target": task.target, "split_digest": plan.digest}
