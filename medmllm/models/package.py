@@ -31,6 +31,7 @@ from medmllm.models.note_windows import Windows
 from medmllm.models.table_encoder import TableEncoder
 from medmllm.models.text_encoder import (
     TextEncoder,
+    before_words,
     from_config,
     load_pretrained,
     longest_window,
@@ -82,6 +83,7 @@ def build_network(
     codes: TableCodes | None = None,
     *,
     ordered: bool = False,
+    labels: bool = False,
 ) -> StudyClassifier:
     """Return a classifier for a contract; all but `text_network` has fresh weights.
 
@@ -92,6 +94,7 @@ def build_network(
         text_network: The Hugging Face encoder; None when the contract reads no text.
         codes: Of the fold; None when the contract reads no table.
         ordered: The classes stand in an order, lowest first.
+        labels: The classes are labels side by side, with a logit each.
 
     Raises:
         ConfigError: An unknown part, or a grid too small for the network.
@@ -106,7 +109,7 @@ def build_network(
         if text_network is None
         else TextEncoder(text_network, batch_norm=settings.text_batch_norm, windows=windows),
         table_encoder=None if codes is None else TableEncoder(settings, codes),
-        outputs=output_count(classes),
+        outputs=len(classes) if labels else output_count(classes),
         ordered=ordered,
     )
 
@@ -120,11 +123,13 @@ def new_text_network(text: TextSettings, settings: ModelSettings, tokenizer: Pre
     if text.encoder == TINY:
         return from_config(tiny_config(len(tokenizer), settings, text))
     network = load_pretrained(text.encoder, local_files_only=text.local_files_only)
-    longest = longest_window(network)
-    if longest is not None and min(text.max_tokens, text.window) > longest:
+    longest, before = longest_window(network), before_words(settings)
+    if longest is not None and before + min(text.max_tokens, text.window) > longest:
+        also = f", {before} of them before the words (fusion = {settings.fusion!r})" if before else ""
         raise ConfigError(
-            f"[text] window = {text.window}: {text.encoder!r} takes at most {longest} tokens at a time. Set window to "
-            f"{longest} or less: of longer notes, up to max_tokens = {text.max_tokens} are read in such windows."
+            f"[text] window = {text.window}: {text.encoder!r} takes at most {longest} tokens at a time{also}. Set "
+            f"window to {longest - before} or less: of longer notes, up to max_tokens = {text.max_tokens} are read in "
+            "such windows."
         )
     config: PretrainedConfig = network.config
     known = config.vocab_size
@@ -241,8 +246,16 @@ def _load_fold(folder: Path, card: ModelCard, fold: FoldModel, device: torch.dev
         tokenizer = load_tokenizer(home, local_files_only=True)
         text_network = from_config(read_config(home))
     codes = None if card.contract.table is None else TableCodes.read(folder / codes_name(fold.fold))
-    ordered = card.task.kind == "ordinal"
-    network = build_network(card.contract, card.model, card.task.classes, text_network, codes, ordered=ordered)
+    kind = card.task.kind
+    network = build_network(
+        card.contract,
+        card.model,
+        card.task.classes,
+        text_network,
+        codes,
+        ordered=kind == "ordinal",
+        labels=kind == "multilabel",
+    )
     try:
         network.load_state_dict(_read_tensors(folder / fold.weights))
     except RuntimeError as error:
