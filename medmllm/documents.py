@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -250,9 +251,11 @@ class Task(Document):
     """What is predicted."""
 
     target: str = Field(description="column or expression, e.g. spiculation>=3")
-    kind: Literal["binary", "multiclass", "ordinal"]
+    kind: Literal["binary", "multiclass", "ordinal", "multilabel"]
     classes: tuple[str, ...] = Field(
-        min_length=2, description="binary: negative first, positive second; ordinal: lowest first"
+        min_length=2,
+        description="binary: negative first, positive second; ordinal: lowest first; multilabel: the labels, which do "
+        "not exclude each other",
     )
 
     @classmethod
@@ -260,6 +263,11 @@ class Task(Document):
         """Return the task of telling these classes apart, or of grading by them where they are ordered."""
         kind: Literal["binary", "multiclass", "ordinal"] = "binary" if len(classes) == 2 else "multiclass"
         return cls(target=target, kind="ordinal" if ordered else kind, classes=classes)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels side by side; empty where there is one target."""
+        return self.classes if self.kind == "multilabel" else ()
 
 
 class ModelSettings(Document):
@@ -306,6 +314,31 @@ class ModelSettings(Document):
     )
 
 
+class LabelDecision(Document):
+    """What one fold's tuning part decides for one of several labels."""
+
+    temperature: PositiveFloat = Field(description="the label's logit is divided by this")
+    threshold: Probability = Field(description="operating point (Youden's J)")
+
+
+class IsotonicMap(Document):
+    """A rising curve from probability to calibrated probability: straight between its knots, flat outside them."""
+
+    given: tuple[Probability, ...] = Field(min_length=1, description="strictly rising")
+    calibrated: tuple[Probability, ...] = Field(description="one per `given`, never falling")
+
+    @field_validator("calibrated")
+    @classmethod
+    def _rises_with_given(cls, calibrated: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        given = info.data.get("given", calibrated)  # absent when it is itself wrong
+        if len(calibrated) != len(given):
+            raise ValueError(f"{len(given)} knots want as many values")
+        falls = any(high < low for low, high in pairwise(calibrated))
+        if falls or any(high <= low for low, high in pairwise(given)):
+            raise ValueError("the knots of a curve rise")
+        return calibrated
+
+
 class FoldModel(Document):
     """One fold's model within the package."""
 
@@ -313,6 +346,11 @@ class FoldModel(Document):
     weights: str = Field(description="file name of the safetensors")
     weights_sha256: Sha256
     temperature: PositiveFloat = Field(description="logits are divided by this; fitted on the fold's tuning part")
+    isotonic: tuple[IsotonicMap, ...] | None = Field(
+        default=None,
+        description="then followed by the probability of the positive class, or of each class, which are scaled to sum "
+        "to 1; null: temperature alone",
+    )
     best_epoch: PositiveInt
     threshold: Probability = Field(
         description="operating point (Youden's J) on the fold's tuning part; 0.5 when not binary"
@@ -321,6 +359,13 @@ class FoldModel(Document):
         default=None,
         description="per class, largest 1 - probability at which it stays in the set; from the fold's tuning part",
     )
+    labels: tuple[LabelDecision, ...] | None = Field(
+        default=None, description="multilabel: temperature and threshold of each label, in place of the fold's own"
+    )
+
+    def temperature_of(self, output: int) -> float:
+        """Return what the logit of an output is divided by."""
+        return self.temperature if self.labels is None else self.labels[output].temperature
 
 
 class ModelCard(Document):
@@ -336,6 +381,9 @@ class ModelCard(Document):
     folds: tuple[FoldModel, ...] = Field(min_length=1)
     files: dict[str, Sha256] = Field(description="every other file of the package -> sha256")
     operating_point: Probability = Field(description="mean of the folds' thresholds")
+    operating_points: dict[str, Probability] | None = Field(
+        default=None, description="multilabel: mean of the folds' thresholds of each label"
+    )
     calibration: str = Field(description="how probabilities were calibrated, in words")
     conformal_coverage: Probability | None = Field(
         default=None,

@@ -1,8 +1,9 @@
-"""What a training's image encoders start from: random values, or a file of pretrained weights.
+"""What a training's encoders start from: random values, or files of pretrained weights.
 
-    [model] image_weights -> tried before a study is read -> each fold's network; RUN/image_weights.json
+    [model] image_weights, [text] encoder -> tried before a study is read
+    image_weights -> each fold's network; RUN/image_weights.json
 
-Only training reads the file: a model package holds all weights itself.
+Only training reads these files: a model package holds all weights itself.
 """
 
 import logging
@@ -14,7 +15,9 @@ from medmllm.models.classifier import StudyClassifier
 from medmllm.models.fine_tuning import check_extra
 from medmllm.models.image_encoder import ImageEncoder, check_encoder, check_grid
 from medmllm.models.image_weights import WeightsReport, load_image_weights
-from medmllm.provenance import file_digest, stamp
+from medmllm.models.package import new_text_network
+from medmllm.preprocessing.text import TINY, load_tokenizer
+from medmllm.provenance import file_digest, stamp, text_digest
 from medmllm.result_documents import ImageWeightsDocument, MismatchDocument
 from medmllm.training.machine import Machine
 
@@ -24,11 +27,12 @@ logger = logging.getLogger(__name__)
 
 
 def check_start(config: TrainConfig) -> None:
-    """Refuse a device, network or file of weights that cannot be used, or an absent extra, before a study is read.
+    """Refuse a device, network or weights that cannot be used, or an absent extra, before a study is read.
 
     Raises:
         ConfigError: No such device or network, or not of this width; a grid too small for it; the file cannot be read,
-            or nothing of it fits; LoRA without peft.
+            or nothing of it fits; LoRA without peft; no text encoder where it should be, or one that cannot take the
+            notes' windows.
     """
     Machine.of(config.training.device)
     check_extra(config.text)
@@ -37,11 +41,24 @@ def check_start(config: TrainConfig) -> None:
         check_grid(config.model, config.image.size)
     if config.model.image_weights:
         _try(config.model, len(config.image.channels))
+    if config.text.encoder != TINY and {"text", "fused"} & set(config.training.arms):
+        tokenizer = load_tokenizer(config.text.encoder, local_files_only=config.text.local_files_only)
+        new_text_network(config.text, config.model, tokenizer)
 
 
-def weights_input(settings: ModelSettings) -> dict[str, str]:
-    """Return the file's role and sha256 for the provenance; nothing for a random start."""
-    return {"image_weights": file_digest(Path(settings.image_weights))} if settings.image_weights else {}
+def weights_input(config: TrainConfig) -> dict[str, str]:
+    """Return role and sha256 of the weights that training starts from, for the provenance.
+
+    A random start has none, and of a text encoder by hub name only the name is known, which the settings hold.
+    """
+    found = {}
+    if config.model.image_weights:
+        found["image_weights"] = file_digest(Path(config.model.image_weights))
+    folder = Path(config.text.encoder)
+    if config.text.encoder != TINY and folder.is_dir():
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        found["text_encoder"] = text_digest([f"{path.name} {file_digest(path)}" for path in files])
+    return found
 
 
 def start_from_weights(network: StudyClassifier, settings: ModelSettings) -> None:
@@ -61,11 +78,12 @@ def report_weights(config: TrainConfig, contract: PreprocessingContract, out: Pa
     (out / REPORT).unlink(missing_ok=True)  # of a run that is overwritten
     if not config.model.image_weights or contract.image is None:
         return
-    found, digest = _try(config.model, len(contract.image.channels)), weights_input(config.model)
+    found = _try(config.model, len(contract.image.channels))
+    digest = file_digest(Path(config.model.image_weights))
     logger.info(found.line)
     document = ImageWeightsDocument(
         file=Path(config.model.image_weights).name,
-        sha256=digest["image_weights"],
+        sha256=digest,
         image_encoder=config.model.image_encoder,
         loaded=found.loaded,
         adapted=found.adapted,
@@ -74,7 +92,7 @@ def report_weights(config: TrainConfig, contract: PreprocessingContract, out: Pa
         mismatched=tuple(
             MismatchDocument(name=m.name, in_file=m.in_file, in_network=m.in_network) for m in found.mismatched
         ),
-        provenance=stamp("medmllm train", seed=config.training.seed, inputs=digest),
+        provenance=stamp("medmllm train", seed=config.training.seed, inputs={"image_weights": digest}),
     )
     document.write(out / REPORT)
 
