@@ -15,7 +15,7 @@ from medmllm.preprocessing.image import prepare_image
 from medmllm.preprocessing.stored_image import load_image
 from medmllm.preprocessing.table import code_values
 from medmllm.preprocessing.text import has_words, tokenize_note
-from medmllm.records import MODALITIES, Batch, Note, Sample, StoredImage, Study, Values, Volume
+from medmllm.records import MODALITIES, Batch, Note, Sample, StoredImage, Study, Target, Values, Volume
 from medmllm.table_documents import TableCodes
 
 
@@ -28,7 +28,7 @@ def prepare_sample(
     *,
     values: Values | None = None,
     codes: TableCodes | None = None,
-    target: int | None = None,
+    target: Target | None = None,
     prepared: tuple[StoredImage, tuple[bool, ...]] | None = None,
 ) -> Sample:
     """Return what one study gives the model.
@@ -41,7 +41,7 @@ def prepare_sample(
         tokenizer: None leaves the note out for now (cross-validation learns one per fold).
         values: Of the columns that the contract reads; None when the study has none.
         codes: None leaves the table out for now, as the tokenizer does the note.
-        target: Class index, when known.
+        target: Class index or labels, when known.
         prepared: The image and its real channels, when `prepare_image` made them before; no volumes are looked at then.
 
     Raises:

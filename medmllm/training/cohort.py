@@ -24,7 +24,18 @@ from medmllm.preprocessing.sample import prepare_sample
 from medmllm.preprocessing.selection import choose_series
 from medmllm.quality.duplicates import NoteRegister
 from medmllm.quality.gate import Findings, inspect_study, judge, refusal_of
-from medmllm.records import Note, QualityFinding, Refusal, Sample, SeriesReference, Stage, Study, Values, Volume
+from medmllm.records import (
+    Note,
+    QualityFinding,
+    Refusal,
+    Sample,
+    SeriesReference,
+    Stage,
+    Study,
+    Target,
+    Values,
+    Volume,
+)
 from medmllm.training.image_cache import ImageCache, KeptImage
 
 CONTRACT_VERSION = 1
@@ -92,8 +103,13 @@ class Cohort:
 
     @property
     def targets(self) -> list[int]:
-        """Class index of each member."""
-        return [member.sample.target for member in self.members if member.sample.target is not None]
+        """Class index of each member; empty where there are several labels instead."""
+        return [member.sample.target for member in self.members if isinstance(member.sample.target, int)]
+
+    @property
+    def labels(self) -> list[tuple[int, ...]]:
+        """Labels of each member: 1, 0 or UNKNOWN; empty where there is one target."""
+        return [member.sample.target for member in self.members if isinstance(member.sample.target, tuple)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,7 +197,7 @@ def draft_contract(
 
 def read_cohort(
     studies: Sequence[Study],
-    targets: Mapping[str, int],
+    targets: Mapping[str, Target],
     contract: PreprocessingContract,
     *,
     policy: QualityPolicy,
@@ -193,7 +209,7 @@ def read_cohort(
 
     Args:
         studies: Those of the index; ones without a target are passed over.
-        targets: study_key -> class index.
+        targets: study_key -> class index, or labels.
         contract: As of `draft_contract`.
         policy: What the quality gate lets pass.
         workers: Studies read at the same time.
@@ -227,7 +243,7 @@ def read_cohort(
 
 
 def _look(
-    study: Study, target: int, contract: PreprocessingContract, policy: QualityPolicy, cache: ImageCache | None
+    study: Study, target: Target, contract: PreprocessingContract, policy: QualityPolicy, cache: ImageCache | None
 ) -> _Looked:
     """Read, inspect and prepare one study."""
     findings: Findings = ()
