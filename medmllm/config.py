@@ -23,6 +23,7 @@ from medmllm.documents import (
     ImageSettings,
     ModelSettings,
     Probability,
+    RecordingSettings,
     TextEncoderSettings,
     Triple,
     first_fault,
@@ -135,6 +136,7 @@ class TrainConfig(Document):
     )
     image: ImageSettings
     text: TextEncoderSettings
+    recording: RecordingSettings
     table: TableSettings
     quality: QualityPolicy
     model: ModelSettings

@@ -206,6 +206,28 @@ class ChannelAcceptance(Document):
     intensity: AcceptedRange = Field(description="range that the volume's 1st and 99th percentiles must lie in")
 
 
+class RecordingSettings(Document):
+    """How a recording becomes a log-mel spectrogram."""
+
+    enabled: bool = Field(description="read the recordings of the studies")
+    sample_rate_hz: PositiveInt = Field(description="resampled to this; a recording with a lower rate is refused")
+    duration_s: PositiveFloat = Field(description="read from the start of each recording; what lies beyond is cut")
+    mels: PositiveInt = Field(description="bands from 0 to half the sample rate, evenly spaced on the mel scale")
+    window_s: PositiveFloat = Field(description="length of the Hann window")
+    hop_s: PositiveFloat = Field(description="from one window to the next")
+    required: bool = Field(description="refuse a study without a recording; else it is masked")
+
+    @field_validator("hop_s")
+    @classmethod
+    def _leaves_nothing_out(cls, hop_s: float, info: ValidationInfo) -> float:
+        window_s = info.data.get("window_s", hop_s)  # absent when it is itself wrong
+        if hop_s > window_s:
+            raise ValueError(f"a longer step than the window, {window_s:g} s, leaves sound out")
+        if round(hop_s * info.data.get("sample_rate_hz", 1 / hop_s)) < 1:
+            raise ValueError("a shorter step than from one sample to the next")
+        return hop_s
+
+
 class Column(Document):
     """One column of the label table that the model reads."""
 
@@ -230,7 +252,10 @@ class PreprocessingContract(Document):
     image: ImageSettings | None = Field(description="None: the model reads no image")
     accepted: dict[str, ChannelAcceptance] = Field(description="by channel name")
     text: TextSettings | None = Field(description="None: the model reads no note")
-    # Left out where absent, so that models which read no table keep their fingerprint.
+    # Left out where absent, so that models which read neither keep their fingerprint.
+    recording: RecordingSettings | None = Field(
+        default=None, exclude_if=lambda recording: recording is None, description="absent: the model reads no sound"
+    )
     table: TableContract | None = Field(
         default=None, exclude_if=lambda table: table is None, description="absent: the model reads no table"
     )
@@ -289,6 +314,9 @@ class ModelSettings(Document):
         description="chance that a modality is hidden from a fused model, a cell of the table from any, while training",
     )
     tiny_width: PositiveInt = Field(description="hidden size of the 'tiny' text encoder")
+    audio_width: PositiveInt = Field(
+        description="channels of the audio encoder's first stage; it has 4 times as many features"
+    )
     table_width: PositiveInt = Field(description="features of the table encoder")
     text_batch_norm: bool = Field(
         description="standardise the notes' features over the batch, as image features are: notes that share most of "
@@ -319,7 +347,7 @@ class ModelCard(Document):
     format: Literal["medmllm-model"] = "medmllm-model"
     format_version: Literal[1] = 1
     task: Task
-    arm: Literal["fused", "image", "text", "table"]
+    arm: Literal["fused", "image", "text", "recording", "table"]
     contract: PreprocessingContract
     contract_fingerprint: Sha256
     model: ModelSettings

@@ -18,7 +18,7 @@ from pydantic import (
 
 from medmllm.documents import Document
 
-Arm = Literal["image", "text", "table", "fused"]
+Arm = Literal["image", "text", "recording", "table", "fused"]
 OnLeakage = Literal["refuse", "warn"]
 ClassWeights = Annotated[
     Annotated[Literal["none", "balanced", "effective_number"], Tag("by_name")]

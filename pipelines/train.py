@@ -100,7 +100,8 @@ def run(
     given = look_ahead(index.studies, found.by_study, config.training, splits)
     task = Task.of(parsed.expression, found.classes, ordered=config.task.ordered)
     labelled = [study for study in index.studies if study.study_key in found.by_study]
-    draft = draft_contract(config.image, config.text.reading, settle_columns(labelled, config.table))
+    sound = config.recording if config.recording.enabled else None
+    draft = draft_contract(config.image, config.text.reading, sound, settle_columns(labelled, config.table))
     with progress_bar("Preparing studies", len(found.by_study)) as more:
         cohort = read_cohort(index.studies, found.by_study, draft, policy=config.quality, workers=cores, advance=more)
     ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]

@@ -14,6 +14,7 @@ from medmllm.models.classifier import StudyClassifier
 from medmllm.models.fine_tuning import check_extra
 from medmllm.models.image_encoder import ImageEncoder
 from medmllm.models.image_weights import WeightsReport, load_image_weights
+from medmllm.preprocessing.audio import mel_bank
 from medmllm.provenance import file_digest, stamp
 from medmllm.result_documents import ImageWeightsDocument, MismatchDocument
 from medmllm.training.machine import Machine
@@ -30,6 +31,8 @@ def check_start(config: TrainConfig) -> None:
         ConfigError: No such device; the file cannot be read, or nothing of it fits; LoRA without peft.
     """
     Machine.of(config.training.device)
+    if config.recording.enabled:
+        mel_bank(config.recording)
     check_extra(config.text)
     if config.model.image_weights:
         _try(config.model, len(config.image.channels))
