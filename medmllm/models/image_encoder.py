@@ -160,12 +160,16 @@ class ImageEncoder(nn.Module):
         self.pool = MeanAndMax()
         self.width = 2 * self.map_channels
         self.token_width = self.map_channels + 3
-        self.missing_channel = nn.Parameter(torch.zeros(channels))
+        # The one channel of an image is there, or there is no image: then nothing stands in for it, and no gradient is
+        # computed towards the voxels, which through the first convolution costs more than all of a small network.
+        self.missing_channel = nn.Parameter(torch.zeros(channels)) if channels > 1 else None
 
     def feature_map(self, image: Tensor, channel_present: Tensor) -> Tensor:
         """Return the network's last feature map, (batch, map_channels, x', y', z'), for (batch, channels, x, y, z)."""
-        here = channel_present[:, :, None, None, None]
-        filled = torch.where(here, image, self.missing_channel[None, :, None, None, None].to(image.dtype))
+        filled = image
+        if self.missing_channel is not None:
+            stand_in = self.missing_channel[None, :, None, None, None].to(image.dtype)
+            filled = torch.where(channel_present[:, :, None, None, None], image, stand_in)
         # On the CPU, gradients of bfloat16 3D convolutions are wrong, often NaN, where a feature map is 2 or 3 voxels
         # wide (oneDNN in torch 2.13; pytorch issue 169688 is the like of it): there it stays in single precision.
         with torch.autocast("cpu", enabled=False) if image.device.type == "cpu" else nullcontext():

@@ -117,10 +117,20 @@ def test_the_value_of_a_missing_channel_is_learnt() -> None:
     image, present = images()
     present[1, 0] = False
     encoder(image, present).square().sum().backward()
+    assert encoder.missing_channel is not None
     gradient = encoder.missing_channel.grad
     assert gradient is not None
     assert gradient[0] != 0
     assert gradient[1] == 0  # the second channel is always there
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_gradients_are_taken_towards_the_voxels_only_where_a_channel_can_be_missing(channels: int) -> None:
+    encoder, asked = ImageEncoder(settings(), channels), []
+    first = next(module for module in encoder.modules() if isinstance(module, torch.nn.Conv3d))
+    first.register_forward_pre_hook(lambda module, given: asked.append(given[0].requires_grad))
+    encoder(torch.randn(2, channels, 9, 8, 10), torch.ones(2, channels, dtype=torch.bool))
+    assert asked == [channels > 1]
 
 
 @pytest.mark.parametrize("name", IMAGE_ENCODERS)
