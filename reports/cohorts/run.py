@@ -1,0 +1,164 @@
+"""Train on the cohorts with `medmllm train`, as a user would, and collect what came out beside the baselines.
+
+    DATA -> (prepare) -> medmllm train per task and seed -> OUT/runs -> results.json beside this file
+
+    python reports/cohorts/run.py DATA OUT --text-encoder FOLDER [--only TASK ...] [--seeds 20 21 22]
+
+results.json holds figures of whole cohorts only. A task that is not run now keeps what stands there.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prepare import lay_out_stacks, mask_sex
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results.json"
+SHOWN = ("estimate", "low", "high")
+PREPARED = {
+    "nodule_stacks": (lay_out_stacks, "ct_lidc_nodules/nodule_stacks_64.npz"),
+    "lgg_without_sex": (mask_sex, "brain_mr_lgg"),
+}
+"""Folder under OUT/data -> what makes it, from what of DATA."""
+
+
+@dataclass(frozen=True, slots=True)
+class CohortTask:
+    """One question to one cohort; its settings are NAME.toml."""
+
+    name: str
+    cohort: str  # folder of DATA, or one of PREPARED
+    target: str
+    baseline: Mapping[str, float]  # arm -> AUROC of 5-fold logistic regressions, stated with the cohorts, +-0.05
+    pretrained: bool = False  # reads notes with the pretrained text encoder
+
+
+TASKS = (
+    CohortTask(
+        "lidc_spiculation",
+        "ct_lidc_nodules",
+        "spiculation>=3",
+        {"image": 0.80, "text": 0.83, "fused": 0.89},
+        pretrained=True,
+    ),
+    CohortTask("lidc_malignancy", "ct_lidc_nodules", "malignancy>=4", {"image": 0.85}, pretrained=True),
+    CohortTask(
+        "medpix_region",
+        "ct_mr_medpix",
+        "region",
+        {"image": 0.79, "text": 0.85, "fused": 0.89},
+        pretrained=True,
+    ),
+    CohortTask("nodule_stacks", "nodule_stacks", "malignant>=1", {"image": 0.89}),
+    CohortTask("lgg_sex", "lgg_without_sex", "sex", {"image": 0.73}),
+    CohortTask("lgg_death", "brain_mr_lgg", "death>=1", {"text": 0.74}),
+)
+
+
+def cohort_folder(task: CohortTask, data: Path, out: Path) -> Path:
+    """Return where a task's studies and labels lie, made now where they do not come as they are needed."""
+    if task.cohort not in PREPARED:
+        return data / task.cohort
+    folder = out / "data" / task.cohort
+    if not (folder / "labels.csv").is_file():  # written last
+        shutil.rmtree(folder, ignore_errors=True)
+        make, source = PREPARED[task.cohort]
+        make(data / source, folder)
+    return folder
+
+
+def train(task: CohortTask, cohort: Path, run: Path, *, seed: int, encoder: Path | None) -> str:
+    """Run `medmllm train`, and return its command with the places left out."""
+    fixed = ["--target", task.target, "--config", f"reports/cohorts/{task.name}.toml"]
+    fixed += ["--set", f"training.seed={seed}"]
+    places = ["--studies", str(cohort / "studies"), "--labels", str(cohort / "labels.csv"), "--out", str(run)]
+    shown = ["--studies", "STUDIES", "--labels", "LABELS", "--out", "RUN"]
+    if task.pretrained:
+        if encoder is None:
+            raise SystemExit(f"{task.name} reads notes with a pretrained encoder: give --text-encoder FOLDER")
+        places += ["--set", f"text.encoder={encoder.resolve()}"]
+        shown += ["--set", "text.encoder=FOLDER"]
+    command = ["medmllm", "train", *fixed, *places, "--overwrite"]
+    program = str(Path(sys.executable).with_name("medmllm"))
+    subprocess.run([program, *command[1:]], check=True, cwd=HERE.parents[1])
+    return shlex.join(["medmllm", "train", *shown, *fixed])
+
+
+def collect(task: CohortTask, run: Path, command: str) -> dict[str, object]:
+    """Return what results.json holds of one run."""
+    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    return {
+        "command": command,
+        "target": evaluation["task"]["target"],
+        "studies": evaluation["n"],
+        "patients": evaluation["patients"],
+        "excluded": evaluation["excluded"],
+        "class_counts": evaluation["class_counts"],
+        "baseline_auroc": task.baseline,
+        "arms": {
+            arm["arm"]: {m["name"]: {key: m[key] for key in SHOWN} for m in arm["metrics"]}
+            for arm in evaluation["arms"]
+        },
+        "fused_minus": {d["group"]: {key: d[key] for key in SHOWN} for d in evaluation["differences"]},
+        "split_digest": evaluation["split_digest"],
+        "remarks": evaluation["remarks"],
+        "provenance": evaluation["provenance"],
+    }
+
+
+def auroc_by_seed(runs: Mapping[int, Path]) -> dict[str, dict[str, float]]:
+    """Return arm -> seed -> AUROC out of fold, and their mean: how much hangs on the draw of the folds."""
+    found: dict[str, dict[str, float]] = {}
+    for seed, run in runs.items():
+        for arm in json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["arms"]:
+            (auroc,) = (metric["estimate"] for metric in arm["metrics"] if metric["name"] == "auroc")
+            found.setdefault(arm["arm"], {})[str(seed)] = auroc
+    return {arm: own | {"mean": sum(own.values()) / len(own)} for arm, own in found.items()}
+
+
+def run_task(
+    task: CohortTask, data: Path, out: Path, *, seeds: Sequence[int], encoder: Path | None
+) -> dict[str, object]:
+    """Train a task with each seed, and return what results.json holds of it; the first seed's run is the result."""
+    cohort = cohort_folder(task, data, out)
+    runs = {seed: out / "runs" / f"{task.name}_{seed}" for seed in seeds}
+    commands = [train(task, cohort, run, seed=seed, encoder=encoder) for seed, run in runs.items()]
+    return collect(task, runs[seeds[0]], commands[0]) | {"auroc_by_seed": auroc_by_seed(runs)}
+
+
+def write_results(found: Mapping[str, object]) -> None:
+    """Lay what was found over what stands in results.json."""
+    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    known |= found
+    ordered = {own.name: known[own.name] for own in TASKS if own.name in known}
+    RESULTS.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Read the command line and run what it asks for."""
+    parser = argparse.ArgumentParser(description="Train on the cohorts and write results.json.")
+    parser.add_argument("data", type=Path, help="folder of the cohorts")
+    parser.add_argument("out", type=Path, help="folder for prepared studies and runs; outside the repository")
+    parser.add_argument("--text-encoder", type=Path, help="folder of the pretrained text encoder")
+    parser.add_argument("--only", nargs="+", choices=[task.name for task in TASKS], metavar="TASK")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[20], metavar="SEED")
+    asked = parser.parse_args()
+    if asked.out.resolve().is_relative_to(HERE.parents[1]):
+        raise SystemExit("OUT lies in the repository: the cohorts cannot be shared, choose a folder outside")
+    tasks = [task for task in TASKS if asked.only is None or task.name in asked.only]
+    found = {
+        task.name: run_task(task, asked.data, asked.out, seeds=asked.seeds, encoder=asked.text_encoder)
+        for task in tasks
+    }
+    write_results(found)  # last: a file changed in between would stand in the provenance of the runs behind it
+
+
+if __name__ == "__main__":
+    main()
