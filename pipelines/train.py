@@ -7,6 +7,7 @@ MLflow
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 
 from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import check_writable, write_table
-from medmllm.documents import Task
+from medmllm.documents import PreprocessingContract, Task
 from medmllm.ingest.ordering import order_classes
 from medmllm.ingest.study_folder import folder_of
 from medmllm.ingest.table_inputs import check_inputs, settle_columns
@@ -25,6 +26,7 @@ from medmllm.pipelines.progress import progress_bar
 from medmllm.pipelines.training_output import write_run
 from medmllm.provenance import file_digest, stamp
 from medmllm.quality.gate import log_warnings
+from medmllm.records import Study
 from medmllm.result_documents import EvaluationDocument
 from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.table_rows import LedgerRow, QualityRow
@@ -99,9 +101,7 @@ def run(
     check_weights(config.training, len(found.classes))
     given = look_ahead(index.studies, found.by_study, config.training, splits)
     task = Task.of(parsed.expression, found.classes, ordered=config.task.ordered)
-    labelled = [study for study in index.studies if study.study_key in found.by_study]
-    sound = config.recording if config.recording.enabled else None
-    draft = draft_contract(config.image, config.text.reading, sound, settle_columns(labelled, config.table))
+    draft = _draft([study for study in index.studies if study.study_key in found.by_study], config)
     with progress_bar("Preparing studies", len(found.by_study)) as more:
         cohort = read_cohort(index.studies, found.by_study, draft, policy=config.quality, workers=cores, advance=more)
     ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]
@@ -129,3 +129,9 @@ def run(
         evaluation = write_run(trained, out, said)
         track_result(tracked, evaluation, out, register_as=config.tracking.register_as)
     return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out))
+
+
+def _draft(labelled: Sequence[Study], config: TrainConfig) -> PreprocessingContract:
+    """Return the contract that the studies are read under."""
+    sound = config.recording if config.recording.enabled else None
+    return draft_contract(config.image, config.text.reading, sound, settle_columns(labelled, config.table))
