@@ -12,7 +12,7 @@ from medmllm.config import TrainConfig
 from medmllm.documents import ModelSettings, PreprocessingContract
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.fine_tuning import check_extra
-from medmllm.models.image_encoder import ImageEncoder
+from medmllm.models.image_encoder import ImageEncoder, check_encoder, check_grid
 from medmllm.models.image_weights import WeightsReport, load_image_weights
 from medmllm.preprocessing.audio import mel_bank
 from medmllm.provenance import file_digest, stamp
@@ -25,15 +25,19 @@ logger = logging.getLogger(__name__)
 
 
 def check_start(config: TrainConfig) -> None:
-    """Refuse a device or a file of weights that cannot be used, or an extra that is absent, before a study is read.
+    """Refuse a device, network or file of weights that cannot be used, or an absent extra, before a study is read.
 
     Raises:
-        ConfigError: No such device; the file cannot be read, or nothing of it fits; LoRA without peft.
+        ConfigError: No such device or network, or not of this width; a grid too small for it; the file cannot be read,
+            or nothing of it fits; LoRA without peft.
     """
     Machine.of(config.training.device)
     if config.recording.enabled:
         mel_bank(config.recording)
     check_extra(config.text)
+    if {"image", "fused"} & set(config.training.arms):
+        check_encoder(config.model)
+        check_grid(config.model, config.image.size)
     if config.model.image_weights:
         _try(config.model, len(config.image.channels))
 

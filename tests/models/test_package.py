@@ -114,6 +114,20 @@ def test_a_package_gives_back_the_same_logits_to_the_last_bit(
         assert torch.equal(package.background, BACKGROUND)
 
 
+@pytest.mark.parametrize(("encoder", "width"), [("efficientnet_b0", 8), ("swin_unetr", 12)])
+def test_every_kind_of_image_encoder_comes_back_from_its_package(tmp_path: Path, encoder: str, width: int) -> None:
+    parts: dict[str, object] = {"image_encoder": encoder, "image_width": width}
+    member, batch = a_member("image", **parts), a_batch(contract_of("image"))
+    member.network(batch)  # moves running means
+    for fold in (0, 1):
+        write_weights(tmp_path, fold, member)
+    write_background(tmp_path, BACKGROUND)
+    write_card(tmp_path, "image", model=PARTS.model_copy(update=parts))
+    loaded = load_package(tmp_path).folds[0].network
+    with torch.no_grad():
+        assert torch.equal(loaded(batch), member.network.eval()(batch))
+
+
 def test_a_package_gives_back_the_same_tokenizer(tmp_path: Path) -> None:
     write_package(tmp_path)
     note = "Marked COUGH, no nodüle 8x7."

@@ -9,11 +9,13 @@ from safetensors.torch import load_file, save_file
 
 from medmllm.config import TrainConfig, load_config
 from medmllm.documents import ModelCard
+from medmllm.errors import ConfigError
 from medmllm.models.image_encoder import ImageEncoder
 from medmllm.provenance import file_digest
 from medmllm.result_documents import ImageWeightsDocument
 from medmllm.training.cohort import Cohort
 from medmllm.training.resuming import origin_of
+from medmllm.training.starting_weights import check_start
 from tests.factories import write_nifti_cohort
 from tests.models.small import PARTS
 from tests.pipelines.runs import UNTRACKED, score, site_key, train
@@ -25,6 +27,20 @@ def write_start(file: Path, *, seed: int = 4) -> dict[str, torch.Tensor]:
     state = ImageEncoder(PARTS, 1).network.state_dict()
     save_file(state, file)
     return state
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [(("model.image_encoder=swin_unetr",), "image_width = 32: swin_unetr wants a multiple of 12"),
+     (("model.image_encoder=densenet121", "image.size=[20, 40, 40]"), "too small for densenet121"),
+     (("model.image_encoder=vit",), "'vit' is none of")],
+)  # fmt: skip
+def test_a_network_that_cannot_be_built_is_refused_before_a_study_is_read(
+    overrides: tuple[str, ...], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check_start(load_config(TrainConfig, "train", overrides=overrides))
+    check_start(load_config(TrainConfig, "train", overrides=(*overrides, 'training.arms=["text"]')))
 
 
 def test_folds_start_from_the_file_the_run_reports_it_and_scores_without_it(tmp_path: Path) -> None:
