@@ -311,7 +311,7 @@ class ModelSettings(Document):
         description="file of pretrained weights that training starts from, .safetensors, .pth or .pt; empty: random. "
         "Scoring never reads it"
     )
-    fusion: str = Field(description="concat, gated, low_rank or cross_attention")
+    fusion: str = Field(description="concat, gated, low_rank, cross_attention or bert_prefix")
     fusion_width: PositiveInt = Field(description="hidden units of the fused classifier")
     dropout: float = Field(
         ge=0,

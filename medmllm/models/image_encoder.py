@@ -19,6 +19,7 @@ from medmllm.errors import ConfigError
 from medmllm.models.batch_norm import LoneValueNorm
 from medmllm.models.efficientnet import EfficientNetMap
 from medmllm.models.pooling import make_steady
+from medmllm.models.prefix import octants
 from medmllm.models.swin import SwinMap
 
 
@@ -206,6 +207,10 @@ class ImageEncoder(nn.Module):
         axes = [torch.linspace(-1, 1, n, device=found.device) if n > 1 else found.new_zeros(1) for n in found.shape[2:]]
         places = torch.stack(torch.meshgrid(*axes, indexing="ij")).to(found.dtype).expand(len(found), -1, -1, -1, -1)
         return torch.cat([found, places], dim=1).flatten(2).transpose(1, 2)
+
+    def octants(self, image: Tensor, channel_present: Tensor) -> Tensor:
+        """Return mean and maximum over each octant of the feature map, shape (batch, 8, width)."""
+        return torch.stack([self.pool(part) for part in octants(self.feature_map(image, channel_present))], dim=1)
 
     def forward(self, image: Tensor, channel_present: Tensor) -> Tensor:
         """Return features, shape (batch, width), for image (batch, channels, x, y, z)."""

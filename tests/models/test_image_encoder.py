@@ -204,6 +204,17 @@ def test_tokens_are_the_places_of_the_feature_map_with_their_coordinates() -> No
     assert tokens[1, place, -3:].tolist() == [1.0, -1.0, -0.5]
 
 
+def test_octants_are_mean_and_maximum_of_the_maps_corners() -> None:
+    encoder = ImageEncoder(settings(), 1).eval()
+    image, present = torch.randn(2, 1, 24, 9, 33), torch.ones(2, 1, dtype=torch.bool)
+    with torch.no_grad():
+        found, eight = encoder.feature_map(image, present), encoder.octants(image, present)
+    assert found.shape[2:] == (3, 2, 5)
+    assert eight.shape == (2, 8, encoder.width)
+    corner = found[:, :, 1:3, :1, 2:5].flatten(2)  # of 3 x 2 x 5 places: right, front, upper
+    torch.testing.assert_close(eight[:, 0b101], torch.cat([corner.mean(2), corner.max(2)[0]], dim=1))
+
+
 def test_the_only_place_along_an_axis_lies_in_the_middle() -> None:
     encoder = ImageEncoder(settings(), 1).eval()
     tokens = encoder.tokens(torch.randn(1, 1, 8, 9, 8), torch.ones(1, 1, dtype=torch.bool))

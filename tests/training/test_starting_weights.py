@@ -81,6 +81,19 @@ def test_a_wrong_file_stops_before_the_studies_are_even_looked_for(tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("arms", ['["image"]', '["text"]', '["image", "fused"]'])
+def test_a_text_encoder_that_is_not_there_stops_before_the_studies_are_looked_for_if_an_arm_reads_notes(
+    tmp_path: Path, arms: str
+) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("study_id,outcome\na,0\n")
+    (tmp_path / "nowhere").mkdir()
+    more = ("--set", f"text.encoder={tmp_path / 'absent'}", "--set", f"training.arms={arms}")
+    outcome = train(tmp_path / "nowhere", labels, tmp_path / "run", *UNTRACKED, *more)
+    assert outcome.code != 0
+    assert ("[text] encoder" in outcome.stderr) is (arms != '["image"]')
+
+
 def test_another_file_under_the_same_name_is_another_training_to_resume(tmp_path: Path) -> None:
     file = tmp_path / "start.safetensors"
     write_start(file)
