@@ -24,14 +24,19 @@ from medmllm.documents import (
     ModelSettings,
     Probability,
     RecordingSettings,
-    TextEncoderSettings,
     Triple,
     first_fault,
 )
 from medmllm.errors import ConfigError
 from medmllm.records import Severity
 from medmllm.table_documents import TableSettings
-from medmllm.training_config import EvaluationSettings, TaskSettings, TrackingSettings, TrainingSettings
+from medmllm.training_config import (
+    EvaluationSettings,
+    TaskSettings,
+    TextEncoderSettings,
+    TrackingSettings,
+    TrainingSettings,
+)
 from medmllm.trust_config import PolicySettings
 
 Language = Literal["de", "en", "es", "fr", "it", "nl", "pt"]

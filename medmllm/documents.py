@@ -167,30 +167,6 @@ class TextSettings(Document):
         return overlap
 
 
-class TextEncoderSettings(TextSettings):
-    """[text] of train.toml: how a note becomes tokens, and how much of the encoder learns from them."""
-
-    fine_tuning: Literal["full", "frozen", "lora"] = Field(
-        description="full: every weight of a pretrained encoder learns on; frozen: none; lora: low-rank adapters on "
-        "its linear layers do, and are merged into the weights at the end"
-    )
-    lora_rank: PositiveInt = Field(description="rank of each adapter")
-    lora_alpha: PositiveInt = Field(description="what an adapter adds is scaled by lora_alpha / lora_rank")
-    lora_dropout: float = Field(ge=0, lt=1, description="on what goes into an adapter, while training")
-
-    @field_validator("fine_tuning")
-    @classmethod
-    def _keeps_pretrained_weights_alone(cls, fine_tuning: str, info: ValidationInfo) -> str:
-        if fine_tuning != "full" and info.data.get("encoder") == "tiny":
-            raise ValueError("'tiny' starts at random and has to learn as a whole: use 'full', or a pretrained encoder")
-        return fine_tuning
-
-    @property
-    def reading(self) -> TextSettings:
-        """What of this a model's contract holds: how a note is read, not how that was learnt."""
-        return TextSettings.model_validate(self.model_dump(include=set(TextSettings.model_fields)))
-
-
 class AcceptedRange(Document):
     """The range of one property over the training cohort, widened by a stated margin."""
 

@@ -13,7 +13,6 @@ from medmllm.documents import (
     PreprocessingContract,
     RecordingSettings,
     TableContract,
-    TextEncoderSettings,
     TextSettings,
 )
 from medmllm.models.fine_tuning import limit_training
@@ -23,6 +22,7 @@ from medmllm.preprocessing.sample import collate
 from medmllm.preprocessing.text import learn_tiny_tokenizer
 from medmllm.records import Batch, Sample
 from medmllm.table_documents import ColumnCode, TableCodes
+from medmllm.training_config import TextEncoderSettings
 
 SIZE = (9, 8, 10)
 CLASSES = ("no", "yes")
