@@ -35,6 +35,7 @@ from medmllm.records import (
     SeriesReference,
     Stage,
     Study,
+    Target,
     Values,
     Volume,
 )
@@ -97,8 +98,13 @@ class Cohort:
 
     @property
     def targets(self) -> list[int]:
-        """Class index of each member."""
-        return [member.sample.target for member in self.members if member.sample.target is not None]
+        """Class index of each member; empty where there are several labels instead."""
+        return [member.sample.target for member in self.members if isinstance(member.sample.target, int)]
+
+    @property
+    def labels(self) -> list[tuple[int, ...]]:
+        """Labels of each member: 1, 0 or UNKNOWN; empty where there is one target."""
+        return [member.sample.target for member in self.members if isinstance(member.sample.target, tuple)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,7 +199,7 @@ def draft_contract(
 
 def read_cohort(
     studies: Sequence[Study],
-    targets: Mapping[str, int],
+    targets: Mapping[str, Target],
     contract: PreprocessingContract,
     *,
     policy: QualityPolicy,
@@ -204,7 +210,7 @@ def read_cohort(
 
     Args:
         studies: Those of the index; ones without a target are passed over.
-        targets: study_key -> class index.
+        targets: study_key -> class index, or labels.
         contract: As of `draft_contract`.
         policy: What the quality gate lets pass.
         workers: Studies read at the same time.
@@ -236,7 +242,7 @@ def read_cohort(
     return Cohort(tuple(members), tuple(refused), tuple(findings), register.copies, contract.table)
 
 
-def _look(study: Study, target: int, contract: PreprocessingContract, policy: QualityPolicy) -> _Looked:
+def _look(study: Study, target: Target, contract: PreprocessingContract, policy: QualityPolicy) -> _Looked:
     """Read, inspect and prepare one study."""
     findings: Findings = ()
     note = None

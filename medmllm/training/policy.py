@@ -53,7 +53,7 @@ def judge(
 
 
 def _on_metrics(policy: PolicySettings, arm: ArmEvaluation) -> Iterator[RuleDocument]:
-    values = {metric.name: metric.estimate for metric in arm.metrics}
+    values = {metric.name: metric.estimate for metric in arm.metrics if metric.group == "all"}
     for kind, bounds in (("least", policy.least), ("most", policy.most)):
         for name, bound in bounds.items():
             value = values.get(name)

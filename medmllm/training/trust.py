@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medmllm.config import TrainConfig
+from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.fairness import Subgroups, evaluate_groups, gap_remarks
 from medmllm.evaluation.modality_use import ModalityUse, evaluate_use, use_remarks
 from medmllm.evaluation.resampling import Interval
@@ -67,6 +68,7 @@ def _uses(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> tup
     return tuple(
         use
         for arm in arms
+        if isinstance(arm.out_of_fold, OutOfFold)
         for use in evaluate_use(
             arm.out_of_fold,
             arm.deprived,
@@ -96,6 +98,7 @@ def _subgroups(arm: ArmResult, cohort: Cohort, groups: Groups, config: TrainConf
             ordered=config.task.ordered,
         )
         for column, of in groups.items()
+        if isinstance(arm.out_of_fold, OutOfFold)
     )
 
 

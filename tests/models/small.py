@@ -20,7 +20,7 @@ from medmllm.models.package import FoldNetwork, build_network, new_text_network
 from medmllm.models.prefix import PREFIX_TOKENS
 from medmllm.preprocessing.sample import collate
 from medmllm.preprocessing.text import learn_tiny_tokenizer
-from medmllm.records import Batch, Sample
+from medmllm.records import Batch, Sample, Target
 from medmllm.table_documents import ColumnCode, TableCodes
 from medmllm.training_config import TextEncoderSettings
 
@@ -153,7 +153,7 @@ def a_sample(
     channels: tuple[bool, ...] = (True, True),
     recordings: tuple[int, ...] = (),
     cells: tuple[float | None, float | None] = (None, None),
-    target: int | None = None,
+    target: Target | None = None,
 ) -> Sample:
     """Return one seeded sample with noise for an image, and for recordings of so many frames."""
     generator = torch.Generator().manual_seed(number)
