@@ -187,11 +187,11 @@ class RecordingSettings(Document):
     """How a recording becomes a log-mel spectrogram."""
 
     enabled: bool = Field(description="read the recordings of the studies")
-    sample_rate_hz: PositiveInt = Field(description="resampled to this; a recording with a lower rate is refused")
+    sample_rate_hz: int = Field(ge=1000, description="resampled to this; a recording with a lower rate is refused")
     duration_s: PositiveFloat = Field(description="read from the start of each recording; what lies beyond is cut")
     mels: PositiveInt = Field(description="bands from 0 to half the sample rate, evenly spaced on the mel scale")
     window_s: PositiveFloat = Field(description="length of the Hann window")
-    hop_s: PositiveFloat = Field(description="from one window to the next")
+    hop_s: float = Field(ge=0.001, description="from one window to the next; one sample of the lowest rate at least")
     required: bool = Field(description="refuse a study without a recording; else it is masked")
 
     @field_validator("hop_s")
@@ -200,8 +200,6 @@ class RecordingSettings(Document):
         window_s = info.data.get("window_s", hop_s)  # absent when it is itself wrong
         if hop_s > window_s:
             raise ValueError(f"a longer step than the window, {window_s:g} s, leaves sound out")
-        if round(hop_s * info.data.get("sample_rate_hz", 1 / hop_s)) < 1:
-            raise ValueError("a shorter step than from one sample to the next")
         return hop_s
 
 
@@ -230,12 +228,8 @@ class PreprocessingContract(Document):
     accepted: dict[str, ChannelAcceptance] = Field(description="by channel name")
     text: TextSettings | None = Field(description="None: the model reads no note")
     # Left out where absent, so that models which read neither keep their fingerprint.
-    recording: RecordingSettings | None = Field(
-        default=None, exclude_if=lambda recording: recording is None, description="absent: the model reads no sound"
-    )
-    table: TableContract | None = Field(
-        default=None, exclude_if=lambda table: table is None, description="absent: the model reads no table"
-    )
+    recording: RecordingSettings | None = Field(None, exclude_if=lambda r: r is None, description="absent: no sound")
+    table: TableContract | None = Field(None, exclude_if=lambda t: t is None, description="absent: no table")
 
     @property
     def fingerprint(self) -> str:
