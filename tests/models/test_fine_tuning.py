@@ -11,6 +11,7 @@ from medmllm.documents import TextEncoderSettings
 from medmllm.errors import ConfigError
 from medmllm.models import fine_tuning
 from medmllm.models.fine_tuning import check_extra, limit_training, merge_adapters
+from medmllm.models.fusion import FUSIONS
 from medmllm.models.package import FoldNetwork
 from medmllm.models.text_encoder import TextEncoder
 from tests.models.small import a_batch, a_limited_member, a_member, contract_of, encoder_settings, save_bert
@@ -50,8 +51,9 @@ def logits(member: FoldNetwork) -> Tensor:
         return member.network(a_batch())
 
 
-def test_a_frozen_encoder_gets_no_gradient_and_all_the_rest_does(bert_folder: Path) -> None:
-    frozen, full = a_limited_member(bert_folder, "frozen"), a_limited_member(bert_folder, "full")
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_frozen_encoder_gets_no_gradient_and_all_the_rest_does(bert_folder: Path, fusion: str) -> None:
+    frozen, full = (a_limited_member(bert_folder, kind, fusion=fusion) for kind in ("frozen", "full"))
     every = {name for name, _ in full.network.named_parameters()}
     assert learnt(full) == every
     assert learnt(frozen) == {name for name in every if not name.startswith(ENCODER)}
@@ -104,9 +106,9 @@ def test_adapters_start_as_nothing_and_are_scaled_by_alpha_over_rank(bert_folder
     torch.testing.assert_close(found, base + 12 / 3 * b @ a)
 
 
-@pytest.mark.parametrize("arm", ["text", "fused"])
-def test_merged_adapters_answer_as_before_and_leave_a_plain_encoder(bert_folder: Path, arm: str) -> None:
-    member, plain = a_limited_member(bert_folder, "lora", arm), a_limited_member(bert_folder, "full", arm)
+@pytest.mark.parametrize(("arm", "fusion"), [("text", "concat"), *(("fused", fusion) for fusion in FUSIONS)])
+def test_merged_adapters_answer_as_before_and_leave_a_plain_encoder(bert_folder: Path, arm: str, fusion: str) -> None:
+    member, plain = (a_limited_member(bert_folder, kind, arm, fusion=fusion) for kind in ("lora", "full"))
     set_adapters(member)
     before = logits(member)
     assert (before - logits(plain)).abs().max() > 1e-2  # they matter
