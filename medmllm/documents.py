@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -306,6 +307,24 @@ class ModelSettings(Document):
     )
 
 
+class IsotonicMap(Document):
+    """A rising curve from probability to calibrated probability: straight between its knots, flat outside them."""
+
+    given: tuple[Probability, ...] = Field(min_length=1, description="strictly rising")
+    calibrated: tuple[Probability, ...] = Field(description="one per `given`, never falling")
+
+    @field_validator("calibrated")
+    @classmethod
+    def _rises_with_given(cls, calibrated: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        given = info.data.get("given", calibrated)  # absent when it is itself wrong
+        if len(calibrated) != len(given):
+            raise ValueError(f"{len(given)} knots want as many values")
+        falls = any(high < low for low, high in pairwise(calibrated))
+        if falls or any(high <= low for low, high in pairwise(given)):
+            raise ValueError("the knots of a curve rise")
+        return calibrated
+
+
 class FoldModel(Document):
     """One fold's model within the package."""
 
@@ -313,6 +332,11 @@ class FoldModel(Document):
     weights: str = Field(description="file name of the safetensors")
     weights_sha256: Sha256
     temperature: PositiveFloat = Field(description="logits are divided by this; fitted on the fold's tuning part")
+    isotonic: tuple[IsotonicMap, ...] | None = Field(
+        default=None,
+        description="then followed by the probability of the positive class, or of each class, which are scaled to sum "
+        "to 1; null: temperature alone",
+    )
     best_epoch: PositiveInt
     threshold: Probability = Field(
         description="operating point (Youden's J) on the fold's tuning part; 0.5 when not binary"

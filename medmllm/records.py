@@ -240,7 +240,7 @@ class Prediction:
     study_key: str
     patient_key: str
     probabilities: tuple[float, ...]  # one per class, calibrated, sums to 1
-    logits: tuple[float, ...]  # after temperature; one for a binary task, else one per class
+    logits: tuple[float, ...]  # calibrated; one for a binary task, else one per class
     interval: tuple[float, float]  # lowest and highest over the fold models; positive class, or predicted class
     modalities_used: tuple[str, ...]  # of MODALITIES
     weights_digest: str

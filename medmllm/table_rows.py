@@ -169,7 +169,7 @@ class OutOfFoldRow(Document):
     target: str = Field(description="true class")
     predicted: str = Field(description="at the operating point chosen on this fold's tuning part")
     probabilities: dict[str, Probability]
-    logits: dict[str, float] = Field(description="after temperature; the positive class alone when binary")
+    logits: dict[str, float] = Field(description="calibrated; the positive class alone when binary")
     conformal_set: dict[str, bool] = Field(
         description="whether the class cannot be ruled out, by the thresholds of this fold's tuning part"
     )

@@ -115,6 +115,10 @@ class EvaluationSettings(Document):
     coverage: float = Field(
         gt=0, lt=1, description="share of each class's studies whose conformal set shall hold the class, e.g. 0.9"
     )
+    calibration: Literal["temperature", "isotonic"] = Field(
+        description="fitted on each fold's tuning part; isotonic: then a rising curve, which ties studies and wants "
+        "hundreds of tuning studies"
+    )
     permutations: NonNegativeInt = Field(
         description="how often each modality is permuted between the patients of a test part, to see what an arm takes "
         "from it; 0: not tested"

@@ -21,8 +21,9 @@ from medmllm.attribution.gradients import class_to_explain, explain_study
 from medmllm.config import QualityPolicy, ScoreConfig
 from medmllm.documents import ModelCard
 from medmllm.errors import MedmllmError
-from medmllm.evaluation.calibration import apply_temperature, to_probabilities
+from medmllm.evaluation.calibration import to_probabilities
 from medmllm.evaluation.conformal import conformal_sets, vote
+from medmllm.evaluation.isotonic import calibrate
 from medmllm.evaluation.ordinal import median_class
 from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.contract import nothing_to_read
@@ -226,7 +227,7 @@ def predict(ready: Sequence[_Prepared], package: ModelPackage) -> list[Predictio
         samples = [item.samples[number] for item in ready]
         batch = to_device(collate(samples, package.card.contract, pad_token_id=member.pad_token_id), device)
         raw = member.network(batch).double().cpu().numpy()
-        per_fold.append(apply_temperature(raw, fold.temperature))
+        per_fold.append(calibrate(raw, fold.temperature, fold.isotonic))
     stacked = np.stack(per_fold)  # (folds, studies, outputs)
     return [_prediction(item, stacked[:, row], package) for row, item in enumerate(ready)]
 

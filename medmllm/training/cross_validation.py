@@ -1,6 +1,6 @@
 """Cross-validate models of each modality alone, and of all fused, on the same folds.
 
-    cohort, splits -> per arm and fold: fit; temperature, threshold and conformal thresholds on the tuning part
+    cohort, splits -> per arm and fold: fit; calibration, threshold and conformal thresholds on the tuning part
     -> out-of-fold predictions, also with each modality taken away
 
 Each fold's network is written to its arm's folder as soon as it is trained, so memory stays flat. A run that was killed
@@ -20,10 +20,11 @@ from transformers import PreTrainedTokenizerBase
 from medmllm.config import TrainConfig
 from medmllm.documents import FoldModel, PreprocessingContract
 from medmllm.errors import ConfigError
-from medmllm.evaluation.calibration import apply_temperature, to_probabilities
+from medmllm.evaluation.calibration import to_probabilities
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.conformal import conformal_sets
 from medmllm.evaluation.discrimination import BoolArray, IntArray
+from medmllm.evaluation.isotonic import calibrate
 from medmllm.evaluation.modality_use import Deprived
 from medmllm.evaluation.ordinal import median_class
 from medmllm.models.fine_tuning import limit_training, merge_adapters
@@ -64,7 +65,7 @@ class FoldPrediction:
     """One fold's model on its test part."""
 
     model: FoldModel
-    logits: FloatArray  # (studies, outputs), after temperature
+    logits: FloatArray  # (studies, outputs), calibrated
     predicted: IntArray  # (studies,) class index
     sets: BoolArray  # (studies, classes): in the conformal set
     deprived: FoldDeprived  # the same studies, with each modality taken away
@@ -201,12 +202,12 @@ def _run_fold(
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
     raw = {name: predict_logits(member, parts[name], contract, settings, machine) for name in ("tune", "test")}
     truth = np.array([sample.target for sample in parts["tune"]])
-    decided = decide_on_tuning(raw["tune"], truth, coverage=config.evaluation.coverage)
-    logits = apply_temperature(raw["test"], decided.temperature)
+    decided = decide_on_tuning(raw["tune"], truth, config.evaluation)
+    logits = calibrate(raw["test"], decided.temperature, decided.isotonic)
 
     def predict(changed: Sequence[Sample]) -> FloatArray:
         found = predict_logits(member, changed, contract, settings, machine)
-        return _chances(apply_temperature(found, decided.temperature))
+        return _chances(calibrate(found, decided.temperature, decided.isotonic))
 
     repeats = config.evaluation.permutations
     deprived = take_away(predict, parts["test"], member.network.modalities, permutations=repeats, seed=seed)
@@ -217,6 +218,7 @@ def _run_fold(
         weights_sha256=file_digest(kept.folder / weights_name(split.fold)),
         best_epoch=done.best_epoch,
         temperature=decided.temperature,
+        isotonic=decided.isotonic,
         threshold=decided.threshold,
         conformal_thresholds=decided.conformal_thresholds,
     )
@@ -243,7 +245,7 @@ def _new_member(
 
 
 def _predicted(model: FoldModel, logits: FloatArray, deprived: FoldDeprived, *, ordered: bool) -> FoldPrediction:
-    """Return what a fold's model says of its test part, from its logits after temperature."""
+    """Return what a fold's model says of its test part, from its logits calibrated."""
     assert model.conformal_thresholds is not None  # this training has them
     sets = conformal_sets(_chances(logits), model.conformal_thresholds)
     return FoldPrediction(model, logits, decide(logits, model.threshold, ordered=ordered), sets, deprived)
@@ -257,7 +259,7 @@ def decide(logits: FloatArray, threshold: float, *, ordered: bool = False) -> In
     """Return the class index of each study: at the threshold when binary, the median when ordered, else the likeliest.
 
     Args:
-        logits: Shape (studies, outputs), after temperature.
+        logits: Shape (studies, outputs), calibrated.
         threshold: On the positive class's probability; read only when there is one output.
         ordered: The classes have an order.
     """

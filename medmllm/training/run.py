@@ -39,6 +39,12 @@ from medmllm.training.tracking import Run
 from medmllm.training.trust import Trust
 from medmllm.trust_documents import RuleDocument
 
+CALIBRATIONS = {
+    "temperature": "temperature scaling, fitted per fold on its tuning part; the folds' logits are then averaged",
+    "isotonic": "temperature scaling, then isotonic regression, fitted per fold on its tuning part; the folds' "
+    "log-odds are then averaged. Explanations are of the logit before the isotonic curve",
+}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
@@ -75,7 +81,7 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
         files={name: digest for name, digest in digest_files(arm.folder).items() if name not in weights},
         operating_point=float(np.mean([fold.threshold for fold in arm.folds])),
         conformal_coverage=trained.config.evaluation.coverage,
-        calibration="temperature scaling, fitted per fold on its tuning part; the folds' logits are then averaged",
+        calibration=CALIBRATIONS[trained.config.evaluation.calibration],
         intended_use=trained.config.intended_use,
         training_patients=tuple(sorted({key_digest(key) for key in trained.patients})),
         training_studies=tuple(sorted(key_digest(m.sample.study_key) for m in trained.cohort.members)),
