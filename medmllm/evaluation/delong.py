@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import norm, rankdata
 
 from medmllm.errors import EvaluationError
-from medmllm.evaluation.discrimination import IntArray
+from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.records import FloatArray
 
 
@@ -60,7 +60,7 @@ def compare_aurocs(targets: IntArray, first: FloatArray, second: FloatArray, *, 
     return AurocDifference(estimate, error, estimate - reach, estimate + reach, p_value)
 
 
-def _placements(positive: FloatArray, scores: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _placements(positive: BoolArray, scores: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return for each positive the share of negatives below it, and for each negative that of positives above it.
 
     A tie counts half. The mean of either is the AUROC.

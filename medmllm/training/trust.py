@@ -16,9 +16,10 @@ from medmllm.evaluation.delong import compare_aurocs
 from medmllm.evaluation.fairness import Subgroups, evaluate_groups, gap_remarks
 from medmllm.evaluation.modality_use import ModalityUse, evaluate_use, use_remarks
 from medmllm.evaluation.resampling import Interval
+from medmllm.records import FloatArray
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult, main_arm
-from medmllm.training.groups import Groups
+from medmllm.training.groups import Groups, band_names
 from medmllm.trust_documents import (
     AurocDifferenceDocument,
     DecisionCurveDocument,
@@ -76,7 +77,7 @@ def assess(
 def _delong(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> Iterator[AurocDifferenceDocument]:
     """Yield DeLong's differences where the task is binary and every patient has one study."""
     patients, targets = [member.sample.patient_key for member in cohort.members], np.array(cohort.targets)
-    found = {arm.arm: arm.out_of_fold.probabilities for arm in arms}
+    found: dict[str, FloatArray] = {arm.arm: arm.out_of_fold.probabilities for arm in arms}
     fused = found.pop(COMPARED_ARM, None)
     if fused is None or fused.shape[1] != 2 or len(set(patients)) < len(patients) or np.bincount(targets).min() < 2:
         return
@@ -131,11 +132,13 @@ def _uses(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> tup
 
 
 def _subgroups(arm: ArmResult, cohort: Cohort, groups: Groups, config: TrainConfig) -> tuple[Subgroups, ...]:
+    bands = config.evaluation.subgroups.bands
     return tuple(
         evaluate_groups(
             arm.out_of_fold,
             [of[member.sample.study_key] for member in cohort.members],
             column=column,
+            names=band_names(bands[column]) if column in bands else None,
             targets=np.array(cohort.targets),
             patients=[member.sample.patient_key for member in cohort.members],
             fewest_patients=config.evaluation.subgroups.fewest_patients,
