@@ -138,6 +138,9 @@ class PredictionDocument(Document):
     task: Task
     predicted: str
     probability: Probability
+    probability_of: str | None = Field(
+        default=None, description="multilabel: the label that leads, see predictions.csv"
+    )
     probabilities: dict[str, Probability]
     logits: tuple[float, ...]
     interval: tuple[Probability, Probability]

@@ -76,6 +76,7 @@ class TrainingPage:
     card: ModelCard
     settings: TrainConfig | None
     lines: tuple[MetricLine, ...]
+    by_label: tuple[tuple[str, MetricDocument], ...]  # arm, metric of one of several labels
     differences: tuple[tuple[str, MetricDocument], ...]  # in words, the difference
     gains: tuple[str, ...]
     curves: tuple[ArmCurves, ...]
@@ -119,6 +120,7 @@ def write_training_report(
         card=card,
         settings=settings,
         lines=metric_lines(evaluation),
+        by_label=tuple((arm.arm, metric) for arm in evaluation.arms for metric in arm.metrics if metric.group != "all"),
         differences=tuple((_describe(metric), metric) for metric in evaluation.differences),
         gains=tuple(filter(None, (_gain(metric, evaluation.confidence) for metric in evaluation.differences))),
         curves=curves,

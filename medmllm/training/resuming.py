@@ -36,7 +36,7 @@ UNTRAINED: Mapping[str, bool | set[str]] = {
 def origin_of(config: TrainConfig, split: str, cohort: Cohort) -> Origin:
     """Return what checkpoints of this training belong to; the cohort's digest covers all that a network reads."""
     settings = config.model_dump_json(exclude=UNTRAINED)
-    start = weights_input(config.model).values()  # another file under the same name is another training
+    start = weights_input(config).values()  # other weights under the same name are another training
     parts = []
     for member in cohort.members:
         sample = member.sample

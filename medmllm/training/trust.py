@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from medmllm.config import TrainConfig
-from medmllm.evaluation.cohort import COMPARED_ARM
+from medmllm.evaluation.cohort import COMPARED_ARM, OutOfFold
 from medmllm.evaluation.decision_curve import decision_curve
 from medmllm.evaluation.delong import compare_aurocs
 from medmllm.evaluation.fairness import Subgroups, evaluate_groups, gap_remarks
@@ -35,11 +35,11 @@ from medmllm.trust_documents import (
 class Trust:
     """What evaluation.json says beside the metrics."""
 
-    modality_use: tuple[ModalityUseDocument, ...]
-    subgroups: tuple[SubgroupDocument, ...]  # of the packaged arm
-    delong: tuple[AurocDifferenceDocument, ...]  # fused minus each other arm
-    decision_curves: tuple[DecisionCurveDocument, ...]
-    remarks: tuple[str, ...]
+    modality_use: tuple[ModalityUseDocument, ...] = ()
+    subgroups: tuple[SubgroupDocument, ...] = ()  # of the packaged arm
+    delong: tuple[AurocDifferenceDocument, ...] = ()  # fused minus each other arm
+    decision_curves: tuple[DecisionCurveDocument, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def assess(
@@ -77,7 +77,9 @@ def assess(
 def _delong(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> Iterator[AurocDifferenceDocument]:
     """Yield DeLong's differences where the task is binary and every patient has one study."""
     patients, targets = [member.sample.patient_key for member in cohort.members], np.array(cohort.targets)
-    found: dict[str, FloatArray] = {arm.arm: arm.out_of_fold.probabilities for arm in arms}
+    found: dict[str, FloatArray] = {
+        arm.arm: arm.out_of_fold.probabilities for arm in arms if isinstance(arm.out_of_fold, OutOfFold)
+    }
     fused = found.pop(COMPARED_ARM, None)
     if fused is None or fused.shape[1] != 2 or len(set(patients)) < len(patients) or np.bincount(targets).min() < 2:
         return
@@ -88,7 +90,7 @@ def _delong(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> I
 
 def _decision_curves(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> Iterator[DecisionCurveDocument]:
     for arm in arms:
-        if arm.out_of_fold.probabilities.shape[1] != 2:
+        if not isinstance(arm.out_of_fold, OutOfFold) or arm.out_of_fold.probabilities.shape[1] != 2:
             continue
         found = decision_curve(
             arm.arm,
@@ -117,6 +119,7 @@ def _uses(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> tup
     return tuple(
         use
         for arm in arms
+        if isinstance(arm.out_of_fold, OutOfFold)
         for use in evaluate_use(
             arm.out_of_fold,
             arm.deprived,
@@ -148,6 +151,7 @@ def _subgroups(arm: ArmResult, cohort: Cohort, groups: Groups, config: TrainConf
             ordered=config.task.ordered,
         )
         for column, of in groups.items()
+        if isinstance(arm.out_of_fold, OutOfFold)
     )
 
 
