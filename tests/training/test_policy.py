@@ -79,7 +79,8 @@ def test_a_bound_itself_is_met_and_what_is_not_known_is_not(rules: dict[str, Any
 def test_gaps_between_groups_that_were_not_measured_are_not_met() -> None:
     (found,) = judged(policy(gap={"auroc_gap": 0.5}), subgroups=())
     assert unmet([found]) == (
-        "Policy not met (policy.gap.auroc_gap): auroc_gap between groups is not defined, the policy asks for at most 0.5.",
+        "Policy not met (policy.gap.auroc_gap): auroc_gap between groups is not defined, "
+        "the policy asks for at most 0.5.",
     )
 
 
