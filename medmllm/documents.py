@@ -251,9 +251,11 @@ class Task(Document):
     """What is predicted."""
 
     target: str = Field(description="column or expression, e.g. spiculation>=3")
-    kind: Literal["binary", "multiclass", "ordinal"]
+    kind: Literal["binary", "multiclass", "ordinal", "multilabel"]
     classes: tuple[str, ...] = Field(
-        min_length=2, description="binary: negative first, positive second; ordinal: lowest first"
+        min_length=2,
+        description="binary: negative first, positive second; ordinal: lowest first; multilabel: the labels, which do "
+        "not exclude each other",
     )
 
     @classmethod
@@ -261,6 +263,11 @@ class Task(Document):
         """Return the task of telling these classes apart, or of grading by them where they are ordered."""
         kind: Literal["binary", "multiclass", "ordinal"] = "binary" if len(classes) == 2 else "multiclass"
         return cls(target=target, kind="ordinal" if ordered else kind, classes=classes)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels side by side; empty where there is one target."""
+        return self.classes if self.kind == "multilabel" else ()
 
 
 class ModelSettings(Document):
@@ -307,6 +314,13 @@ class ModelSettings(Document):
     )
 
 
+class LabelDecision(Document):
+    """What one fold's tuning part decides for one of several labels."""
+
+    temperature: PositiveFloat = Field(description="the label's logit is divided by this")
+    threshold: Probability = Field(description="operating point (Youden's J)")
+
+
 class IsotonicMap(Document):
     """A rising curve from probability to calibrated probability: straight between its knots, flat outside them."""
 
@@ -345,6 +359,13 @@ class FoldModel(Document):
         default=None,
         description="per class, largest 1 - probability at which it stays in the set; from the fold's tuning part",
     )
+    labels: tuple[LabelDecision, ...] | None = Field(
+        default=None, description="multilabel: temperature and threshold of each label, in place of the fold's own"
+    )
+
+    def temperature_of(self, output: int) -> float:
+        """Return what the logit of an output is divided by."""
+        return self.temperature if self.labels is None else self.labels[output].temperature
 
 
 class ModelCard(Document):
@@ -360,6 +381,9 @@ class ModelCard(Document):
     folds: tuple[FoldModel, ...] = Field(min_length=1)
     files: dict[str, Sha256] = Field(description="every other file of the package -> sha256")
     operating_point: Probability = Field(description="mean of the folds' thresholds")
+    operating_points: dict[str, Probability] | None = Field(
+        default=None, description="multilabel: mean of the folds' thresholds of each label"
+    )
     calibration: str = Field(description="how probabilities were calibrated, in words")
     conformal_coverage: Probability | None = Field(
         default=None,

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.floating]
 
+Target = int | tuple[int, ...]
+"""What is known of one study: its class index, or for several labels 1, 0 or UNKNOWN each."""
+
+UNKNOWN = -1
+"""A label that a study lacks."""
+
 MODALITIES = ("image", "text", "table")  # the columns of Batch.present, in order
 
 Stage = Literal["index", "read", "quality", "preprocess", "contract", "predict", "explain"]
@@ -193,7 +199,7 @@ class Sample:
     channel_present: tuple[bool, ...]  # one per channel of the contract
     token_ids: "Tensor | None"  # (tokens,), int64
     words: tuple[Word, ...]  # empty when there is no note
-    target: int | None = None  # class index; None when unknown
+    target: Target | None = None  # None when unknown
     note_features: "Tensor | None" = None  # (width,), float32: what a frozen encoder made of the note; None: read it
     table: "Tensor | None" = None  # (columns,), float32: standardised number, or index of the category
     cell_present: tuple[bool, ...] = ()  # one per column of the contract
@@ -209,7 +215,7 @@ class Batch:
     token_ids: "Tensor"  # (batch, tokens), int64
     token_mask: "Tensor"  # (batch, tokens), bool; False is padding
     present: "Tensor"  # (batch, modalities), bool; columns as in MODALITIES
-    target: "Tensor | None"  # (batch,), int64
+    target: "Tensor | None"  # (batch,), int64; of several labels (batch, labels)
     note_features: "Tensor | None" = None  # (batch, width), float32; None: the notes are read
     table: "Tensor | None" = None  # (batch, columns), float32; anything where not present; None: no table is read
     cell_present: "Tensor | None" = None  # (batch, columns), bool

@@ -92,7 +92,8 @@ def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: 
         start=tuple(ends[name][0] for name in here),
         end=tuple(ends[name][1] for name in here),
         output=0 if binary else explained_class,
-        factor=(-1.0 if binary and explained_class == 0 else 1.0) / card.folds[fold].temperature,
+        factor=(-1.0 if binary and explained_class == 0 else 1.0)
+        / card.folds[fold].temperature_of(0 if binary else explained_class),
         baseline=_in_words(member, here),
     )
 

@@ -14,7 +14,7 @@ from medmllm.preprocessing.contract import check_present, check_volume
 from medmllm.preprocessing.image import prepare_image
 from medmllm.preprocessing.table import code_values
 from medmllm.preprocessing.text import has_words, tokenize_note
-from medmllm.records import MODALITIES, Batch, Note, Sample, Study, Values, Volume
+from medmllm.records import MODALITIES, Batch, Note, Sample, Study, Target, Values, Volume
 from medmllm.table_documents import TableCodes
 
 
@@ -27,7 +27,7 @@ def prepare_sample(
     *,
     values: Values | None = None,
     codes: TableCodes | None = None,
-    target: int | None = None,
+    target: Target | None = None,
 ) -> Sample:
     """Return what one study gives the model.
 
@@ -39,7 +39,7 @@ def prepare_sample(
         tokenizer: None leaves the note out for now (cross-validation learns one per fold).
         values: Of the columns that the contract reads; None when the study has none.
         codes: None leaves the table out for now, as the tokenizer does the note.
-        target: Class index, when known.
+        target: Class index or labels, when known.
 
     Raises:
         ContractError: The study does not match the contract.

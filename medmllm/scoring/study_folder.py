@@ -44,7 +44,9 @@ from medmllm.records import (
     Study,
     Values,
 )
+from medmllm.scoring.labels import leading_label
 from medmllm.training.cohort import StudyParts, compare_note, inspect_parts, read_parts, stage_of
+from medmllm.training.label_fold import calibrate_labels, label_probabilities
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +229,10 @@ def predict(ready: Sequence[_Prepared], package: ModelPackage) -> list[Predictio
         samples = [item.samples[number] for item in ready]
         batch = to_device(collate(samples, package.card.contract, pad_token_id=member.pad_token_id), device)
         raw = member.network(batch).double().cpu().numpy()
-        per_fold.append(calibrate(raw, fold.temperature, fold.isotonic))
+        if fold.labels is not None:
+            per_fold.append(calibrate_labels(raw, fold.labels))
+        else:
+            per_fold.append(calibrate(raw, fold.temperature, fold.isotonic))
     stacked = np.stack(per_fold)  # (folds, studies, outputs)
     return [_prediction(item, stacked[:, row], package) for row, item in enumerate(ready)]
 
@@ -240,10 +245,14 @@ def was_trained_on(study: Study, card: ModelCard) -> bool:
 
 def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage) -> Prediction:
     mean = logits.mean(axis=0)
-    binary = logits.shape[1] == 1
-    probabilities = to_probabilities(mean if binary else mean[None])[0]
-    each = to_probabilities(logits[:, 0] if binary else logits)
-    shown = each[:, 1] if binary else each[:, chosen_class(probabilities, package.card)]
+    if package.card.task.kind == "multilabel":
+        probabilities, each = label_probabilities(mean), label_probabilities(logits)
+        shown = each[:, leading_label(probabilities.tolist(), package.card)]
+    else:
+        binary = logits.shape[1] == 1
+        probabilities = to_probabilities(mean if binary else mean[None])[0]
+        each = to_probabilities(logits[:, 0] if binary else logits)
+        shown = each[:, 1] if binary else each[:, chosen_class(probabilities, package.card)]
     return Prediction(
         study_key=item.study.study_key,
         patient_key=item.study.patient_key,
@@ -273,7 +282,12 @@ def conformal_set(each: FloatArray, card: ModelCard) -> tuple[int, ...] | None:
 
 
 def predicted_class(prediction: Prediction, package: ModelPackage) -> int:
-    """Return the class index: at the operating point when binary, the median when ordered, else the most probable."""
+    """Return the class index: at the operating point when binary, the median when ordered, else the most probable.
+
+    Of several labels it is the one that leads.
+    """
+    if package.card.task.kind == "multilabel":
+        return leading_label(prediction.probabilities, package.card)
     if len(prediction.probabilities) == 2:
         return int(prediction.probabilities[1] >= package.card.operating_point)
     return chosen_class(np.array(prediction.probabilities), package.card)

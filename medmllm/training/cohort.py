@@ -23,7 +23,18 @@ from medmllm.preprocessing.sample import prepare_sample
 from medmllm.preprocessing.selection import choose_series
 from medmllm.quality.duplicates import NoteRegister
 from medmllm.quality.gate import Findings, inspect_study, judge, refusal_of
-from medmllm.records import Note, QualityFinding, Refusal, Sample, SeriesReference, Stage, Study, Values, Volume
+from medmllm.records import (
+    Note,
+    QualityFinding,
+    Refusal,
+    Sample,
+    SeriesReference,
+    Stage,
+    Study,
+    Target,
+    Values,
+    Volume,
+)
 
 CONTRACT_VERSION = 1
 
@@ -76,8 +87,13 @@ class Cohort:
 
     @property
     def targets(self) -> list[int]:
-        """Class index of each member."""
-        return [member.sample.target for member in self.members if member.sample.target is not None]
+        """Class index of each member; empty where there are several labels instead."""
+        return [member.sample.target for member in self.members if isinstance(member.sample.target, int)]
+
+    @property
+    def labels(self) -> list[tuple[int, ...]]:
+        """Labels of each member: 1, 0 or UNKNOWN; empty where there is one target."""
+        return [member.sample.target for member in self.members if isinstance(member.sample.target, tuple)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,7 +165,7 @@ def draft_contract(
 
 def read_cohort(
     studies: Sequence[Study],
-    targets: Mapping[str, int],
+    targets: Mapping[str, Target],
     contract: PreprocessingContract,
     *,
     policy: QualityPolicy,
@@ -160,7 +176,7 @@ def read_cohort(
 
     Args:
         studies: Those of the index; ones without a target are passed over.
-        targets: study_key -> class index.
+        targets: study_key -> class index, or labels.
         contract: As of `draft_contract`.
         policy: What the quality gate lets pass.
         workers: Studies read at the same time.
@@ -192,7 +208,7 @@ def read_cohort(
     return Cohort(tuple(members), tuple(refused), tuple(findings), register.copies, contract.table)
 
 
-def _look(study: Study, target: int, contract: PreprocessingContract, policy: QualityPolicy) -> _Looked:
+def _look(study: Study, target: Target, contract: PreprocessingContract, policy: QualityPolicy) -> _Looked:
     """Read, inspect and prepare one study."""
     findings: Findings = ()
     note = None

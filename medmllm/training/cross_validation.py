@@ -24,8 +24,8 @@ from medmllm.evaluation.calibration import to_probabilities
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.conformal import conformal_sets
 from medmllm.evaluation.discrimination import BoolArray, IntArray
-from medmllm.evaluation.isotonic import calibrate
 from medmllm.evaluation.modality_use import Deprived
+from medmllm.evaluation.multilabel import LabelsOutOfFold
 from medmllm.evaluation.ordinal import median_class
 from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
@@ -36,6 +36,8 @@ from medmllm.table_documents import TableCodes
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
 from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
+from medmllm.training.label_fold import label_probabilities, labels_predicted
+from medmllm.training.label_splits import split_labels
 from medmllm.training.loop import Tracker, fit, predict_logits
 from medmllm.training.machine import Machine, set_determinism
 from medmllm.training.modality_test import FoldDeprived, assemble, take_away
@@ -54,7 +56,7 @@ class ArmResult:
 
     arm: Arm
     contract: PreprocessingContract  # the cohort's, less what the arm does not read
-    out_of_fold: OutOfFold
+    out_of_fold: OutOfFold | LabelsOutOfFold
     folds: tuple[FoldModel, ...]
     folder: Path  # holds the folds' weights and tokenizers
     deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
@@ -66,8 +68,8 @@ class FoldPrediction:
 
     model: FoldModel
     logits: FloatArray  # (studies, outputs), calibrated
-    predicted: IntArray  # (studies,) class index
-    sets: BoolArray  # (studies, classes): in the conformal set
+    predicted: IntArray | BoolArray  # (studies,) class index; or (studies, labels)
+    sets: BoolArray | None  # (studies, classes): in the conformal set; None for several labels
     deprived: FoldDeprived  # the same studies, with each modality taken away
 
 
@@ -95,8 +97,18 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
     return arms, said
 
 
-def split_cohort(cohort: Cohort, settings: TrainingSettings) -> SplitPlan:
-    """Return the folds of a cohort, as the settings ask."""
+def split_cohort(cohort: Cohort, settings: TrainingSettings, labels: Sequence[str] = ()) -> SplitPlan:
+    """Return the folds of a cohort, as the settings ask; `labels` names several labels, where there are any."""
+    if labels:
+        return split_labels(
+            [member.sample.patient_key for member in cohort.members],
+            cohort.labels,
+            labels,
+            study_keys=[member.sample.study_key for member in cohort.members],
+            folds=settings.folds,
+            tuning_fraction=settings.tuning_fraction,
+            seed=settings.seed,
+        )
     return make_splits(
         [member.sample.patient_key for member in cohort.members],
         cohort.targets,
@@ -149,7 +161,8 @@ def cross_validate(
             if done is None:
                 done = _run_fold(split, cohort, own, classes, config, kept, child)
             found = _predicted(*done, ordered=config.task.ordered)
-            child.log_metrics({"temperature": found.model.temperature, "threshold": found.model.threshold})
+            if found.model.labels is None:
+                child.log_metrics({"temperature": found.model.temperature, "threshold": found.model.threshold})
             child.end()
             folds.append(found)
             advance(1)
@@ -161,12 +174,16 @@ def _assemble(
     arm: Arm, contract: PreprocessingContract, plan: SplitPlan, folds: Sequence[FoldPrediction], folder: Path
 ) -> ArmResult:
     n = len(plan.test_fold)
-    logits, predicted = np.zeros((n, folds[0].logits.shape[1])), np.zeros(n, dtype=np.int64)
-    sets = np.zeros((n, folds[0].sets.shape[1]), dtype=bool)
-    for split, found in zip(plan.folds, folds, strict=True):
-        logits[split.test], predicted[split.test], sets[split.test] = found.logits, found.predicted, found.sets
-    shown = logits[:, 0] if logits.shape[1] == 1 else logits
-    out_of_fold = OutOfFold(arm, to_probabilities(shown), shown, predicted, sets)
+    order = np.concatenate([split.test for split in plan.folds]).argsort()
+    logits = np.concatenate([found.logits for found in folds])[order]
+    predicted = np.concatenate([found.predicted for found in folds])[order]
+    out_of_fold: OutOfFold | LabelsOutOfFold
+    if folds[0].model.labels is not None:
+        out_of_fold = LabelsOutOfFold(arm, label_probabilities(logits), logits, predicted)
+    else:
+        sets = np.concatenate([found.sets for found in folds if found.sets is not None])[order]
+        shown = logits[:, 0] if logits.shape[1] == 1 else logits
+        out_of_fold = OutOfFold(arm, to_probabilities(shown), shown, predicted, sets)
     deprived = assemble([(split.test, found.deprived) for split, found in zip(plan.folds, folds, strict=True)], n)
     return ArmResult(arm, contract, out_of_fold, tuple(found.model for found in folds), folder, deprived)
 
@@ -185,7 +202,7 @@ def _run_fold(
     seed = settings.seed + 1000 * (split.fold + 1)
     torch.manual_seed(seed)
     tokenizer, codes = fold_tokenizer(cohort, split, contract), fold_codes(cohort, split, contract)
-    member = _new_member(tokenizer, codes, contract, classes, config)
+    member = _new_member(tokenizer, codes, contract, classes, config, labels=bool(cohort.labels))
     samples = read_notes(member, tokenize_cohort(cohort, contract, tokenizer, codes), contract, settings)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
     done = fit(
@@ -203,13 +220,13 @@ def _run_fold(
     raw = {name: predict_logits(member, parts[name], contract, settings, machine) for name in ("tune", "test")}
     truth = np.array([sample.target for sample in parts["tune"]])
     decided = decide_on_tuning(raw["tune"], truth, config.evaluation)
-    logits = calibrate(raw["test"], decided.temperature, decided.isotonic)
+    logits = decided.calibrate(raw["test"])
 
     def predict(changed: Sequence[Sample]) -> FloatArray:
         found = predict_logits(member, changed, contract, settings, machine)
-        return _chances(calibrate(found, decided.temperature, decided.isotonic))
+        return _chances(decided.calibrate(found), labels=decided.labels is not None)
 
-    repeats = config.evaluation.permutations
+    repeats = 0 if cohort.labels else config.evaluation.permutations  # told for one target only
     deprived = take_away(predict, parts["test"], member.network.modalities, permutations=repeats, seed=seed)
     write_weights(kept.folder, split.fold, member)
     model = FoldModel(
@@ -221,6 +238,7 @@ def _run_fold(
         isotonic=decided.isotonic,
         threshold=decided.threshold,
         conformal_thresholds=decided.conformal_thresholds,
+        labels=decided.labels,
     )
     kept.finish(model, logits, deprived)
     return model, logits, deprived
@@ -232,13 +250,16 @@ def _new_member(
     contract: PreprocessingContract,
     classes: tuple[str, ...],
     config: TrainConfig,
+    *,
+    labels: bool,
 ) -> FoldNetwork:
     """Return what a fold's training starts from, and learns of."""
     text_network = None
     if contract.text is not None and tokenizer is not None:
         text_network = new_text_network(contract.text, config.model, tokenizer)
-    ordered = config.task.ordered
-    network = build_network(contract, config.model, classes, text_network, codes, ordered=ordered)
+    network = build_network(
+        contract, config.model, classes, text_network, codes, ordered=config.task.ordered, labels=labels
+    )
     start_from_weights(network, config.model)
     limit_training(network, config.text)
     return FoldNetwork(network, tokenizer, codes)
@@ -246,12 +267,16 @@ def _new_member(
 
 def _predicted(model: FoldModel, logits: FloatArray, deprived: FoldDeprived, *, ordered: bool) -> FoldPrediction:
     """Return what a fold's model says of its test part, from its logits calibrated."""
+    if model.labels is not None:
+        return FoldPrediction(model, logits, labels_predicted(logits, model.labels), None, deprived)
     assert model.conformal_thresholds is not None  # this training has them
     sets = conformal_sets(_chances(logits), model.conformal_thresholds)
     return FoldPrediction(model, logits, decide(logits, model.threshold, ordered=ordered), sets, deprived)
 
 
-def _chances(logits: FloatArray) -> FloatArray:
+def _chances(logits: FloatArray, *, labels: bool = False) -> FloatArray:
+    if labels:
+        return label_probabilities(logits)
     return to_probabilities(logits[:, 0] if logits.shape[1] == 1 else logits)
 
 

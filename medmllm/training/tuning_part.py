@@ -7,12 +7,13 @@ The test part has no say in any of them.
 
 from dataclasses import dataclass
 
-from medmllm.documents import IsotonicMap
+from medmllm.documents import IsotonicMap, LabelDecision
 from medmllm.evaluation.calibration import fit_temperature, to_probabilities
 from medmllm.evaluation.conformal import class_thresholds
 from medmllm.evaluation.discrimination import IntArray, choose_threshold
 from medmllm.evaluation.isotonic import calibrate, fit_isotonic
 from medmllm.records import FloatArray
+from medmllm.training.label_fold import calibrate_labels, decide_labels
 from medmllm.training_config import EvaluationSettings
 
 
@@ -23,7 +24,14 @@ class TuningDecisions:
     temperature: float
     isotonic: tuple[IsotonicMap, ...] | None  # None: the temperature alone
     threshold: float  # on the positive class's probability; 0.5, and not read, when multiclass
-    conformal_thresholds: tuple[float, ...]  # per class
+    conformal_thresholds: tuple[float, ...] | None  # per class; None for several labels
+    labels: tuple[LabelDecision, ...] | None = None  # of several labels, in place of temperature and threshold
+
+    def calibrate(self, logits: FloatArray) -> FloatArray:
+        """Return raw logits, shape (studies, outputs), calibrated: each label by its own temperature."""
+        if self.labels is not None:
+            return calibrate_labels(logits, self.labels)
+        return calibrate(logits, self.temperature, self.isotonic)
 
 
 def decide_on_tuning(logits: FloatArray, truth: IntArray, settings: EvaluationSettings) -> TuningDecisions:
@@ -31,9 +39,11 @@ def decide_on_tuning(logits: FloatArray, truth: IntArray, settings: EvaluationSe
 
     Args:
         logits: Raw, shape (studies, outputs); one output is a binary task.
-        truth: Class index of each study.
+        truth: Class index of each study; of several labels 1, 0 or UNKNOWN, shape (studies, labels).
         settings: Kind of calibration; coverage asked of the conformal sets, per class.
     """
+    if truth.ndim == 2:
+        return TuningDecisions(1.0, None, 0.5, None, decide_labels(logits, truth))
     binary = logits.shape[1] == 1
     raw = logits[:, 0] if binary else logits
     temperature, maps = fit_temperature(raw, truth), None

@@ -20,7 +20,7 @@ from medmllm.models.package import FoldNetwork, build_network, new_text_network
 from medmllm.models.prefix import PREFIX_TOKENS
 from medmllm.preprocessing.sample import collate
 from medmllm.preprocessing.text import learn_tiny_tokenizer
-from medmllm.records import Batch, Sample
+from medmllm.records import Batch, Sample, Target
 from medmllm.table_documents import ColumnCode, TableCodes
 
 SIZE = (9, 8, 10)
@@ -147,7 +147,7 @@ def a_sample(
     note: str | None = NOTES[0],
     channels: tuple[bool, ...] = (True, True),
     cells: tuple[float | None, float | None] = (None, None),
-    target: int | None = None,
+    target: Target | None = None,
 ) -> Sample:
     """Return one seeded sample with noise for an image."""
     voxels = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(number))
