@@ -15,7 +15,6 @@ import torch
 
 from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import check_writable, write_table
-from medmllm.documents import PreprocessingContract
 from medmllm.ingest.labels import assign_task
 from medmllm.ingest.study_folder import folder_of
 from medmllm.ingest.table_inputs import check_inputs, settle_columns
@@ -101,9 +100,8 @@ def run(
     labelled = [study for study in index.studies if study.study_key in found.by_study]
     groups = read_groups(labelled, config.evaluation.subgroups)
     given = look_ahead(index.studies, found.by_study, config.training, splits, labels=task.labels)
-    draft = draft_contract(config.image, config.text.reading, settle_columns(labelled, config.table))
     cache = ImageCache.open(Path(config.training.cache or out / RUN_FOLDER), folder_of(studies))
-    cohort = _read(index.studies, found.by_study, draft, cache, config, out)
+    cohort = _read(labelled, found.by_study, cache, config, out)
     config.write(out / "settings.json")
     arms, said = usable_arms(cohort, config)
     plan, leaks = settle_folds(cohort, config.training, given, out, labels=task.labels)
@@ -130,14 +128,11 @@ def run(
 
 
 def _read(
-    studies: Sequence[Study],
-    targets: Mapping[str, Target],
-    draft: PreprocessingContract,
-    cache: ImageCache,
-    config: TrainConfig,
-    out: Path,
+    studies: Sequence[Study], targets: Mapping[str, Target], cache: ImageCache, config: TrainConfig, out: Path
 ) -> Cohort:
-    """Prepare every labelled study, and write what was refused and what is implausible."""
+    """Prepare the labelled studies, and write what was refused and what is implausible."""
+    sound = config.recording if config.recording.enabled else None
+    draft = draft_contract(config.image, config.text.reading, sound, settle_columns(studies, config.table))
     with progress_bar("Preparing studies", len(targets)) as more:
         workers = os.cpu_count() or 1
         cohort = read_cohort(studies, targets, draft, policy=config.quality, workers=workers, advance=more, cache=cache)

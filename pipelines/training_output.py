@@ -29,7 +29,7 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
     packaged = packaged_arm(trained.arms)
     if trained.task.labels:
         write_labels_out_of_fold(out / TABLE, trained)
-        found, trust = evaluate_label_arms(trained), Trust((), (), ())
+        found, trust = evaluate_label_arms(trained), Trust()
     else:
         write_out_of_fold(out / TABLE, trained)
         found = _evaluate(trained, arms)

@@ -14,7 +14,7 @@ from medmllm.config import TrainConfig
 from medmllm.documents import ModelCard
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.discrimination import IntArray
-from medmllm.reporting.curves import ReliabilityPoint, reliability_points, roc_points
+from medmllm.reporting.curves import DecisionChart, ReliabilityPoint, decision_chart, reliability_points, roc_points
 from medmllm.reporting.page import write_page
 from medmllm.result_documents import EvaluationDocument, MetricDocument
 
@@ -81,6 +81,8 @@ class TrainingPage:
     gains: tuple[str, ...]
     curves: tuple[ArmCurves, ...]
     largest_bin: int  # studies
+    decision: DecisionChart | None
+    decision_paths: tuple[str, ...]  # SVG, one per arm, then of treating all
     labels: Mapping[str, str]  # metric -> how it is called
     frame: Frame
 
@@ -112,6 +114,7 @@ def write_training_report(
         )
         for arm in arms
     )
+    decision = decision_chart(evaluation.decision_curves)
     page = TrainingPage(
         evaluation=evaluation,
         card=card,
@@ -122,6 +125,10 @@ def write_training_report(
         gains=tuple(filter(None, (_gain(metric, evaluation.confidence) for metric in evaluation.differences))),
         curves=curves,
         largest_bin=max((point.n for curve in curves for point in curve.reliability), default=1),
+        decision=decision,
+        decision_paths=()
+        if decision is None
+        else (*(_path(points) for _, points in decision.arms), _path(decision.treat_all)),
         labels={name: label for name, (label, _) in METRICS.items()},
         frame=FRAME,
     )

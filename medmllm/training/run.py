@@ -187,6 +187,8 @@ def evaluation_document(
             for arm in found.arms
         ),
         differences=tuple(map(_metric, found.differences)),
+        delong=trust.delong,
+        decision_curves=trust.decision_curves,
         modality_use=trust.modality_use,
         subgroups=trust.subgroups,
         policy=rules,
