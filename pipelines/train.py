@@ -15,6 +15,7 @@ import torch
 
 from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import check_writable, write_table
+from medmllm.documents import PreprocessingContract
 from medmllm.ingest.labels import assign_task
 from medmllm.ingest.study_folder import folder_of
 from medmllm.ingest.table_inputs import check_inputs, settle_columns
@@ -25,6 +26,7 @@ from medmllm.pipelines.progress import progress_bar
 from medmllm.pipelines.training_output import write_run
 from medmllm.provenance import file_digest, stamp
 from medmllm.quality.gate import log_warnings
+from medmllm.records import Study
 from medmllm.result_documents import EvaluationDocument
 from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.table_rows import LedgerRow, QualityRow
@@ -104,7 +106,7 @@ def run(
     labelled = [study for study in index.studies if study.study_key in found.by_study]
     groups = read_groups(labelled, config.evaluation.subgroups)
     given = look_ahead(index.studies, found.by_study, config.training, splits, labels=task.labels)
-    draft = draft_contract(config.image, config.text.reading, settle_columns(labelled, config.table))
+    draft = _draft(labelled, config)
     with progress_bar("Preparing studies", len(found.by_study)) as more:
         cohort = read_cohort(index.studies, found.by_study, draft, policy=config.quality, workers=cores, advance=more)
     _tell_what_was_read(cohort, out)
@@ -130,6 +132,12 @@ def run(
         evaluation = write_run(trained, out, said)
         track_result(tracked, evaluation, out, register_as=config.tracking.register_as)
     return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out), unmet(evaluation.policy))
+
+
+def _draft(labelled: Sequence[Study], config: TrainConfig) -> PreprocessingContract:
+    """Return the contract that the studies are read under."""
+    sound = config.recording if config.recording.enabled else None
+    return draft_contract(config.image, config.text.reading, sound, settle_columns(labelled, config.table))
 
 
 def _tell_what_was_read(cohort: Cohort, out: Path) -> None:

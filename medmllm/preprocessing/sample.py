@@ -1,6 +1,6 @@
 """Bring what a study gives together as a Sample, and Samples together as a Batch.
 
-volumes, note, cells -> contract checks -> Sample -> Batch with presence masks
+volumes, note, recordings, cells -> contract checks -> Sample -> Batch with presence masks
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,12 @@ from transformers import PreTrainedTokenizerBase
 
 from medmllm.documents import PreprocessingContract
 from medmllm.errors import ContractError
+from medmllm.preprocessing.audio import log_mel
 from medmllm.preprocessing.contract import check_present, check_volume
 from medmllm.preprocessing.image import prepare_image
 from medmllm.preprocessing.table import code_values
 from medmllm.preprocessing.text import has_words, tokenize_note
-from medmllm.records import MODALITIES, Batch, Note, Sample, Study, Target, Values, Volume
+from medmllm.records import MODALITIES, Batch, Note, Recording, Sample, Study, Target, Values, Volume
 from medmllm.table_documents import TableCodes
 
 
@@ -25,6 +26,7 @@ def prepare_sample(
     contract: PreprocessingContract,
     tokenizer: PreTrainedTokenizerBase | None,
     *,
+    recordings: Sequence[Recording] = (),
     values: Values | None = None,
     codes: TableCodes | None = None,
     target: Target | None = None,
@@ -37,6 +39,7 @@ def prepare_sample(
         note: None when the study has none.
         contract: What the model was, or will be, trained on; volumes outside it are refused.
         tokenizer: None leaves the note out for now (cross-validation learns one per fold).
+        recordings: All that the study has.
         values: Of the columns that the contract reads; None when the study has none.
         codes: None leaves the table out for now, as the tokenizer does the note.
         target: Class index or labels, when known.
@@ -45,7 +48,8 @@ def prepare_sample(
         ContractError: The study does not match the contract.
     """
     read = note is not None and contract.text is not None and has_words(note, contract.text)
-    check_present(contract, volumes, has_note=read, has_values=values is not None)
+    others = {"has_recording": bool(recordings), "has_values": values is not None}
+    check_present(contract, volumes, has_note=read, **others)
     image: torch.Tensor | None = None
     present: tuple[bool, ...] = ()
     if contract.image is not None:
@@ -58,7 +62,10 @@ def prepare_sample(
         cells = code_values(values, codes)
     if note is not None and contract.text is not None and tokenizer is not None:
         tokens = tokenize_note(note, contract.text, tokenizer)
-        check_present(contract, volumes, has_note=tokens is not None, has_values=values is not None)
+        check_present(contract, volumes, has_note=tokens is not None, **others)
+    sound = None
+    if recordings and contract.recording is not None:
+        sound = tuple(log_mel(recording, contract.recording) for recording in recordings)
     return Sample(
         study_key=study.study_key,
         patient_key=study.patient_key,
@@ -67,6 +74,7 @@ def prepare_sample(
         token_ids=None if tokens is None else tokens[0],
         words=() if tokens is None else tokens[1],
         target=target,
+        recording=sound,
         table=None if cells is None else cells[0],
         cell_present=() if cells is None else cells[1],
     )
@@ -110,9 +118,11 @@ def collate(
             ids[row, : len(note)] = note
             mask[row, : len(note)] = True
     table, cell_present = _lay_cells(samples, contract)
+    recording, recording_mask = _lay_recordings(samples, contract)
     here = {
         "image": [s.image is not None and settings is not None for s in samples],
         "text": [note is not None for note in notes],
+        "recording": [s.recording is not None and contract.recording is not None for s in samples],
         "table": [s.table is not None and contract.table is not None for s in samples],
     }
     present = [[here[name][row] for name in MODALITIES] for row in range(len(samples))]
@@ -129,6 +139,8 @@ def collate(
         present=torch.tensor(present, dtype=torch.bool),
         target=torch.tensor(known, dtype=torch.int64) if len(known) == len(targets) else None,
         note_features=_note_features(samples) if mask.any() else None,
+        recording=recording,
+        recording_mask=recording_mask,
         table=table,
         cell_present=cell_present,
     )
@@ -141,6 +153,27 @@ def _note_features(samples: Sequence[Sample]) -> torch.Tensor | None:
         return None
     blank = torch.zeros_like(found[0])
     return torch.stack([blank if s.note_features is None else s.note_features for s in samples])
+
+
+def _lay_recordings(
+    samples: Sequence[Sample], contract: PreprocessingContract
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return the spectrograms of all samples and which frames are real; None where no sound is read.
+
+    Shapes are (batch, recordings, mels, frames) and (batch, recordings, frames).
+    """
+    if contract.recording is None:
+        return None, None
+    sounds = [s.recording or () for s in samples]
+    most = max(1, *(len(own) for own in sounds))
+    longest = max([1, *(spectrum.shape[1] for own in sounds for spectrum in own)])
+    laid = torch.zeros(len(samples), most, contract.recording.mels, longest)
+    mask = torch.zeros(len(samples), most, longest, dtype=torch.bool)
+    for row, own in enumerate(sounds):
+        for place, spectrum in enumerate(own):
+            laid[row, place, :, : spectrum.shape[1]] = spectrum
+            mask[row, place, : spectrum.shape[1]] = True
+    return laid, mask
 
 
 def _lay_cells(
@@ -170,6 +203,8 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
         token_mask=batch.token_mask.to(device, non_blocking=True),
         present=batch.present.to(device, non_blocking=True),
         target=moved(batch.target),
+        recording=moved(batch.recording),
+        recording_mask=moved(batch.recording_mask),
         table=moved(batch.table),
         cell_present=moved(batch.cell_present),
         note_features=moved(batch.note_features),

@@ -1,6 +1,7 @@
 """Read a cohort for training: every study prepared once, refusals kept beside it.
 
-    Study -> chosen series -> Volumes, Note, Values -> quality gate -> Sample (no tokens, no cells yet), or a Refusal
+    Study -> chosen series -> Volumes, Note, Recordings, Values -> quality gate
+    -> Sample (no tokens, no cells yet), or a Refusal
 
 Tokens and coded cells come later, fold by fold: `tiny` learns its vocabulary, and the table its scale and its
 categories, from the training part alone.
@@ -14,8 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from medmllm.config import QualityPolicy
-from medmllm.documents import ImageSettings, PreprocessingContract, TableContract, TextSettings
+from medmllm.documents import ImageSettings, PreprocessingContract, RecordingSettings, TableContract, TextSettings
 from medmllm.errors import ContractError, GeometryError, IngestError, LabelError, MedmllmError
+from medmllm.ingest.audio import read_recording
 from medmllm.ingest.study_folder import read_study_note, read_volume
 from medmllm.ingest.table_inputs import accept_numbers, read_values
 from medmllm.preprocessing.contract import VolumeFacts, accept, measure
@@ -26,6 +28,8 @@ from medmllm.quality.gate import Findings, inspect_study, judge, refusal_of
 from medmllm.records import (
     Note,
     QualityFinding,
+    Recording,
+    RecordingReference,
     Refusal,
     Sample,
     SeriesReference,
@@ -46,6 +50,7 @@ class StudyParts:
     series: Mapping[str, SeriesReference]
     volumes: Mapping[str, Volume] = field(repr=False)
     note: Note | None
+    recordings: tuple[Recording, ...] = ()
     values: Values | None = field(default=None, repr=False)  # of the table's columns
 
 
@@ -57,6 +62,7 @@ class Member:
     note: Note | None
     facts: Mapping[str, VolumeFacts]  # by channel name
     pixels: tuple[str, ...] = ()  # digest of each volume as read, for the audit of leakage
+    sounds: tuple[str, ...] = ()  # digest of each recording as read, likewise
     values: Values | None = field(default=None, repr=False)  # of the table's columns
 
 
@@ -79,6 +85,11 @@ class Cohort:
     def has_notes(self) -> bool:
         """Whether any study has a note."""
         return any(member.note is not None for member in self.members)
+
+    @property
+    def has_recordings(self) -> bool:
+        """Whether any study has a recording."""
+        return any(member.sample.recording is not None for member in self.members)
 
     @property
     def has_values(self) -> bool:
@@ -106,7 +117,7 @@ class _Looked:
 
 
 def read_parts(study: Study, contract: PreprocessingContract) -> StudyParts:
-    """Read the series that the contract's channels ask for, and note and table row if the contract reads them.
+    """Read the series that the contract's channels ask for, and what else the contract reads.
 
     Raises:
         MedmllmError: A required channel has no series, several fit, or one cannot be read; or a cell of the table.
@@ -116,14 +127,16 @@ def read_parts(study: Study, contract: PreprocessingContract) -> StudyParts:
     volumes = {name: read_volume(reference, regrid=regrid) for name, reference in series.items()}
     note = read_study_note(study) if contract.text is not None else None
     values = None if contract.table is None else read_values(study, contract.table)
-    return StudyParts(series, volumes, note, values)
+    recordings = () if contract.recording is None else tuple(map(_read_recording, study.recordings))
+    return StudyParts(series, volumes, note, recordings, values)
 
 
 def inspect_parts(study: Study, parts: StudyParts, contract: PreprocessingContract, policy: QualityPolicy) -> Findings:
     """Return what the quality checks find in what was read of a study, judged by the policy."""
     volumes = {parts.series[name].series_key: volume for name, volume in parts.volumes.items()}
     has_note = contract.text is not None and bool(study.notes)
-    return inspect_study(study.study_key, volumes, parts.note, policy, has_note=has_note)
+    recordings = parts.recordings
+    return inspect_study(study.study_key, volumes, parts.note, policy, has_note=has_note, recordings=recordings)
 
 
 def compare_note(study: Study, note: Note | None, register: NoteRegister, policy: QualityPolicy) -> Findings:
@@ -147,6 +160,18 @@ def pixel_digest(volume: Volume) -> str | None:
     return digest.hexdigest()
 
 
+def _read_recording(reference: RecordingReference) -> Recording:
+    return read_recording(reference.file)
+
+
+def sound_digest(recording: Recording) -> str | None:
+    """Return a digest of a recording's samples; None for a constant one, which any other may equal."""
+    waveform = recording.waveform
+    if waveform.min() == waveform.max():
+        return None
+    return hashlib.blake2b(np.ascontiguousarray(waveform).tobytes(), digest_size=16).hexdigest()
+
+
 def stage_of(error: MedmllmError) -> Stage:
     """Return the stage at which an error stopped the reading and preparing of a study."""
     if isinstance(error, ContractError):
@@ -155,11 +180,20 @@ def stage_of(error: MedmllmError) -> Stage:
 
 
 def draft_contract(
-    image: ImageSettings | None, text: TextSettings | None, table: TableContract | None = None
+    image: ImageSettings | None,
+    text: TextSettings | None,
+    recording: RecordingSettings | None = None,
+    table: TableContract | None = None,
 ) -> PreprocessingContract:
     """Return a contract before the cohort is known: nothing is out of range yet."""
     return PreprocessingContract(
-        version=CONTRACT_VERSION, orientation="RAS", image=image, accepted={}, text=text, table=table
+        version=CONTRACT_VERSION,
+        orientation="RAS",
+        image=image,
+        accepted={},
+        text=text,
+        recording=recording,
+        table=table,
     )
 
 
@@ -218,12 +252,22 @@ def _look(study: Study, target: Target, contract: PreprocessingContract, policy:
         refusal = refusal_of(findings)
         if refusal is not None:
             return _Looked(refusal, findings, note)
-        sample = prepare_sample(study, parts.volumes, note, contract, None, values=parts.values, target=target)
+        sample = prepare_sample(
+            study,
+            parts.volumes,
+            note,
+            contract,
+            None,
+            recordings=parts.recordings,
+            values=parts.values,
+            target=target,
+        )
     except MedmllmError as error:
         return _Looked(Refusal.of(error, stage_of(error)), findings, note)
     facts = {name: measure(volume) for name, volume in parts.volumes.items()}
     pixels = tuple(digest for volume in parts.volumes.values() if (digest := pixel_digest(volume)))
-    return _Looked(Member(sample, note, facts, pixels, parts.values), findings, note)
+    sounds = tuple(digest for recording in parts.recordings if (digest := sound_digest(recording)))
+    return _Looked(Member(sample, note, facts, pixels, sounds, parts.values), findings, note)
 
 
 def _in_order(

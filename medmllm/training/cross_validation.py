@@ -87,9 +87,15 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
     Raises:
         ConfigError: No arm is left.
     """
-    has = {"image": cohort.has_images, "text": cohort.has_notes, "table": cohort.has_values}
+    has = {
+        "image": cohort.has_images,
+        "text": cohort.has_notes,
+        "recording": cohort.has_recordings,
+        "table": cohort.has_values,
+    }
     has["fused"] = sum(has.values()) > 1
-    asked = [arm for arm in config.training.arms if arm != "table" or config.table.columns]
+    off = {"recording": not config.recording.enabled, "table": not config.table.columns}
+    asked = [arm for arm in config.training.arms if not off.get(arm, False)]
     arms = [arm for arm in asked if has[arm]]
     said = [f"No {arm} arm: the studies lack what it reads." for arm in asked if not has[arm]]
     if not arms:
@@ -144,7 +150,8 @@ def cross_validate(
     set_determinism(config.training)
     text = config.text.reading if cohort.has_notes else None
     table = cohort.table if cohort.has_values else None
-    draft = draft_contract(config.image if cohort.has_images else None, text, table)
+    recording = config.recording if cohort.has_recordings else None
+    draft = draft_contract(config.image if cohort.has_images else None, text, recording, table)
     contract = final_contract(cohort, draft, margin=config.acceptance_margin)
     # When overwriting, also what is left of arms that are not trained now.
     for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:

@@ -43,6 +43,7 @@ def origin_of(config: TrainConfig, split: str, cohort: Cohort) -> Origin:
         image = "" if sample.image is None else _digest(sample.image.as_subclass(Tensor))
         parts += [sample.study_key, str(sample.target), str(sample.channel_present)]
         parts += ["" if member.note is None else member.note.text, image]
+        parts += [_digest(spectrum) for spectrum in sample.recording or ()]
         parts += [] if member.values is None else [repr(sorted(member.values.items()))]
     return Origin(text_digest([settings, *start]), split, text_digest(parts))
 
