@@ -240,7 +240,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more folders that `medmllm train` wrote, split alike.")],
     out: Out,
     arm: Annotated[
-        str | None, typer.Option("--arm", help="image, text, table or fused; by default that of RUN/model.")
+        str | None, typer.Option("--arm", help="image, text, recording, table or fused; by default that of RUN/model.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> ExitCode:

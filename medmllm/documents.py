@@ -167,30 +167,6 @@ class TextSettings(Document):
         return overlap
 
 
-class TextEncoderSettings(TextSettings):
-    """[text] of train.toml: how a note becomes tokens, and how much of the encoder learns from them."""
-
-    fine_tuning: Literal["full", "frozen", "lora"] = Field(
-        description="full: every weight of a pretrained encoder learns on; frozen: none; lora: low-rank adapters on "
-        "its linear layers do, and are merged into the weights at the end"
-    )
-    lora_rank: PositiveInt = Field(description="rank of each adapter")
-    lora_alpha: PositiveInt = Field(description="what an adapter adds is scaled by lora_alpha / lora_rank")
-    lora_dropout: float = Field(ge=0, lt=1, description="on what goes into an adapter, while training")
-
-    @field_validator("fine_tuning")
-    @classmethod
-    def _keeps_pretrained_weights_alone(cls, fine_tuning: str, info: ValidationInfo) -> str:
-        if fine_tuning != "full" and info.data.get("encoder") == "tiny":
-            raise ValueError("'tiny' starts at random and has to learn as a whole: use 'full', or a pretrained encoder")
-        return fine_tuning
-
-    @property
-    def reading(self) -> TextSettings:
-        """What of this a model's contract holds: how a note is read, not how that was learnt."""
-        return TextSettings.model_validate(self.model_dump(include=set(TextSettings.model_fields)))
-
-
 class AcceptedRange(Document):
     """The range of one property over the training cohort, widened by a stated margin."""
 
@@ -205,6 +181,26 @@ class ChannelAcceptance(Document):
     extent_mm: tuple[AcceptedRange, AcceptedRange, AcceptedRange] = Field(description="along R-L, A-P, S-I")
     spacing_mm: tuple[AcceptedRange, AcceptedRange, AcceptedRange]
     intensity: AcceptedRange = Field(description="range that the volume's 1st and 99th percentiles must lie in")
+
+
+class RecordingSettings(Document):
+    """How a recording becomes a log-mel spectrogram."""
+
+    enabled: bool = Field(description="read the recordings of the studies")
+    sample_rate_hz: int = Field(ge=1000, description="resampled to this; a recording with a lower rate is refused")
+    duration_s: PositiveFloat = Field(description="read from the start of each recording; what lies beyond is cut")
+    mels: PositiveInt = Field(description="bands from 0 to half the sample rate, evenly spaced on the mel scale")
+    window_s: PositiveFloat = Field(description="length of the Hann window")
+    hop_s: float = Field(ge=0.001, description="from one window to the next; one sample of the lowest rate at least")
+    required: bool = Field(description="refuse a study without a recording; else it is masked")
+
+    @field_validator("hop_s")
+    @classmethod
+    def _leaves_nothing_out(cls, hop_s: float, info: ValidationInfo) -> float:
+        window_s = info.data.get("window_s", hop_s)  # absent when it is itself wrong
+        if hop_s > window_s:
+            raise ValueError(f"a longer step than the window, {window_s:g} s, leaves sound out")
+        return hop_s
 
 
 class Column(Document):
@@ -231,10 +227,9 @@ class PreprocessingContract(Document):
     image: ImageSettings | None = Field(description="None: the model reads no image")
     accepted: dict[str, ChannelAcceptance] = Field(description="by channel name")
     text: TextSettings | None = Field(description="None: the model reads no note")
-    # Left out where absent, so that models which read no table keep their fingerprint.
-    table: TableContract | None = Field(
-        default=None, exclude_if=lambda table: table is None, description="absent: the model reads no table"
-    )
+    # Left out where absent, so that models which read neither keep their fingerprint.
+    recording: RecordingSettings | None = Field(None, exclude_if=lambda r: r is None, description="absent: no sound")
+    table: TableContract | None = Field(None, exclude_if=lambda t: t is None, description="absent: no table")
 
     @property
     def fingerprint(self) -> str:
@@ -307,6 +302,9 @@ class ModelSettings(Document):
         description="chance that a modality is hidden from a fused model, a cell of the table from any, while training",
     )
     tiny_width: PositiveInt = Field(description="hidden size of the 'tiny' text encoder")
+    audio_width: PositiveInt = Field(
+        description="channels of the audio encoder's first stage; it has 4 times as many features"
+    )
     table_width: PositiveInt = Field(description="features of the table encoder")
     text_batch_norm: bool = Field(
         description="standardise the notes' features over the batch, as image features are: notes that share most of "
@@ -374,7 +372,7 @@ class ModelCard(Document):
     format: Literal["medmllm-model"] = "medmllm-model"
     format_version: Literal[1] = 1
     task: Task
-    arm: Literal["fused", "image", "text", "table"]
+    arm: Literal["fused", "image", "text", "recording", "table"]
     contract: PreprocessingContract
     contract_fingerprint: Sha256
     model: ModelSettings

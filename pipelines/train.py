@@ -7,7 +7,7 @@ MLflow
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,21 +25,18 @@ from medmllm.pipelines.progress import progress_bar
 from medmllm.pipelines.training_output import write_run
 from medmllm.provenance import file_digest, stamp
 from medmllm.quality.gate import log_warnings
+from medmllm.records import Study, Target
 from medmllm.result_documents import EvaluationDocument
 from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.table_rows import LedgerRow, QualityRow
 from medmllm.training.cohort import Cohort, draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate, usable_arms
 from medmllm.training.groups import read_groups
+from medmllm.training.image_cache import RUN_FOLDER, ImageCache
 from medmllm.training.planning import look_ahead, settle_folds
 from medmllm.training.policy import check_policy, unmet
 from medmllm.training.resuming import check_unfinished
-from medmllm.training.run import (
-    Trained,
-    left_out,
-    summary,
-    track_result,
-)
+from medmllm.training.run import Trained, left_out, summary, track_result
 from medmllm.training.starting_weights import check_start, weights_input
 from medmllm.training.task_checks import check_task
 from medmllm.training.tracking import parent_run
@@ -86,8 +83,7 @@ def run(
         MisuseError: Settings, labels or split cannot be used.
         MedmllmError: The run failed.
     """
-    cores = os.cpu_count() or 1
-    torch.set_num_threads(config.training.threads or cores)
+    torch.set_num_threads(config.training.threads or os.cpu_count() or 1)
     check_policy(config)
     check_start(config)  # a wrong device or file of weights should not cost an index
     parsed, source = [parse_target(target) for target in targets], labels or label_file(studies)
@@ -104,10 +100,8 @@ def run(
     labelled = [study for study in index.studies if study.study_key in found.by_study]
     groups = read_groups(labelled, config.evaluation.subgroups)
     given = look_ahead(index.studies, found.by_study, config.training, splits, labels=task.labels)
-    draft = draft_contract(config.image, config.text.reading, settle_columns(labelled, config.table))
-    with progress_bar("Preparing studies", len(found.by_study)) as more:
-        cohort = read_cohort(index.studies, found.by_study, draft, policy=config.quality, workers=cores, advance=more)
-    _tell_what_was_read(cohort, out)
+    cache = ImageCache.open(Path(config.training.cache or out / RUN_FOLDER), folder_of(studies))
+    cohort = _read(labelled, found.by_study, cache, config, out)
     config.write(out / "settings.json")
     arms, said = usable_arms(cohort, config)
     plan, leaks = settle_folds(cohort, config.training, given, out, labels=task.labels)
@@ -122,7 +116,8 @@ def run(
         named = {"target": task.target, "split_digest": plan.digest}
         tracked.log_params(flatten(config.model_dump(mode="json")) | named)
         tracked.log_tags(named)
-        with progress_bar("Training fold models", len(arms) * len(plan.folds)) as more:
+        epochs = len(arms) * len(plan.folds) * config.training.epochs
+        with progress_bar("Training fold models, epochs", epochs) as more:
             done = cross_validate(
                 arms, cohort, plan, config, task.classes, out=out, tracked=tracked, advance=more, resume=resume
             )
@@ -132,8 +127,17 @@ def run(
     return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out), unmet(evaluation.policy))
 
 
-def _tell_what_was_read(cohort: Cohort, out: Path) -> None:
+def _read(
+    studies: Sequence[Study], targets: Mapping[str, Target], cache: ImageCache, config: TrainConfig, out: Path
+) -> Cohort:
+    """Prepare the labelled studies, and write what was refused and what is implausible."""
+    sound = config.recording if config.recording.enabled else None
+    draft = draft_contract(config.image, config.text.reading, sound, settle_columns(studies, config.table))
+    with progress_bar("Preparing studies", len(targets)) as more:
+        workers = os.cpu_count() or 1
+        cohort = read_cohort(studies, targets, draft, policy=config.quality, workers=workers, advance=more, cache=cache)
     ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]
     write_table(out / "training_ledger.csv", LedgerRow, ledger)
     write_table(out / "quality.csv", QualityRow, (QualityRow.of(key, finding) for key, finding in cohort.findings))
     log_warnings(Counter(finding.code for _, finding in cohort.findings if finding.severity == "warn"))
+    return cohort

@@ -25,6 +25,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from medmllm.documents import FoldModel, ModelCard, ModelSettings, PreprocessingContract, TextSettings
 from medmllm.errors import ConfigError, PackageError
+from medmllm.models.audio_encoder import AudioEncoder
 from medmllm.models.classifier import StudyClassifier, output_count
 from medmllm.models.image_encoder import ImageEncoder, check_grid
 from medmllm.models.note_windows import Windows
@@ -108,6 +109,7 @@ def build_network(
         text_encoder=None
         if text_network is None
         else TextEncoder(text_network, batch_norm=settings.text_batch_norm, windows=windows),
+        audio_encoder=None if contract.recording is None else AudioEncoder(settings, contract.recording.mels),
         table_encoder=None if codes is None else TableEncoder(settings, codes),
         outputs=len(classes) if labels else output_count(classes),
         ordered=ordered,

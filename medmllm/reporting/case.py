@@ -187,7 +187,7 @@ def _probability_of(prediction: PredictionDocument) -> str:
 
 def _modalities_read(card: ModelCard) -> tuple[str, ...]:
     contract = card.contract
-    reads = {"image": contract.image, "text": contract.text, "table": contract.table}
+    reads = {"image": contract.image, "text": contract.text, "recording": contract.recording, "table": contract.table}
     return tuple(name for name in MODALITIES if reads[name] is not None and card.arm in ("fused", name))
 
 

@@ -133,7 +133,16 @@ def _samples(study: Study, parts: StudyParts, package: ModelPackage) -> tuple[Sa
     """Return what each fold's model sees of a study."""
     contract = package.card.contract
     values, one = parts.values, package.folds[0]
-    first = prepare_sample(study, parts.volumes, parts.note, contract, one.tokenizer, values=values, codes=one.codes)
+    first = prepare_sample(
+        study,
+        parts.volumes,
+        parts.note,
+        contract,
+        one.tokenizer,
+        recordings=parts.recordings,
+        values=values,
+        codes=one.codes,
+    )
     if values is not None:
         _log_unknown(study, values, package)
     samples = [first]
@@ -163,6 +172,7 @@ def _modalities_used(samples: Sequence[Sample]) -> tuple[str, ...]:
     used = {
         "image": samples[0].image is not None,
         "text": any(sample.token_ids is not None for sample in samples),
+        "recording": samples[0].recording is not None,
         "table": any(sample.table is not None for sample in samples),
     }
     return tuple(name for name in MODALITIES if used[name])

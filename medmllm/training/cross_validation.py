@@ -29,12 +29,14 @@ from medmllm.evaluation.multilabel import LabelsOutOfFold
 from medmllm.evaluation.ordinal import median_class
 from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
+from medmllm.preprocessing.stored_image import load_image
 from medmllm.provenance import file_digest
 from medmllm.records import MODALITIES, FloatArray, Sample
 from medmllm.result_documents import FoldDocument
 from medmllm.table_documents import TableCodes
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
+from medmllm.training.epoch_count import EpochCount
 from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
 from medmllm.training.label_fold import label_probabilities, labels_predicted
 from medmllm.training.label_splits import split_labels
@@ -87,9 +89,15 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
     Raises:
         ConfigError: No arm is left.
     """
-    has = {"image": cohort.has_images, "text": cohort.has_notes, "table": cohort.has_values}
+    has = {
+        "image": cohort.has_images,
+        "text": cohort.has_notes,
+        "recording": cohort.has_recordings,
+        "table": cohort.has_values,
+    }
     has["fused"] = sum(has.values()) > 1
-    asked = [arm for arm in config.training.arms if arm != "table" or config.table.columns]
+    off = {"recording": not config.recording.enabled, "table": not config.table.columns}
+    asked = [arm for arm in config.training.arms if not off.get(arm, False)]
     arms = [arm for arm in asked if has[arm]]
     said = [f"No {arm} arm: the studies lack what it reads." for arm in asked if not has[arm]]
     if not arms:
@@ -139,12 +147,14 @@ def cross_validate(
     """Train every arm on the same folds, each fold in a child run of its own.
 
     Packages go to OUT/model (the main arm) and OUT/model_ARM; a fold's weights are written as soon as it is trained.
-    What is reached is kept in OUT/checkpoints; with `resume`, training goes on from there.
+    What is reached is kept in OUT/checkpoints; with `resume`, training goes on from there. `advance` is told of every
+    epoch, and of those that a fold did not need when it is done.
     """
     set_determinism(config.training)
     text = config.text.reading if cohort.has_notes else None
     table = cohort.table if cohort.has_values else None
-    draft = draft_contract(config.image if cohort.has_images else None, text, table)
+    recording = config.recording if cohort.has_recordings else None
+    draft = draft_contract(config.image if cohort.has_images else None, text, recording, table)
     contract = final_contract(cohort, draft, margin=config.acceptance_margin)
     # When overwriting, also what is left of arms that are not trained now.
     for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:
@@ -158,14 +168,15 @@ def cross_validate(
             child = tracked.child(f"{arm} fold {split.fold}")
             kept = Kept(out, folder, origin, arm, split.fold)
             done = kept.finished()
+            count = EpochCount(child, advance, config.training.epochs)
             if done is None:
-                done = _run_fold(split, cohort, own, classes, config, kept, child)
+                done = _run_fold(split, cohort, own, classes, config, kept, count)
             found = _predicted(*done, ordered=config.task.ordered)
             if found.model.labels is None:
                 child.log_metrics({"temperature": found.model.temperature, "threshold": found.model.threshold})
             child.end()
             folds.append(found)
-            advance(1)
+            count.finish()
         results.append(_assemble(arm, own, plan, folds, folder))
     return tuple(results)
 
@@ -305,7 +316,7 @@ def mean_image(cohort: Cohort) -> Tensor:
     for member in cohort.members:
         if member.sample.image is None:
             continue
-        image = member.sample.image.as_subclass(Tensor).double()
+        image = load_image(member.sample.image).double()
         here = torch.tensor(member.sample.channel_present).double()[:, None, None, None]
         total = image * here if total is None else total + image * here
         count = here if count is None else count + here

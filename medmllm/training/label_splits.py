@@ -8,7 +8,7 @@ unknown does not. All studies of a patient lie on one side. Every part holds bot
 is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -50,19 +50,80 @@ def split_labels(
     check_enough_labels(patients, labels, names, folds)
     owner = _numbers(patients)
     holds = _held(owner, labels)
+
+    def draw(generator: np.random.Generator) -> tuple[FoldSplit, ...]:
+        tested_in = stratify(holds, [1 / folds] * folds, generator)[owner]
+        return tuple(_fold(fold, tested_in == fold, owner, holds, tuning_fraction, generator) for fold in range(folds))
+
+    parts = _first_whole(
+        draw,
+        lambda parts: lacking_label(parts, labels, names),
+        seed,
+        f"shuffles of {len(set(patients))} patients: try another number than {folds} for training.folds, leave that "
+        "label out, or add patients with that value.",
+    )
+    check_partition(parts, patients)
+    return SplitPlan(parts, digest_of(parts, study_keys))
+
+
+def carve_label_tuning(
+    tests: Sequence[Sequence[int]],
+    patients: Sequence[str],
+    labels: Labels,
+    names: Sequence[str],
+    *,
+    study_keys: Sequence[str],
+    tuning_fraction: float,
+    seed: int,
+    whole_tests: bool,
+) -> SplitPlan:
+    """Return folds with the test parts that are given, and tuning parts carved from the other studies.
+
+    Args:
+        tests: Test part of each fold, indices into the cohort.
+        patients: As of `split_labels`, as are those below.
+        labels: Of each study.
+        names: Of the labels.
+        study_keys: Key of each study.
+        tuning_fraction: Share of the training patients kept for tuning.
+        seed: Of the choice.
+        whole_tests: Whether a test part that lacks a value is refused; that of a site may lack one.
+
+    Raises:
+        SplitError: A part lacks a value of a label, a study is not tested exactly once, or a patient is on two sides.
+    """
+    owner = _numbers(patients)
+    holds = _held(owner, labels)
+    tested = [np.isin(np.arange(owner.size), test) for test in tests]
+
+    def draw(generator: np.random.Generator) -> tuple[FoldSplit, ...]:
+        return tuple(_fold(k, own, owner, holds, tuning_fraction, generator) for k, own in enumerate(tested))
+
+    parts = _first_whole(
+        draw,
+        lambda parts: lacking_label(parts, labels, names, whole_tests=whole_tests),
+        seed,
+        "choices of tuning patients: the folds are given, so give others, leave that label out, or add patients with "
+        "that value.",
+    )
+    check_partition(parts, patients)
+    return SplitPlan(parts, digest_of(parts, study_keys))
+
+
+def _first_whole(
+    draw: Callable[[np.random.Generator], tuple[FoldSplit, ...]],
+    fault_of: Callable[[tuple[FoldSplit, ...]], str],
+    seed: int,
+    way_out: str,
+) -> tuple[FoldSplit, ...]:
+    """Return the first draw without a fault; all draws come from the seed."""
     fault = ""
     for attempt in range(ATTEMPTS):
-        generator = np.random.default_rng([seed, attempt])
-        tested_in = stratify(holds, [1 / folds] * folds, generator)[owner]
-        parts = tuple(_fold(fold, tested_in, owner, holds, tuning_fraction, generator) for fold in range(folds))
-        fault = lacking_label(parts, labels, names)
+        parts = draw(np.random.default_rng([seed, attempt]))
+        fault = fault_of(parts)
         if not fault:
-            check_partition(parts, patients)
-            return SplitPlan(parts, digest_of(parts, study_keys))
-    raise SplitError(
-        f"{fault} in each of {ATTEMPTS} shuffles of {len(set(patients))} patients: try another number than {folds} for "
-        "training.folds, leave that label out, or add patients with that value."
-    )
+            return parts
+    raise SplitError(f"{fault} in each of {ATTEMPTS} {way_out}")
 
 
 def stratify(holds: BoolArray, shares: Sequence[float], generator: np.random.Generator) -> IntArray:
@@ -73,8 +134,9 @@ def stratify(holds: BoolArray, shares: Sequence[float], generator: np.random.Gen
         shares: Of each part; they sum to 1.
         generator: Breaks ties and shuffles.
     """
-    share = np.asarray(shares)
-    wanted, room = share[:, None] * holds.sum(axis=0), share * len(holds)
+    share, counts = np.asarray(shares), holds.sum(axis=0)
+    wanted, room = share[:, None] * counts, share * len(holds)
+    wanted = np.where(counts >= len(share), np.maximum(wanted, 1), wanted)  # a small part too has one, where it can
     part = np.full(len(holds), -1, dtype=np.int64)
     while (part < 0).any():
         left = (holds & (part < 0)[:, None]).sum(axis=0)
@@ -97,16 +159,18 @@ def _neediest(wanted: npt.NDArray[np.float64], room: npt.NDArray[np.float64], ge
 
 def _fold(
     fold: int,
-    tested_in: IntArray,
+    tested: BoolArray,
     owner: IntArray,
     holds: BoolArray,
     tuning_fraction: float,
     generator: np.random.Generator,
 ) -> FoldSplit:
-    rest = np.unique(owner[tested_in != fold])
+    """Return one fold: the studies that are tested (bool, one per study), and the other patients' parted in two."""
+    rest = np.unique(owner[~tested])
     side = np.full(len(holds), -1, dtype=np.int64)
     side[rest] = stratify(holds[rest], [1 - tuning_fraction, tuning_fraction], generator)
-    return FoldSplit(fold, *(np.flatnonzero(side[owner] == number) for number in (0, 1, -1)))
+    train, tune = (np.flatnonzero(~tested & (side[owner] == number)) for number in (0, 1))
+    return FoldSplit(fold, train, tune, np.flatnonzero(tested))
 
 
 def check_enough_labels(patients: Sequence[str], labels: Labels, names: Sequence[str], folds: int) -> None:

@@ -11,7 +11,7 @@ from medmllm.ingest.keys import load_keyring
 from medmllm.records import Study, Target
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import split_cohort
-from medmllm.training.label_splits import check_enough_labels, refuse_lacking
+from medmllm.training.label_splits import carve_label_tuning, check_enough_labels, refuse_lacking
 from medmllm.training.leakage import audit
 from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds
 from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
@@ -86,25 +86,48 @@ def settle_folds(
     if given is not None and settings.group_out:
         folds, remarks = read_folds(given, keys)
         given = tuple(folds)
-    patients = [member.sample.patient_key for member in cohort.members]
-    strata = [0] * len(keys) if labels else cohort.targets
-    if given is None:
-        plan = split_cohort(cohort, settings, labels)
-    else:
-        plan = plan_given(
-            given,
-            patients,
-            strata,
-            study_keys=keys,
-            tuning_fraction=settings.tuning_fraction,
-            seed=settings.seed,
-            whole_tests=not settings.group_out,
-        )
-        if labels:
-            refuse_lacking(plan, cohort.labels, labels, whole_tests=not settings.group_out)
+    plan = _plan(cohort, settings, given, labels)
     if settings.group_out:
-        remarks += remark_sites(plan, strata, settings.group_out)
+        remarks += remark_sites(plan, _strata(cohort), settings.group_out)
     remarks += audit(cohort, plan, settings)
     remarks += remark_columns(cohort, labels)
     write_splits(plan, keys, out)
     return plan, remarks
+
+
+def _strata(cohort: Cohort) -> list[int]:
+    return cohort.targets or [0] * len(cohort.members)
+
+
+def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, labels: Sequence[str]) -> SplitPlan:
+    """Return folds as the settings ask, or as given; of several labels every part is looked at label by label."""
+    if given is None:
+        return split_cohort(cohort, settings, labels)
+    keys = [member.sample.study_key for member in cohort.members]
+    patients = [member.sample.patient_key for member in cohort.members]
+    fraction, seed, whole_tests = settings.tuning_fraction, settings.seed, not settings.group_out
+    if labels and any(fold.tune is None for fold in given):
+        check_all_given(given, keys)
+        place = {key: k for k, key in enumerate(keys)}
+        return carve_label_tuning(
+            [[place[key] for key in fold.test if key in place] for fold in given],
+            patients,
+            cohort.labels,
+            labels,
+            study_keys=keys,
+            tuning_fraction=fraction,
+            seed=seed,
+            whole_tests=whole_tests,
+        )
+    plan = plan_given(
+        given,
+        patients,
+        _strata(cohort),
+        study_keys=keys,
+        tuning_fraction=fraction,
+        seed=seed,
+        whole_tests=whole_tests,
+    )
+    if labels:
+        refuse_lacking(plan, cohort.labels, labels, whole_tests=whole_tests)
+    return plan

@@ -16,6 +16,7 @@ from medmllm.models.fine_tuning import check_extra
 from medmllm.models.image_encoder import ImageEncoder, check_encoder, check_grid
 from medmllm.models.image_weights import WeightsReport, load_image_weights
 from medmllm.models.package import new_text_network
+from medmllm.preprocessing.audio import mel_bank
 from medmllm.preprocessing.text import TINY, load_tokenizer
 from medmllm.provenance import file_digest, stamp, text_digest
 from medmllm.result_documents import ImageWeightsDocument, MismatchDocument
@@ -35,6 +36,8 @@ def check_start(config: TrainConfig) -> None:
             notes' windows.
     """
     Machine.of(config.training.device)
+    if config.recording.enabled:
+        mel_bank(config.recording)
     check_extra(config.text)
     if {"image", "fused"} & set(config.training.arms):
         check_encoder(config.model)

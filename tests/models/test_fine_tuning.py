@@ -18,13 +18,13 @@ from transformers import (
     RobertaModel,
 )
 
-from medmllm.documents import TextEncoderSettings
 from medmllm.errors import ConfigError
 from medmllm.models import fine_tuning
 from medmllm.models.fine_tuning import check_extra, limit_training, merge_adapters
 from medmllm.models.fusion import FUSIONS
 from medmllm.models.package import FoldNetwork
 from medmllm.models.text_encoder import TextEncoder
+from medmllm.training_config import TextEncoderSettings
 from tests.models.small import a_batch, a_limited_member, a_member, contract_of, encoder_settings, save_bert
 
 ENCODER = "text_encoder.network."

@@ -119,6 +119,17 @@ def test_the_runs_own_folds_are_trained_on_again(labelled_run: Trained, tmp_path
     assert digests[0] == digests[1]
 
 
+def test_one_site_after_the_other_is_left_out(labelled_run: Trained, tmp_path: Path) -> None:
+    table = pd.read_csv(labelled_run.labels, dtype=str)
+    table["site"] = (table["patient_id"].str[1:].astype(int) // 8).astype(str)
+    labels = tmp_path / "labels.csv"
+    table.to_csv(labels, index=False)
+    more = (*TARGETS, "--set", "training.group_out=site", "--set", 'training.arms=["text"]')
+    outcome = train(labelled_run.studies, labels, tmp_path / "run", *UNTRACKED, *more)
+    assert outcome.code == 0, outcome.stderr
+    assert len(json.loads((tmp_path / "run" / "splits.json").read_text())["folds"]) == 3
+
+
 def test_a_policy_judges_the_means_over_the_labels(labelled_run: Trained, tmp_path: Path) -> None:
     outcome = trained_again(labelled_run, tmp_path / "run", *TARGETS, "--set", "policy.least.auroc=0.999")
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())

@@ -4,7 +4,7 @@ from sklearn.model_selection import GroupKFold
 
 from medmllm.errors import SplitError
 from medmllm.records import UNKNOWN
-from medmllm.training.label_splits import lacking_label, refuse_lacking, split_labels, stratify
+from medmllm.training.label_splits import carve_label_tuning, lacking_label, refuse_lacking, split_labels, stratify
 from medmllm.training.splits import FoldSplit, SplitPlan
 
 NAMES = ("nodule", "effusion", "fracture")
@@ -45,6 +45,48 @@ def test_shares_that_differ_are_kept_for_every_label() -> None:
     assert np.bincount(part).tolist() == [30, 10]
     assert np.bincount(part[holds[:, 0]]).tolist() == [6, 2]
     assert np.bincount(part[holds[:, 1]]).tolist() == [15, 5]
+
+
+def test_a_small_part_has_one_of_a_rare_value_where_there_are_enough() -> None:
+    holds = np.zeros((20, 2), dtype=bool)
+    holds[:2, 0] = holds[5:, 1] = True  # a fifth of two patients is less than half of one
+    for seed in range(10):
+        part = stratify(holds, [0.8, 0.2], np.random.default_rng(seed))
+        assert np.bincount(part[holds[:, 0]]).tolist() == [1, 1]
+
+
+def test_tuning_parts_are_carved_beside_the_test_parts_that_are_given() -> None:
+    owners, labels = a_cohort(60)
+    site = np.array([int(owner[3:]) % 3 for owner in owners])
+    labels = [(own[0], own[1], UNKNOWN if k == 0 else own[2]) for own, k in zip(labels, site, strict=True)]
+    tests = [np.flatnonzero(site == k).tolist() for k in range(3)]
+
+    def carve(*, whole_tests: bool) -> SplitPlan:
+        keys = [f"st-{k:04d}" for k in range(len(owners))]
+        return carve_label_tuning(
+            tests, owners, labels, NAMES, study_keys=keys, tuning_fraction=0.25, seed=1, whole_tests=whole_tests
+        )
+
+    plan = carve(whole_tests=False)
+    assert [fold.test.tolist() for fold in plan.folds] == tests
+    for fold in plan.folds:
+        assert not set(np.array(owners)[fold.train]) & set(np.array(owners)[fold.tune])
+        assert len(fold.train) + len(fold.tune) == len(owners) - len(fold.test)
+        for members in (fold.train, fold.tune):
+            assert all({0, 1} <= set(np.array(labels)[members, label]) for label in range(3))
+    with pytest.raises(SplitError, match="the test part of fold 0 has no study with 'fracture' absent in each of 20"):
+        carve(whole_tests=True)
+
+
+def test_a_given_test_part_that_parts_a_patient_is_refused() -> None:
+    owners, labels = a_cohort(60)
+    assert owners[0] == owners[1]
+    keys = [f"st-{k:04d}" for k in range(len(owners))]
+    tests = [list(range(0, len(owners), 2)), list(range(1, len(owners), 2))]
+    with pytest.raises(SplitError, match="patients are in both"):
+        carve_label_tuning(
+            tests, owners, labels, NAMES, study_keys=keys, tuning_fraction=0.25, seed=1, whole_tests=True
+        )
 
 
 def test_no_patient_is_in_two_parts_and_every_study_is_tested_once() -> None:
