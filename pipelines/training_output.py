@@ -1,6 +1,6 @@
 """What a training leaves in its folder, written once all folds are trained.
 
-Trained -> RUN/: model*/, out_of_fold.csv, report.html, evaluation.json
+Trained -> RUN/: model*/, out_of_fold.csv, figures/, report.html, evaluation.json
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import numpy as np
 from medmllm.evaluation.cohort import OutOfFold, evaluate_arms
 from medmllm.records import MODALITIES, CohortEvaluation
 from medmllm.reporting.cohort import write_training_report
+from medmllm.reporting.training_figures import FIGURES, draw_figures, write_figures
 from medmllm.result_documents import EvaluationDocument
 from medmllm.training.label_run import evaluate_label_arms, write_labels_out_of_fold
 from medmllm.training.policy import judge
@@ -39,7 +40,9 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
     rules = judge(config.policy, own, reads=reads, subgroups=trust.subgroups, uses=trust.modality_use)
     evaluation = evaluation_document(trained, found, trust, rules, more=said)
     card, page = cards[packaged.arm], out / "report.html"
-    write_training_report(page, evaluation=evaluation, arms=arms, targets=targets, card=card, settings=config)
+    figures = draw_figures(evaluation, arms, targets)
+    write_figures(out / FIGURES, figures, synthetic=evaluation.synthetic)
+    write_training_report(page, evaluation=evaluation, figures=figures, card=card, settings=config)
     evaluation.write(out / "evaluation.json")  # last: it marks the run as whole
     forget(out)
     return evaluation

@@ -258,7 +258,7 @@ def track_result(tracked: Run, evaluation: EvaluationDocument, out: Path, *, reg
         register_as: Name of the model in MLflow's registry; empty registers nothing.
     """
     tracked.log_metrics(headline(evaluation))
-    for name in ("settings.json", "splits.json", "evaluation.json", "out_of_fold.csv", "report.html"):
+    for name in ("settings.json", "splits.json", "evaluation.json", "out_of_fold.csv", "report.html", "figures"):
         tracked.log_file(out / name)
     if (out / REPORT).is_file():
         tracked.log_file(out / REPORT)

@@ -9,6 +9,7 @@ from medmllm import result_documents, trust_documents
 from medmllm.config import TrainConfig, load_config
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.reporting.cohort import write_training_report
+from medmllm.reporting.training_figures import draw_figures
 from tests.reporting import made_up
 from tests.reporting.html_page import Page
 
@@ -21,12 +22,9 @@ def arm(name: str) -> OutOfFold:
 
 
 def report(tmp_path: Path, evaluation: result_documents.EvaluationDocument | None = None, **changes: object) -> Page:
-    parts: dict[str, object] = {
-        "evaluation": evaluation or made_up.evaluation(),
-        "arms": [arm(name) for name in ("image", "text", "fused")],
-        "targets": TARGETS,
-        "card": made_up.card(),
-    }
+    shown = evaluation or made_up.evaluation()
+    figures = draw_figures(shown, [arm(name) for name in ("image", "text", "fused")], TARGETS)
+    parts: dict[str, object] = {"evaluation": shown, "figures": figures, "card": made_up.card()}
     write_training_report(tmp_path / "report.html", **(parts | changes))  # type: ignore[arg-type]
     return Page.read(tmp_path / "report.html")
 
