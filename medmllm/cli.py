@@ -1,8 +1,8 @@
 """The `medmllm` command: one verb per pipeline, an honest exit code.
 
 Results go to stdout, progress and warnings to stderr. Exit codes: 0 all done, 1 failed, 2 misused,
-3 finished but some studies were refused. Pipelines are imported inside the verbs, so that
-`medmllm --help` answers at once.
+3 finished but some studies were refused, 4 finished but the result does not meet [policy]. Pipelines
+are imported inside the verbs, so that `medmllm --help` answers at once.
 """
 
 import errno
@@ -40,6 +40,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     MISUSED = 2
     PARTIAL = 3
+    POLICY = 4
 
 
 Studies = Annotated[
@@ -225,6 +226,8 @@ def train(
         resume=resume,
     )
     typer.echo(result.summary)
+    if result.unmet:
+        return ExitCode.POLICY
     return ExitCode.PARTIAL if result.refused else ExitCode.OK
 
 

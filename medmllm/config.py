@@ -31,6 +31,7 @@ from medmllm.errors import ConfigError
 from medmllm.records import Severity
 from medmllm.table_documents import TableSettings
 from medmllm.training_config import EvaluationSettings, TaskSettings, TrackingSettings, TrainingSettings
+from medmllm.trust_config import PolicySettings
 
 Language = Literal["de", "en", "es", "fr", "it", "nl", "pt"]
 Settings = TypeVar("Settings", bound=Document)
@@ -141,6 +142,7 @@ class TrainConfig(Document):
     task: TaskSettings
     training: TrainingSettings
     evaluation: EvaluationSettings
+    policy: PolicySettings
     tracking: TrackingSettings
 
 

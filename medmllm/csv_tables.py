@@ -4,6 +4,7 @@ documents -> CSV on disk, row by row -> documents
 """
 
 import csv
+import io
 import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -46,7 +47,9 @@ def table_writer(path: Path, row_type: type[Row], *, classes: tuple[str, ...] = 
 class RowWriter(Generic[Row]):
     """Writes documents as CSV rows; a dict field becomes one column per class, `field[class]`."""
 
-    def __init__(self, stream: TextIO, row_type: type[Row], classes: tuple[str, ...]) -> None:
+    def __init__(
+        self, stream: TextIO, row_type: type[Row], classes: tuple[str, ...] = (), *, header: bool = True
+    ) -> None:
         self._stream = stream
         self._classes = classes
         self._header = [
@@ -54,9 +57,12 @@ class RowWriter(Generic[Row]):
             for name, field in row_type.model_fields.items()
             for column in ([f"{name}[{c}]" for c in classes] if field.annotation in _DICTS else [name])
         ]
-        self._writer = csv.writer(stream, lineterminator="\n")
-        self._quoting_writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        self._put(self._header)
+        self._nested = any(field.annotation in _DICTS for field in row_type.model_fields.values())
+        self._line = _Line()
+        self._writer = csv.writer(self._line, lineterminator="\n")
+        self._quoting_writer = csv.writer(self._line, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        if header:
+            self._put(self._header)
         self.count = 0
 
     def write(self, row: Row) -> None:
@@ -74,6 +80,10 @@ class RowWriter(Generic[Row]):
         Raises:
             PackageError: As `write`.
         """
+        if not self._nested:
+            self._put(["" if value is None else value for value in vars(row).values()])
+            self.count += 1
+            return
         flat: dict[str, object] = {}
         for name, value in row:
             if isinstance(value, dict):
@@ -86,10 +96,35 @@ class RowWriter(Generic[Row]):
         self._put([flat[name] for name in self._header] if self._classes else flat.values())
         self.count += 1
 
+    def add_lines(self, lines: str, count: int) -> None:
+        """Append rows that `as_lines` made elsewhere."""
+        self._stream.write(lines)
+        self.count += count
+
     def _put(self, cells: Collection[object]) -> None:
         # Before Python 3.13 a lone carriage return is not quoted by itself, and readers take it for the end of the row.
-        odd = any(type(value) is str and "\r" in value for value in cells)
-        (self._quoting_writer if odd else self._writer).writerow(cells)
+        self._writer.writerow(cells)
+        if "\r" in self._line.text:
+            self._quoting_writer.writerow(cells)
+        self._stream.write(self._line.text)
+
+
+class _Line:
+    """Takes the line that a CSV writer makes of a row."""
+
+    text = ""
+
+    def write(self, text: str) -> None:
+        self.text = text
+
+
+def as_lines(row_type: type[Row], rows: Iterable[Row]) -> str:
+    """Return rows as lines of a table, without its header."""
+    stream = io.StringIO(newline="")
+    writer = RowWriter(stream, row_type, header=False)
+    for row in rows:
+        writer.add(row)
+    return stream.getvalue()
 
 
 def write_table(path: Path, row_type: type[Row], rows: Iterable[Row], *, classes: tuple[str, ...] = ()) -> int:

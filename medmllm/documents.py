@@ -266,23 +266,33 @@ class ModelSettings(Document):
     """The parts of the network, by name."""
 
     image_encoder: str = Field(
-        description="resnet10, resnet18, resnet34, resnet50, densenet121 or densenet169 (MONAI, 3D)"
+        description="resnet10, resnet18, resnet34, resnet50, densenet121, densenet169, efficientnet_b0 or swin_unetr, "
+        "of which the encoder is used (MONAI, 3D)"
     )
-    image_width: PositiveInt = Field(description="channels of the first stage; the usual ResNet and DenseNet have 64")
+    image_width: PositiveInt = Field(
+        description="channels of the first stage; the usual ResNet and DenseNet have 64, EfficientNet-B0 32 (multiples "
+        "of 8), published Swin UNETRs 48 (multiples of 12)"
+    )
     image_stem_kernel: Literal[3, 5, 7] = Field(
         description="edge of the ResNet's first convolution; 7 in the papers, 3 for small grids"
     )
     image_stem_stride: Literal[1, 2] = Field(
-        description="stride of the first convolution; 1 keeps small things visible"
+        description="stride of the first convolution; 1 keeps small things visible. swin_unetr always has 2"
     )
-    image_stem_pool: bool = Field(description="halve the grid once more after the first convolution, as the papers do")
+    image_stem_pool: bool = Field(
+        description="halve the grid once more after the first convolution, as the papers do; ResNet and DenseNet"
+    )
     image_weights: str = Field(
         description="file of pretrained weights that training starts from, .safetensors, .pth or .pt; empty: random. "
         "Scoring never reads it"
     )
-    fusion: str = Field(description="concat, gated, low_rank or cross_attention")
+    fusion: str = Field(description="concat, gated, low_rank, cross_attention or bert_prefix")
     fusion_width: PositiveInt = Field(description="hidden units of the fused classifier")
-    dropout: float = Field(ge=0, lt=1)
+    dropout: float = Field(
+        ge=0,
+        lt=1,
+        description="of the fused classifier and 'tiny'; of whole blocks in efficientnet_b0 and swin_unetr",
+    )
     modality_dropout: float = Field(
         ge=0,
         lt=1,

@@ -23,7 +23,7 @@ from medmllm.documents import (
 )
 from medmllm.records import Provenance
 from medmllm.table_documents import TableCodes
-from medmllm.trust_documents import ModalityUseDocument
+from medmllm.trust_documents import ModalityUseDocument, RuleDocument, SubgroupDocument
 
 
 class MetricDocument(Document):
@@ -109,6 +109,10 @@ class EvaluationDocument(Document):
     modality_use: tuple[ModalityUseDocument, ...] = Field(
         default=(), description="of arms that read more than one modality; empty: not tested"
     )
+    subgroups: tuple[SubgroupDocument, ...] = Field(
+        default=(), description="of the packaged arm; empty: none asked for"
+    )
+    policy: tuple[RuleDocument, ...] = Field(default=(), description="rules of [policy]; empty: none")
     folds: tuple[FoldDocument, ...]
     split_digest: Sha256
     contract_fingerprint: Sha256

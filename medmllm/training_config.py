@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from medmllm.documents import Document
+from medmllm.trust_config import SubgroupSettings
 
 Arm = Literal["image", "text", "table", "fused"]
 OnLeakage = Literal["refuse", "warn"]
@@ -121,6 +122,7 @@ class EvaluationSettings(Document):
     ignored_below: PositiveFloat = Field(
         description="AUROC: a modality whose permutation surely costs less is called ignored"
     )
+    subgroups: SubgroupSettings
 
 
 class TrackingSettings(Document):

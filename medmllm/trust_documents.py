@@ -1,6 +1,6 @@
 """Pydantic documents of what a result can be trusted for; parts of `result_documents.EvaluationDocument`.
 
-which modalities a model uses -> a part of evaluation.json
+use of modalities, groups and their gaps, rules of the policy -> parts of evaluation.json
 """
 
 from typing import Literal
@@ -32,3 +32,43 @@ class ModalityUseDocument(Document):
     fall_absent: EstimateDocument = Field(description="auroc minus that without the modality, paired by patient")
     bound: PositiveFloat = Field(description="ignored: the whole interval of fall lies below")
     verdict: Literal["used", "ignored", "unclear"]
+
+
+class GroupDocument(Document):
+    """How the packaged arm does on the studies of one group, out of fold."""
+
+    name: str = Field(description="value of the column, or band")
+    n: int = Field(ge=0, description="studies")
+    patients: int = Field(ge=0)
+    class_counts: dict[str, int]
+    metrics: dict[str, EstimateDocument]
+
+
+class GapDocument(Document):
+    """The two groups of a column that lie furthest apart in one metric."""
+
+    name: str
+    highest: str
+    lowest: str
+    difference: EstimateDocument = Field(description="highest minus lowest, on the same resamples of patients")
+
+
+class SubgroupDocument(Document):
+    """The groups of one column of the label table."""
+
+    column: str
+    arm: str
+    groups: tuple[GroupDocument, ...]
+    gaps: tuple[GapDocument, ...]
+    too_small: dict[str, int] = Field(description="groups that are not shown -> their patients")
+    unknown: int = Field(ge=0, description="studies whose cell is empty")
+
+
+class RuleDocument(Document):
+    """One rule of [policy] and whether the run meets it."""
+
+    rule: str
+    value: float | None = Field(description="what was measured; null where it is not defined")
+    bound: float | None
+    met: bool
+    said: str = Field(description="in plain words")

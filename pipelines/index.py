@@ -73,10 +73,11 @@ def run(
     check_linkage(linkage, out)
     table = read_label_table(labels) if labels else None
     with sole_writer(out), FileStore(out / STORE, keyring, folder) as store:
-        with Workers(keyring, os.cpu_count() or 1) as workers, progress_bar("Reading headers") as advance:
-            index = open_index(studies, keyring=keyring, store=store, table=table, workers=workers, advance=advance)
-        with ExitStack() as stack:
-            counts = write_index(index, out, linkage, f"{MARKER}.partial", stack)
+        with Workers(keyring, os.cpu_count() or 1) as workers:
+            with progress_bar("Reading headers") as advance:
+                index = open_index(studies, keyring=keyring, store=store, table=table, workers=workers, advance=advance)
+            with ExitStack() as stack:
+                counts = write_index(index, out, linkage, f"{MARKER}.partial", stack, workers)
         if parquet:
             files = write_parquet(out / "files.parquet", FileRow, index.files())
         else:

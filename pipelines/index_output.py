@@ -1,15 +1,19 @@
 """Write what an index found: one table of studies, one of series, one of problems, and the linkage table on request.
 
-IndexedStudy, one after the other -> rows, as they come
+IndexedStudy, one after the other -> lines of these tables, made by worker processes -> tables
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medmllm.csv_tables import table_writer
+from medmllm.csv_tables import as_lines, table_writer
+from medmllm.ingest.naming import IndexedStudy
+from medmllm.ingest.stock import Workers
 from medmllm.ingest.study_folder import FolderIndex
 from medmllm.pipelines.linkage_table import linkage_writer
 from medmllm.pipelines.progress import progress_bar
@@ -17,7 +21,38 @@ from medmllm.records import Study
 from medmllm.table_rows import LinkageRow, ProblemRow, SeriesRow, StudyRow
 
 
-def write_index(index: FolderIndex, out: Path, linkage: Path | None, marker: str, stack: ExitStack) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class StudyLines:
+    """One study as lines of the tables."""
+
+    patient_key: str
+    study: str
+    series: str
+    series_count: int
+    problems: str
+    codes: Sequence[str]  # of its problems
+    refused: int  # of these
+    linkage: Sequence[LinkageRow] = field(repr=False)  # empty where no such table is wanted
+
+
+def lines_of(item: IndexedStudy, *, linkage: bool) -> StudyLines:
+    """Return the lines of the tables for one study."""
+    series = list(series_rows(item.study))
+    return StudyLines(
+        patient_key=item.study.patient_key,
+        study=as_lines(StudyRow, [study_row(item.study)]),
+        series=as_lines(SeriesRow, series),
+        series_count=len(series),
+        problems=as_lines(ProblemRow, item.problems),
+        codes=[problem.code for problem in item.problems],
+        refused=sum(problem.severity == "refused" for problem in item.problems),
+        linkage=item.linkage if linkage else (),
+    )
+
+
+def write_index(
+    index: FolderIndex, out: Path, linkage: Path | None, marker: str, stack: ExitStack, workers: Workers
+) -> dict[str, Any]:
     """Write studies.csv (under the name `marker`), series.csv and problems.csv, study by study, and return the counts.
 
     Args:
@@ -26,6 +61,7 @@ def write_index(index: FolderIndex, out: Path, linkage: Path | None, marker: str
         linkage: Where the linkage table goes; None writes none.
         marker: File name of the table of studies.
         stack: Keeps the files open; they are whole when it is closed.
+        workers: Put the studies together.
     """
     link = linkage_writer(linkage, stack) if linkage else None
     series_table = stack.enter_context(table_writer(out / "series.csv", SeriesRow))
@@ -36,24 +72,24 @@ def write_index(index: FolderIndex, out: Path, linkage: Path | None, marker: str
     codes: Counter[str] = Counter()
     refused = 0
 
-    def tell(problems: Iterable[ProblemRow], links: Iterable[LinkageRow]) -> None:
-        nonlocal refused
-        for problem in problems:
-            problem_table.add(problem)
-            codes[problem.code] += 1
-            refused += problem.severity == "refused"
+    def tell(links: Iterable[LinkageRow]) -> None:
         if link:
             link(links)
 
-    for item in index.studies():
-        study_table.add(study_row(item.study))
-        for row in series_rows(item.study):
-            series_table.add(row)
-        patients.add(item.study.patient_key)
-        tell(item.problems, item.linkage)
+    for lines in index.told(partial(lines_of, linkage=linkage is not None), workers):
+        study_table.add_lines(lines.study, 1)
+        series_table.add_lines(lines.series, lines.series_count)
+        problem_table.add_lines(lines.problems, len(lines.codes))
+        patients.add(lines.patient_key)
+        codes.update(lines.codes)
+        refused += lines.refused
+        tell(lines.linkage)
         advance(1)
     for problem, named in index.rest():
-        tell([problem], [named])
+        problem_table.add(problem)
+        codes[problem.code] += 1
+        refused += problem.severity == "refused"
+        tell([named])
     return {
         "studies": study_table.count, "patients": len(patients), "series": series_table.count,
         "problems": problem_table.count, "refused": refused, "problems_by_code": dict(sorted(codes.items())),

@@ -28,10 +28,12 @@ from medmllm.quality.gate import log_warnings
 from medmllm.result_documents import EvaluationDocument
 from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.table_rows import LedgerRow, QualityRow
-from medmllm.training.cohort import draft_contract, read_cohort
+from medmllm.training.cohort import Cohort, draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate, usable_arms
+from medmllm.training.groups import read_groups
 from medmllm.training.losses import check_weights
 from medmllm.training.planning import look_ahead, settle_folds
+from medmllm.training.policy import check_policy, unmet
 from medmllm.training.resuming import check_unfinished
 from medmllm.training.run import (
     Trained,
@@ -50,6 +52,7 @@ class TrainResult:
     evaluation: EvaluationDocument
     refused: int  # labelled studies that could not be used
     summary: str  # a few lines for the terminal
+    unmet: tuple[str, ...]  # rules of the policy, in words
 
 
 def run(
@@ -85,6 +88,7 @@ def run(
     """
     cores = os.cpu_count() or 1
     torch.set_num_threads(config.training.threads or cores)
+    check_policy(config)
     check_start(config)  # a wrong device or file of weights should not cost an index
     parsed, source = parse_target(target), labels or label_file(studies)
     check_inputs(config.table, parsed)
@@ -97,16 +101,14 @@ def run(
     if config.task.ordered:
         found = order_classes(found, parsed, config.task.order)
     check_weights(config.training, len(found.classes))
+    labelled = [study for study in index.studies if study.study_key in found.by_study]
+    groups = read_groups(labelled, config.evaluation.subgroups)
     given = look_ahead(index.studies, found.by_study, config.training, splits)
     task = Task.of(parsed.expression, found.classes, ordered=config.task.ordered)
-    labelled = [study for study in index.studies if study.study_key in found.by_study]
     draft = draft_contract(config.image, config.text.reading, settle_columns(labelled, config.table))
     with progress_bar("Preparing studies", len(found.by_study)) as more:
         cohort = read_cohort(index.studies, found.by_study, draft, policy=config.quality, workers=cores, advance=more)
-    ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]
-    write_table(out / "training_ledger.csv", LedgerRow, ledger)
-    write_table(out / "quality.csv", QualityRow, (QualityRow.of(key, finding) for key, finding in cohort.findings))
-    log_warnings(Counter(finding.code for _, finding in cohort.findings if finding.severity == "warn"))
+    _tell_what_was_read(cohort, out)
     config.write(out / "settings.json")
     arms, said = usable_arms(cohort, config)
     plan, leaks = settle_folds(cohort, config.training, given, out)
@@ -124,7 +126,14 @@ def run(
             done = cross_validate(
                 arms, cohort, plan, config, task.classes, out=out, tracked=tracked, advance=more, resume=resume
             )
-        trained = Trained(task, cohort, plan, done, config, provenance, synthetic)
+        trained = Trained(task, cohort, plan, done, config, provenance, synthetic, groups)
         evaluation = write_run(trained, out, said)
         track_result(tracked, evaluation, out, register_as=config.tracking.register_as)
-    return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out))
+    return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out), unmet(evaluation.policy))
+
+
+def _tell_what_was_read(cohort: Cohort, out: Path) -> None:
+    ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]
+    write_table(out / "training_ledger.csv", LedgerRow, ledger)
+    write_table(out / "quality.csv", QualityRow, (QualityRow.of(key, finding) for key, finding in cohort.findings))
+    log_warnings(Counter(finding.code for _, finding in cohort.findings if finding.severity == "warn"))

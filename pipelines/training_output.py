@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from medmllm.evaluation.cohort import evaluate_arms
+from medmllm.records import MODALITIES
 from medmllm.reporting.cohort import write_training_report
 from medmllm.result_documents import EvaluationDocument
-from medmllm.training.cross_validation import main_arm
+from medmllm.training.policy import judge
 from medmllm.training.resuming import forget
 from medmllm.training.run import Trained, evaluation_document, write_out_of_fold, write_package
-from medmllm.training.trust import assess
+from medmllm.training.trust import assess, packaged_arm
 
 
 def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDocument:
@@ -34,15 +35,13 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
         seed=config.training.seed,
         ordered=config.task.ordered,
     )
-    trust = assess(
-        trained.arms,
-        targets=trained.cohort.targets,
-        patients=trained.patients,
-        settings=config.evaluation,
-        seed=config.training.seed,
-    )
-    evaluation = evaluation_document(trained, found, trust, more=said)
-    card, page = cards[main_arm(list(cards))], out / "report.html"
+    trust = assess(trained.arms, trained.cohort, trained.groups, classes=trained.task.classes, config=config)
+    packaged = packaged_arm(trained.arms)
+    own = next(arm for arm in found.arms if arm.arm == packaged.arm)
+    reads = [name for name in MODALITIES if getattr(packaged.contract, name) is not None]
+    rules = judge(config.policy, own, reads=reads, subgroups=trust.subgroups, uses=trust.modality_use)
+    evaluation = evaluation_document(trained, found, trust, rules, more=said)
+    card, page = cards[packaged.arm], out / "report.html"
     write_training_report(page, evaluation=evaluation, arms=arms, targets=targets, card=card, settings=config)
     evaluation.write(out / "evaluation.json")  # last: it marks the run as whole
     forget(out)

@@ -130,7 +130,7 @@ def test_index_counts_on_stdout_and_is_partial_when_something_was_refused(stand_
 
 
 def test_train_hands_over_the_resolved_settings(stand_in: Any) -> None:
-    story = stand_in("train", SimpleNamespace(summary="AUROC 0.81", refused=0))
+    story = stand_in("train", SimpleNamespace(summary="AUROC 0.81", refused=0, unmet=()))
     result = command(*VERBS["train"], "--set", "training.folds=3", "--set", "training.seed=8")
     assert (result.exit_code, result.stdout) == (0, "AUROC 0.81\n")
     ((args, kwargs),) = story.calls
@@ -139,6 +139,10 @@ def test_train_hands_over_the_resolved_settings(stand_in: Any) -> None:
     assert (kwargs["target"], kwargs["labels"], kwargs["overwrite"]) == ("grade", Path("L.csv"), False)
     story.answer.refused = 2
     assert command(*VERBS["train"]).exit_code == 3
+    story.answer.unmet = ("auroc is too low",)  # the graver of the two
+    result = command(*VERBS["train"])
+    assert (result.exit_code, result.stdout) == (ExitCode.POLICY, "AUROC 0.81\n")
+    assert ExitCode.POLICY == 4
 
 
 def test_score_is_partial_when_a_study_was_refused_and_says_where_the_results_are(stand_in: Any) -> None:
@@ -218,7 +222,7 @@ def test_a_defect_of_ours_is_not_dressed_up(stand_in: Any) -> None:
 
 @pytest.mark.parametrize("verb", ["train", "score", "demo"])
 def test_wrong_settings_are_misuse_and_stop_before_the_pipeline(verb: str, stand_in: Any) -> None:
-    story = stand_in(verb, SimpleNamespace(summary="", refused=0, scored=0, files=0))
+    story = stand_in(verb, SimpleNamespace(summary="", refused=0, scored=0, files=0, unmet=()))
     result = command(*VERBS[verb], "--set", "batch_siz=3")
     assert result.exit_code == 2
     assert result.stderr.startswith(f"medmllm: {verb}.toml with --set: has no key 'batch_siz'")

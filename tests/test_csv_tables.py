@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from medmllm.csv_tables import check_writable, read_table, sole_writer, table_writer, write_table
+from medmllm.csv_tables import as_lines, check_writable, read_table, sole_writer, table_writer, write_table
 from medmllm.documents import Document
 from medmllm.errors import MedmllmError, MisuseError, PackageError
 from medmllm.records import Refusal
@@ -125,6 +125,17 @@ def test_a_carriage_return_within_a_cell_does_not_end_the_row(tmp_path: Path) ->
     scored = prediction(predicted="a\rb", probabilities={"a\rb": 0.7, "c": 0.3})
     write_table(tmp_path / "predictions.csv", PredictionRow, [scored], classes=("a\rb", "c"))
     assert read_table(tmp_path / "predictions.csv", PredictionRow) == [scored]
+
+
+def test_lines_made_elsewhere_are_the_same_table(tmp_path: Path) -> None:
+    rows = [LinkageRow(key=STUDY, kind="study", original=text, description="") for text in ("a", 'b,"c"', "d\re")]
+    write_table(tmp_path / "whole.csv", LinkageRow, rows)
+    with table_writer(tmp_path / "lines.csv", LinkageRow) as table:
+        table.add_lines(as_lines(LinkageRow, rows[:2]), 2)
+        table.add_lines(as_lines(LinkageRow, []), 0)
+        table.add(rows[2])
+    assert table.count == 3
+    assert (tmp_path / "lines.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 def test_each_row_is_in_the_file_when_write_returns(tmp_path: Path) -> None:

@@ -136,6 +136,24 @@ def measures_of(
     return binary_measures(arm, targets, folds) if len(classes) == 2 else multiclass_measures(arm, targets)
 
 
+def auroc_measure(targets: IntArray, probabilities: FloatArray, *, ordered: bool) -> Measure:
+    """Return the AUROC of the kind of task, as `measures_of` has it.
+
+    Args:
+        targets: Class index; shape (studies,).
+        probabilities: Shape (studies, classes).
+        ordered: The classes stand in an order, lowest first.
+    """
+    count = probabilities.shape[1]
+    if ordered:
+        return ordinal_measures(targets, probabilities, probabilities.argmax(axis=1), [*map(str, range(count))])[
+            "auroc"
+        ]
+    if count == 2:
+        return lambda weights: weighted_auroc(targets == 1, probabilities[:, 1], weights)
+    return lambda weights: weighted_macro_auroc(targets, probabilities, weights)
+
+
 def binary_measures(arm: OutOfFold, targets: IntArray, folds: IntArray) -> Mapping[str, Measure]:
     """Return name -> measure of weighted studies for a binary task, in the order of the report.
 

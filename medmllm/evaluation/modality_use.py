@@ -17,8 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from medmllm.evaluation.cohort import OutOfFold
-from medmllm.evaluation.discrimination import IntArray, weighted_auroc, weighted_macro_auroc
+from medmllm.evaluation.cohort import OutOfFold, auroc_measure
+from medmllm.evaluation.discrimination import IntArray
 from medmllm.evaluation.resampling import Interval, Measure, resample
 from medmllm.records import FloatArray
 
@@ -26,7 +26,7 @@ Verdict = Literal["used", "ignored", "unclear"]
 
 CHANCE = 0.5
 
-NOUNS = {"image": "the image", "text": "the note"}
+NOUNS = {"image": "the image", "text": "the note", "table": "the table"}
 """How a modality is called in a sentence; others go by their name."""
 
 
@@ -66,6 +66,7 @@ def evaluate_use(
     confidence: float,
     samples: int,
     seed: int,
+    ordered: bool = False,
 ) -> tuple[ModalityUse, ...]:
     """Return what an arm takes from each modality; none for one that no study could be given of another patient.
 
@@ -78,6 +79,7 @@ def evaluate_use(
         confidence: Level of the intervals.
         samples: Number of bootstrap resamples of patients.
         seed: Of the resamples.
+        ordered: The classes stand in an order, lowest first.
     """
     found = []
     for own in deprived:
@@ -86,9 +88,9 @@ def evaluate_use(
             continue
         target, owners = targets[inside], [patients[k] for k in inside]
         measures: dict[str, Measure] = {
-            "as it is": _mean_auroc(target, arm.probabilities[None, inside]),
-            "permuted": _mean_auroc(target, own.permuted[:, inside]),
-            "absent": _mean_auroc(target, own.absent[None, inside]),
+            "as it is": _mean_auroc(target, arm.probabilities[None, inside], ordered),
+            "permuted": _mean_auroc(target, own.permuted[:, inside], ordered),
+            "absent": _mean_auroc(target, own.absent[None, inside], ordered),
         }
         drawn = resample(measures, targets=target, patients=owners, samples=samples, seed=seed)
         auroc, fall = drawn.interval("as it is", confidence), drawn.difference("as it is", "permuted", confidence)
@@ -159,12 +161,7 @@ def _why_unclear(use: ModalityUse, confidence: float) -> str:
     )
 
 
-def _mean_auroc(targets: IntArray, probabilities: FloatArray) -> Measure:
+def _mean_auroc(targets: IntArray, probabilities: FloatArray, ordered: bool) -> Measure:
     """Return the measure of the mean AUROC over repeats; probabilities of shape (repeats, studies, classes)."""
-
-    def one(chances: FloatArray, weights: FloatArray) -> FloatArray:
-        if chances.shape[1] == 2:
-            return weighted_auroc(targets == 1, chances[:, 1], weights)
-        return weighted_macro_auroc(targets, chances, weights)
-
-    return lambda weights: np.mean([one(chances, weights) for chances in probabilities], axis=0)
+    each = [auroc_measure(targets, chances, ordered=ordered) for chances in probabilities]
+    return lambda weights: np.mean([measure(weights) for measure in each], axis=0)

@@ -3,8 +3,9 @@
     file -> key, size, times, kind; sealed: path, study, what its header says -> SQLite
                                                      -> the files of one study at a time, in order of their paths
 
-Whatever may name a patient is sealed with the site's secret (see sealing); keys and codes stand open. One table, one
-row per file; the rows of an earlier run are kept while size and times of the file are the same.
+Whatever may name a patient is sealed with the site's secret (see sealing); keys and codes stand open. One row per file,
+kept from run to run while size and times of the file are the same; and one, in a table of its own, for what became of
+it, so that settling it does not write the large rows anew.
 """
 
 import hmac
@@ -20,43 +21,37 @@ from pathlib import Path
 from medmllm import __version__
 from medmllm.errors import MedmllmError
 from medmllm.ingest import record_text
+from medmllm.ingest.fate import Fate
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.layouts import Place
-from medmllm.ingest.looking import PURPOSE, Seen
+from medmllm.ingest.looking import PURPOSE, Seen, StoredRow, recognised_of
 from medmllm.ingest.recognise import Kind, Recognised
 from medmllm.ingest.sealing import Seal
-from medmllm.ingest.walk import FileProblem, FoundFile, Severity
+from medmllm.ingest.walk import FileProblem, FoundFile
 
 STORE = "headers.sqlite"
 ROWS_AT_ONCE = 500
 REMEMBERED = 4096
-_OPEN = (None, None, None, False, None, None, 0)  # the cells of a fate not yet known
+TAG_BYTES = 16  # of sealed bytes or of a digest: enough to tell one from another
+LAYOUT = 2  # of the tables; a store of another one is made anew
 _CREATE = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE file (
-    key TEXT UNIQUE, run INTEGER, seq INTEGER, size INTEGER, mtime INTEGER, ctime INTEGER, device INTEGER,
-    inode INTEGER, kind TEXT, path BLOB, study BLOB, place BLOB, twin BLOB, record BLOB,
-    own INTEGER, status TEXT, code TEXT, reason TEXT, retryable INTEGER, study_key TEXT, series_key TEXT, series INTEGER
+    id INTEGER PRIMARY KEY, key TEXT UNIQUE, run INTEGER, seq INTEGER, size INTEGER, mtime INTEGER, ctime INTEGER,
+    device INTEGER, inode INTEGER, kind TEXT, path BLOB, study BLOB, place BLOB, twin BLOB, record BLOB
+);
+CREATE TABLE fate (
+    id INTEGER PRIMARY KEY, own INTEGER, status TEXT, code TEXT, reason TEXT, retryable INTEGER, study_key TEXT,
+    series_key TEXT, series INTEGER
 );
 """
-_FINISH = """
-CREATE INDEX IF NOT EXISTS by_study ON file (study, seq);
-CREATE INDEX IF NOT EXISTS by_twin ON file (twin) WHERE twin IS NOT NULL;
-CREATE INDEX IF NOT EXISTS by_seq ON file (seq);
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """What became of a file."""
-
-    status: Severity | str  # used, ignored, warning or refused
-    code: str | None = None
-    reason: str | None = None
-    retryable: bool = False
-    study_key: str | None = None
-    series_key: str | None = None  # the first, where a file holds several
-    series: int = 0
+_FINISH = (
+    "CREATE INDEX IF NOT EXISTS by_study ON file (study, seq)",
+    "CREATE INDEX IF NOT EXISTS by_twin ON file (twin) WHERE twin IS NOT NULL",
+)
+_PUT_FILE = f"INSERT OR REPLACE INTO file VALUES ({','.join('?' * 15)})"
+_PUT_FATE = f"INSERT OR REPLACE INTO fate VALUES (?, ?, {','.join('?' * len(Fate._fields))})"
+_UNSETTLED = "NOT EXISTS (SELECT 1 FROM fate WHERE fate.id = file.id)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +64,9 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """One row: a file, its key and its fate."""
+    """A file, its key and its fate."""
 
     key: str
-    kind: Kind
-    size: int
     path: bytes  # sealed; `FileStore.relative` opens it
     fate: Fate
 
@@ -87,8 +80,9 @@ class FileStore:
         Raises:
             MedmllmError: The file cannot be opened or made.
         """
-        self._keyring, self._root = keyring, os.path.join(folder, "")
+        self._keyring, self._folder, self._root = keyring, folder, os.path.join(folder, "")
         self._seal = Seal.of(keyring.secret, PURPOSE)
+        self._nothing = self._seal.close("[[],null,null,null]")  # the record of what was not looked at
         # Asked again and again for the same few: a file while it is dealt with, the study of its neighbours.
         self.key_of = lru_cache(maxsize=REMEMBERED)(keyring.file)
         self._closed = lru_cache(maxsize=REMEMBERED)(self._close_texts)
@@ -97,6 +91,8 @@ class FileStore:
             if path is not None and not _fits(path, about):
                 path.unlink(missing_ok=True)
             self._base = sqlite3.connect(path or "")
+            # Nothing is waited for: what a power cut damages is found so by `_fits`, and made anew.
+            self._base.execute("PRAGMA synchronous = OFF")
             if not self._base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 self._base.executescript(_CREATE)
                 self._base.executemany("INSERT INTO about VALUES (?, ?)", about.items())
@@ -105,8 +101,14 @@ class FileStore:
         except (sqlite3.Error, OSError) as error:
             raise MedmllmError(f"the store of headers cannot be opened ({type(error).__name__}): choose another --out",
                                code="cannot_write") from None  # fmt: skip
-        self._run = 1 + (self._base.execute("SELECT max(run) FROM file").fetchone()[0] or 0)
+        self._run, self._last = self._base.execute(
+            "SELECT 1 + ifnull(max(run), 0), ifnull(max(id), 0) FROM file"
+        ).fetchone()
+        if self._run > 1:
+            self._base.execute("DELETE FROM fate WHERE NOT own")  # the others may have changed with the neighbours
+            self._last = max(self._last, self._base.execute("SELECT ifnull(max(id), 0) FROM fate").fetchone()[0])
         self._rows: list[tuple[object, ...]] = []
+        self._fates: list[tuple[object, ...]] = []
         self.kept = self.read = 0
 
     def __enter__(self) -> "FileStore":
@@ -143,51 +145,60 @@ class FileStore:
         """Take over the row of an unchanged file; where `placed`, with a new place."""
         key = self.key_of(found.relative)
         self._base.execute(
-            "UPDATE file SET run=?, seq=?, device=?, inode=?, status=CASE WHEN own THEN status END, study_key=NULL, "
-            "series_key=NULL, series=0 WHERE key=?",
-            (self._run, seq, *found.inode, key),
+            "UPDATE file SET run=?, seq=?, device=?, inode=? WHERE key=?", (self._run, seq, *found.inode, key)
         )
         if placed:
             study, place = self._seal_place(fate if isinstance(fate, Place) else None)
             self._base.execute("UPDATE file SET study=?, place=? WHERE key=?", (study, place, key))
         if isinstance(fate, FileProblem):
-            self.settle([(key, _fate(fate))])
+            self.settle([(key, Fate.of(fate))])
         self.kept += 1
 
     def put(self, seq: int, found: FoundFile, seen: Seen, fate: FileProblem | Place | None) -> None:
         """Write the row of a file that was just looked at; a problem of its own holds until it changes."""
         key = self.key_of(found.relative)
         study, place = self._seal_place(fate if isinstance(fate, Place) else None)
-        alike = hmac.digest(self._keyring.secret, study + seen.twin.encode(), "sha256") if seen.twin and study else None
-        settled = _cells(_fate(fate)) if isinstance(fate, FileProblem) else _OPEN
+        alike = None
+        if seen.twin and study:
+            alike = hmac.digest(self._keyring.secret, study + seen.twin.encode(), "sha256")[:TAG_BYTES]
+        self._last += 1
         self._rows.append((
-            key, self._run, seq, found.size, *found.changed, *found.inode, seen.kind.value, seen.path, study, place,
-            alike, seen.record, seen.problem is not None, *settled,
+            self._last, key, self._run, seq, found.size, *found.changed, *found.inode, seen.kind.value, seen.path,
+            study, place, alike, seen.record,
         ))  # fmt: skip
+        if isinstance(fate, FileProblem):
+            self._fates.append((self._last, seen.problem is not None, *Fate.of(fate)))
         self.read += found.inode != (0, 0)
         if len(self._rows) >= ROWS_AT_ONCE:
             self._flush()
 
     def _flush(self) -> None:
-        self._base.executemany(f"INSERT OR REPLACE INTO file VALUES ({','.join('?' * 22)})", self._rows)
+        self._base.executemany(_PUT_FILE, self._rows)
+        self._base.executemany(_PUT_FATE, self._fates)
         self._rows.clear()
+        self._fates.clear()
 
     def put_problem(self, seq: int, problem: FileProblem) -> None:
         """Write the row of what was passed over unread."""
         found = FoundFile("", problem.relative, 0)
-        seen = Seen(Kind.OTHER, self._seal.close(problem.relative), self._seal.close("[[],null,null,null]"))
+        seen = Seen(Kind.OTHER, self._seal.close(problem.relative), self._nothing)
         self.put(seq, found, seen, problem)
 
     def finish(self) -> None:
         """Forget files that are no longer there."""
         self._flush()
-        self._base.execute("DELETE FROM file WHERE run<>?", (self._run,))
-        self._base.executescript(_FINISH)  # commits before; after the first rows, since that is quicker
+        if self._run > 1:
+            self._base.execute("DELETE FROM file WHERE run<>?", (self._run,))
+            self._base.execute("DELETE FROM fate WHERE id NOT IN (SELECT id FROM file)")
+            self._base.execute("CREATE INDEX IF NOT EXISTS by_seq ON file (seq)")  # rows lie in its order before
+        for statement in _FINISH:  # after the first rows, since that is quicker
+            self._base.execute(statement)
+        self._base.commit()
 
     def _seal_place(self, place: Place | None) -> tuple[bytes | None, bytes | None]:
         if place is None:
             return None, None
-        return self._closed((place.layout, place.original)), self._closed(
+        return self._closed((place.layout, place.original))[:TAG_BYTES], self._closed(
             (place.layout, place.original, place.patient, place.folder)
         )
 
@@ -202,27 +213,26 @@ class FileStore:
         for study, place in rows:
             yield Place(*json.loads(self._seal.open(place))), study
 
-    def of_study(self, study: bytes) -> list[Recognised]:
+    def of_study(self, study: bytes) -> list[StoredRow]:
         """Return the files of one study in order of their paths, without those already settled."""
-        rows = self._base.execute(
-            "SELECT path, size, kind, record FROM file WHERE study=? AND status IS NULL ORDER BY seq", (study,)
-        )
-        return [self._recognised(*row) for row in rows]
+        return self._base.execute(
+            f"SELECT id, path, size, kind, record FROM file WHERE study=? AND {_UNSETTLED} ORDER BY seq", (study,)
+        ).fetchall()
 
     def of_kinds(self, *kinds: Kind) -> Iterator[Recognised]:
         """Yield files of some kinds in order of their paths, without those already settled."""
         named = [kind.value for kind in kinds]
         rows = self._base.cursor().execute(
-            f"SELECT path, size, kind, record FROM file WHERE kind IN ({','.join('?' * len(named))}) "
-            "AND status IS NULL ORDER BY seq",
+            f"SELECT id, path, size, kind, record FROM file WHERE kind IN ({','.join('?' * len(named))}) "
+            f"AND {_UNSETTLED} ORDER BY seq",
             named,
         )
         for row in rows:
-            yield self._recognised(*row)
+            yield from recognised_of([row], self._seal, self._folder)
 
     def study_without_images(self, original: str) -> bytes:
         """Return what a study of notes alone is known by."""
-        return self._seal.close(json.dumps(["notes", original]))
+        return self._seal.close(json.dumps(["notes", original]))[:TAG_BYTES]
 
     def give(self, found: FoundFile, study: bytes) -> None:
         """Give a note or recording to a study."""
@@ -233,7 +243,7 @@ class FileStore:
         alike = self._base.cursor().execute("SELECT twin FROM file WHERE twin NOT NULL GROUP BY twin HAVING count(*)>1")
         for (twin,) in alike.fetchall():
             rows = self._base.execute(
-                "SELECT key, path, size, device, inode FROM file WHERE twin=? AND status IS NULL ORDER BY seq", (twin,)
+                f"SELECT key, path, size, device, inode FROM file WHERE twin=? AND {_UNSETTLED} ORDER BY seq", (twin,)
             )
             yield [
                 (key, self._found(path, size, (device, inode))) for key, path, size, device, inode in rows.fetchall()
@@ -242,44 +252,45 @@ class FileStore:
     def settle(self, fates: Iterable[tuple[str, Fate]]) -> None:
         """Say what became of files, by key."""
         self._base.executemany(
-            "UPDATE file SET status=?, code=?, reason=?, retryable=?, study_key=?, series_key=?, series=? WHERE key=?",
-            ((*_cells(fate), key) for key, fate in fates),
+            f"INSERT OR REPLACE INTO fate SELECT id, 0, {','.join('?' * len(Fate._fields))} FROM file WHERE key=?",
+            ((*fate, key) for key, fate in fates),
         )
 
-    def files(self, *, problems: bool = False) -> Iterator[StoredFile]:
-        """Yield every file in order of its path; or only problems of files that belong to no study."""
-        only = "WHERE status<>'used' AND study_key IS NULL" if problems else ""
+    def settle_rows(self, rows: Iterable[StoredRow], fates: Iterable[Fate]) -> None:
+        """Say what became of the files of some rows, in their order."""
+        self._base.executemany(_PUT_FATE, [(row[0], False, *fate) for row, fate in zip(rows, fates, strict=True)])
+
+    def problems(self) -> Iterator[StoredFile]:
+        """Yield the files that have a problem and belong to no study, in order of their paths."""
         rows = self._base.cursor().execute(
-            "SELECT key, kind, size, path, status, code, reason, retryable, study_key, series_key, series "
-            f"FROM file {only} ORDER BY seq"
+            "SELECT key, path, status, code, reason, retryable FROM fate JOIN file USING (id) "
+            "WHERE status<>'used' AND study_key IS NULL ORDER BY seq"
         )
-        for key, kind, size, path, status, code, reason, retryable, *rest in rows:
-            fate = Fate(status, code, reason, bool(retryable), *rest)
-            yield StoredFile(key, Kind(kind), size, path, fate)
+        for key, path, status, code, reason, retryable in rows:
+            yield StoredFile(key, path, Fate(status, code, reason, bool(retryable)))
+
+    def fates(self) -> Iterator[tuple[str, str, int, Fate]]:
+        """Yield (key, kind, size, fate) of every file in order of its path."""
+        order = "file.id" if self._run == 1 else "seq"
+        rows = self._base.cursor().execute(
+            "SELECT key, kind, size, status, code, reason, retryable, study_key, series_key, series "
+            f"FROM file LEFT JOIN fate USING (id) ORDER BY {order}"
+        )
+        for key, kind, size, status, code, reason, retryable, *rest in rows:
+            yield key, kind, size, Fate(status, code, reason, bool(retryable), *rest)
 
     def relative(self, file: StoredFile) -> str:
         """Return where a file lies, relative to the root."""
         return self._seal.open(file.path)
-
-    def _recognised(self, path: bytes, size: int, kind: str, record: bytes) -> Recognised:
-        return record_text.read(self._seal.open_bytes(record), self._found(path, size), Kind(kind))
 
     def _found(self, path: bytes, size: int, inode: tuple[int, int] = (0, 0)) -> FoundFile:
         relative = self._seal.open(path)
         return FoundFile(f"{self._root}{relative}", relative, size, inode=inode)
 
 
-def _cells(fate: Fate) -> tuple[object, ...]:
-    return fate.status, fate.code, fate.reason, fate.retryable, fate.study_key, fate.series_key, fate.series
-
-
-def _fate(problem: FileProblem) -> Fate:
-    return Fate(problem.severity, problem.code, problem.reason, problem.retryable)
-
-
 def _about(keyring: Keyring, folder: Path) -> dict[str, str]:
     """Return what a store must be about to be of use: this form of records, this folder, this secret."""
-    return {"form": f"{__version__} {record_text.FORM}", "folder": keyring.file(str(folder.resolve()))}
+    return {"form": f"{__version__} {LAYOUT} {record_text.FORM}", "folder": keyring.file(str(folder.resolve()))}
 
 
 def _read_about(path: Path) -> dict[str, str]:

@@ -3,18 +3,23 @@
 FoundFile -> recognise -> record as text -> sealed; and, in the open, what says where it belongs
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 from medmllm.ingest import record_text
 from medmllm.ingest.keys import Keyring
-from medmllm.ingest.recognise import Kind, recognise
+from medmllm.ingest.recognise import Kind, Recognised, recognise
 from medmllm.ingest.sealing import Seal
 from medmllm.ingest.walk import FileProblem, FoundFile
 
 PURPOSE = "file store"
+_KINDS = {kind.value: kind for kind in Kind}
+StoredRow = tuple[int, bytes, int, str, bytes]
+"""Of the store: its number, sealed path, size, kind, sealed record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +70,20 @@ def _look_at(found: FoundFile, seal: Seal) -> Seen:
         twin=f"{first.sop_uid} {first.position}" if first else None,
         problem=item.problem,
     )
+
+
+def recognised_of(rows: Iterable[StoredRow], seal: Seal, root: Path) -> list[Recognised]:
+    """Return what files were recognised as, from their rows in the store.
+
+    Args:
+        rows: In any order.
+        seal: What they were sealed with.
+        root: The folder that their paths are relative to.
+    """
+    around = os.path.join(root, "")
+    found = []
+    for _, path, size, kind, record in rows:
+        relative = seal.open(path)
+        file = FoundFile(f"{around}{relative}", relative, size)
+        found.append(record_text.read(seal.open_bytes(record), file, _KINDS[kind]))
+    return found

@@ -17,8 +17,9 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from medmllm.ingest.file_store import FileStore
 from medmllm.ingest.keys import Keyring
@@ -26,6 +27,9 @@ from medmllm.ingest.layouts import Layouts, Place
 from medmllm.ingest.looking import Seen, bare_files, look_at, look_at_bare, seen_of
 from medmllm.ingest.recognise import Kind
 from medmllm.ingest.walk import FileProblem, FoundFile
+
+Given = TypeVar("Given")
+Answer = TypeVar("Answer")
 
 BATCH = 64  # files
 THREADS = 8  # where reading headers mostly waits, for a network drive
@@ -104,6 +108,24 @@ class Workers(AbstractContextManager["Workers"]):
         except BrokenProcessPool:
             self._start(None, 0)
             return look_at(batch.files, self._keyring)
+
+    def ask(self, work: Callable[[Given], Answer], given: Given) -> Callable[[], Answer]:
+        """Return what waits for an answer: of a process where there are any, else worked out when it is asked for."""
+        if not isinstance(self._executor, ProcessPoolExecutor):
+            return partial(work, given)
+        try:
+            future = self._executor.submit(work, given)
+        except BrokenProcessPool:
+            self._start(None, 0)
+            return partial(work, given)
+        return partial(self._answer, future, work, given)
+
+    def _answer(self, future: Future[Answer], work: Callable[[Given], Answer], given: Given) -> Answer:
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            self._start(None, 0)
+            return work(given)
 
     def _start(self, executor: Executor | None, ahead: int) -> None:
         if self._executor is not None:

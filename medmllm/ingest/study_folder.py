@@ -7,33 +7,38 @@ Every file under the root ends up in a study, as the label table, or among the p
 at a time, so that a folder of millions of files takes little memory; `index_folder` returns them all at once.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import TypeVar
 
 from medmllm.errors import IngestError, LabelError, MedmllmError, MisuseError
 from medmllm.geometry import UNEVEN_GAPS
 from medmllm.ingest import dicom, nifti
 from medmllm.ingest.copies import find_copies
 from medmllm.ingest.dicom_regrid import Regrid
-from medmllm.ingest.draft import FolderMap, Remark, SeriesDraft, StudyDraft
-from medmllm.ingest.file_store import Fate, FileStore, StoredFile
-from medmllm.ingest.grouping import add_series, draft_studies, home_of
+from medmllm.ingest.draft import FolderMap, StudyDraft
+from medmllm.ingest.fate import Fate
+from medmllm.ingest.file_store import FileStore, StoredFile
+from medmllm.ingest.grouping import draft_studies, home_of
 from medmllm.ingest.joining import join, studies_of_notes
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.layouts import Layouts
 from medmllm.ingest.listing import read_listing
+from medmllm.ingest.naming import IndexedStudy, Maker, Unmade, link
 from medmllm.ingest.notes import join_notes, read_note
-from medmllm.ingest.recognise import TABLES, Kind, Recognised
+from medmllm.ingest.recognise import TABLES, Kind
 from medmllm.ingest.stock import Workers, take_stock
 from medmllm.ingest.tables import LabelTable, TableRow, read_label_table
-from medmllm.ingest.walk import FileProblem, FoundFile, walk, walk_listed
-from medmllm.records import Note, NoteReference, RecordingReference, SeriesReference, Study, Volume
+from medmllm.ingest.walk import FileProblem, walk, walk_listed
+from medmllm.records import Note, SeriesReference, Study, Volume
 from medmllm.table_rows import FileRow, LinkageRow, ProblemRow
 
+Told = TypeVar("Told")
+
+FILES_TOGETHER = 128  # whose studies are put together at a time
 DAMAGED_DICOM = frozenset({"dicom_unreadable", "no_pixels", "unreadable", "empty_file"})
 
 
@@ -44,15 +49,6 @@ class StudyIndex:
     studies: tuple[Study, ...]  # sorted by original identifiers, so that the order does not depend on the secret
     problems: tuple[ProblemRow, ...]
     linkage: tuple[LinkageRow, ...] = field(repr=False)  # key -> original; guard it like the originals
-
-
-@dataclass(frozen=True, slots=True)
-class IndexedStudy:
-    """One study, and what is to be said of it."""
-
-    study: Study
-    problems: tuple[ProblemRow, ...]
-    linkage: tuple[LinkageRow, ...] = field(repr=False)
 
 
 def _no_progress(files: int) -> None:
@@ -166,33 +162,61 @@ class FolderIndex:
 
     def studies(self) -> Iterator[IndexedStudy]:
         """Yield each study, sorted by original identifiers, so that the order does not depend on the secret."""
+        return self.told(_as_it_is)
+
+    def told(self, tell: Callable[[IndexedStudy], Told], workers: Workers | None = None) -> Iterator[Told]:
+        """Yield what `tell` says of each study, in the order of `studies`.
+
+        Args:
+            tell: Says it; a function that worker processes can import.
+            workers: Put the studies together, where they are processes; None does it here.
+        """
+        listed = self._layouts.listing is not None  # as large as the folder: it is not sent along with every part
+        ready = Workers(self._keyring) if workers is None or listed else workers
+        maker = Maker(self._layouts, self._keyring, tell)
+        waiting: deque[tuple[list[Unmade], Callable[[], list[tuple[Told, list[Fate]]]]]] = deque()
+        for part in self._parts():
+            waiting.append((part, ready.ask(maker.make, part)))
+            while len(waiting) > ready.ahead:
+                yield from self._settled(*waiting.popleft())
+        while waiting:
+            yield from self._settled(*waiting.popleft())
+
+    def _parts(self) -> Iterator[list[Unmade]]:
+        """Yield what studies are made of, some hundred files at a time."""
         damaged = Counter(
             relative.rpartition("/")[0]
-            for file in self._store.files(problems=True)
+            for file in self._store.problems()
             if file.fate.status == "refused" and file.fate.code in DAMAGED_DICOM
             if _may_be_a_slice(file, relative := self._store.relative(file))
         )
+        part: list[Unmade] = []
+        files = 0
         for draft in self._drafts:
-            items = self._store.of_study(draft.stored) if draft.stored else []
-            add_series(draft, items, self._layouts, damaged)
-            draft.notes = [item.found for item in items if item.kind is Kind.NOTE]
-            draft.recordings = [item.found for item in items if item.kind is Kind.RECORDING]
-            linkage: dict[str, LinkageRow] = {}
-            study = _name_study(draft, self._keyring, linkage)
-            self._settle(study, items)
-            yield IndexedStudy(study, tuple(_problems_of(draft, study)), tuple(linkage.values()))
-            draft.series, draft.notes, draft.recordings = [], [], []
+            rows = self._store.of_study(draft.stored) if draft.stored else []
+            part.append(Unmade(draft, rows, {folder: damaged[folder] for folder in draft.folders if folder in damaged}))
+            files += len(rows) + 1
+            if files >= FILES_TOGETHER:
+                yield part
+                part, files = [], 0
+        if part:
+            yield part
+
+    def _settled(self, part: list[Unmade], answer: Callable[[], list[tuple[Told, list[Fate]]]]) -> Iterator[Told]:
+        for unmade, (told, fates) in zip(part, answer(), strict=True):
+            self._store.settle_rows(unmade.rows, fates)
+            yield told
 
     def rest(self) -> Iterator[tuple[ProblemRow, LinkageRow]]:
         """Yield the problems of files, lines of a list and rows of the table that belong to no study; ask last."""
-        for file in self._store.files(problems=True):
-            yield _problem_of_file(file), _link(file.key, "file", self._store.relative(file))
+        for file in self._store.problems():
+            yield _problem_of_file(file), link(file.key, "file", self._store.relative(file))
         for original, row in self._unclaimed.items():
             key = self._keyring.study(original) if self._by_study else self._keyring.patient(original)
             yield ProblemRow(
                 where_key=key, study_key=None, severity="warning", code="row_without_study",
                 reason=f"line {row.line} of the label table fits no study", retryable=False,
-            ), _link(key, "study" if self._by_study else "patient", original)  # fmt: skip
+            ), link(key, "study" if self._by_study else "patient", original)  # fmt: skip
         listing = self._layouts.listing
         for line in listing.outside if listing else ():
             key = self._keyring.file(f"line {line}")
@@ -200,31 +224,20 @@ class FolderIndex:
                 where_key=key, study_key=None, severity="refused", code="outside_root",
                 reason=f"line {line} of the list names a path outside its folder: put the list above the data",
                 retryable=False,
-            ), _link(key, "file", f"line {line}")  # fmt: skip
+            ), link(key, "file", f"line {line}")  # fmt: skip
 
     def files(self) -> Iterator[FileRow]:
         """Yield what became of every file, in order of their paths; ask after `studies`."""
-        for file in self._store.files():
-            fate = file.fate
+        for key, kind, size, fate in self._store.fates():
             yield FileRow(
-                file_key=file.key, kind=file.kind.value, bytes=file.size, status=fate.status, code=fate.code,
-                reason=fate.reason, retryable=fate.retryable, study_key=fate.study_key, series_key=fate.series_key,
-                series=fate.series,
+                file_key=key, kind=kind, bytes=size, status=fate.status, code=fate.code, reason=fate.reason,
+                retryable=fate.retryable, study_key=fate.study_key, series_key=fate.series_key, series=fate.series,
             )  # fmt: skip
 
-    def _settle(self, study: Study, items: Sequence[Recognised]) -> None:
-        """Write down what became of the files of a study."""
-        holding: dict[Path, list[SeriesReference]] = {}
-        for series in study.series:
-            for path in dict.fromkeys(series.files):
-                holding.setdefault(path, []).append(series)
-        self._store.settle(
-            (self._store.key_of(item.found.relative), _fate(study, holding.get(_path_of(item), ()))) for item in items
-        )
 
-
-def _path_of(item: Recognised) -> Path:
-    return item.dicom[0].file if item.dicom else item.found.path
+def _as_it_is(study: IndexedStudy) -> IndexedStudy:
+    """Return all of a study."""
+    return study
 
 
 def _may_be_a_slice(file: StoredFile, relative: str) -> bool:
@@ -232,20 +245,6 @@ def _may_be_a_slice(file: StoredFile, relative: str) -> bool:
     suffix = PurePosixPath(relative).suffix.lower()
     named_so = suffix in ("", ".dcm", ".dic", ".ima") or suffix[1:].isdigit()
     return file.fate.code != "empty_file" or named_so
-
-
-def _fate(study: Study, series: Sequence[SeriesReference]) -> Fate:
-    first = series[0] if series else None
-    refusal = first.refusal if first and all(one.refusal for one in series) else None
-    return Fate(
-        status="refused" if refusal else "used",
-        code=refusal.code if refusal else None,
-        reason=refusal.reason if refusal else None,
-        retryable=refusal.retryable if refusal else False,
-        study_key=study.study_key,
-        series_key=first.series_key if first else None,
-        series=len(series),
-    )
 
 
 def read_volume(series: SeriesReference, *, regrid: Regrid = "never") -> Volume:
@@ -323,74 +322,8 @@ def _attach(store: FileStore, keyring: Keyring, drafts: Sequence[StudyDraft]) ->
             store.give(found, home.stored)
 
 
-def _problems_of(draft: StudyDraft, study: Study) -> Iterator[ProblemRow]:
-    yield from (_problem(study.study_key, study.study_key, remark) for remark in draft.remarks)
-    for series, reference in zip(draft.series, study.series, strict=True):
-        yield from (_problem(reference.series_key, study.study_key, remark) for remark in series.remarks)
-        if reference.refusal:
-            yield ProblemRow(
-                where_key=reference.series_key, study_key=study.study_key, severity="refused",
-                code=reference.refusal.code, reason=reference.refusal.reason, retryable=reference.refusal.retryable,
-            )  # fmt: skip
-
-
 def _problem_of_file(file: StoredFile) -> ProblemRow:
     return ProblemRow(
         where_key=file.key, study_key=None, severity=file.fate.status, code=file.fate.code, reason=file.fate.reason,
         retryable=file.fate.retryable,
     )  # fmt: skip
-
-
-def _problem(where_key: str, study_key: str, remark: Remark) -> ProblemRow:
-    return ProblemRow(
-        where_key=where_key, study_key=study_key, severity=remark.severity, code=remark.code, reason=remark.reason,
-        retryable=False,
-    )  # fmt: skip
-
-
-def _name_study(draft: StudyDraft, keyring: Keyring, linkage: dict[str, LinkageRow]) -> Study:
-    """Return a draft as a study known by keys; what the keys stand for goes into `linkage`."""
-    study_key, patient_key = keyring.study(draft.original), keyring.patient(draft.patient)
-    linkage[patient_key] = _link(patient_key, "patient", draft.patient, "; ".join(draft.spelt))
-    linkage[study_key] = _link(study_key, "study", draft.original)
-    draft.series.sort(key=lambda series: series.original)
-    references = []
-    times = sorted({series.acquired for series in draft.series if series.acquired})
-    for series in draft.series:
-        key = keyring.series(series.original)
-        linkage[key] = _link(key, "series", series.original, series.description or "")
-        references.append(_refer(series, key, times.index(series.acquired) + 1 if series.acquired else None))
-    return Study(
-        study_key=study_key,
-        patient_key=patient_key,
-        layout=draft.layout,
-        series=tuple(references),
-        notes=tuple(NoteReference(found.path) for found in _by_name(draft.notes)),
-        recordings=tuple(RecordingReference(found.path) for found in _by_name(draft.recordings)),
-        facts=draft.row or {},
-    )
-
-
-def _refer(series: SeriesDraft, key: str, time_order: int | None) -> SeriesReference:
-    return SeriesReference(
-        series_key=key,
-        kind=series.kind,
-        modality=series.modality,
-        shape=series.shape,
-        spacing_mm=series.spacing_mm,
-        description=series.description,
-        files=series.files,
-        frames=series.frames,
-        refusal=series.refusal,
-        technique=replace(series.technique, time_order=time_order),
-    )
-
-
-def _by_name(files: Sequence[FoundFile]) -> list[FoundFile]:
-    return sorted(files, key=lambda found: (found.name, found.relative))
-
-
-def _link(key: str, kind: Literal["patient", "study", "series", "file"], original: str, more: str = "") -> LinkageRow:
-    """Return a row of the linkage table; bytes of a file name that are no UTF-8 are written as escapes."""
-    plain, description = (text.encode("utf-8", "backslashreplace").decode() for text in (original, more))
-    return LinkageRow(key=key, kind=kind, original=plain, description=description)

@@ -185,7 +185,7 @@ def assign_targets(studies: Sequence[Study], target: Target) -> Targets:
 
     Raises:
         LabelError: No study has the column (the nearest is named), no value is left, one class only, a
-            cell that is no number under an ordering, or more than 20 classes for a plain column.
+            cell that is NaN, or no number under an ordering, or more than 20 classes for a plain column.
     """
     columns = sorted({column for study in studies for column in study.facts})
     if target.column not in columns:
@@ -197,6 +197,7 @@ def assign_targets(studies: Sequence[Study], target: Target) -> Targets:
                 "studies, and do study_id or patient_id name its folders or identifiers?"
             )
         raise LabelError(f"the label table has no column {target.column!r}{hint}")
+    _refuse_nan(studies, target.column)
     cells = {study.study_key: _cell(study, target.column) for study in studies}
     missing = tuple(key for key, cell in cells.items() if cell is None)
     known = {key: cell for key, cell in cells.items() if cell is not None}
@@ -214,6 +215,16 @@ def assign_targets(studies: Sequence[Study], target: Target) -> Targets:
             else f"no study has a value in the column {target.column!r}"
         )
     return Targets(classes, {key: classes.index(name) for key, name in named.items()}, missing)
+
+
+def _refuse_nan(studies: Sequence[Study], column: str) -> None:
+    """Refuse what a computation left behind: unlike an empty cell, it does not say that there is no label."""
+    for study in studies:
+        if study.facts.get(column, "").strip().lower() == "nan":
+            raise LabelError(
+                f"line {getattr(study.facts, 'line', None)} of the label table: the cell in column {column!r} is NaN. "
+                "Mend it, or leave it empty where a study has no label: such studies are left out."
+            )
 
 
 def _cell(study: Study, column: str) -> str | None:

@@ -7,7 +7,7 @@ modality are this classifier with one encoder. `forward_embedded` takes the note
 where attributions are taken.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from medmllm.models.cross_attention import CrossAttention
 from medmllm.models.fusion import FUSIONS
 from medmllm.models.image_encoder import ImageEncoder
 from medmllm.models.ordinal_head import OrdinalHead
+from medmllm.models.prefix import OCTANTS, Prefix
 from medmllm.models.table_encoder import TableEncoder
 from medmllm.models.text_encoder import TextEncoder
 from medmllm.models.tokens import Tokens
@@ -61,11 +62,17 @@ class StudyClassifier(nn.Module):
         self.text_encoder = text_encoder
         self.table_encoder = table_encoder
         self.by_token = FUSIONS[settings.fusion] is CrossAttention
-        widths = [
-            encoder.token_width if self.by_token and isinstance(encoder, ImageEncoder) else encoder.width
+        self.encoded_widths = {
+            name: encoder.token_width if self.by_token and isinstance(encoder, ImageEncoder) else encoder.width
             for name in self.modalities
             if (encoder := encoders[name]) is not None
-        ]
+        }
+        widths = list(self.encoded_widths.values())
+        self.prefix: Prefix | None = None
+        if settings.fusion == "bert_prefix" and text_encoder is not None and len(self.modalities) > 1:
+            before = [width for name, width in self.encoded_widths.items() if name != "text"]
+            self.prefix = Prefix(before, text_encoder.embedding_width)
+            widths = [text_encoder.width] * len(self.modalities)
         self.missing = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in widths)
         self.fusion = FUSIONS[settings.fusion](
             widths, hidden=settings.fusion_width, outputs=1 if ordered else outputs, dropout=settings.dropout
@@ -98,8 +105,10 @@ class StudyClassifier(nn.Module):
         own = batch.present[:, [MODALITIES.index(name) for name in self.modalities]]
         present = self._hide_some(own) if self.training else own
         features: list[Tensor | Tokens] = []
+        together = {} if self.prefix is None else self._read_together(self.prefix, batch, inputs, present)
         for slot, name in enumerate(self.modalities):
-            found, here = self._encode(name, batch, inputs[name]), present[:, slot]
+            found = together[name] if together else self._encode(name, batch, inputs[name])
+            here = present[:, slot]
             if self.by_token:
                 # A note that no study of the batch has comes as one vector, as what has no tokens of its own does.
                 pieces = name == "text" and found.ndim == 3
@@ -115,8 +124,28 @@ class StudyClassifier(nn.Module):
         assert self.table_encoder is not None and batch.table is not None and batch.cell_present is not None
         return self.table_encoder.embed(batch.table, batch.cell_present)
 
+    def _read_together(
+        self, prefix: Prefix, batch: Batch, inputs: Mapping[str, Tensor | None], present: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the features of each modality, shape (batch, width), from what BERT makes of all of them together.
+
+        What is not present, also what modality dropout hides, is masked: nothing else attends to it.
+        """
+        embedded, here = inputs["text"], dict(zip(self.modalities, present.unbind(dim=1), strict=True))
+        assert self.text_encoder is not None and embedded is not None
+        before = {
+            name: Tokens.of(self._encode(name, batch, inputs[name])).where(here[name])
+            for name in self.modalities
+            if name != "text"
+        }
+        words = batch.token_mask & here["text"][:, None]
+        read, note = self.text_encoder.read_behind(prefix(list(before.values())), embedded, words)
+        parts = read.split([tokens.real.shape[1] for tokens in before.values()])
+        features = {name: part.mean() for name, part in zip(before, parts, strict=True)}
+        return features | {"text": self.text_encoder.standardise(note.mean(), words)}
+
     def _encode(self, name: str, batch: Batch, given: Tensor | None) -> Tensor:
-        """Return a modality's features, shape (batch, width), or (batch, tokens, width) for a fusion of tokens.
+        """Return a modality's features, shape (batch, width), or (batch, tokens, width) where tokens are read.
 
         Rows that lack the modality are not read, and have zeros.
         """
@@ -124,9 +153,8 @@ class StudyClassifier(nn.Module):
         found = self._encode_rows(name, rows, batch, given) if len(rows) else None
         if found is not None and len(rows) == len(batch.present):
             return found
-        missing = self.missing[self.modalities.index(name)]
         if found is None:
-            return missing.new_zeros(len(batch.present), len(missing))
+            return self._nothing(name, len(batch.present))
         return found.new_zeros(len(batch.present), *found.shape[1:]).index_copy(0, rows, found)
 
     def _encode_rows(self, name: str, rows: Tensor, batch: Batch, given: Tensor | None) -> Tensor:
@@ -135,8 +163,7 @@ class StudyClassifier(nn.Module):
 
         if name == "image":
             assert self.image_encoder is not None and given is not None
-            look = self.image_encoder.tokens if self.by_token else self.image_encoder
-            features: Tensor = look(chosen(given), chosen(batch.channel_present))
+            features: Tensor = self._look(self.image_encoder)(chosen(given), chosen(batch.channel_present))
         elif name == "table":
             assert self.table_encoder is not None and given is not None
             features = self.table_encoder(chosen(given))
@@ -153,10 +180,22 @@ class StudyClassifier(nn.Module):
         encoded: Tensor = read(chosen(embedded), chosen(batch.token_mask))
         return encoded
 
+    def _look(self, encoder: ImageEncoder) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return how an image is looked at: as one vector, by every place, or by octants."""
+        if self.by_token:
+            return encoder.tokens
+        return encoder if self.prefix is None else encoder.octants
+
+    def _nothing(self, name: str, studies: int) -> Tensor:
+        """Return zeros for a modality that no study of a batch has; before words stand as many tokens as ever."""
+        tokens = (OCTANTS,) if self.prefix is not None and name == "image" else ()
+        return self.missing[0].new_zeros(studies, *tokens, self.encoded_widths[name])
+
     @property
     def reads_notes_once(self) -> bool:
         """Whether a note's features are all that is taken of it, by an encoder that learns nothing."""
-        return self.text_encoder is not None and self.text_encoder.frozen and not self.by_token
+        alone = not self.by_token and self.prefix is None
+        return self.text_encoder is not None and self.text_encoder.frozen and alone
 
     def _hide_some(self, present: Tensor) -> Tensor:
         """Hide a modality at random while training, never the only one a study has."""

@@ -2,7 +2,8 @@
 
 features of each modality (batch, width_m) -> logits (batch, outputs)
 
-These read one vector of each modality; `cross_attention` reads tokens.
+These read one vector of each modality; `cross_attention` reads tokens. With `bert_prefix` the vectors are what BERT
+makes of each modality, having read all of them together.
 """
 
 import math
@@ -106,4 +107,10 @@ class LowRank(nn.Module):
         return logits
 
 
-FUSIONS = {"concat": Concat, "gated": Gated, "low_rank": LowRank, "cross_attention": CrossAttention}
+FUSIONS = {
+    "concat": Concat,
+    "gated": Gated,
+    "low_rank": LowRank,
+    "cross_attention": CrossAttention,
+    "bert_prefix": Concat,
+}

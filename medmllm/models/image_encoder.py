@@ -13,11 +13,14 @@ from typing import Literal, Protocol
 import torch
 from monai.networks.nets import DenseNet, ResNet
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medmllm.documents import ModelSettings
 from medmllm.errors import ConfigError
+from medmllm.models.batch_norm import LoneValueNorm
+from medmllm.models.efficientnet import EfficientNetMap
 from medmllm.models.pooling import make_steady
+from medmllm.models.prefix import octants
+from medmllm.models.swin import SwinMap
 
 
 class _Backbone(Protocol):
@@ -34,22 +37,6 @@ class MeanAndMax(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return (batch, 2 * channels) for features (batch, channels, x, y, z)."""
         return torch.cat([features.mean((2, 3, 4)), features.amax((2, 3, 4))], dim=1)
-
-
-class _LoneValueNorm(nn.BatchNorm3d):
-    """Batch normalisation for batches of which one study alone has an image.
-
-    Where a grid has shrunk to one voxel, such an image leaves one value per channel, which has no spread: it is
-    measured by the running statistics, which it does not enter.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the normalised map, of the same shape."""
-        if not self.training or input.numel() > input.shape[1]:
-            return super().forward(input)
-        return functional.batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-        )
 
 
 class _ResNetMap(ResNet):
@@ -105,6 +92,18 @@ def _densenet(layers: tuple[int, ...]) -> _Backbone:
     return build
 
 
+def _efficientnet(channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
+    network = EfficientNetMap(
+        channels, width=settings.image_width, stem_stride=settings.image_stem_stride, dropout=settings.dropout
+    )
+    return network, network.map_channels
+
+
+def _swin(channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
+    network = SwinMap(channels, width=settings.image_width, dropout=settings.dropout)
+    return network, network.map_channels
+
+
 IMAGE_ENCODERS: dict[str, _Backbone] = {
     "resnet10": _resnet("basic", [1, 1, 1, 1]),
     "resnet18": _resnet("basic", [2, 2, 2, 2]),
@@ -112,8 +111,33 @@ IMAGE_ENCODERS: dict[str, _Backbone] = {
     "resnet50": _resnet("bottleneck", [3, 4, 6, 3]),
     "densenet121": _densenet((6, 12, 24, 16)),
     "densenet169": _densenet((6, 12, 32, 32)),
+    "efficientnet_b0": _efficientnet,
+    "swin_unetr": _swin,
 }
 """Name -> builder of (network that ends with its last feature map, channels of that map)."""
+
+WIDTHS = {
+    "efficientnet_b0": (8, "its stages scale in steps of 8; 32 is B0"),
+    "swin_unetr": (12, "its attention heads share it; published weights have 48"),
+}
+"""Name -> what image_width must be a multiple of, and why; the other networks take any."""
+
+
+def check_encoder(settings: ModelSettings) -> None:
+    """Refuse an unknown network, or a width that it cannot have.
+
+    Raises:
+        ConfigError: Names what there is, or the nearest width.
+    """
+    name, width = settings.image_encoder, settings.image_width
+    if name not in IMAGE_ENCODERS:
+        raise ConfigError(f"[model] image_encoder = {name!r} is none of {', '.join(IMAGE_ENCODERS)}")
+    step, why = WIDTHS.get(name, (1, ""))
+    if width % step:
+        raise ConfigError(
+            f"[model] image_width = {width}: {name} wants a multiple of {step} ({why}). "
+            f"Set image_width = {max(1, round(width / step)) * step}."
+        )
 
 
 def check_grid(settings: ModelSettings, size: tuple[int, int, int]) -> None:
@@ -124,7 +148,7 @@ def check_grid(settings: ModelSettings, size: tuple[int, int, int]) -> None:
         size: Voxels along x, y, z.
 
     Raises:
-        ConfigError: Names the smallest edge that will do. ResNets take any, as they round up.
+        ConfigError: Names the smallest edge that will do. All but DenseNets take any, as they round up.
     """
     least = 7 * settings.image_stem_stride * (2 if settings.image_stem_pool else 1) + 1
     if settings.image_encoder.startswith("densenet") and min(size) < least:
@@ -139,24 +163,21 @@ class ImageEncoder(nn.Module):
     """A MONAI network by name, with learned values for missing channels.
 
     Args:
-        settings: `image_encoder`, `image_width`, `image_stem_stride` and `image_stem_pool`.
+        settings: `image_encoder`, `image_width`, the stem, and `dropout` where whole blocks are skipped.
         channels: Number of image channels.
 
     Raises:
-        ConfigError: The name is not one of IMAGE_ENCODERS.
+        ConfigError: The name is not one of IMAGE_ENCODERS, or it cannot have this width.
     """
 
     def __init__(self, settings: ModelSettings, channels: int) -> None:
         super().__init__()
-        if settings.image_encoder not in IMAGE_ENCODERS:
-            raise ConfigError(
-                f"[model] image_encoder = {settings.image_encoder!r} is none of {', '.join(IMAGE_ENCODERS)}"
-            )
+        check_encoder(settings)
         self.network, self.map_channels = IMAGE_ENCODERS[settings.image_encoder](channels, settings)
         make_steady(self.network)
         for module in self.network.modules():
             if type(module) is nn.BatchNorm3d:
-                module.__class__ = _LoneValueNorm  # the same weights under the same names
+                module.__class__ = LoneValueNorm  # the same weights under the same names
         self.pool = MeanAndMax()
         self.width = 2 * self.map_channels
         self.token_width = self.map_channels + 3
@@ -186,6 +207,10 @@ class ImageEncoder(nn.Module):
         axes = [torch.linspace(-1, 1, n, device=found.device) if n > 1 else found.new_zeros(1) for n in found.shape[2:]]
         places = torch.stack(torch.meshgrid(*axes, indexing="ij")).to(found.dtype).expand(len(found), -1, -1, -1, -1)
         return torch.cat([found, places], dim=1).flatten(2).transpose(1, 2)
+
+    def octants(self, image: Tensor, channel_present: Tensor) -> Tensor:
+        """Return mean and maximum over each octant of the feature map, shape (batch, 8, width)."""
+        return torch.stack([self.pool(part) for part in octants(self.feature_map(image, channel_present))], dim=1)
 
     def forward(self, image: Tensor, channel_present: Tensor) -> Tensor:
         """Return features, shape (batch, width), for image (batch, channels, x, y, z)."""

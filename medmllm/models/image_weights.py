@@ -4,9 +4,11 @@
 
 State dicts are read as weights alone (torch.load with weights_only): a file that would run code is refused.
 MedicalNet's files (Chen et al., 2019, arXiv:1904.00625) keep theirs under `state_dict`, each key behind the `module.`
-of DataParallel; MONAI's ResNets have the same names. Where the number of image channels differs, the first convolution
-is adapted: the mean over the file's channels, repeated and scaled so that equal channels are answered as before, as
-Carreira and Zisserman (2017, arXiv:1705.07750) repeat filters along time. Nothing else of another shape is loaded.
+of DataParallel; MONAI's ResNets have the same names. A Swin UNETR keeps its encoder behind `swinViT.`, and MONAI's
+self-supervised file calls the layers `linear1` and `linear2` of it `fc1` and `fc2`. Where the number of image channels
+differs, the first convolution is adapted: the mean over the file's channels, repeated and scaled so that equal channels
+are answered as before, as Carreira and Zisserman (2017, arXiv:1705.07750) repeat filters along time. Nothing else of
+another shape is loaded.
 """
 
 from collections.abc import Mapping
@@ -64,7 +66,8 @@ def load_image_weights(network: nn.Module, file: Path) -> WeightsReport:
         ConfigError: The file cannot be read as weights alone, holds values that are not finite, or no learnt tensor
             of it fits.
     """
-    given, own = read_weights(file), network.state_dict()
+    own = network.state_dict()
+    given = _by_our_names(read_weights(file), own)
     first = _first_convolution(network)
     fitting: dict[str, Tensor] = {}
     adapted: list[str] = []
@@ -130,6 +133,16 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     named = {str(name).removeprefix("module."): value for name, value in tensors.items() if isinstance(value, Tensor)}
     if not named:
         raise ConfigError(f"[model] image_weights = {file.name!r} holds no tensors by name: save a state_dict()")
+    return named
+
+
+def _by_our_names(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with a Swin UNETR's other names turned into the network's; all others keep their names."""
+    named = dict(given)
+    for name in given:
+        ours = name.removeprefix("swinViT.").replace(".mlp.fc", ".mlp.linear")
+        if ours in own and ours not in given:
+            named[ours] = named.pop(name)
     return named
 
 

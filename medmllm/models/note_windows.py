@@ -46,25 +46,28 @@ class Windows:
             # At the same distance from both edges, the earlier window is taken.
             yield Span(start, min(start + self.length, tokens), start + (self.overlap + 1) // 2)
 
-    def read(self, reader: Reader, embedded: Tensor, token_mask: Tensor) -> Tensor:
+    def read(self, reader: Reader, embedded: Tensor, token_mask: Tensor, *, prefix: int = 0) -> Tensor:
         """Return the states of whole notes, shape (rows, tokens, width).
 
         Args:
-            reader: The network, for at most `length` tokens.
+            reader: The network, for at most `prefix` + `length` tokens.
             embedded: Word embeddings, shape (rows, tokens, width).
-            token_mask: Shape (rows, tokens); real tokens come first. A window that holds nothing new of a note is
+            token_mask: Shape (rows, tokens); real words come first. A window that holds nothing new of a note is
                 not read for it: a note that fits into the first is read as it would be alone.
+            prefix: How many tokens at the start stand before every window. Their states are those of the first.
         """
-        first, *others = self.cut(embedded.shape[1])
-        states = reader(embedded[:, : first.stop], token_mask[:, : first.stop])
+        first, *others = self.cut(embedded.shape[1] - prefix)
+        known = prefix + first.stop
+        states = reader(embedded[:, :known], token_mask[:, :known])
         whole = states.new_zeros(*embedded.shape[:2], states.shape[2])
-        whole[:, : first.stop] = states
-        known = first.stop
+        whole[:, :known] = states
         for span in others:
             rows = token_mask[:, known:].any(dim=1).nonzero()[:, 0]
             if len(rows) == 0:
                 break
-            found = reader(embedded[rows, span.start : span.stop], token_mask[rows, span.start : span.stop])
-            whole[rows, span.taken_from : span.stop] = found[:, span.taken_from - span.start :].to(whole.dtype)
-            known = span.stop
+            window = [*range(prefix), *range(prefix + span.start, prefix + span.stop)]
+            found = reader(embedded[rows][:, window], token_mask[rows][:, window])
+            taken = slice(prefix + span.taken_from, prefix + span.stop)
+            whole[rows, taken] = found[:, prefix + span.taken_from - span.start :].to(whole.dtype)
+            known = taken.stop
         return whole

@@ -31,6 +31,7 @@ from medmllm.models.note_windows import Windows
 from medmllm.models.table_encoder import TableEncoder
 from medmllm.models.text_encoder import (
     TextEncoder,
+    before_words,
     from_config,
     load_pretrained,
     longest_window,
@@ -120,11 +121,13 @@ def new_text_network(text: TextSettings, settings: ModelSettings, tokenizer: Pre
     if text.encoder == TINY:
         return from_config(tiny_config(len(tokenizer), settings, text))
     network = load_pretrained(text.encoder, local_files_only=text.local_files_only)
-    longest = longest_window(network)
-    if longest is not None and min(text.max_tokens, text.window) > longest:
+    longest, before = longest_window(network), before_words(settings)
+    if longest is not None and before + min(text.max_tokens, text.window) > longest:
+        also = f", {before} of them before the words (fusion = {settings.fusion!r})" if before else ""
         raise ConfigError(
-            f"[text] window = {text.window}: {text.encoder!r} takes at most {longest} tokens at a time. Set window to "
-            f"{longest} or less: of longer notes, up to max_tokens = {text.max_tokens} are read in such windows."
+            f"[text] window = {text.window}: {text.encoder!r} takes at most {longest} tokens at a time{also}. Set "
+            f"window to {longest - before} or less: of longer notes, up to max_tokens = {text.max_tokens} are read in "
+            "such windows."
         )
     config: PretrainedConfig = network.config
     known = config.vocab_size

@@ -19,6 +19,8 @@ from transformers import AutoConfig, AutoModel, BertConfig, PretrainedConfig
 from medmllm.documents import ModelSettings, TextSettings
 from medmllm.errors import ConfigError
 from medmllm.models.note_windows import Windows
+from medmllm.models.prefix import PREFIX_TOKENS
+from medmllm.models.tokens import Tokens
 
 TINY_LAYERS = 4
 
@@ -33,10 +35,15 @@ def tiny_config(vocabulary: int, settings: ModelSettings, text: TextSettings) ->
         num_hidden_layers=TINY_LAYERS,
         num_attention_heads=heads,
         intermediate_size=2 * settings.tiny_width,
-        max_position_embeddings=min(text.max_tokens, text.window),
+        max_position_embeddings=min(text.max_tokens, text.window) + before_words(settings),
         hidden_dropout_prob=settings.dropout,
         attention_probs_dropout_prob=settings.dropout,
     )
+
+
+def before_words(settings: ModelSettings) -> int:
+    """Return how many positions a network must have beyond those of a window of words."""
+    return PREFIX_TOKENS if settings.fusion == "bert_prefix" else 0
 
 
 def load_pretrained(encoder: str | Path, *, local_files_only: bool) -> nn.Module:
@@ -142,17 +149,23 @@ class TextEncoder(nn.Module):
         embedded: Tensor = look_up(token_ids)
         return embedded
 
-    def hidden(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
+    @property
+    def embedding_width(self) -> int:
+        """The width of word embeddings, which some networks have smaller than their states."""
+        return int(self.network.get_input_embeddings().embedding_dim)  # type: ignore[operator]
+
+    def hidden(self, embedded: Tensor, token_mask: Tensor, *, prefix: int = 0) -> Tensor:
         """Return the contextual state of every piece of the whole note, shape (batch, tokens, width).
 
         Args:
             embedded: Word embeddings, shape (batch, tokens, width).
             token_mask: Shape (batch, tokens); what is not real comes last, changes nothing and gives zeros.
+            prefix: How many tokens at the start are no words and stand before every window; of these any may be real.
         """
         states = (
             self._read(embedded, token_mask)
             if self.windows is None
-            else self.windows.read(self._read, embedded, token_mask)
+            else self.windows.read(self._read, embedded, token_mask, prefix=prefix)
         )
         return states.masked_fill(~token_mask[:, :, None], 0.0)
 
@@ -162,6 +175,19 @@ class TextEncoder(nn.Module):
         states: Tensor = self.network(inputs_embeds=embedded, attention_mask=safe.long()).last_hidden_state
         return states
 
+    def read_behind(self, prefix: Tokens, embedded: Tensor, token_mask: Tensor) -> tuple[Tokens, Tokens]:
+        """Return the contextual states of a prefix, as in the first window, and of the note behind it.
+
+        Args:
+            prefix: As wide as the word embeddings.
+            embedded: Word embeddings, shape (batch, tokens, width).
+            token_mask: Shape (batch, tokens); a study without a note has none that is real, and its prefix is read.
+        """
+        length = prefix.real.shape[1]
+        together = torch.cat([prefix.values.to(embedded.dtype), embedded], dim=1)
+        states = self.hidden(together, torch.cat([prefix.real, token_mask], dim=1), prefix=length)
+        return Tokens(states[:, :length], prefix.real), Tokens(states[:, length:], token_mask)
+
     def tokens(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
         """Return the contextual states, standardised over all real pieces of the batch if asked; same shape."""
         hidden = self.hidden(embedded, token_mask)
@@ -169,10 +195,7 @@ class TextEncoder(nn.Module):
 
     def pool(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
         """Return the mean state of each note, shape (batch, width); a row without any real piece gives zeros."""
-        hidden = self.hidden(embedded, token_mask)
-        weights = token_mask.to(hidden.dtype)[:, :, None]
-        pooled: Tensor = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
-        return pooled
+        return Tokens(self.hidden(embedded, token_mask), token_mask).mean()
 
     def forward(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
         """Return features, shape (batch, width); a row without any real piece gives zeros."""

@@ -24,6 +24,20 @@ class Tokens:
         values = features if features.ndim == 3 else features[:, None]
         return cls(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
 
+    def where(self, here: Tensor) -> "Tokens":
+        """Return the sequences, with nothing real in those that are not there; here (batch,), bool."""
+        return Tokens(self.values, self.real & here[:, None])
+
+    def split(self, lengths: list[int]) -> "list[Tokens]":
+        """Return the sequences cut into parts that stand one behind the other."""
+        parts = zip(self.values.split(lengths, dim=1), self.real.split(lengths, dim=1), strict=True)
+        return [Tokens(values, real) for values, real in parts]
+
+    def mean(self) -> Tensor:
+        """Return the mean of what is real, (batch, width); zeros where nothing is."""
+        weights = self.real.to(self.values.dtype)[:, :, None]
+        return (self.values * weights).sum(1) / weights.sum(1).clamp(min=1)
+
     def or_missing(self, here: Tensor, missing: Tensor) -> "Tokens":
         """Return the sequences, with the learned token alone in place of those that are not there or hold nothing.
 

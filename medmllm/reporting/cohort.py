@@ -6,7 +6,7 @@ Every number of a table is evaluation.json's. At the top stand the document's re
 interval lies above zero; a difference whose interval includes zero is never called one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ METRICS = {
     "quadratic_kappa": ("Quadratic kappa", "agreement beyond chance, a miss counts by its square; 1 is perfect"),
     "mean_absolute_error": ("Mean absolute error", "classes between truth and prediction; smaller is better"),
     "ranked_probability_score": ("Ranked probability score", "mean squared error over all cuts; 0 is perfect"),
+    "calibration_excess": ("Events beyond probability", "events less what the probabilities add up to, per study"),
 }
 
 
@@ -75,11 +76,11 @@ class TrainingPage:
     card: ModelCard
     settings: TrainConfig | None
     lines: tuple[MetricLine, ...]
-    subgroups: tuple[tuple[str, MetricDocument], ...]  # arm, metric of one group
     differences: tuple[tuple[str, MetricDocument], ...]  # in words, the difference
     gains: tuple[str, ...]
     curves: tuple[ArmCurves, ...]
     largest_bin: int  # studies
+    labels: Mapping[str, str]  # metric -> how it is called
     frame: Frame
 
 
@@ -115,13 +116,11 @@ def write_training_report(
         card=card,
         settings=settings,
         lines=metric_lines(evaluation),
-        subgroups=tuple(
-            (arm.arm, metric) for arm in evaluation.arms for metric in arm.metrics if metric.group != "all"
-        ),
         differences=tuple((_describe(metric), metric) for metric in evaluation.differences),
         gains=tuple(filter(None, (_gain(metric, evaluation.confidence) for metric in evaluation.differences))),
         curves=curves,
         largest_bin=max((point.n for curve in curves for point in curve.reliability), default=1),
+        labels={name: label for name, (label, _) in METRICS.items()},
         frame=FRAME,
     )
     write_page(path, "training.html.j2", synthetic=evaluation.synthetic or card.synthetic, page=page)

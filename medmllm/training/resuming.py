@@ -27,7 +27,8 @@ from medmllm.training.modality_test import FoldDeprived
 from medmllm.training.starting_weights import weights_input
 
 UNTRAINED: Mapping[str, bool | set[str]] = {
-    "tracking": True, "intended_use": True, "evaluation": {"bootstrap_samples", "confidence", "ignored_below"},
+    "tracking": True, "intended_use": True, "policy": True,
+    "evaluation": {"bootstrap_samples", "confidence", "ignored_below", "subgroups"},
 }  # fmt: skip
 """Settings that no fold depends on."""
 

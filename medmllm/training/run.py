@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +31,13 @@ from medmllm.result_documents import (
 from medmllm.table_rows import OutOfFoldRow
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult, count_folds, mean_image
+from medmllm.training.groups import Groups
+from medmllm.training.policy import unmet
 from medmllm.training.splits import SplitPlan
 from medmllm.training.starting_weights import REPORT
 from medmllm.training.tracking import Run
 from medmllm.training.trust import Trust
+from medmllm.trust_documents import RuleDocument
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +51,7 @@ class Trained:
     config: TrainConfig
     provenance: Provenance
     synthetic: bool
+    groups: Groups = field(default_factory=dict)
 
     @property
     def patients(self) -> list[str]:
@@ -127,7 +131,7 @@ def write_out_of_fold(path: Path, trained: Trained) -> None:
 
 
 def evaluation_document(
-    trained: Trained, found: CohortEvaluation, trust: Trust, *, more: Sequence[str]
+    trained: Trained, found: CohortEvaluation, trust: Trust, rules: tuple[RuleDocument, ...], *, more: Sequence[str]
 ) -> EvaluationDocument:
     """Return the evaluation as written to RUN/evaluation.json.
 
@@ -135,10 +139,15 @@ def evaluation_document(
         trained: The run.
         found: As of `evaluate_arms`.
         trust: As of `assess`.
+        rules: Of the policy, judged.
         more: Remarks of the pipeline's own, before those that the numbers call for.
     """
     settings = trained.config.evaluation
-    said = trust.remarks + remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples)
+    said = (
+        unmet(rules)
+        + trust.remarks
+        + remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples)
+    )
     sets = _evaluate_sets(trained)
     said += tuple(line for arm, own in sets.items() for line in missed_remarks(arm, own))
     thresholds = [fold.conformal_thresholds for fold in trained.arms[0].folds if fold.conformal_thresholds]
@@ -158,6 +167,8 @@ def evaluation_document(
         ),
         differences=tuple(map(_metric, found.differences)),
         modality_use=trust.modality_use,
+        subgroups=trust.subgroups,
+        policy=rules,
         folds=count_folds(trained.plan, trained.patients),
         split_digest=trained.plan.digest,
         contract_fingerprint=trained.arms[-1].contract.fingerprint,

@@ -127,7 +127,7 @@ def remark_sites(plan: SplitPlan, targets: Sequence[int], column: str) -> list[s
 
 
 def _refuse_two_spellings(sites: Sequence[str], column: str) -> None:
-    spellings = Counter(_plain(site) for site in sites)
+    spellings = Counter(plain_value(site) for site in sites)
     doubled = sum(count > 1 for count in spellings.values())
     if doubled:
         raise SplitError(
@@ -136,7 +136,7 @@ def _refuse_two_spellings(sites: Sequence[str], column: str) -> None:
         )
 
 
-def _plain(site: str) -> str:
+def plain_value(site: str) -> str:
     """Return a value without what tells spellings of it apart; 1 and 1.0 are one, as tables pass through pandas."""
     words = " ".join(site.split()).casefold()
     try:

@@ -1,8 +1,9 @@
-"""What a training's image encoders start from: random values, or a file of pretrained weights.
+"""What a training's encoders start from: random values, or files of pretrained weights.
 
-    [model] image_weights -> tried before a study is read -> each fold's network; RUN/image_weights.json
+    [model] image_weights, [text] encoder -> tried before a study is read
+    image_weights -> each fold's network; RUN/image_weights.json
 
-Only training reads the file: a model package holds all weights itself.
+Only training reads these files: a model package holds all weights itself.
 """
 
 import logging
@@ -12,8 +13,10 @@ from medmllm.config import TrainConfig
 from medmllm.documents import ModelSettings, PreprocessingContract
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.fine_tuning import check_extra
-from medmllm.models.image_encoder import ImageEncoder
+from medmllm.models.image_encoder import ImageEncoder, check_encoder, check_grid
 from medmllm.models.image_weights import WeightsReport, load_image_weights
+from medmllm.models.package import new_text_network
+from medmllm.preprocessing.text import TINY, load_tokenizer
 from medmllm.provenance import file_digest, stamp
 from medmllm.result_documents import ImageWeightsDocument, MismatchDocument
 from medmllm.training.machine import Machine
@@ -24,15 +27,23 @@ logger = logging.getLogger(__name__)
 
 
 def check_start(config: TrainConfig) -> None:
-    """Refuse a device or a file of weights that cannot be used, or an extra that is absent, before a study is read.
+    """Refuse a device, network or weights that cannot be used, or an absent extra, before a study is read.
 
     Raises:
-        ConfigError: No such device; the file cannot be read, or nothing of it fits; LoRA without peft.
+        ConfigError: No such device or network, or not of this width; a grid too small for it; the file cannot be read,
+            or nothing of it fits; LoRA without peft; no text encoder where it should be, or one that cannot take the
+            notes' windows.
     """
     Machine.of(config.training.device)
     check_extra(config.text)
+    if {"image", "fused"} & set(config.training.arms):
+        check_encoder(config.model)
+        check_grid(config.model, config.image.size)
     if config.model.image_weights:
         _try(config.model, len(config.image.channels))
+    if config.text.encoder != TINY and {"text", "fused"} & set(config.training.arms):
+        tokenizer = load_tokenizer(config.text.encoder, local_files_only=config.text.local_files_only)
+        new_text_network(config.text, config.model, tokenizer)
 
 
 def weights_input(settings: ModelSettings) -> dict[str, str]:

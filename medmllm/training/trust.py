@@ -1,17 +1,21 @@
 """Ask of a finished cross-validation what it can be trusted for, and write the answers as documents.
 
-Trained -> which modalities the arms use -> documents for evaluation.json, remarks in plain words
+arms, groups -> use of modalities; metrics and gaps by group -> documents for evaluation.json, remarks in plain words
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from medmllm.config import TrainConfig
+from medmllm.evaluation.fairness import Subgroups, evaluate_groups, gap_remarks
 from medmllm.evaluation.modality_use import ModalityUse, evaluate_use, use_remarks
 from medmllm.evaluation.resampling import Interval
-from medmllm.training.cross_validation import ArmResult
-from medmllm.training_config import EvaluationSettings
-from medmllm.trust_documents import EstimateDocument, ModalityUseDocument
+from medmllm.training.cohort import Cohort
+from medmllm.training.cross_validation import ArmResult, main_arm
+from medmllm.training.groups import Groups
+from medmllm.trust_documents import EstimateDocument, GapDocument, GroupDocument, ModalityUseDocument, SubgroupDocument
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,36 +23,103 @@ class Trust:
     """What evaluation.json says beside the metrics."""
 
     modality_use: tuple[ModalityUseDocument, ...]
+    subgroups: tuple[SubgroupDocument, ...]  # of the packaged arm
     remarks: tuple[str, ...]
 
 
 def assess(
-    arms: tuple[ArmResult, ...], *, targets: list[int], patients: list[str], settings: EvaluationSettings, seed: int
+    arms: tuple[ArmResult, ...],
+    cohort: Cohort,
+    groups: Groups,
+    *,
+    classes: tuple[str, ...],
+    config: TrainConfig,
 ) -> Trust:
     """Return what the arms can be trusted for.
 
     Args:
         arms: Cross-validated.
-        targets: Class index of each study of the cohort.
-        patients: Patient of each study.
-        settings: Bounds and intervals.
-        seed: Of the resamples.
+        cohort: Its studies, with targets and patients.
+        groups: As of `read_groups`.
+        classes: Their names.
+        config: Bounds, intervals, seed of the resamples, kind of task.
     """
-    uses = tuple(
+    settings = config.evaluation
+    uses = _uses(arms, cohort, config)
+    found = _subgroups(packaged_arm(arms), cohort, groups, config)
+    gaps = (
+        line for own in found for line in gap_remarks(own, arm=packaged_arm(arms).arm, confidence=settings.confidence)
+    )
+    return Trust(
+        modality_use=tuple(map(_use, uses)),
+        subgroups=tuple(_subgroup(own, packaged_arm(arms).arm, classes) for own in found),
+        remarks=(*use_remarks(uses, confidence=settings.confidence), *gaps),
+    )
+
+
+def packaged_arm(arms: Sequence[ArmResult]) -> ArmResult:
+    """Return the arm whose package is RUN/model."""
+    name = main_arm([arm.arm for arm in arms])
+    return next(arm for arm in arms if arm.arm == name)
+
+
+def _uses(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> tuple[ModalityUse, ...]:
+    return tuple(
         use
         for arm in arms
         for use in evaluate_use(
             arm.out_of_fold,
             arm.deprived,
-            targets=np.array(targets),
-            patients=patients,
-            bound=settings.ignored_below,
-            confidence=settings.confidence,
-            samples=settings.bootstrap_samples,
-            seed=seed,
+            targets=np.array(cohort.targets),
+            patients=[member.sample.patient_key for member in cohort.members],
+            bound=config.evaluation.ignored_below,
+            confidence=config.evaluation.confidence,
+            samples=config.evaluation.bootstrap_samples,
+            seed=config.training.seed,
+            ordered=config.task.ordered,
         )
     )
-    return Trust(tuple(map(_use, uses)), tuple(use_remarks(uses, confidence=settings.confidence)))
+
+
+def _subgroups(arm: ArmResult, cohort: Cohort, groups: Groups, config: TrainConfig) -> tuple[Subgroups, ...]:
+    return tuple(
+        evaluate_groups(
+            arm.out_of_fold,
+            [of[member.sample.study_key] for member in cohort.members],
+            column=column,
+            targets=np.array(cohort.targets),
+            patients=[member.sample.patient_key for member in cohort.members],
+            fewest_patients=config.evaluation.subgroups.fewest_patients,
+            confidence=config.evaluation.confidence,
+            samples=config.evaluation.bootstrap_samples,
+            seed=config.training.seed,
+            ordered=config.task.ordered,
+        )
+        for column, of in groups.items()
+    )
+
+
+def _subgroup(found: Subgroups, arm: str, classes: tuple[str, ...]) -> SubgroupDocument:
+    return SubgroupDocument(
+        column=found.column,
+        arm=arm,
+        groups=tuple(
+            GroupDocument(
+                name=group.name,
+                n=group.n,
+                patients=group.patients,
+                class_counts=dict(zip(classes, group.class_counts, strict=True)),
+                metrics={name: _estimate(value) for name, value in group.metrics.items()},
+            )
+            for group in found.groups
+        ),
+        gaps=tuple(
+            GapDocument(name=gap.name, highest=gap.highest, lowest=gap.lowest, difference=_estimate(gap.difference))
+            for gap in found.gaps
+        ),
+        too_small=dict(found.too_small),
+        unknown=found.unknown,
+    )
 
 
 def _use(found: ModalityUse) -> ModalityUseDocument:

@@ -20,12 +20,12 @@ from tests.attribution.made_up import (
     sources,
 )
 
-JOINT = ["cross_attention"]
+JOINT = ["cross_attention", "bert_prefix"]
 
 
 def explain(package: ModelPackage, sample: Sample) -> Explanation:
     found = sources(package.card.contract)
-    return explain_study(package, [sample], **found, explained_class=1, settings=settings())
+    return explain_study(package, [sample], **found, explained_class=1, settings=settings(max_steps=2048))
 
 
 def total(explanation: Explanation) -> float:
@@ -34,13 +34,13 @@ def total(explanation: Explanation) -> float:
 
 
 @pytest.mark.parametrize("fusion", JOINT)
-@pytest.mark.parametrize("window", [256, 8])
+@pytest.mark.parametrize("window", [256, 12])
 def test_voxels_and_words_add_up_to_the_change_of_the_logit_also_over_windows(fusion: str, window: int) -> None:
     contract, tokenizer = a_contract(channels=("ct", "pet")), a_tokenizer(TEXT)
     text = contract.text.model_copy(update={"window": window, "overlap": min(2, contract.text.overlap)})
     contract = contract.model_copy(update={"text": text})
     network, sample = a_network(contract, tokenizer, fusion=fusion), a_sample(contract, tokenizer)
-    assert len(sample.token_ids) > 8
+    assert len(sample.token_ids) > 12
     explanation = explain(a_package(contract, [network], [tokenizer]), sample)
     with torch.no_grad():
         assert explanation.logit == pytest.approx(float(network(collate([sample], contract))), abs=1e-5)

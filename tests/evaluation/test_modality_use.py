@@ -49,6 +49,16 @@ def test_three_classes_are_measured_by_the_mean_one_versus_rest_auroc() -> None:
     assert found.fall.estimate == pytest.approx(expected[0] - expected[1])
 
 
+def test_ordered_classes_are_measured_by_the_mean_auroc_over_their_cuts() -> None:
+    targets = np.arange(N) % 3
+    logits = RNG.normal(size=(N, 3)) + 2.0 * np.eye(3)[targets]
+    arm = OutOfFold("fused", to_probabilities(logits), logits, logits.argmax(axis=1))
+    p = arm.probabilities
+    found = use(Deprived("text", p[None], p), arm, targets, ordered=True)
+    expected = [roc_auc_score(targets >= 1, 1 - p[:, 0]), roc_auc_score(targets >= 2, p[:, 2])]
+    assert found.auroc.estimate == pytest.approx(np.mean(expected))
+
+
 def test_only_studies_that_were_permuted_count() -> None:
     part = SHUFFLED.copy()
     part[:, ::4] = np.nan

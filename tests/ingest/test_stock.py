@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from medmllm.ingest import stock
-from medmllm.ingest.file_store import FileStore, StoredFile
+from medmllm.ingest.fate import Fate
+from medmllm.ingest.file_store import FileStore
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.layouts import Layouts
 from medmllm.ingest.looking import Seen, look_at
-from medmllm.ingest.recognise import Kind
 from medmllm.ingest.stock import Workers, take_stock
 from medmllm.ingest.walk import FoundFile, walk
 from tests.factories import write_dicom_study
@@ -31,11 +31,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "studies"
 
 
-def taken(folder: Path, store: FileStore, processes: int = 0) -> list[StoredFile]:
+Row = tuple[str, str, int, Fate]
+
+
+def taken(folder: Path, store: FileStore, processes: int = 0) -> list[Row]:
     counted: list[int] = []
     with Workers(KEYS, processes) as workers:
         total = take_stock(walk(folder), store, Layouts(folder), workers=workers, advance=counted.append)
-    files = list(store.files())
+    files = list(store.fates())
     assert total == len(files) == 99
     assert sum(counted) == 98
     return files
@@ -44,11 +47,14 @@ def taken(folder: Path, store: FileStore, processes: int = 0) -> list[StoredFile
 def test_every_entry_of_the_walk_has_one_row_in_its_order(folder: Path) -> None:
     with FileStore(None, KEYS, folder) as store:
         files = taken(folder, store)
-        names = [store.relative(file) for file in files]
-    assert names == [entry.relative for entry in walk(folder)]
-    assert [file.kind for file in files].count(Kind.DICOM) == 8
-    link = files[names.index("link")]
-    assert (link.fate.status, link.fate.code) == ("ignored", "symbolic_link")
+        problems = [(store.relative(file), file.fate.status, file.fate.code) for file in store.problems()]
+    assert [key for key, _, _, _ in files] == keys_of(folder)
+    assert [kind for _, kind, _, _ in files].count("dicom") == 8
+    assert problems == [("link", "ignored", "symbolic_link")]
+
+
+def keys_of(folder: Path) -> list[str]:
+    return [KEYS.file(entry.relative) for entry in walk(folder)]
 
 
 @pytest.mark.parametrize("threads", [1, 2], ids=["forked", "started afresh"])
@@ -105,6 +111,47 @@ def test_unchanged_files_are_not_opened_and_vanished_ones_forgotten(
     (folder / "new.txt").write_text("x")
     (folder / "06.txt").write_text("y")
     with FileStore(tmp_path / "store", KEYS, folder) as store:
-        names = [store.relative(file) for file in taken(folder, store)]
-    assert opened == ["06.txt", "new.txt"]
-    assert names == [entry.relative for entry in walk(folder)]
+        (folder / "07.txt").unlink()
+        (folder / "0.txt").write_text("x")  # before the others, though its row is written last
+        files = taken(folder, store)
+        assert [store.relative(file) for file in store.problems()] == ["link"]
+    assert opened == ["0.txt", "06.txt", "new.txt"]
+    assert [key for key, _, _, _ in files] == keys_of(folder)
+
+
+def test_a_file_that_was_mended_has_no_problem_any_more_and_others_keep_theirs(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path / "studies" / "ct", note=None)
+    whole = (tmp_path / "studies" / "ct" / "0001.dcm").read_bytes()
+    for name in ("a.dcm", "b.dcm", "c.dcm"):
+        (tmp_path / "studies" / name).write_bytes(b"")
+    problems = []
+    for content in (None, whole, None, b""):
+        if content is not None:
+            (tmp_path / "studies" / "b.dcm").write_bytes(content)
+        with FileStore(tmp_path / "store", KEYS, tmp_path / "studies") as store, Workers(KEYS) as workers:
+            take_stock(walk(tmp_path / "studies"), store, Layouts(tmp_path / "studies"), workers=workers,
+                       advance=lambda more: None)  # fmt: skip
+            problems.append("".join(store.relative(file)[0] for file in store.problems()))
+    assert problems == ["abc", "ac", "ac", "abc"]
+
+
+def answer_or_die(number: int) -> int:
+    """Say in the process of the tests what comes next, and kill any other."""
+    return look_and_die([], KEYS) or number + 1
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_what_is_asked_is_answered_by_whoever_is_there(monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    monkeypatch.setattr(stock.threading, "active_count", lambda: 1)
+    with Workers(KEYS, processes) as workers:
+        answers = [workers.ask(next_and_process, number) for number in (7, 8)]
+        assert [answer()[0] for answer in answers] == [8, 9]
+        assert {answer()[1] == TESTS_PROCESS for answer in answers} == {processes == 0}
+        later = [workers.ask(answer_or_die, number) for number in (7, 8)]
+        assert [answer() for answer in later] == [8, 9]
+        assert workers.ask(answer_or_die, 9)() == 10
+
+
+def next_and_process(number: int) -> tuple[int, int]:
+    """Return the next number, and who says so."""
+    return number + 1, os.getpid()

@@ -166,7 +166,7 @@ def test_classes_of_a_plain_column_stand_negative_first(cells: tuple[str, ...], 
 
 
 def test_empty_cells_and_studies_without_a_row_are_missing() -> None:
-    targets = targets_of("grade", "1", "", "NaN", "n/a", "0", None, "null", " ")
+    targets = targets_of("grade", "1", "", "N/A", "n/a", "0", None, "null", " ")
     assert targets.missing == ("st-1", "st-2", "st-3", "st-5", "st-6", "st-7")
     assert targets.by_study == {"st-0": 1, "st-4": 0}
 
@@ -187,7 +187,14 @@ def test_one_class_only_is_refused() -> None:
     with pytest.raises(LabelError, match="2 studies have a value for 'grade>=1', all of one class"):
         targets_of("grade>=1", "2", "3", "")
     with pytest.raises(LabelError, match="no study has a value"):
-        targets_of("grade", "", "nan")
+        targets_of("grade", "", "n/a")
+
+
+@pytest.mark.parametrize("target", ["grade", "grade>=2"])
+def test_a_label_that_is_nan_stops_the_training_and_an_empty_one_leaves_the_study_out(target: str) -> None:
+    with pytest.raises(LabelError, match=r"line 4 .* column 'grade' is NaN\. Mend it, or leave it empty"):
+        targets_of(target, "1", "2", "NaN")
+    assert len(targets_of(target, "1", "2", "").by_study) == 2
 
 
 def test_a_cell_that_is_no_number_is_named_by_its_line_not_its_content() -> None:

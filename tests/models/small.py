@@ -17,6 +17,7 @@ from medmllm.documents import (
 )
 from medmllm.models.fine_tuning import limit_training
 from medmllm.models.package import FoldNetwork, build_network, new_text_network
+from medmllm.models.prefix import PREFIX_TOKENS
 from medmllm.preprocessing.sample import collate
 from medmllm.preprocessing.text import learn_tiny_tokenizer
 from medmllm.records import Batch, Sample
@@ -110,7 +111,7 @@ def save_bert(folder: Path, *, dropout: float = 0.1) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=16,
-        max_position_embeddings=24,
+        max_position_embeddings=TEXT.window + PREFIX_TOKENS,
         initializer_range=0.2,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,

@@ -200,6 +200,29 @@ def test_modality_dropout_hides_as_often_as_asked_and_never_everything() -> None
     assert hidden.tolist() == pytest.approx([0.21, 0.21], abs=0.012)
 
 
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_what_modality_dropout_hides_has_no_way_round_to_the_logit(
+    monkeypatch: pytest.MonkeyPatch, fusion: str
+) -> None:
+    network, batch = a_member(fusion=fusion).network.train(), a_batch()
+
+    def hide(present: torch.Tensor) -> torch.Tensor:
+        return present & torch.tensor([[False, True], [True, False], [True, True], [True, True]])
+
+    image, ids = batch.image.clone(), batch.token_ids.clone()
+    image[0], ids[1, 1] = 5.0, 9
+    with torch.no_grad():
+        shown = [network(each)[:, 0] for each in (batch, replace(batch, image=image), replace(batch, token_ids=ids))]
+        monkeypatch.setattr(network, "_hide_some", hide)
+        plain, other_image, other_word = (
+            network(each)[:, 0] for each in (batch, replace(batch, image=image), replace(batch, token_ids=ids))
+        )
+    assert shown[0][0] != shown[1][0]
+    assert shown[0][1] != shown[2][1]
+    assert plain[0] == other_image[0]
+    assert plain[1] == other_word[1]
+
+
 @pytest.mark.parametrize("present", [[True, False], [False, True], [False, False]])
 def test_modality_dropout_leaves_an_only_modality_alone(present: list[bool]) -> None:
     network = a_member(modality_dropout=0.9).network

@@ -17,17 +17,26 @@ WIDTHS = {
     "resnet50": 2 * 8 * 4 * 4,
     "densenet121": 2 * (((((4 + 6 * 2) // 2 + 12 * 2) // 2) + 24 * 2) // 2 + 16 * 2),
     "densenet169": 2 * (((((4 + 6 * 2) // 2 + 12 * 2) // 2) + 32 * 2) // 2 + 32 * 2),
+    "efficientnet_b0": 2 * 1280 // 4,  # a quarter of the paper's
+    "swin_unetr": 2 * 16 * 12,  # the first stage's, doubled by each of four
 }
 # Layers that learn a convolution, as counted by the names: all but the last, which classifies (shortcuts not counted).
-DEPTHS = {"resnet10": 9, "resnet18": 17, "resnet34": 33, "resnet50": 49, "densenet121": 120, "densenet169": 168}
+# EfficientNet-B0: the first and the last, and in 16 blocks four of its own, with one more to expand in 15 (Tan and Le,
+# 2019, table 1). Swin: the first, which cuts patches.
+DEPTHS = {
+    "resnet10": 9, "resnet18": 17, "resnet34": 33, "resnet50": 49, "densenet121": 120, "densenet169": 168,
+    "efficientnet_b0": 2 + 16 * 4 + 15, "swin_unetr": 1,
+}  # fmt: skip
+SMALLEST = {"efficientnet_b0": 8, "swin_unetr": 12}  # widths, where 4 is none
 
 
 def settings(name: str = "resnet10", **changes: object) -> ModelSettings:
-    return PARTS.model_copy(update={"image_encoder": name} | changes)
+    width = SMALLEST.get(name, PARTS.image_width)
+    return PARTS.model_copy(update={"image_encoder": name, "image_width": width} | changes)
 
 
-def images(channels: int = 2, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    image = torch.randn(3, channels, *SIZE, generator=torch.Generator().manual_seed(seed))
+def images(channels: int = 2, seed: int = 1, size: tuple[int, int, int] = SIZE) -> tuple[torch.Tensor, torch.Tensor]:
+    image = torch.randn(3, channels, *size, generator=torch.Generator().manual_seed(seed))
     return image, torch.ones(3, channels, dtype=torch.bool)
 
 
@@ -52,6 +61,17 @@ def test_every_encoder_is_as_deep_as_its_name_says(name: str) -> None:
 def test_an_unknown_encoder_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"'vit' is none of resnet10, .*densenet121"):
         ImageEncoder(settings("vit"), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "wanted"),
+    [("efficientnet_b0", 20, r"multiple of 8 .*32 is B0.* image_width = 16\."),
+     ("efficientnet_b0", 1, r"multiple of 8 .* image_width = 8\."),
+     ("swin_unetr", 32, r"multiple of 12 .*weights have 48.* image_width = 36\.")],
+)  # fmt: skip
+def test_a_width_that_a_network_cannot_have_is_refused_with_the_nearest(name: str, width: int, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\[model\] image_width = {width}: {name} wants a {wanted}"):
+        ImageEncoder(settings(name, image_width=width), 1)
 
 
 @pytest.mark.parametrize("name", ["resnet10", "densenet121"])
@@ -91,15 +111,16 @@ def test_the_smallest_grid_for_densenet_is_exact(name: str, stride: int, pool: b
             encoder(torch.zeros(1, 1, least - 1, least - 1, least - 1), present)
 
 
-def test_resnets_take_any_grid() -> None:
-    parts = settings("resnet50", image_stem_kernel=7, image_stem_stride=2, image_stem_pool=True)
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0", "swin_unetr"])
+def test_all_others_take_any_grid(name: str) -> None:
+    parts = settings(name, image_stem_kernel=7, image_stem_stride=2, image_stem_pool=True)
     check_grid(parts, (3, 2, 1))
     with torch.no_grad():
         found = ImageEncoder(parts, 1).eval()(torch.zeros(1, 1, 3, 2, 1), torch.ones(1, 1, dtype=torch.bool))
     assert found.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["resnet10", "densenet121"])
+@pytest.mark.parametrize("name", ["resnet10", "densenet121", "efficientnet_b0", "swin_unetr"])
 @pytest.mark.parametrize("training", [False, True])
 def test_the_stored_value_of_a_missing_channel_is_never_read(name: str, training: bool) -> None:
     encoder = ImageEncoder(settings(name), 2).train(training)
@@ -136,7 +157,8 @@ def test_gradients_are_taken_towards_the_voxels_only_where_a_channel_can_be_miss
 @pytest.mark.parametrize("name", IMAGE_ENCODERS)
 def test_gradients_reach_every_weight(name: str) -> None:
     encoder = ImageEncoder(settings(name), 2)
-    image, present = images()
+    # Attention has something to weigh only where the last stage begins with more than one voxel.
+    image, present = images(size=(33, 17, 20) if name == "swin_unetr" else SIZE)
     present[0, 0] = present[1, 1] = False
     encoder(image, present).square().sum().backward()
     assert [k for k, p in encoder.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -180,6 +202,17 @@ def test_tokens_are_the_places_of_the_feature_map_with_their_coordinates() -> No
     place = (2 * 2 + 0) * 5 + 1  # at (2, 0, 1) of 3 x 2 x 5 places
     assert torch.equal(tokens[1, place, :-3], found[1, :, 2, 0, 1])
     assert tokens[1, place, -3:].tolist() == [1.0, -1.0, -0.5]
+
+
+def test_octants_are_mean_and_maximum_of_the_maps_corners() -> None:
+    encoder = ImageEncoder(settings(), 1).eval()
+    image, present = torch.randn(2, 1, 24, 9, 33), torch.ones(2, 1, dtype=torch.bool)
+    with torch.no_grad():
+        found, eight = encoder.feature_map(image, present), encoder.octants(image, present)
+    assert found.shape[2:] == (3, 2, 5)
+    assert eight.shape == (2, 8, encoder.width)
+    corner = found[:, :, 1:3, :1, 2:5].flatten(2)  # of 3 x 2 x 5 places: right, front, upper
+    torch.testing.assert_close(eight[:, 0b101], torch.cat([corner.mean(2), corner.max(2)[0]], dim=1))
 
 
 def test_the_only_place_along_an_axis_lies_in_the_middle() -> None:

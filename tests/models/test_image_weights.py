@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from monai.networks.nets import ResNet, resnet10
+from monai.networks.nets import EfficientNetBN, ResNet, SwinUNETR, resnet10
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import conv3d
@@ -78,6 +78,63 @@ def test_the_published_width_fits_monais_resnet10(tmp_path: Path) -> None:
         f"layer{k}.0.downsample.0.bias" for k in (2, 3, 4)
     }
     torch.testing.assert_close(network.state_dict()["conv1.weight"], given["conv1.weight"], rtol=0, atol=0)
+
+
+def a_swin(**parts: object) -> nn.Module:
+    return fresh(1, image_encoder="swin_unetr", image_width=12, **parts)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_encoder_of_a_whole_swin_unetr_arrives_and_its_decoder_is_reported_unused(
+    tmp_path: Path, prefix: str
+) -> None:
+    torch.manual_seed(8)
+    given, file = SwinUNETR(in_channels=1, out_channels=2, feature_size=12).state_dict(), tmp_path / "swin_unetr.pt"
+    torch.save({"state_dict": {f"{prefix}{name}": tensor for name, tensor in given.items()}}, file)
+    network = a_swin()
+    report = load_image_weights(network, file)
+    own = network.state_dict()
+    assert set(report.loaded) == own.keys()
+    assert (report.adapted, report.missing, report.mismatched) == ((), (), ())
+    assert set(report.unused) == {name for name in given if not name.startswith("swinViT.")}
+    assert any(name.startswith("decoder1.") for name in report.unused)
+    assert all(torch.equal(tensor, given[f"swinViT.{name}"]) for name, tensor in own.items())
+
+
+def test_monais_self_supervised_swin_file_arrives_under_its_own_names(tmp_path: Path) -> None:
+    torch.manual_seed(8)
+    whole, file = SwinUNETR(in_channels=1, out_channels=2, feature_size=12), tmp_path / "model_swinvit.pt"
+    # The names that SwinUNETR.load_from reads, and a head of the pretraining.
+    inside = {name.replace(".mlp.linear", ".mlp.fc"): t for name, t in whole.swinViT.state_dict().items()}
+    torch.save(as_medicalnet(inside | {"rotation_head.weight": torch.ones(4, 192)}), file)
+    network = a_swin()
+    report = load_image_weights(network, file)
+    expected = SwinUNETR(in_channels=1, out_channels=2, feature_size=12)
+    expected.load_from(torch.load(file, weights_only=True))
+    assert (report.missing, report.mismatched, report.unused) == ((), (), ("rotation_head.weight",))
+    assert "layers4.0.blocks.1.mlp.linear2.weight" in report.loaded
+    for name, tensor in expected.swinViT.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_a_swin_of_another_width_is_refused_with_the_shapes_of_both(tmp_path: Path) -> None:
+    file = tmp_path / "swin.safetensors"
+    given = SwinUNETR(in_channels=1, out_channels=2, feature_size=24).swinViT.state_dict()
+    save_file({f"swinViT.{name}": t.contiguous() for name, t in given.items() if "relative_position" not in name}, file)
+    with pytest.raises(ConfigError, match=r"patch_embed\.proj\.weight \[24, 1, 2, 2, 2\], here \[12, 1, 2, 2, 2\]"):
+        load_image_weights(a_swin(), file)
+
+
+def test_monais_efficientnet_arrives_and_its_first_convolution_is_adapted_to_two_channels(tmp_path: Path) -> None:
+    file = tmp_path / "efficientnet.pth"
+    given = EfficientNetBN("efficientnet-b0", pretrained=False, spatial_dims=3, in_channels=1).state_dict()
+    torch.save(given, file)
+    network = fresh(2, image_encoder="efficientnet_b0", image_width=32)
+    report = load_image_weights(network, file)
+    assert (report.adapted, report.missing, report.mismatched) == (("_conv_stem.weight",), (), ())
+    assert set(report.unused) == {"_fc.weight", "_fc.bias"}
+    name = "_blocks.3.5._depthwise_conv.weight"
+    assert torch.equal(network.state_dict()[name], given[name])
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [(1, 3), (3, 1), (3, 2)])

@@ -26,6 +26,7 @@ from medmllm.models.package import (
     write_reference,
     write_weights,
 )
+from medmllm.models.prefix import PREFIX_TOKENS
 from medmllm.preprocessing.sample import collate
 from medmllm.preprocessing.text import load_tokenizer
 from medmllm.provenance import file_digest, stamp
@@ -112,6 +113,20 @@ def test_a_package_gives_back_the_same_logits_to_the_last_bit(
     else:
         assert package.background is not None
         assert torch.equal(package.background, BACKGROUND)
+
+
+@pytest.mark.parametrize(("encoder", "width"), [("efficientnet_b0", 8), ("swin_unetr", 12)])
+def test_every_kind_of_image_encoder_comes_back_from_its_package(tmp_path: Path, encoder: str, width: int) -> None:
+    parts: dict[str, object] = {"image_encoder": encoder, "image_width": width}
+    member, batch = a_member("image", **parts), a_batch(contract_of("image"))
+    member.network(batch)  # moves running means
+    for fold in (0, 1):
+        write_weights(tmp_path, fold, member)
+    write_background(tmp_path, BACKGROUND)
+    write_card(tmp_path, "image", model=PARTS.model_copy(update=parts))
+    loaded = load_package(tmp_path).folds[0].network
+    with torch.no_grad():
+        assert torch.equal(loaded(batch), member.network.eval()(batch))
 
 
 def test_a_package_gives_back_the_same_tokenizer(tmp_path: Path) -> None:
@@ -310,6 +325,19 @@ def test_a_pretrained_encoder_refuses_windows_longer_than_its_position_table(ber
         new_text_network(pretrained(bert_folder, max_tokens=99, window=25), PARTS, tokenizer)
     for fitting in ({"max_tokens": 99, "window": 24}, {"max_tokens": 24, "window": 99}):
         assert new_text_network(pretrained(bert_folder, **fitting), PARTS, tokenizer) is not None
+
+
+def test_what_stands_before_the_words_takes_positions_of_a_pretrained_encoder_too(bert_folder: Path) -> None:
+    tokenizer, behind = (
+        load_tokenizer(bert_folder, local_files_only=True),
+        PARTS.model_copy(update={"fusion": "bert_prefix"}),
+    )
+    left = 24 - PREFIX_TOKENS
+    with pytest.raises(
+        ConfigError, match=rf"at most 24 tokens at a time, {PREFIX_TOKENS} of them .* to {left} or less"
+    ):
+        new_text_network(pretrained(bert_folder, max_tokens=99, window=left + 1), behind, tokenizer)
+    assert new_text_network(pretrained(bert_folder, max_tokens=99, window=left), behind, tokenizer) is not None
 
 
 def test_a_packaged_model_reads_notes_longer_than_its_window_as_the_trained_one_did(tmp_path: Path) -> None:

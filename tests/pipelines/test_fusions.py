@@ -27,7 +27,7 @@ SMALL = (
 EXPLAINED = ("--explain", "--set", "explain.steps=4", "--set", "explain.max_steps=16")  # how exactly, tests elsewhere
 
 
-@pytest.mark.parametrize("fusion", ["cross_attention"])
+@pytest.mark.parametrize("fusion", ["cross_attention", "bert_prefix"])
 def test_a_fusion_is_trained_packaged_scored_and_explained_with_the_same_logits(tmp_path: Path, fusion: str) -> None:
     labels = write_nifti_cohort(tmp_path / "data", patients=8, without_note=[2])
     studies, run, out = tmp_path / "data" / "studies", tmp_path / "run", tmp_path / "out"

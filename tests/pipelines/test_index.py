@@ -5,6 +5,8 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 from medmllm.cli import app
 from medmllm.csv_tables import read_table
 from medmllm.errors import LabelError, MedmllmError, MisuseError
+from medmllm.ingest import stock, study_folder
 from medmllm.ingest.keys import Keyring
 from medmllm.pipelines import index
 from medmllm.table_rows import FileRow, LinkageRow, ProblemRow, SeriesRow, StudyRow
@@ -88,6 +91,21 @@ def test_every_file_stands_in_files_csv_once_with_what_became_of_it(studies: Pat
     assert all(row.bytes == sizes[row.file_key] for row in rows)
 
 
+def test_files_of_several_series_in_one_study_have_the_fate_of_their_own(tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    write_nifti_study(studies / "KOCH", {"t1": a_volume((3, 4, 5)), "t2": a_volume((3, 4, 5))}, note=None)
+    nibabel.save(nibabel.Nifti1Image(np.zeros((3, 4, 5, 2), np.float32), np.eye(4)), studies / "KOCH" / "bold.nii")
+    (studies / "KOCH" / "cut.nii").write_bytes(b"x")
+    index.run(studies, out=tmp_path / "out")
+    names = {KEYS.file(str(path.relative_to(studies))): path.name for path in studies.rglob("*") if path.is_file()}
+    rows = {names[row.file_key].partition(".")[0]: row for row in read_table(tmp_path / "out" / "files.csv", FileRow)}
+    assert {name: (row.status, row.code, row.series) for name, row in rows.items()} == {
+        "bold": ("used", None, 2), "cut": ("refused", "nifti_truncated", 1), "t1": ("used", None, 1),
+        "t2": ("used", None, 1),
+    }  # fmt: skip
+    assert len({row.series_key for row in rows.values()}) == 4
+
+
 def test_files_may_be_written_as_parquet(studies: Path, tmp_path: Path) -> None:
     index.run(studies, out=tmp_path / "a")
     index.run(studies, out=tmp_path / "b", parquet=True)
@@ -114,6 +132,25 @@ def test_a_second_run_opens_only_what_is_new_or_changed(studies: Path, tmp_path:
     assert (fresh.files, fresh.read, fresh.problems_by_code) == (14, 14, again.problems_by_code)
     for name in before:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+
+
+@pytest.mark.parametrize("together", [1, 3, 10_000])
+def test_processes_put_together_what_one_does_to_the_byte(
+    studies: Path, tmp_path: Path, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (studies / "HUBER" / "cut.dcm").write_bytes(b"")  # damaged, beside a series
+    monkeypatch.setattr(stock.threading, "active_count", lambda: 1)
+    monkeypatch.setattr(study_folder, "FILES_TOGETHER", together)
+    monkeypatch.setattr(index.os, "cpu_count", lambda: 2)
+    for _ in range(2):
+        index.run(studies, out=tmp_path / "two", linkage=tmp_path / "two.csv")
+    with monkeypatch.context() as alone:
+        alone.setattr(index.os, "cpu_count", lambda: 1)
+        index.run(studies, out=tmp_path / "one", linkage=tmp_path / "one.csv")
+    for name in ("studies.csv", "series.csv", "problems.csv", "files.csv"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+    assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
+    assert b"damaged_beside" in (tmp_path / "two" / "problems.csv").read_bytes()
 
 
 def test_a_store_that_is_damaged_or_of_another_secret_is_made_anew(

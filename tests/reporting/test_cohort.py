@@ -126,9 +126,6 @@ def test_settings_are_summed_up_when_given(tmp_path: Path) -> None:
 
 def test_what_a_model_takes_from_each_modality_stands_in_a_table_with_its_verdict(tmp_path: Path) -> None:
     def use(modality: str, verdict: str, *falls: float | None) -> trust_documents.ModalityUseDocument:
-        def estimate(*numbers: float | None) -> trust_documents.EstimateDocument:
-            return trust_documents.EstimateDocument(estimate=numbers[0], low=numbers[1], high=numbers[2])
-
         return trust_documents.ModalityUseDocument(
             arm="fused", modality=modality, n=117, patients=98, permutations=7, auroc=estimate(0.8543, 0.78, 0.92),
             permuted=estimate(0.8421, 0.77, 0.91), fall=estimate(*falls), fall_absent=estimate(None, None, None),
@@ -164,14 +161,40 @@ def test_coverage_of_conformal_sets_stands_per_class_with_what_was_asked_for(tmp
     assert "Conformal sets" not in report(tmp_path).text
 
 
-def test_metrics_of_groups_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
-    plain = made_up.evaluation()
-    first = plain.arms[0]
-    grouped = first.model_copy(
-        update={"metrics": (*first.metrics, made_up.metric("auroc", 0.6125, 0.5, 0.7, "site=B"))}
+def estimate(*numbers: float | None) -> trust_documents.EstimateDocument:
+    return trust_documents.EstimateDocument(estimate=numbers[0], low=numbers[1], high=numbers[2])
+
+
+def test_groups_stand_in_tables_with_their_gaps_and_small_ones_are_named(tmp_path: Path) -> None:
+    def group(name: str, n: int, *auroc: float) -> trust_documents.GroupDocument:
+        metrics = {"auroc": estimate(*auroc), "calibration_excess": estimate(None, None, None)}
+        return trust_documents.GroupDocument(name=name, n=n, patients=n - 7, class_counts={}, metrics=metrics)
+
+    gap = trust_documents.GapDocument(
+        name="auroc_gap", highest="site <A>", lowest="B", difference=estimate(0.2221, 0.1113, 0.3334)
     )
-    page = report(tmp_path, plain.model_copy(update={"arms": (grouped, *plain.arms[1:])}))
-    table = next(t for t in page.all("table") if "By group" in t.text)
-    assert "site=B" in table.text
-    assert "0.6125" in page.values
-    assert "By group" not in report(tmp_path).text
+    found = trust_documents.SubgroupDocument(
+        column="site", arm="fused", gaps=(gap,), too_small={"C": 3}, unknown=2,
+        groups=(group("site <A>", 61, 0.8543, 0.78, 0.92), group("B", 57, 0.6322, 0.5, 0.7)),
+    )  # fmt: skip
+    page = report(tmp_path, made_up.evaluation().model_copy(update={"subgroups": (found,)}))
+    metrics = next(t.line for t in page.all("table") if "on the studies of each group" in t.text)
+    assert "Group AUROC Events beyond probability Studies (patients)" in metrics
+    assert "site <A> 0.854 (0.780 to 0.920) – 61 (54) B 0.632 (0.500 to 0.700) – 57 (50)" in metrics
+    gaps = next(t.line for t in page.all("table") if "lie furthest apart" in t.text)
+    assert "auroc gap site <A> B 0.222 (0.111 to 0.333)" in gaps
+    assert "site, not shown for too few patients: C (3)" in page.text
+    assert "site of 2 studies is not known" in page.text
+    assert "Groups of patients" not in report(tmp_path).text
+
+
+def test_the_policy_stands_rule_by_rule_and_says_whether_it_is_met(tmp_path: Path) -> None:
+    met = trust_documents.RuleDocument(rule="policy.least.auroc", value=0.8543, bound=0.7654, met=True, said="fine")
+    lost = trust_documents.RuleDocument(rule="policy.most.ece", value=None, bound=0.1234, met=False, said="not defined")
+    for rules, word in (((met, lost), "not met"), ((met,), "met")):
+        page = report(tmp_path, made_up.evaluation().model_copy(update={"policy": rules}))
+        assert any(heading.line == f"Policy: {word}" for heading in page.all("h2"))
+        table = next(t.line for t in page.all("table") if "estimates are judged" in t.text)
+        assert "policy.least.auroc fine 0.854 0.765 yes" in table
+        assert ("policy.most.ece not defined – 0.123 no" in table) == (lost in rules)
+    assert "Policy:" not in report(tmp_path).text

@@ -119,6 +119,13 @@ def test_what_can_be_separated_is_learnt(arm: str) -> None:
     assert ((found[:, 0] > 0) == [sample.target == 1 for sample in held_out]).all()
 
 
+@pytest.mark.parametrize(("encoder", "width", "rate"), [("efficientnet_b0", 8, 1e-2), ("swin_unetr", 12, 3e-3)])
+def test_networks_of_every_kind_learn_from_images(encoder: str, width: int, rate: float) -> None:
+    member = a_member("image", image_encoder=encoder, image_width=width)
+    _, told = train(member, "image", 16, batch_size=16, epochs=6, learning_rate=rate, channels_last=True)
+    assert min(told.tuning) < 0.55  # chance is ln 2 = 0.69
+
+
 def test_three_classes_are_learnt() -> None:
     member = a_member("text", classes=THREE)
     train(member, "text", 18, classes=3, epochs=12, patience=12)

@@ -113,7 +113,10 @@ def test_each_fold_reads_every_note_once_however_long_it_trains(
     assert sum(notes_read) == len(plan.folds) * len(studies.members)
 
 
-@pytest.mark.parametrize(("kind", "fusion"), [("full", "concat"), ("lora", "concat"), ("frozen", "cross_attention")])
+@pytest.mark.parametrize(
+    ("kind", "fusion"),
+    [("full", "concat"), ("lora", "concat"), ("frozen", "cross_attention"), ("frozen", "bert_prefix")],
+)
 def test_an_encoder_that_learns_or_whose_every_piece_is_fused_reads_the_notes_itself(
     bert_folder: Path, kind: str, fusion: str
 ) -> None:

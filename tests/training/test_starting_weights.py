@@ -9,11 +9,13 @@ from safetensors.torch import load_file, save_file
 
 from medmllm.config import TrainConfig, load_config
 from medmllm.documents import ModelCard
+from medmllm.errors import ConfigError
 from medmllm.models.image_encoder import ImageEncoder
 from medmllm.provenance import file_digest
 from medmllm.result_documents import ImageWeightsDocument
 from medmllm.training.cohort import Cohort
 from medmllm.training.resuming import origin_of
+from medmllm.training.starting_weights import check_start
 from tests.factories import write_nifti_cohort
 from tests.models.small import PARTS
 from tests.pipelines.runs import UNTRACKED, score, site_key, train
@@ -25,6 +27,20 @@ def write_start(file: Path, *, seed: int = 4) -> dict[str, torch.Tensor]:
     state = ImageEncoder(PARTS, 1).network.state_dict()
     save_file(state, file)
     return state
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [(("model.image_encoder=swin_unetr",), "image_width = 32: swin_unetr wants a multiple of 12"),
+     (("model.image_encoder=densenet121", "image.size=[20, 40, 40]"), "too small for densenet121"),
+     (("model.image_encoder=vit",), "'vit' is none of")],
+)  # fmt: skip
+def test_a_network_that_cannot_be_built_is_refused_before_a_study_is_read(
+    overrides: tuple[str, ...], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check_start(load_config(TrainConfig, "train", overrides=overrides))
+    check_start(load_config(TrainConfig, "train", overrides=(*overrides, 'training.arms=["text"]')))
 
 
 def test_folds_start_from_the_file_the_run_reports_it_and_scores_without_it(tmp_path: Path) -> None:
@@ -63,6 +79,19 @@ def test_a_wrong_file_stops_before_the_studies_are_even_looked_for(tmp_path: Pat
     assert "[model] image_weights" in outcome.stderr
     assert name in outcome.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arms", ['["image"]', '["text"]', '["image", "fused"]'])
+def test_a_text_encoder_that_is_not_there_stops_before_the_studies_are_looked_for_if_an_arm_reads_notes(
+    tmp_path: Path, arms: str
+) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("study_id,outcome\na,0\n")
+    (tmp_path / "nowhere").mkdir()
+    more = ("--set", f"text.encoder={tmp_path / 'absent'}", "--set", f"training.arms={arms}")
+    outcome = train(tmp_path / "nowhere", labels, tmp_path / "run", *UNTRACKED, *more)
+    assert outcome.code != 0
+    assert ("[text] encoder" in outcome.stderr) is (arms != '["image"]')
 
 
 def test_another_file_under_the_same_name_is_another_training_to_resume(tmp_path: Path) -> None:

@@ -1,0 +1,216 @@
+"""Tell whether a model does alike for all groups of patients, such as sexes, ages, sites or scanners.
+
+    one arm out of fold, each study's group -> metrics per group -> the largest gap of each, with its interval
+
+Groups share the resamples of patients, so a gap is paired where a patient is in two groups. Binary: auroc, sensitivity
+and specificity at the fold's operating point, ece, calibration_excess (events minus what the probabilities add up to,
+per study). More classes, ordered or not: auroc, accuracy, ece, calibration_excess (of the likeliest class).
+
+A gap is the difference between the two groups that lie furthest apart on the cohort: with more than two groups they
+are chosen after the fact, so the interval is somewhat hopeful of a gap. Groups with few patients are named, not shown.
+Equal opportunity (true-positive rates): Hardt et al., NeurIPS 2016. Calibration in the large by group: Van Calster et
+al., J Clin Epidemiol 2016.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medmllm.errors import EvaluationError
+from medmllm.evaluation.calibration import weighted_ece
+from medmllm.evaluation.cohort import OutOfFold, auroc_measure
+from medmllm.evaluation.discrimination import (
+    BoolArray,
+    IntArray,
+    weighted_accuracy,
+    weighted_recall,
+)
+from medmllm.evaluation.resampling import Interval, Measure, Resamples, resample
+from medmllm.records import FloatArray
+
+GAPS = {
+    "auroc_gap": "auroc",
+    "true_positive_rate_gap": "sensitivity",
+    "true_negative_rate_gap": "specificity",
+    "accuracy_gap": "accuracy",
+    "calibration_gap": "calibration_excess",
+}
+"""Gap -> the metric whose largest difference between groups it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """How an arm does on the studies of one group."""
+
+    name: str
+    n: int  # studies
+    patients: int
+    class_counts: tuple[int, ...]
+    metrics: Mapping[str, Interval]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The two groups that lie furthest apart in one metric."""
+
+    name: str  # of GAPS
+    highest: str  # name of a group
+    lowest: str
+    difference: Interval  # highest minus lowest, on the same resamples
+
+
+@dataclass(frozen=True, slots=True)
+class Subgroups:
+    """One column's groups."""
+
+    column: str
+    groups: tuple[Group, ...]
+    gaps: tuple[Gap, ...]  # of metrics that two groups have at least
+    too_small: Mapping[str, int]  # group -> its patients
+    unknown: int  # studies without a group
+
+
+def evaluate_groups(
+    arm: OutOfFold,
+    groups: Sequence[str | None],
+    *,
+    column: str,
+    targets: IntArray,
+    patients: Sequence[str],
+    fewest_patients: int,
+    confidence: float,
+    samples: int,
+    seed: int,
+    ordered: bool = False,
+) -> Subgroups:
+    """Return how an arm does per group, and the largest gaps.
+
+    Args:
+        arm: Its out-of-fold predictions.
+        groups: Group of each study; None where it is not known.
+        column: What the groups are of.
+        targets: Class index of each study; shape (studies,).
+        patients: Patient of each study.
+        fewest_patients: A group with fewer is named, not measured.
+        confidence: Level of the intervals.
+        samples: Number of bootstrap resamples of patients.
+        seed: Of the resamples.
+        ordered: The classes stand in an order, lowest first.
+
+    Raises:
+        EvaluationError: Not one group per study.
+    """
+    if len(groups) != len(patients):
+        raise EvaluationError(f"{len(groups)} groups for {len(patients)} studies: one each, None where not known")
+    owners = Counter(group for group, _ in set(zip(groups, patients, strict=True)) if group is not None)
+    shown = [name for name in sorted(owners) if owners[name] >= fewest_patients]
+    inside = {name: np.array([group == name for group in groups]) for name in shown}
+    measures: dict[str, Measure] = {}
+    metrics: list[str] = []
+    for name in shown:
+        own = group_measures(arm, targets, inside[name], ordered=ordered)
+        metrics = list(own)
+        measures |= {f"{metric} {name}": measure for metric, measure in own.items()}
+    drawn = resample(measures, targets=targets, patients=patients, samples=samples, seed=seed)
+    classes = arm.probabilities.shape[1]
+    return Subgroups(
+        column=column,
+        groups=tuple(
+            Group(
+                name=name,
+                n=int(inside[name].sum()),
+                patients=owners[name],
+                class_counts=tuple(np.bincount(targets[inside[name]], minlength=classes).tolist()),
+                metrics={metric: drawn.interval(f"{metric} {name}", confidence) for metric in metrics},
+            )
+            for name in shown
+        ),
+        gaps=tuple(_gaps(drawn, metrics, shown, confidence)),
+        too_small={name: owners[name] for name in sorted(owners) if owners[name] < fewest_patients},
+        unknown=sum(group is None for group in groups),
+    )
+
+
+def group_measures(arm: OutOfFold, targets: IntArray, inside: BoolArray, *, ordered: bool) -> Mapping[str, Measure]:
+    """Return name -> measure of the weighted studies of one group, in the order of the report.
+
+    Args:
+        arm: One arm.
+        targets: Class index of all studies; shape (studies,).
+        inside: Which of them are of the group; shape (studies,).
+        ordered: The classes stand in an order, lowest first.
+    """
+    target, chances, predicted = targets[inside], arm.probabilities[inside], arm.predicted[inside]
+    binary = chances.shape[1] == 2
+    event = target == 1 if binary else chances.argmax(axis=1) == target
+    chance = chances[:, 1] if binary else chances.max(axis=1)
+    excess = event - chance
+    calibration: dict[str, Measure] = {
+        "ece": lambda weights: weighted_ece(event, chance, weights),
+        "calibration_excess": lambda weights: weights @ excess / weights.sum(axis=1),
+    }
+    auroc = auroc_measure(target, chances, ordered=ordered)
+    found: dict[str, Measure]
+    if binary:
+        found = {
+            "auroc": auroc,
+            "sensitivity": lambda weights: weighted_recall(target, predicted, 1, weights),
+            "specificity": lambda weights: weighted_recall(target, predicted, 0, weights),
+        }
+    else:
+        found = {
+            "auroc": auroc,
+            "accuracy": lambda weights: weighted_accuracy(target, predicted, weights),
+        }
+    return {name: _of_group(inside, measure) for name, measure in (found | calibration).items()}
+
+
+def _of_group(inside: BoolArray, measure: Measure) -> Measure:
+    """Return a measure of all studies that looks at a group alone; NaN where none of its patients was drawn."""
+
+    def of_group(weights: FloatArray) -> FloatArray:
+        own = weights[:, inside]
+        drawn = own.sum(axis=1) > 0
+        values = np.full(len(weights), np.nan)
+        if drawn.any():
+            values[drawn] = measure(own[drawn])
+        return values
+
+    return of_group
+
+
+def _gaps(drawn: Resamples, metrics: Sequence[str], shown: Sequence[str], confidence: float) -> Iterator[Gap]:
+    for gap, metric in GAPS.items():
+        values = {name: drawn.estimates.get(f"{metric} {name}", np.nan) for name in shown if metric in metrics}
+        defined = {name: value for name, value in values.items() if not np.isnan(value)}
+        if len(defined) < 2:
+            continue
+        highest, lowest = max(defined, key=defined.__getitem__), min(defined, key=defined.__getitem__)
+        if highest == lowest:  # all alike
+            highest, lowest = list(defined)[:2]
+        difference = drawn.difference(f"{metric} {highest}", f"{metric} {lowest}", confidence)
+        yield Gap(gap, highest, lowest, difference)
+
+
+def gap_remarks(found: Subgroups, *, arm: str, confidence: float) -> Iterator[str]:
+    """Yield in plain words where groups differ beyond chance, and which are too small to tell.
+
+    Args:
+        found: One column's groups.
+        arm: Whose.
+        confidence: Level of the intervals.
+    """
+    for gap in found.gaps:
+        low, high = gap.difference.low, gap.difference.high
+        if low is None or high is None or low <= 0:
+            continue
+        metric = GAPS[gap.name].replace("_", " ")
+        yield (
+            f"The {arm} model does not do alike for all groups of {found.column}: {metric} of {gap.highest} lies "
+            f"{gap.difference.estimate:.3f} above that of {gap.lowest} ({100 * confidence:g} % interval {low:.3f} to "
+            f"{high:.3f})."
+        )
+    if found.too_small:
+        yield f"Groups of {found.column} with too few patients to be shown: {', '.join(found.too_small)}."

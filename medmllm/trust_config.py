@@ -1,0 +1,52 @@
+"""Settings of what a result must be trusted for: [evaluation.subgroups] and [policy] of train.toml.
+
+train.toml -> SubgroupSettings, PolicySettings
+"""
+
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
+
+from medmllm.documents import Document
+
+MetricName = Literal[
+    "auroc", "auroc_within_folds", "auprc", "brier", "ece", "calibration_slope", "calibration_intercept",
+    "balanced_accuracy", "sensitivity", "specificity", "accuracy", "log_loss", "quadratic_kappa",
+    "mean_absolute_error", "ranked_probability_score",
+]  # fmt: skip
+GapName = Literal["auroc_gap", "true_positive_rate_gap", "true_negative_rate_gap", "accuracy_gap", "calibration_gap"]
+
+
+class SubgroupSettings(Document):
+    """Whether the model does alike for all: groups of studies by columns of the label table."""
+
+    columns: tuple[str, ...] = Field(
+        description="of the label table; their values stand in evaluation.json and the report; empty: no groups"
+    )
+    bands: dict[str, tuple[float, ...]] = Field(
+        description="column of numbers -> where one band ends and the next begins, ascending"
+    )
+    fewest_patients: PositiveInt = Field(description="a group with fewer is named and not shown")
+
+    @field_validator("bands")
+    @classmethod
+    def _is_of_a_column_and_ascending(
+        cls, bands: dict[str, tuple[float, ...]], info: ValidationInfo
+    ) -> dict[str, tuple[float, ...]]:
+        columns = info.data.get("columns", tuple(bands))  # absent when it is itself wrong
+        for name, edges in bands.items():
+            if name not in columns:
+                raise ValueError(f"{name!r} is none of columns")
+            if not edges or any(low >= high for low, high in pairwise(edges)):
+                raise ValueError(f"the bands of {name!r} are ascending numbers, at least one")
+        return bands
+
+
+class PolicySettings(Document):
+    """What the packaged arm must fulfil out of fold; estimates are judged, not their intervals. Empty asks nothing."""
+
+    least: dict[MetricName, float] = Field(description="metric -> smallest value")
+    most: dict[MetricName, float] = Field(description="metric -> largest value")
+    gap: dict[GapName, float] = Field(description="largest difference between groups, in every column of subgroups")
+    may_not_ignore: tuple[str, ...] = Field(description="modalities, e.g. image; see evaluation.permutations")

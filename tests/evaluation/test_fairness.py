@@ -1,0 +1,127 @@
+"""Metrics of a group are those of its studies alone; a gap is the largest difference, paired, with its interval."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
+
+from medmllm.errors import EvaluationError
+from medmllm.evaluation.calibration import expected_calibration_error, to_probabilities
+from medmllm.evaluation.cohort import OutOfFold
+from medmllm.evaluation.fairness import GAPS, Gap, Subgroups, evaluate_groups, gap_remarks
+
+RNG = np.random.default_rng(8)
+N = 240
+TARGETS = np.array([0, 1, 0, 1, 0, 0, 0, 0] * 30)  # of two men what two women have
+PATIENTS = [f"pt-{number // 2}" for number in range(N)]
+SEX = [("F", "M")[number // 2 % 2] for number in range(N)]
+FEMALE = np.array([sex == "F" for sex in SEX])
+
+
+def arm(strength: np.ndarray, noise: np.ndarray) -> OutOfFold:
+    logits = noise + strength * (TARGETS - 0.5)
+    return OutOfFold("fused", to_probabilities(logits), logits, (logits >= 0.3).astype(int))
+
+
+BIASED = arm(np.where(FEMALE, 0.0, 3.0), RNG.normal(size=N))  # guesses on women
+FAIR = arm(np.full(N, 2.0), RNG.normal(size=(N // 4, 1, 2)).repeat(2, axis=1).ravel())  # each man like a woman
+
+
+def evaluate(found: OutOfFold = BIASED, groups: list[str | None] = SEX, **changes: object) -> Subgroups:  # type: ignore[assignment]
+    settings: dict[str, object] = {
+        "column": "sex", "targets": TARGETS, "patients": PATIENTS, "fewest_patients": 10, "confidence": 0.95,
+        "samples": 300, "seed": 2,
+    }  # fmt: skip
+    return evaluate_groups(found, groups, **(settings | changes))  # type: ignore[arg-type]
+
+
+def gap(found: Subgroups, name: str) -> Gap:
+    return next(own for own in found.gaps if own.name == name)
+
+
+def test_each_groups_numbers_are_those_of_its_studies_alone() -> None:
+    found = evaluate()
+    assert [(group.name, group.n, group.patients) for group in found.groups] == [("F", 120, 60), ("M", 120, 60)]
+    for group, inside in zip(found.groups, (FEMALE, ~FEMALE), strict=True):
+        target, chance, predicted = TARGETS[inside], BIASED.probabilities[inside, 1], BIASED.predicted[inside]
+        estimates = {name: metric.estimate for name, metric in group.metrics.items()}
+        assert group.class_counts == ((target == 0).sum(), (target == 1).sum())
+        assert estimates == pytest.approx(
+            {
+                "auroc": roc_auc_score(target, chance),
+                "sensitivity": recall_score(target, predicted),
+                "specificity": recall_score(target, predicted, pos_label=0),
+                "ece": expected_calibration_error(target == 1, chance),
+                "calibration_excess": target.mean() - chance.mean(),
+            }
+        )
+        for metric in group.metrics.values():
+            assert metric.low is not None
+            assert metric.high is not None
+            assert metric.low < metric.estimate < metric.high  # type: ignore[operator]
+
+
+def test_a_gap_names_the_two_groups_furthest_apart_and_an_interval_around_their_difference() -> None:
+    found = evaluate()
+    assert [own.name for own in found.gaps] == [name for name in GAPS if name != "accuracy_gap"]
+    own = gap(found, "auroc_gap")
+    women, men = found.groups[0].metrics["auroc"].estimate, found.groups[1].metrics["auroc"].estimate
+    assert women is not None
+    assert men is not None
+    assert (own.highest, own.lowest) == ("M", "F")
+    assert own.difference.estimate == pytest.approx(men - women)
+    assert own.difference.low is not None
+    assert 0.2 < own.difference.low < men - women
+    for own in evaluate(FAIR).gaps:
+        assert own.difference.estimate == pytest.approx(0.0)
+        assert own.difference.low is not None
+        assert own.difference.low < 0
+
+
+def test_three_classes_are_measured_by_auroc_accuracy_and_the_calibration_of_the_top_class() -> None:
+    targets = np.arange(N) % 3
+    logits = RNG.normal(size=(N, 3)) + 2.0 * np.eye(3)[targets]
+    found = OutOfFold("fused", to_probabilities(logits), logits, logits.argmax(axis=1))
+    first = evaluate(found, targets=targets).groups[0]
+    own = found.probabilities[FEMALE]
+    right = own.argmax(axis=1) == targets[FEMALE]
+    assert {name: metric.estimate for name, metric in first.metrics.items()} == pytest.approx(
+        {
+            "auroc": roc_auc_score(targets[FEMALE], own, multi_class="ovr"),
+            "accuracy": accuracy_score(targets[FEMALE], found.predicted[FEMALE]),
+            "ece": expected_calibration_error(right, own.max(axis=1)),
+            "calibration_excess": right.mean() - own.max(axis=1).mean(),
+        }
+    )
+
+
+def test_small_groups_are_named_with_their_patients_and_studies_of_no_group_counted() -> None:
+    groups: list[str | None] = [("F", "M")[number // 2 % 2] for number in range(N)]
+    groups[:18] = ["X"] * 18  # nine patients
+    groups[18:21] = [None] * 3
+    found = evaluate(groups=groups)
+    assert [group.name for group in found.groups] == ["F", "M"]
+    assert (found.too_small, found.unknown) == ({"X": 9}, 3)
+    assert [group.name for group in evaluate(groups=groups, fewest_patients=9).groups] == ["F", "M", "X"]
+    with pytest.raises(EvaluationError, match="239 groups for 240 studies"):
+        evaluate(groups=groups[1:])
+
+
+def test_a_group_with_one_class_has_no_auroc_and_does_not_spoil_the_others() -> None:
+    groups: list[str | None] = ["sick" if target else SEX[number] for number, target in enumerate(TARGETS)]
+    found = {group.name: group for group in evaluate(FAIR, groups).groups}
+    assert found["sick"].metrics["auroc"].estimate is None
+    assert found["sick"].metrics["specificity"].estimate is None
+    assert found["sick"].metrics["sensitivity"].estimate is not None
+    assert evaluate(FAIR, ["F"] * N).gaps == (), "one group has no gap"
+
+
+def test_remarks_name_gaps_whose_interval_lies_above_0_and_groups_too_small() -> None:
+    said = list(gap_remarks(evaluate(), arm="fused", confidence=0.95))
+    assert any(
+        line.startswith("The fused model does not do alike for all groups of sex: auroc of M lies") for line in said
+    )
+    assert list(gap_remarks(evaluate(FAIR), arm="fused", confidence=0.95)) == []
+    groups: list[str | None] = ["F"] * (N - 2) + ["X"] * 2
+    assert list(gap_remarks(evaluate(FAIR, groups), arm="fused", confidence=0.95)) == [
+        "Groups of sex with too few patients to be shown: X."
+    ]

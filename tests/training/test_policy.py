@@ -1,0 +1,130 @@
+"""Each rule of the policy is held against its number; what is not known meets no rule."""
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from medmllm.config import TrainConfig, load_config
+from medmllm.errors import ConfigError
+from medmllm.evaluation.cohort import OutOfFold, binary_measures, multiclass_measures
+from medmllm.evaluation.fairness import GAPS
+from medmllm.evaluation.ordinal import ordinal_measures
+from medmllm.records import ArmEvaluation, Metric
+from medmllm.training.policy import check_policy, judge, unmet
+from medmllm.trust_config import GapName, MetricName, PolicySettings
+from medmllm.trust_documents import (
+    EstimateDocument,
+    GapDocument,
+    ModalityUseDocument,
+    RuleDocument,
+    SubgroupDocument,
+)
+
+ARM = ArmEvaluation("fused", tuple(Metric(name, value, None, None, 50, 40) for name, value in
+                                   (("auroc", 0.75), ("ece", 0.1), ("calibration_slope", None))))  # fmt: skip
+NUMBER = EstimateDocument(estimate=0.125, low=None, high=None)
+SEX = SubgroupDocument(
+    column="sex", arm="fused", groups=(), too_small={}, unknown=0,
+    gaps=(GapDocument(name="auroc_gap", highest="M", lowest="F", difference=NUMBER),),
+)  # fmt: skip
+
+
+def policy(**rules: Any) -> PolicySettings:
+    empty: dict[str, Any] = {"least": {}, "most": {}, "gap": {}, "may_not_ignore": ()}
+    return PolicySettings.model_validate(empty | rules)
+
+
+def use(verdict: Any, modality: str = "image", arm: str = "fused") -> ModalityUseDocument:
+    return ModalityUseDocument(
+        arm=arm, modality=modality, n=50, patients=40, permutations=5, auroc=NUMBER, permuted=NUMBER, fall=NUMBER,
+        fall_absent=NUMBER, bound=0.02, verdict=verdict,
+    )  # fmt: skip
+
+
+def judged(asked: PolicySettings, **given: Any) -> tuple[RuleDocument, ...]:
+    return judge(asked, ARM, **({"reads": ("image", "text"), "subgroups": (SEX,), "uses": ()} | given))
+
+
+def test_rules_can_be_made_of_every_metric_and_every_gap() -> None:
+    target, logits = np.array([0, 1]), np.zeros((2, 3))
+    arm = OutOfFold("fused", np.full((2, 3), 1 / 3), logits, target)
+    ordinal = ordinal_measures(target, arm.probabilities, target, ("a", "b", "c"))
+    of_cuts = {"auroc[>=b]", "auroc[>=c]"}  # named by the user's classes
+    measured = {*binary_measures(arm, target, target), *multiclass_measures(arm, target), *ordinal} - of_cuts
+    assert set(get_args(MetricName)) == measured
+    assert set(get_args(GapName)) == set(GAPS)
+
+
+@pytest.mark.parametrize(
+    ("rules", "met"),
+    [
+        ({"least": {"auroc": 0.75}}, True),  # as good as asked for
+        ({"least": {"auroc": 0.751}}, False),
+        ({"most": {"ece": 0.1}}, True),
+        ({"most": {"ece": 0.099}}, False),
+        ({"least": {"calibration_slope": 0.0}}, False),  # not defined
+        ({"most": {"log_loss": 9.0}}, False),  # not measured for two classes
+        ({"gap": {"auroc_gap": 0.125}}, True),
+        ({"gap": {"auroc_gap": 0.1}}, False),
+        ({"gap": {"calibration_gap": 0.5}}, False),  # fewer than two groups had it
+    ],
+)
+def test_a_bound_itself_is_met_and_what_is_not_known_is_not(rules: dict[str, Any], met: bool) -> None:
+    (found,) = judged(policy(**rules))
+    assert found.met is met
+    assert bool(unmet([found])) is not met
+
+
+def test_a_broken_rule_says_which_what_was_measured_and_what_was_asked() -> None:
+    found = judged(policy(least={"auroc": 0.8}, most={"ece": 0.2}, gap={"auroc_gap": 0.1}))
+    assert unmet(found) == (
+        "Policy not met (policy.least.auroc): auroc of the fused arm is 0.750, the policy asks for at least 0.8.",
+        "Policy not met (policy.gap.auroc_gap): auroc_gap between groups of sex (M against F) is 0.125, "
+        "the policy asks for at most 0.1.",
+    )
+    assert [(rule.rule, rule.value, rule.bound) for rule in found] == [
+        ("policy.least.auroc", 0.75, 0.8),
+        ("policy.most.ece", 0.1, 0.2),
+        ("policy.gap.auroc_gap", 0.125, 0.1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("uses", "reads", "met"),
+    [
+        ([use("used")], ("image", "text"), True),
+        ([use("unclear")], ("image", "text"), True),  # ignoring it is not shown
+        ([use("ignored")], ("image", "text"), False),
+        ([use("ignored", "text")], ("image", "text"), False),  # the image was not tested
+        ([use("used"), use("ignored", arm="other")], ("image", "text"), True),
+        ([], ("image",), True),  # there is nothing else that it could go by
+        ([], ("text",), False),  # it does not read the image at all
+    ],
+)
+def test_a_modality_may_not_be_ignored(uses: list[ModalityUseDocument], reads: tuple[str, ...], met: bool) -> None:
+    (found,) = judged(policy(may_not_ignore=("image",)), uses=uses, reads=reads)
+    assert (found.rule, found.met) == ("policy.may_not_ignore.image", met)
+
+
+def test_an_empty_policy_asks_nothing() -> None:
+    assert judged(policy()) == ()
+    check_policy(load_config(TrainConfig, "train"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["policy.gap.auroc_gap=0.1"], r"\[evaluation.subgroups\] columns names none"),
+        (['policy.may_not_ignore=["image"]', "evaluation.permutations=0"], "permutations above 0"),
+    ],
+)
+def test_rules_that_the_settings_leave_without_a_number_are_refused(overrides: list[str], message: str) -> None:
+    config = load_config(TrainConfig, "train", overrides=overrides)
+    with pytest.raises(ConfigError, match=message):
+        check_policy(config)
+
+
+def test_a_metric_that_is_none_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"policy\.least\.aurroc"):
+        load_config(TrainConfig, "train", overrides=["policy.least.aurroc=0.1"])
