@@ -9,6 +9,7 @@ results.json holds figures of whole cohorts only. A task that is not run now kee
 
 import argparse
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from prepare import lay_out_stacks, mask_sex
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
 SHOWN = ("estimate", "low", "high")
+KEYS = re.compile(r":? \b[a-z]{2}-[0-9a-f]{16}\b.*")  # a remark's list of studies, to its end
 PREPARED = {
     "nodule_stacks": (lay_out_stacks, "ct_lidc_nodules/nodule_stacks_64.npz"),
     "lgg_without_sex": (mask_sex, "brain_mr_lgg"),
@@ -109,7 +111,7 @@ def collect(task: CohortTask, run: Path, command: str) -> dict[str, object]:
         },
         "fused_minus": {d["group"]: {key: d[key] for key in SHOWN} for d in evaluation["differences"]},
         "split_digest": evaluation["split_digest"],
-        "remarks": evaluation["remarks"],
+        "remarks": [KEYS.sub(".", said) for said in evaluation["remarks"]],
         "provenance": evaluation["provenance"],
     }
 
