@@ -196,7 +196,10 @@ def quality(
 @honest
 def train(
     studies: Annotated[Path, typer.Option("--studies", help="Folder of DICOM or NIfTI studies, or a list of them.")],
-    target: Annotated[str, typer.Option("--target", help='Column, or a threshold on one: "spiculation>=3".')],
+    target: Annotated[
+        list[str],
+        typer.Option("--target", help='Column, or a threshold on one: "spiculation>=3". Several: labels side by side.'),
+    ],
     out: Out,
     labels: Labels = None,
     splits: Annotated[
@@ -217,7 +220,7 @@ def train(
     result = story.run(
         studies,
         labels=labels,
-        target=target,
+        targets=target,
         out=out,
         config=settings,
         linkage=linkage,
@@ -237,7 +240,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more folders that `medmllm train` wrote, split alike.")],
     out: Out,
     arm: Annotated[
-        str | None, typer.Option("--arm", help="image, text, table or fused; by default that of RUN/model.")
+        str | None, typer.Option("--arm", help="image, text, recording, table or fused; by default that of RUN/model.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> ExitCode:

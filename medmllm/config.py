@@ -23,14 +23,20 @@ from medmllm.documents import (
     ImageSettings,
     ModelSettings,
     Probability,
-    TextEncoderSettings,
+    RecordingSettings,
     Triple,
     first_fault,
 )
 from medmllm.errors import ConfigError
 from medmllm.records import Severity
 from medmllm.table_documents import TableSettings
-from medmllm.training_config import EvaluationSettings, TaskSettings, TrackingSettings, TrainingSettings
+from medmllm.training_config import (
+    EvaluationSettings,
+    TaskSettings,
+    TextEncoderSettings,
+    TrackingSettings,
+    TrainingSettings,
+)
 from medmllm.trust_config import PolicySettings
 
 Language = Literal["de", "en", "es", "fr", "it", "nl", "pt"]
@@ -136,6 +142,7 @@ class TrainConfig(Document):
     )
     image: ImageSettings
     text: TextEncoderSettings
+    recording: RecordingSettings
     table: TableSettings
     quality: QualityPolicy
     model: ModelSettings

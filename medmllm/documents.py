@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -166,30 +167,6 @@ class TextSettings(Document):
         return overlap
 
 
-class TextEncoderSettings(TextSettings):
-    """[text] of train.toml: how a note becomes tokens, and how much of the encoder learns from them."""
-
-    fine_tuning: Literal["full", "frozen", "lora"] = Field(
-        description="full: every weight of a pretrained encoder learns on; frozen: none; lora: low-rank adapters on "
-        "its linear layers do, and are merged into the weights at the end"
-    )
-    lora_rank: PositiveInt = Field(description="rank of each adapter")
-    lora_alpha: PositiveInt = Field(description="what an adapter adds is scaled by lora_alpha / lora_rank")
-    lora_dropout: float = Field(ge=0, lt=1, description="on what goes into an adapter, while training")
-
-    @field_validator("fine_tuning")
-    @classmethod
-    def _keeps_pretrained_weights_alone(cls, fine_tuning: str, info: ValidationInfo) -> str:
-        if fine_tuning != "full" and info.data.get("encoder") == "tiny":
-            raise ValueError("'tiny' starts at random and has to learn as a whole: use 'full', or a pretrained encoder")
-        return fine_tuning
-
-    @property
-    def reading(self) -> TextSettings:
-        """What of this a model's contract holds: how a note is read, not how that was learnt."""
-        return TextSettings.model_validate(self.model_dump(include=set(TextSettings.model_fields)))
-
-
 class AcceptedRange(Document):
     """The range of one property over the training cohort, widened by a stated margin."""
 
@@ -204,6 +181,26 @@ class ChannelAcceptance(Document):
     extent_mm: tuple[AcceptedRange, AcceptedRange, AcceptedRange] = Field(description="along R-L, A-P, S-I")
     spacing_mm: tuple[AcceptedRange, AcceptedRange, AcceptedRange]
     intensity: AcceptedRange = Field(description="range that the volume's 1st and 99th percentiles must lie in")
+
+
+class RecordingSettings(Document):
+    """How a recording becomes a log-mel spectrogram."""
+
+    enabled: bool = Field(description="read the recordings of the studies")
+    sample_rate_hz: int = Field(ge=1000, description="resampled to this; a recording with a lower rate is refused")
+    duration_s: PositiveFloat = Field(description="read from the start of each recording; what lies beyond is cut")
+    mels: PositiveInt = Field(description="bands from 0 to half the sample rate, evenly spaced on the mel scale")
+    window_s: PositiveFloat = Field(description="length of the Hann window")
+    hop_s: float = Field(ge=0.001, description="from one window to the next; one sample of the lowest rate at least")
+    required: bool = Field(description="refuse a study without a recording; else it is masked")
+
+    @field_validator("hop_s")
+    @classmethod
+    def _leaves_nothing_out(cls, hop_s: float, info: ValidationInfo) -> float:
+        window_s = info.data.get("window_s", hop_s)  # absent when it is itself wrong
+        if hop_s > window_s:
+            raise ValueError(f"a longer step than the window, {window_s:g} s, leaves sound out")
+        return hop_s
 
 
 class Column(Document):
@@ -230,10 +227,9 @@ class PreprocessingContract(Document):
     image: ImageSettings | None = Field(description="None: the model reads no image")
     accepted: dict[str, ChannelAcceptance] = Field(description="by channel name")
     text: TextSettings | None = Field(description="None: the model reads no note")
-    # Left out where absent, so that models which read no table keep their fingerprint.
-    table: TableContract | None = Field(
-        default=None, exclude_if=lambda table: table is None, description="absent: the model reads no table"
-    )
+    # Left out where absent, so that models which read neither keep their fingerprint.
+    recording: RecordingSettings | None = Field(None, exclude_if=lambda r: r is None, description="absent: no sound")
+    table: TableContract | None = Field(None, exclude_if=lambda t: t is None, description="absent: no table")
 
     @property
     def fingerprint(self) -> str:
@@ -250,9 +246,11 @@ class Task(Document):
     """What is predicted."""
 
     target: str = Field(description="column or expression, e.g. spiculation>=3")
-    kind: Literal["binary", "multiclass", "ordinal"]
+    kind: Literal["binary", "multiclass", "ordinal", "multilabel"]
     classes: tuple[str, ...] = Field(
-        min_length=2, description="binary: negative first, positive second; ordinal: lowest first"
+        min_length=2,
+        description="binary: negative first, positive second; ordinal: lowest first; multilabel: the labels, which do "
+        "not exclude each other",
     )
 
     @classmethod
@@ -260,6 +258,11 @@ class Task(Document):
         """Return the task of telling these classes apart, or of grading by them where they are ordered."""
         kind: Literal["binary", "multiclass", "ordinal"] = "binary" if len(classes) == 2 else "multiclass"
         return cls(target=target, kind="ordinal" if ordered else kind, classes=classes)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels side by side; empty where there is one target."""
+        return self.classes if self.kind == "multilabel" else ()
 
 
 class ModelSettings(Document):
@@ -299,11 +302,39 @@ class ModelSettings(Document):
         description="chance that a modality is hidden from a fused model, a cell of the table from any, while training",
     )
     tiny_width: PositiveInt = Field(description="hidden size of the 'tiny' text encoder")
+    audio_width: PositiveInt = Field(
+        description="channels of the audio encoder's first stage; it has 4 times as many features"
+    )
     table_width: PositiveInt = Field(description="features of the table encoder")
     text_batch_norm: bool = Field(
         description="standardise the notes' features over the batch, as image features are: notes that share most of "
         "their words have nearly the same features"
     )
+
+
+class LabelDecision(Document):
+    """What one fold's tuning part decides for one of several labels."""
+
+    temperature: PositiveFloat = Field(description="the label's logit is divided by this")
+    threshold: Probability = Field(description="operating point (Youden's J)")
+
+
+class IsotonicMap(Document):
+    """A rising curve from probability to calibrated probability: straight between its knots, flat outside them."""
+
+    given: tuple[Probability, ...] = Field(min_length=1, description="strictly rising")
+    calibrated: tuple[Probability, ...] = Field(description="one per `given`, never falling")
+
+    @field_validator("calibrated")
+    @classmethod
+    def _rises_with_given(cls, calibrated: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        given = info.data.get("given", calibrated)  # absent when it is itself wrong
+        if len(calibrated) != len(given):
+            raise ValueError(f"{len(given)} knots want as many values")
+        falls = any(high < low for low, high in pairwise(calibrated))
+        if falls or any(high <= low for low, high in pairwise(given)):
+            raise ValueError("the knots of a curve rise")
+        return calibrated
 
 
 class FoldModel(Document):
@@ -313,6 +344,11 @@ class FoldModel(Document):
     weights: str = Field(description="file name of the safetensors")
     weights_sha256: Sha256
     temperature: PositiveFloat = Field(description="logits are divided by this; fitted on the fold's tuning part")
+    isotonic: tuple[IsotonicMap, ...] | None = Field(
+        default=None,
+        description="then followed by the probability of the positive class, or of each class, which are scaled to sum "
+        "to 1; null: temperature alone",
+    )
     best_epoch: PositiveInt
     threshold: Probability = Field(
         description="operating point (Youden's J) on the fold's tuning part; 0.5 when not binary"
@@ -321,6 +357,13 @@ class FoldModel(Document):
         default=None,
         description="per class, largest 1 - probability at which it stays in the set; from the fold's tuning part",
     )
+    labels: tuple[LabelDecision, ...] | None = Field(
+        default=None, description="multilabel: temperature and threshold of each label, in place of the fold's own"
+    )
+
+    def temperature_of(self, output: int) -> float:
+        """Return what the logit of an output is divided by."""
+        return self.temperature if self.labels is None else self.labels[output].temperature
 
 
 class ModelCard(Document):
@@ -329,13 +372,16 @@ class ModelCard(Document):
     format: Literal["medmllm-model"] = "medmllm-model"
     format_version: Literal[1] = 1
     task: Task
-    arm: Literal["fused", "image", "text", "table"]
+    arm: Literal["fused", "image", "text", "recording", "table"]
     contract: PreprocessingContract
     contract_fingerprint: Sha256
     model: ModelSettings
     folds: tuple[FoldModel, ...] = Field(min_length=1)
     files: dict[str, Sha256] = Field(description="every other file of the package -> sha256")
     operating_point: Probability = Field(description="mean of the folds' thresholds")
+    operating_points: dict[str, Probability] | None = Field(
+        default=None, description="multilabel: mean of the folds' thresholds of each label"
+    )
     calibration: str = Field(description="how probabilities were calibrated, in words")
     conformal_coverage: Probability | None = Field(
         default=None,

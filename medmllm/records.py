@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.floating]
 
-MODALITIES = ("image", "text", "table")  # the columns of Batch.present, in order
+Target = int | tuple[int, ...]
+"""What is known of one study: its class index, or for several labels 1, 0 or UNKNOWN each."""
+
+UNKNOWN = -1
+"""A label that a study lacks."""
+
+MODALITIES = ("image", "text", "recording", "table")  # the columns of Batch.present, in order
 
 Stage = Literal["index", "read", "quality", "preprocess", "contract", "predict", "explain"]
 """Where a study was refused."""
@@ -183,18 +189,27 @@ class Word:
     pieces: tuple[int, ...]  # positions in Sample.token_ids
 
 
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """A prepared image that lies in a file until a batch needs it."""
+
+    file: Path = field(repr=False)
+    voxels: str  # sha256
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
     """What one study gives the model. A missing modality is None, never zeros."""
 
     study_key: str
     patient_key: str
-    image: "Tensor | None"  # MetaTensor (channels, x, y, z), float32, on the contract's grid
+    image: "Tensor | StoredImage | None"  # MetaTensor (channels, x, y, z), float32, on the contract's grid
     channel_present: tuple[bool, ...]  # one per channel of the contract
     token_ids: "Tensor | None"  # (tokens,), int64
     words: tuple[Word, ...]  # empty when there is no note
-    target: int | None = None  # class index; None when unknown
+    target: Target | None = None  # None when unknown
     note_features: "Tensor | None" = None  # (width,), float32: what a frozen encoder made of the note; None: read it
+    recording: "tuple[Tensor, ...] | None" = None  # log-mel spectrograms, each (mels, frames), float32
     table: "Tensor | None" = None  # (columns,), float32: standardised number, or index of the category
     cell_present: tuple[bool, ...] = ()  # one per column of the contract
 
@@ -209,8 +224,10 @@ class Batch:
     token_ids: "Tensor"  # (batch, tokens), int64
     token_mask: "Tensor"  # (batch, tokens), bool; False is padding
     present: "Tensor"  # (batch, modalities), bool; columns as in MODALITIES
-    target: "Tensor | None"  # (batch,), int64
+    target: "Tensor | None"  # (batch,), int64; of several labels (batch, labels)
     note_features: "Tensor | None" = None  # (batch, width), float32; None: the notes are read
+    recording: "Tensor | None" = None  # (batch, recordings, mels, frames), float32; None: no sound is read
+    recording_mask: "Tensor | None" = None  # (batch, recordings, frames), bool; False is padding
     table: "Tensor | None" = None  # (batch, columns), float32; anything where not present; None: no table is read
     cell_present: "Tensor | None" = None  # (batch, columns), bool
 
@@ -240,7 +257,7 @@ class Prediction:
     study_key: str
     patient_key: str
     probabilities: tuple[float, ...]  # one per class, calibrated, sums to 1
-    logits: tuple[float, ...]  # after temperature; one for a binary task, else one per class
+    logits: tuple[float, ...]  # calibrated; one for a binary task, else one per class
     interval: tuple[float, float]  # lowest and highest over the fold models; positive class, or predicted class
     modalities_used: tuple[str, ...]  # of MODALITIES
     weights_digest: str

@@ -23,7 +23,13 @@ from medmllm.documents import (
 )
 from medmllm.records import Provenance
 from medmllm.table_documents import TableCodes
-from medmllm.trust_documents import ModalityUseDocument, RuleDocument, SubgroupDocument
+from medmllm.trust_documents import (
+    AurocDifferenceDocument,
+    DecisionCurveDocument,
+    ModalityUseDocument,
+    RuleDocument,
+    SubgroupDocument,
+)
 
 
 class MetricDocument(Document):
@@ -106,6 +112,10 @@ class EvaluationDocument(Document):
     bootstrap_samples: int
     arms: tuple[ArmDocument, ...]
     differences: tuple[MetricDocument, ...]
+    delong: tuple[AurocDifferenceDocument, ...] = Field(
+        default=(), description="the same differences by another way, where patients have one study each; binary alone"
+    )
+    decision_curves: tuple[DecisionCurveDocument, ...] = Field(default=(), description="binary alone")
     modality_use: tuple[ModalityUseDocument, ...] = Field(
         default=(), description="of arms that read more than one modality; empty: not tested"
     )
@@ -128,6 +138,9 @@ class PredictionDocument(Document):
     task: Task
     predicted: str
     probability: Probability
+    probability_of: str | None = Field(
+        default=None, description="multilabel: the label that leads, see predictions.csv"
+    )
     probabilities: dict[str, Probability]
     logits: tuple[float, ...]
     interval: tuple[Probability, Probability]

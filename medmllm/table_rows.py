@@ -106,8 +106,13 @@ class PredictionRow(Document):
 
     study_key: StudyKey
     patient_key: PatientKey
-    predicted: str = Field(description="class at the model's operating point")
-    probability: Probability = Field(description="of the positive class when binary, else of `predicted`")
+    predicted: str = Field(
+        description="class at the model's operating point; of several labels those that reach theirs, joined by '; '"
+    )
+    probability: Probability = Field(
+        description="of the positive class when binary, else of `predicted`; of several labels the highest of those "
+        "that reach their operating points, or of all"
+    )
     probabilities: dict[str, Probability] = Field(description="in CSV one column per class: probabilities[CLASS]")
     interval_low: Probability = Field(description="lowest `probability` over the fold models")
     interval_high: Probability
@@ -169,11 +174,24 @@ class OutOfFoldRow(Document):
     target: str = Field(description="true class")
     predicted: str = Field(description="at the operating point chosen on this fold's tuning part")
     probabilities: dict[str, Probability]
-    logits: dict[str, float] = Field(description="after temperature; the positive class alone when binary")
+    logits: dict[str, float] = Field(description="calibrated; the positive class alone when binary")
     conformal_set: dict[str, bool] = Field(
         description="whether the class cannot be ruled out, by the thresholds of this fold's tuning part"
     )
     abstained: bool | None = Field(description="the conformal set is not a single class")
+
+
+class LabelsOutOfFoldRow(Document):
+    """out_of_fold.csv of several labels: one row per study and arm, one column per label of each of the last four."""
+
+    study_key: StudyKey
+    patient_key: PatientKey
+    arm: str = Field(description="image, text or fused")
+    fold: int = Field(ge=0)
+    target: dict[str, bool] = Field(description="whether the label is present; empty: not known, not evaluated")
+    predicted: dict[str, bool] = Field(description="at the label's operating point of this fold's tuning part")
+    probabilities: dict[str, Probability]
+    logits: dict[str, float] = Field(description="after temperature")
 
 
 ROWS: Mapping[str, type[Document]] = {
@@ -187,5 +205,6 @@ ROWS: Mapping[str, type[Document]] = {
     "ledger_row": LedgerRow,
     "quality_row": QualityRow,
     "out_of_fold_row": OutOfFoldRow,
+    "labels_out_of_fold_row": LabelsOutOfFoldRow,
 }
 """Schema name -> document of one row."""

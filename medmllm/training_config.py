@@ -1,6 +1,6 @@
-"""Settings of training: [task], [training], [evaluation] and [tracking] of train.toml.
+"""Settings of training: [text], [task], [training], [evaluation] and [tracking] of train.toml.
 
-train.toml -> TaskSettings, TrainingSettings, EvaluationSettings, TrackingSettings
+train.toml -> TextEncoderSettings, TaskSettings, TrainingSettings, EvaluationSettings, TrackingSettings
 """
 
 from typing import Annotated, Literal
@@ -16,16 +16,40 @@ from pydantic import (
     field_validator,
 )
 
-from medmllm.documents import Document
+from medmllm.documents import Document, TextSettings
 from medmllm.trust_config import SubgroupSettings
 
-Arm = Literal["image", "text", "table", "fused"]
+Arm = Literal["image", "text", "recording", "table", "fused"]
 OnLeakage = Literal["refuse", "warn"]
 ClassWeights = Annotated[
     Annotated[Literal["none", "balanced", "effective_number"], Tag("by_name")]
     | Annotated[tuple[PositiveFloat, ...], Tag("by_class")],
     Discriminator(lambda given: "by_name" if isinstance(given, str) else "by_class"),
 ]
+
+
+class TextEncoderSettings(TextSettings):
+    """[text] of train.toml: how a note becomes tokens, and how much of the encoder learns from them."""
+
+    fine_tuning: Literal["full", "frozen", "lora"] = Field(
+        description="full: every weight of a pretrained encoder learns on; frozen: none; lora: low-rank adapters on "
+        "its linear layers do, and are merged into the weights at the end"
+    )
+    lora_rank: PositiveInt = Field(description="rank of each adapter")
+    lora_alpha: PositiveInt = Field(description="what an adapter adds is scaled by lora_alpha / lora_rank")
+    lora_dropout: float = Field(ge=0, lt=1, description="on what goes into an adapter, while training")
+
+    @field_validator("fine_tuning")
+    @classmethod
+    def _keeps_pretrained_weights_alone(cls, fine_tuning: str, info: ValidationInfo) -> str:
+        if fine_tuning != "full" and info.data.get("encoder") == "tiny":
+            raise ValueError("'tiny' starts at random and has to learn as a whole: use 'full', or a pretrained encoder")
+        return fine_tuning
+
+    @property
+    def reading(self) -> TextSettings:
+        """What of this a model's contract holds: how a note is read, not how that was learnt."""
+        return TextSettings.model_validate(self.model_dump(include=set(TextSettings.model_fields)))
 
 
 class TaskSettings(Document):
@@ -93,8 +117,22 @@ class TrainingSettings(Document):
     device: str = Field(description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field(description="auto: bf16-mixed on CUDA, 32-true on CPU")
     channels_last: bool = Field(description="channels_last_3d memory layout for the image encoder")
+    processes: PositiveInt = Field(
+        description="that share every batch: on GPUs one each; on the CPU they share the threads. 1: this one alone"
+    )
+    cache: str = Field(
+        description="folder where prepared images are kept for other runs; empty: in RUN, and deleted once it is whole"
+    )
     threads: NonNegativeInt = Field(description="CPU threads; 0: all")
     deterministic: bool = Field(description="only arithmetic that gives the same bits each time; slower on CUDA")
+
+    @field_validator("processes")
+    @classmethod
+    def _each_has_two_studies(cls, processes: int, info: ValidationInfo) -> int:
+        size = info.data.get("batch_size", 2 * processes)
+        if processes > 1 and size < 2 * processes:
+            raise ValueError(f"each process takes two studies of a batch or more: batch_size {size} is too small")
+        return processes
 
     @field_validator("sampling")
     @classmethod
@@ -114,6 +152,10 @@ class EvaluationSettings(Document):
     confidence: float = Field(gt=0, lt=1, description="level of the intervals, e.g. 0.95")
     coverage: float = Field(
         gt=0, lt=1, description="share of each class's studies whose conformal set shall hold the class, e.g. 0.9"
+    )
+    calibration: Literal["temperature", "isotonic"] = Field(
+        description="fitted on each fold's tuning part; isotonic: then a rising curve, which ties studies and wants "
+        "hundreds of tuning studies"
     )
     permutations: NonNegativeInt = Field(
         description="how often each modality is permuted between the patients of a test part, to see what an arm takes "

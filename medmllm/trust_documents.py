@@ -1,6 +1,6 @@
 """Pydantic documents of what a result can be trusted for; parts of `result_documents.EvaluationDocument`.
 
-use of modalities, groups and their gaps, rules of the policy -> parts of evaluation.json
+use of modalities, groups and their gaps, rules of the policy, decision curves -> parts of evaluation.json
 """
 
 from typing import Literal
@@ -72,3 +72,24 @@ class RuleDocument(Document):
     bound: float | None
     met: bool
     said: str = Field(description="in plain words")
+
+
+class AurocDifferenceDocument(Document):
+    """AUROC of one arm minus that of another by DeLong's variance, which takes studies as independent."""
+
+    first: str
+    second: str
+    estimate: float
+    standard_error: float = Field(ge=0)
+    low: float | None
+    high: float | None
+    p_value: float | None = Field(ge=0, le=1, description="two-sided, of no difference; not corrected for others")
+
+
+class DecisionCurveDocument(Document):
+    """Net benefit of acting on one arm's probabilities, per study, out of fold."""
+
+    arm: str
+    thresholds: tuple[float, ...] = Field(description="of the probability, from which on is treated")
+    net_benefit: tuple[EstimateDocument, ...] = Field(description="one per threshold")
+    treat_all: tuple[float, ...] = Field(description="net benefit of treating everyone; of treating no one it is 0")

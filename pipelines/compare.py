@@ -10,14 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from medmllm.config import TrainConfig, flatten
+from medmllm.config import TrainConfig
 from medmllm.csv_tables import check_writable, read_table
 from medmllm.documents import ModelCard
 from medmllm.errors import MisuseError, PackageError
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.comparison import compare_models, comparison_remarks
 from medmllm.provenance import file_digest, stamp
-from medmllm.reporting.comparison import ComparisonDocument, compared_runs, run_differences, summary, write_comparison
+from medmllm.reporting.comparison import (
+    ComparisonDocument,
+    compared_runs,
+    differing_settings,
+    run_differences,
+    summary,
+    write_comparison,
+)
 from medmllm.result_documents import EvaluationDocument
 from medmllm.table_rows import OutOfFoldRow
 
@@ -54,8 +61,7 @@ def run(runs: Sequence[Path], *, out: Path, arm: str | None = None, overwrite: b
     _check_alike(entrants)
     check_writable(out, overwrite=overwrite, marker="comparison.json")
     first = entrants[0].evaluation
-    rows, classes = list(entrants[0].rows.values()), first.task.classes
-    seed = first.provenance.seed or 0
+    rows, classes, seed = list(entrants[0].rows.values()), first.task.classes, first.provenance.seed or 0
     found = compare_models(
         [_predictions(entrant, list(entrants[0].rows), classes) for entrant in entrants],
         targets=np.array([classes.index(row.target) for row in rows]),
@@ -78,7 +84,7 @@ def run(runs: Sequence[Path], *, out: Path, arm: str | None = None, overwrite: b
         bootstrap_samples=first.bootstrap_samples,
         runs=compared_runs(found, {entrant.name: entrant.arm for entrant in entrants}),
         differences=run_differences(found),
-        settings=_differing_settings(entrants),
+        settings=differing_settings([TrainConfig.read(entrant.folder / "settings.json") for entrant in entrants]),
         remarks=comparison_remarks(found, confidence=first.confidence),
         provenance=stamp(f"medmllm compare{' RUN' * len(runs)} --out OUT", seed=seed, inputs=inputs),
     )
@@ -92,6 +98,8 @@ def _read_run(folder: Path, arm: str | None) -> Entrant:
         raise MisuseError(f"{name} holds no evaluation.json: give folders that `medmllm train` wrote, whole")
     try:
         evaluation = EvaluationDocument.read(folder / "evaluation.json")
+        if evaluation.task.kind == "multilabel":
+            raise MisuseError(f"{name} was trained for several labels: runs are compared in one target only")
         arm = arm or ModelCard.read(folder / "model" / "model.json").arm
         rows = {row.study_key: row for row in read_table(folder / TABLE, OutOfFoldRow) if row.arm == arm}
     except PackageError as error:
@@ -140,11 +148,3 @@ def _predictions(entrant: Entrant, order: Sequence[str], classes: tuple[str, ...
         logits[:, 0] if len(classes) == 2 else logits,
         np.array([classes.index(row.predicted) for row in rows]),
     )
-
-
-def _differing_settings(entrants: Sequence[Entrant]) -> dict[str, tuple[str, ...]]:
-    settings = [TrainConfig.read(entrant.folder / "settings.json") for entrant in entrants]
-    tables = [flatten(one.model_dump(mode="json", exclude={"tracking"})) for one in settings]
-    keys = dict.fromkeys(key for table in tables for key in table)
-    found = {key: tuple(str(table.get(key, "not set")) for table in tables) for key in keys}
-    return {key: values for key, values in found.items() if len(set(values)) > 1}

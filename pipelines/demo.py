@@ -36,7 +36,7 @@ def run(out: Path, *, config: DemoConfig, overwrite: bool = False) -> str:
     trained = train.run(
         cohort / "training" / "studies",
         labels=cohort / "training" / "labels.csv",
-        target="outcome",
+        targets=["outcome"],
         out=out / "run",
         config=config.train,
         synthetic=True,

@@ -78,10 +78,11 @@ def run(
                 index = open_index(studies, keyring=keyring, store=store, table=table, workers=workers, advance=advance)
             with ExitStack() as stack:
                 counts = write_index(index, out, linkage, f"{MARKER}.partial", stack, workers)
-        if parquet:
-            files = write_parquet(out / "files.parquet", FileRow, index.files())
-        else:
-            files = write_table(out / "files.csv", FileRow, index.files())
+            workers.dismiss()
+            if parquet:
+                files = write_parquet(out / "files.parquet", FileRow, index.files())
+            else:
+                files = write_table(out / "files.csv", FileRow, index.files())
         read = store.read
     os.replace(out / f"{MARKER}.partial", out / MARKER)  # last: it marks the folder as whole
     return IndexResult(files, read, **counts)

@@ -1,7 +1,7 @@
 """Show how far a pipeline is, on stderr; stdout is for results.
 
 A bar where stderr is a terminal; elsewhere (a log file, a batch job) a line at the start, one at the end, and one every
-half minute between.
+half minute between, with the time that is left at the rate so far.
 """
 
 import sys
@@ -43,10 +43,22 @@ def _lines(doing: str, total: int | None) -> Iterator[Callable[[int], None]]:
         now = time.monotonic()
         if now - said >= LINE_EVERY_S:
             of = "" if total is None else f" of {total}"
-            sys.stderr.write(f"{doing}: {done}{of} after {now - start:.0f} s\n")
+            left = "" if total is None or not done else f", about {_words((now - start) * (total - done) / done)} left"
+            sys.stderr.write(f"{doing}: {done}{of} after {_words(now - start)}{left}\n")
             sys.stderr.flush()
             said = now
 
     sys.stderr.write(f"{doing}{'' if total is None else f' {total}'} ...\n")
     yield advance
     sys.stderr.write(f"{doing}: {done} done in {time.monotonic() - start:.1f} s\n")
+
+
+def _words(seconds: float) -> str:
+    """Return a duration as one says it.
+
+    >>> _words(89.4), _words(150.0), _words(9000.0)
+    ('89 s', '2 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -7,6 +7,7 @@ MLflow
 
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,34 +15,30 @@ import torch
 
 from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import check_writable, write_table
-from medmllm.documents import Task
-from medmllm.ingest.ordering import order_classes
+from medmllm.ingest.labels import assign_task
 from medmllm.ingest.study_folder import folder_of
 from medmllm.ingest.table_inputs import check_inputs, settle_columns
-from medmllm.ingest.tables import assign_targets, parse_target
+from medmllm.ingest.tables import parse_target
 from medmllm.pipelines.index import label_file, read_index
 from medmllm.pipelines.linkage_table import write_linkage
 from medmllm.pipelines.progress import progress_bar
 from medmllm.pipelines.training_output import write_run
 from medmllm.provenance import file_digest, stamp
 from medmllm.quality.gate import log_warnings
+from medmllm.records import Study, Target
 from medmllm.result_documents import EvaluationDocument
 from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.table_rows import LedgerRow, QualityRow
 from medmllm.training.cohort import Cohort, draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate, usable_arms
 from medmllm.training.groups import read_groups
-from medmllm.training.losses import check_weights
+from medmllm.training.image_cache import RUN_FOLDER, ImageCache
 from medmllm.training.planning import look_ahead, settle_folds
 from medmllm.training.policy import check_policy, unmet
 from medmllm.training.resuming import check_unfinished
-from medmllm.training.run import (
-    Trained,
-    left_out,
-    summary,
-    track_result,
-)
+from medmllm.training.run import Trained, left_out, summary, track_result
 from medmllm.training.starting_weights import check_start, weights_input
+from medmllm.training.task_checks import check_task
 from medmllm.training.tracking import parent_run
 
 
@@ -59,7 +56,7 @@ def run(
     studies: Path,
     *,
     labels: Path | None,
-    target: str,
+    targets: Sequence[str],
     out: Path,
     config: TrainConfig,
     linkage: Path | None = None,
@@ -73,7 +70,7 @@ def run(
     Args:
         studies: Folder of DICOM or NIfTI studies, or a list of them.
         labels: Label table; None takes the list of studies, or the table in its folder.
-        target: Column, or a threshold on one.
+        targets: Column, or a threshold on one; several are labels side by side.
         out: RUN.
         config: Resolved settings.
         linkage: Where to write key -> original identifier; None writes none.
@@ -86,43 +83,41 @@ def run(
         MisuseError: Settings, labels or split cannot be used.
         MedmllmError: The run failed.
     """
-    cores = os.cpu_count() or 1
-    torch.set_num_threads(config.training.threads or cores)
+    torch.set_num_threads(config.training.threads or os.cpu_count() or 1)
     check_policy(config)
     check_start(config)  # a wrong device or file of weights should not cost an index
-    parsed, source = parse_target(target), labels or label_file(studies)
-    check_inputs(config.table, parsed)
+    parsed, source = [parse_target(target) for target in targets], labels or label_file(studies)
+    for one in parsed:
+        check_inputs(config.table, one)
     check_writable(out, overwrite=overwrite, marker="evaluation.json", studies=folder_of(studies))
     check_unfinished(out, resume=resume, overwrite=overwrite)
     index = read_index(studies, labels=labels)
     if linkage is not None:
         write_linkage(linkage, index, out=out)
-    found = assign_targets(index.studies, parsed)
-    if config.task.ordered:
-        found = order_classes(found, parsed, config.task.order)
-    check_weights(config.training, len(found.classes))
+    found = assign_task(index.studies, parsed, config.task)
+    task = found.task
+    check_task(config, task)
     labelled = [study for study in index.studies if study.study_key in found.by_study]
     groups = read_groups(labelled, config.evaluation.subgroups)
-    given = look_ahead(index.studies, found.by_study, config.training, splits)
-    task = Task.of(parsed.expression, found.classes, ordered=config.task.ordered)
-    draft = draft_contract(config.image, config.text.reading, settle_columns(labelled, config.table))
-    with progress_bar("Preparing studies", len(found.by_study)) as more:
-        cohort = read_cohort(index.studies, found.by_study, draft, policy=config.quality, workers=cores, advance=more)
-    _tell_what_was_read(cohort, out)
+    given = look_ahead(index.studies, found.by_study, config.training, splits, labels=task.labels)
+    cache = ImageCache.open(Path(config.training.cache or out / RUN_FOLDER), folder_of(studies))
+    cohort = _read(labelled, found.by_study, cache, config, out)
     config.write(out / "settings.json")
     arms, said = usable_arms(cohort, config)
-    plan, leaks = settle_folds(cohort, config.training, given, out)
-    said += [*left_out(index, found, parsed.expression, synthetic=synthetic), *leaks]
+    plan, leaks = settle_folds(cohort, config.training, given, out, labels=task.labels)
+    said += [*left_out(index, found.missing, task.target, synthetic=synthetic), *leaks]
+    asked = " ".join(f"--target '{target.expression}'" for target in parsed)
     provenance = stamp(
-        f"medmllm train --studies STUDIES --labels LABELS --target '{parsed.expression}' --out RUN",
+        f"medmllm train --studies STUDIES --labels LABELS {asked} --out RUN",
         seed=config.training.seed,
-        inputs={"labels": file_digest(source), "split": plan.digest} | weights_input(config.model),
+        inputs={"labels": file_digest(source), "split": plan.digest} | weights_input(config),
     )
-    with parent_run(config.tracking, folder=out, name=parsed.expression, save_model=save_mlflow_model) as tracked:
+    with parent_run(config.tracking, folder=out, name=task.target, save_model=save_mlflow_model) as tracked:
         named = {"target": task.target, "split_digest": plan.digest}
         tracked.log_params(flatten(config.model_dump(mode="json")) | named)
         tracked.log_tags(named)
-        with progress_bar("Training fold models", len(arms) * len(plan.folds)) as more:
+        epochs = len(arms) * len(plan.folds) * config.training.epochs
+        with progress_bar("Training fold models, epochs", epochs) as more:
             done = cross_validate(
                 arms, cohort, plan, config, task.classes, out=out, tracked=tracked, advance=more, resume=resume
             )
@@ -132,8 +127,17 @@ def run(
     return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out), unmet(evaluation.policy))
 
 
-def _tell_what_was_read(cohort: Cohort, out: Path) -> None:
+def _read(
+    studies: Sequence[Study], targets: Mapping[str, Target], cache: ImageCache, config: TrainConfig, out: Path
+) -> Cohort:
+    """Prepare the labelled studies, and write what was refused and what is implausible."""
+    sound = config.recording if config.recording.enabled else None
+    draft = draft_contract(config.image, config.text.reading, sound, settle_columns(studies, config.table))
+    with progress_bar("Preparing studies", len(targets)) as more:
+        workers = os.cpu_count() or 1
+        cohort = read_cohort(studies, targets, draft, policy=config.quality, workers=workers, advance=more, cache=cache)
     ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]
     write_table(out / "training_ledger.csv", LedgerRow, ledger)
     write_table(out / "quality.csv", QualityRow, (QualityRow.of(key, finding) for key, finding in cohort.findings))
     log_warnings(Counter(finding.code for _, finding in cohort.findings if finding.severity == "warn"))
+    return cohort

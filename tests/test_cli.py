@@ -136,7 +136,7 @@ def test_train_hands_over_the_resolved_settings(stand_in: Any) -> None:
     ((args, kwargs),) = story.calls
     assert args == (Path("STUDIES"),)
     assert (kwargs["config"].training.folds, kwargs["config"].training.seed) == (3, 8)
-    assert (kwargs["target"], kwargs["labels"], kwargs["overwrite"]) == ("grade", Path("L.csv"), False)
+    assert (kwargs["targets"], kwargs["labels"], kwargs["overwrite"]) == (["grade"], Path("L.csv"), False)
     story.answer.refused = 2
     assert command(*VERBS["train"]).exit_code == 3
     story.answer.unmet = ("auroc is too low",)  # the graver of the two

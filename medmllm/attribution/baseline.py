@@ -3,8 +3,8 @@
     package, fold, Sample -> Line: both ends, and the explained logit at any point between
 
 The image starts as the mean training image, the note as [MASK] in place of every word piece ([PAD] where a
-tokenizer has no [MASK]), the row of the table with all its cells missing. Whatever is not part of the study, and
-special tokens, are the same at both ends.
+tokenizer has no [MASK]), a recording at its mean level everywhere, the row of the table with all its cells missing.
+Whatever is not part of the study, and special tokens, are the same at both ends.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Line:
     batch: Batch  # the study alone
     embedded: Tensor | None  # (1, tokens, width); None without a text encoder
     modalities: tuple[str, ...]  # those that the model reads and the study has
-    start: tuple[Tensor, ...]  # one per modality: (1, channels, x, y, z), (1, tokens, width) or (1, columns, width)
+    start: tuple[Tensor, ...]  # one per modality: (1, channels, x, y, z), (1, tokens, width) ...
     end: tuple[Tensor, ...]
     output: int
     factor: float  # sign of the class / temperature
@@ -49,7 +49,9 @@ class Line:
         batch = _repeat(self.batch, rows)
         embedded = given.get("text", None if self.embedded is None else _rows(self.embedded, rows))
         image = given.get("image", batch.image)
-        logits = self.network.forward_embedded(batch, image, embedded, cells=given.get("table"))
+        logits = self.network.forward_embedded(
+            batch, image, embedded, recording=given.get("recording"), cells=given.get("table")
+        )
         return logits[:, self.output] * self.factor
 
 
@@ -81,6 +83,9 @@ def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: 
         ends["image"] = (_mean_image(package, batch), batch.image)
     if "text" in here and embedded is not None:
         ends["text"] = (_words_hidden(member, sample, embedded), embedded)
+    if "recording" in here:
+        assert batch.recording is not None
+        ends["recording"] = (torch.zeros_like(batch.recording), batch.recording)  # standardised: 0 is its mean
     if "table" in here:
         ends["table"] = (_cells_hidden(network, batch), network.embed_cells(batch))
     binary = card.task.kind == "binary"
@@ -92,7 +97,8 @@ def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: 
         start=tuple(ends[name][0] for name in here),
         end=tuple(ends[name][1] for name in here),
         output=0 if binary else explained_class,
-        factor=(-1.0 if binary and explained_class == 0 else 1.0) / card.folds[fold].temperature,
+        factor=(-1.0 if binary and explained_class == 0 else 1.0)
+        / card.folds[fold].temperature_of(0 if binary else explained_class),
         baseline=_in_words(member, here),
     )
 
@@ -101,6 +107,7 @@ def _in_words(member: FoldNetwork, modalities: Sequence[str]) -> str:
     said = {
         "image": "the mean training image",
         "text": f"the note with {_blank_token(member)[1]} in place of every word piece",
+        "recording": "each recording at its mean level in every band and frame",
         "table": "the row of the table with every cell missing",
     }
     return " and ".join(said[name] for name in modalities)
@@ -142,6 +149,10 @@ def _rows(tensor: Tensor, rows: int) -> Tensor:
     return tensor.expand(rows, *tensor.shape[1:])
 
 
+def _rows_if(tensor: Tensor | None, rows: int) -> Tensor | None:
+    return None if tensor is None else _rows(tensor, rows)
+
+
 def _repeat(batch: Batch, rows: int) -> Batch:
     """Return one study's batch as `rows` equal rows, without copying."""
     return replace(
@@ -154,6 +165,8 @@ def _repeat(batch: Batch, rows: int) -> Batch:
         present=_rows(batch.present, rows),
         target=None,
         note_features=None,
-        table=None if batch.table is None else _rows(batch.table, rows),
-        cell_present=None if batch.cell_present is None else _rows(batch.cell_present, rows),
+        recording=_rows_if(batch.recording, rows),
+        recording_mask=_rows_if(batch.recording_mask, rows),
+        table=_rows_if(batch.table, rows),
+        cell_present=_rows_if(batch.cell_present, rows),
     )

@@ -1,4 +1,4 @@
-"""Explain one study's logit by Integrated Gradients, over voxels, words and cells of the table together.
+"""Explain one study's logit by Integrated Gradients, over voxels, words, sounds and cells of a table.
 
     fold models, one Sample per fold -> straight line from baseline to study -> gradients along it
     -> mean over folds -> Explanation, with its completeness error stated
@@ -29,6 +29,7 @@ from medmllm.documents import Task
 from medmllm.errors import AttributionError
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.package import ModelPackage
+from medmllm.preprocessing.stored_image import load_image
 from medmllm.records import (
     CellAttribution,
     ChannelAttribution,
@@ -119,9 +120,9 @@ def _explain(
     """
     logit, baseline_logit = _mean_logit(lines, 1.0), _mean_logit(lines, 0.0)
     tolerance = settings.completeness * abs(logit - baseline_logit)
-    image = np.zeros((0, 1, 1, 1)) if samples[0].image is None else np.zeros(tuple(samples[0].image.shape))
+    image = np.zeros((0, 1, 1, 1)) if samples[0].image is None else np.zeros(tuple(load_image(samples[0].image).shape))
     words: dict[WordSpan, float] = {}
-    cells = np.zeros(len(columns))
+    cells, sound = np.zeros(len(columns)), np.zeros(1)
     steps = 0
     for line, sample in zip(lines, samples, strict=True):
         integral = integrate(line, settings, tolerance=tolerance)
@@ -129,9 +130,10 @@ def _explain(
         image += found.get("image", 0.0) / len(lines)
         for span, attribution in _word_sums(sample, found.get("text")).items():
             words[span] = words.get(span, 0.0) + attribution / len(lines)
+        sound = sound + found.get("recording", np.zeros(1)) / len(lines)
         cells += found["table"].sum(axis=1) / len(lines) if "table" in found else 0.0
         steps = max(steps, integral.steps)
-    every = {"image": image, "text": np.array(list(words.values())), "table": cells}
+    every = {"image": image, "text": np.array(list(words.values())), "recording": sound, "table": cells}
     read = {name: every[name] for name in lines[0].network.modalities}
     sums = modality_sums(read)
     explanation = Explanation(

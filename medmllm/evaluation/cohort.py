@@ -46,7 +46,7 @@ class OutOfFold:
 
     arm: str  # image, text or fused
     probabilities: FloatArray = field(repr=False)  # (studies, classes), calibrated
-    logits: FloatArray = field(repr=False)  # after temperature; (studies,) when binary, else (studies, classes)
+    logits: FloatArray = field(repr=False)  # calibrated; (studies,) when binary, else (studies, classes)
     predicted: IntArray = field(repr=False)  # (studies,) class index at the fold's operating point
     sets: BoolArray | None = field(default=None, repr=False)  # (studies, classes): in the fold's conformal set
 

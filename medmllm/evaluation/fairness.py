@@ -77,6 +77,7 @@ def evaluate_groups(
     groups: Sequence[str | None],
     *,
     column: str,
+    names: Sequence[str] | None = None,
     targets: IntArray,
     patients: Sequence[str],
     fewest_patients: int,
@@ -91,6 +92,7 @@ def evaluate_groups(
         arm: Its out-of-fold predictions.
         groups: Group of each study; None where it is not known.
         column: What the groups are of.
+        names: All groups in the order of the report; None: those of the studies, by their names.
         targets: Class index of each study; shape (studies,).
         patients: Patient of each study.
         fewest_patients: A group with fewer is named, not measured.
@@ -105,7 +107,7 @@ def evaluate_groups(
     if len(groups) != len(patients):
         raise EvaluationError(f"{len(groups)} groups for {len(patients)} studies: one each, None where not known")
     owners = Counter(group for group, _ in set(zip(groups, patients, strict=True)) if group is not None)
-    shown = [name for name in sorted(owners) if owners[name] >= fewest_patients]
+    shown = [name for name in names or sorted(owners) if owners[name] >= fewest_patients]
     inside = {name: np.array([group == name for group in groups]) for name in shown}
     measures: dict[str, Measure] = {}
     metrics: list[str] = []

@@ -125,5 +125,5 @@ def _on_resamples(evaluation: CohortEvaluation, samples: int) -> Iterator[str]:
 def _each(evaluation: CohortEvaluation, name: str) -> Iterator[tuple[str, Metric]]:
     for arm in evaluation.arms:
         for metric in arm.metrics:
-            if metric.name == name:
+            if metric.name == name and metric.group == "all":
                 yield arm.arm, metric

@@ -58,10 +58,11 @@ def split(headers: Sequence[DicomHeader]) -> tuple[Part, ...]:
     """
     stacks: defaultdict[tuple[object, ...], list[DicomHeader]] = defaultdict(list)
     directions: list[FloatArray] = []
+    numbers: dict[tuple[float, ...] | None, int | None] = {}
     for header in headers:
-        stacks[header.rows, header.columns, _kind(header), header.modality, _direction(header, directions)].append(
-            header
-        )
+        if header.orientation not in numbers:  # mostly the same in all of them
+            numbers[header.orientation] = _direction(header, directions)
+        stacks[header.rows, header.columns, _kind(header), header.modality, numbers[header.orientation]].append(header)
     found = [part for stack in stacks.values() for part in _by_spacing(stack)]
     parts = []
     for number, stack in enumerate(sorted(found, key=_looks), start=1):

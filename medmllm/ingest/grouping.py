@@ -146,7 +146,7 @@ def _nifti_series(item: Recognised, layouts: Layouts) -> list[SeriesDraft]:
     """Return one series per volume of a file: a 4D image has several."""
     found, header = item.found, item.nifti
     files = (found.path, nifti.image_beside(found.path)) if ".hdr" in found.name.lower() else (found.path,)
-    volumes = header.volumes if header else 1
+    volumes, spacing_mm = (header.volumes, header.spacing_mm) if header else (1, None)
     channel, modality = layouts.channel(found)
     name = " ".join(filter(None, (channel, found.name.partition(".")[0])))
     labels = [f"volume {number + 1} of {volumes}" if volumes > 1 else "" for number in range(volumes)]
@@ -159,10 +159,10 @@ def _nifti_series(item: Recognised, layouts: Layouts) -> list[SeriesDraft]:
             files=files,
             frames=(number,) * len(files),
             shape=header.shape if header else None,
-            spacing_mm=header.spacing_mm if header else None,
+            spacing_mm=spacing_mm,
             refusal=item.refusal,
             remarks=[Remark("warning", code, reason) for code, reason in header.warnings] if header else [],
-            technique=technique_of_grid(header.affine, header.spacing_mm) if header else Technique(),
+            technique=technique_of_grid(header.affine, spacing_mm) if header and spacing_mm else Technique(),
         )
         for number, label in enumerate(labels)
     ]

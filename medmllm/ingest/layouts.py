@@ -50,6 +50,10 @@ class Layouts:
     root: Path = field(repr=False)
     listing: Listing | None = None
     _channels: dict[Path, dict[int, str]] = field(default_factory=dict, repr=False)  # of nnU-Net data sets
+    _own_name: str = field(init=False, repr=False)  # of the root, however the path to it is written
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_own_name", self.root.resolve().name)  # asked for every file
 
     def place(self, found: FoundFile, kind: Kind, uids: Sequence[str | None] = ()) -> Place | FileProblem | None:
         """Return the study of an image, a problem for a mask, or None for what has no study of its own.
@@ -93,8 +97,8 @@ class Layouts:
         return Place("list", study.original, study.patient or study.original, found.folder)
 
     def _nnunet(self, found: FoundFile) -> Place | FileProblem | None:
-        images = _NNUNET_FOLDERS.get(found.path.parent.name)
-        if images is None or not found.folder or not (found.path.parents[1] / "dataset.json").is_file():
+        images = _NNUNET_FOLDERS.get(found.folder.rpartition("/")[2])
+        if images is None or not (found.path.parents[1] / "dataset.json").is_file():
             return None
         if not images:
             return FileProblem(found.relative, "ignored", "mask", "a segmentation of an nnU-Net data set, not an image")
@@ -112,7 +116,7 @@ class Layouts:
         A root that is itself one study goes by its own name, so that a study has the same key whether it was indexed
         alone or among others.
         """
-        root_name = self.root.resolve().name
+        root_name = self._own_name
         folders = found.folder.split("/") if found.folder else []
         bids = _BIDS_FILE.match(found.name)
         if bids and bids["subject"] in (root_name, *folders):

@@ -31,10 +31,10 @@ from medmllm.ingest.walk import FileProblem, FoundFile
 Given = TypeVar("Given")
 Answer = TypeVar("Answer")
 
-BATCH = 64  # files
+BATCH = 128  # files
 THREADS = 8  # where reading headers mostly waits, for a network drive
 SLOW, SLOW_S = 3, 0.2  # a batch that takes longer than this many times its work, and this more, is one that waits
-MANY_BATCHES = 80  # from here on processes pay for their start
+MANY_BATCHES = 40  # from here on processes pay for their start
 
 
 @dataclass(slots=True)
@@ -126,6 +126,11 @@ class Workers(AbstractContextManager["Workers"]):
         except BrokenProcessPool:
             self._start(None, 0)
             return work(given)
+
+    def dismiss(self) -> None:
+        """Let processes end while this one goes on with something else; ask nothing any more."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _start(self, executor: Executor | None, ahead: int) -> None:
         if self._executor is not None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from medmllm.documents import ModelSettings
 from medmllm.errors import ConfigError
+from medmllm.models.audio_encoder import AudioEncoder
 from medmllm.models.cross_attention import CrossAttention
 from medmllm.models.fusion import FUSIONS
 from medmllm.models.image_encoder import ImageEncoder
@@ -32,6 +33,7 @@ class StudyClassifier(nn.Module):
         settings: Fusion, widths, dropout.
         image_encoder: None where no image is read; the others likewise.
         text_encoder: Of notes.
+        audio_encoder: Of recordings.
         table_encoder: Of cells of the label table.
         outputs: Logits per study; 1 for a binary task, else one per class.
         ordered: The classes have an order, and their logits come from one score.
@@ -46,6 +48,7 @@ class StudyClassifier(nn.Module):
         *,
         image_encoder: ImageEncoder | None,
         text_encoder: TextEncoder | None,
+        audio_encoder: AudioEncoder | None = None,
         table_encoder: TableEncoder | None = None,
         outputs: int,
         ordered: bool = False,
@@ -53,13 +56,14 @@ class StudyClassifier(nn.Module):
         super().__init__()
         if settings.fusion not in FUSIONS:
             raise ConfigError(f"[model] fusion = {settings.fusion!r} is none of {', '.join(FUSIONS)}")
-        encoders = {"image": image_encoder, "text": text_encoder, "table": table_encoder}
+        encoders = {"image": image_encoder, "text": text_encoder, "recording": audio_encoder, "table": table_encoder}
         self.modalities = tuple(name for name in MODALITIES if encoders[name] is not None)
         if not self.modalities:
-            raise ConfigError("a classifier needs an encoder: of images, notes or a table")
+            raise ConfigError("a classifier needs an encoder: of images, notes, recordings or a table")
         self.outputs = outputs
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
+        self.audio_encoder = audio_encoder
         self.table_encoder = table_encoder
         self.by_token = FUSIONS[settings.fusion] is CrossAttention
         self.encoded_widths = {
@@ -88,20 +92,28 @@ class StudyClassifier(nn.Module):
         return self.forward_embedded(batch, batch.image, embedded)
 
     def forward_embedded(
-        self, batch: Batch, image: Tensor, embedded: Tensor | None, *, cells: Tensor | None = None
+        self,
+        batch: Batch,
+        image: Tensor,
+        embedded: Tensor | None,
+        *,
+        recording: Tensor | None = None,
+        cells: Tensor | None = None,
     ) -> Tensor:
-        """Return logits with the image and the embeddings of note and table given apart from the batch.
+        """Return logits with what attributions are taken of given apart from the batch.
 
         Args:
             batch: Gives the masks.
             image: Shape (batch, channels, x, y, z).
             embedded: Word embeddings, shape (batch, tokens, width); None without a text encoder, or where the batch
                 brings the features of its notes.
+            recording: Shape (batch, recordings, mels, frames); None: that of the batch.
             cells: Embeddings of the table's cells, shape (batch, columns, width); None: those of the batch.
         """
         if cells is None and self.table_encoder is not None:
             cells = self.embed_cells(batch)
-        inputs = {"image": image, "text": embedded, "table": cells}
+        sound = batch.recording if recording is None else recording
+        inputs = {"image": image, "text": embedded, "recording": sound, "table": cells}
         own = batch.present[:, [MODALITIES.index(name) for name in self.modalities]]
         present = self._hide_some(own) if self.training else own
         features: list[Tensor | Tokens] = []
@@ -164,6 +176,9 @@ class StudyClassifier(nn.Module):
         if name == "image":
             assert self.image_encoder is not None and given is not None
             features: Tensor = self._look(self.image_encoder)(chosen(given), chosen(batch.channel_present))
+        elif name == "recording":
+            assert self.audio_encoder is not None and given is not None and batch.recording_mask is not None
+            features = self.audio_encoder(chosen(given), chosen(batch.recording_mask))
         elif name == "table":
             assert self.table_encoder is not None and given is not None
             features = self.table_encoder(chosen(given))

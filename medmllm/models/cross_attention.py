@@ -38,6 +38,10 @@ class CrossAttention(nn.Module):
         self.feed_forward = nn.ModuleList(_feed_forward(hidden, dropout) for _ in widths)
         self.mix = nn.Sequential(nn.Linear(2 * hidden * len(widths), hidden), nn.GELU(), nn.Dropout(dropout))
         self.out = nn.Linear(hidden, outputs)
+        for layer in [*self.project.modules(), *self.feed_forward.modules(), *self.mix.modules()]:
+            if isinstance(layer, nn.Linear):  # as in Concat
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
 
     def forward(self, modalities: list[Tokens]) -> Tensor:
         """Return logits, shape (batch, outputs); every sequence has a real token."""

@@ -11,10 +11,10 @@ shapes it started with, so that a model package needs no peft.
 import warnings
 from importlib.util import find_spec
 
-from medmllm.documents import TextEncoderSettings
 from medmllm.errors import ConfigError
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.text_encoder import TextEncoder
+from medmllm.training_config import TextEncoderSettings
 
 
 def check_extra(text: TextEncoderSettings) -> None:

@@ -25,6 +25,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from medmllm.documents import FoldModel, ModelCard, ModelSettings, PreprocessingContract, TextSettings
 from medmllm.errors import ConfigError, PackageError
+from medmllm.models.audio_encoder import AudioEncoder
 from medmllm.models.classifier import StudyClassifier, output_count
 from medmllm.models.image_encoder import ImageEncoder, check_grid
 from medmllm.models.note_windows import Windows
@@ -83,6 +84,7 @@ def build_network(
     codes: TableCodes | None = None,
     *,
     ordered: bool = False,
+    labels: bool = False,
 ) -> StudyClassifier:
     """Return a classifier for a contract; all but `text_network` has fresh weights.
 
@@ -93,6 +95,7 @@ def build_network(
         text_network: The Hugging Face encoder; None when the contract reads no text.
         codes: Of the fold; None when the contract reads no table.
         ordered: The classes stand in an order, lowest first.
+        labels: The classes are labels side by side, with a logit each.
 
     Raises:
         ConfigError: An unknown part, or a grid too small for the network.
@@ -106,8 +109,9 @@ def build_network(
         text_encoder=None
         if text_network is None
         else TextEncoder(text_network, batch_norm=settings.text_batch_norm, windows=windows),
+        audio_encoder=None if contract.recording is None else AudioEncoder(settings, contract.recording.mels),
         table_encoder=None if codes is None else TableEncoder(settings, codes),
-        outputs=output_count(classes),
+        outputs=len(classes) if labels else output_count(classes),
         ordered=ordered,
     )
 
@@ -244,8 +248,16 @@ def _load_fold(folder: Path, card: ModelCard, fold: FoldModel, device: torch.dev
         tokenizer = load_tokenizer(home, local_files_only=True)
         text_network = from_config(read_config(home))
     codes = None if card.contract.table is None else TableCodes.read(folder / codes_name(fold.fold))
-    ordered = card.task.kind == "ordinal"
-    network = build_network(card.contract, card.model, card.task.classes, text_network, codes, ordered=ordered)
+    kind = card.task.kind
+    network = build_network(
+        card.contract,
+        card.model,
+        card.task.classes,
+        text_network,
+        codes,
+        ordered=kind == "ordinal",
+        labels=kind == "multilabel",
+    )
     try:
         network.load_state_dict(_read_tensors(folder / fold.weights))
     except RuntimeError as error:

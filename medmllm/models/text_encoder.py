@@ -189,9 +189,14 @@ class TextEncoder(nn.Module):
         return Tokens(states[:, :length], prefix.real), Tokens(states[:, length:], token_mask)
 
     def tokens(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
-        """Return the contextual states, standardised over all real pieces of the batch if asked; same shape."""
+        """Return the contextual states, shape (batch, tokens, width), whose mean over real pieces is `forward`'s.
+
+        Where that is standardised, all pieces of a note move alike.
+        """
         hidden = self.hidden(embedded, token_mask)
-        return hidden if self.norm is None else self._standardise(self.norm, hidden, token_mask)
+        pooled = Tokens(hidden, token_mask).mean()
+        moved = hidden + (self.standardise(pooled, token_mask) - pooled)[:, None]
+        return moved.masked_fill(~token_mask[:, :, None], 0.0)
 
     def pool(self, embedded: Tensor, token_mask: Tensor) -> Tensor:
         """Return the mean state of each note, shape (batch, width); a row without any real piece gives zeros."""
@@ -205,9 +210,9 @@ class TextEncoder(nn.Module):
         """Return what `pool` gave, standardised over the batch if asked."""
         return pooled if self.norm is None else self._standardise(self.norm, pooled, token_mask.any(dim=1))
 
-    def _standardise(self, norm: nn.BatchNorm1d, features: Tensor, real: Tensor) -> Tensor:
-        """Batch normalisation over what is real, notes or pieces; a lone one is measured by the running statistics."""
+    def _standardise(self, norm: nn.BatchNorm1d, pooled: Tensor, real: Tensor) -> Tensor:
+        """Batch normalisation over the rows that hold a note; a lone note is measured by the running statistics."""
         norm.train(self.training and int(real.sum()) > 1)
-        standardised = features.clone()
-        standardised[real] = norm(features[real])
+        standardised = pooled.clone()
+        standardised[real] = norm(pooled[real])
         return standardised

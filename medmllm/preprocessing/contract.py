@@ -3,7 +3,7 @@
 training volumes -> what they were like -> AcceptedRange -> check of a new volume
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -105,15 +105,22 @@ def check_volume(volume: Volume, name: str, accepted: ChannelAcceptance) -> None
 
 
 def check_present(
-    contract: PreprocessingContract, channels: Mapping[str, Volume], *, has_note: bool, has_values: bool = False
+    contract: PreprocessingContract,
+    channels: Sized,
+    *,
+    has_note: bool,
+    has_recording: bool = False,
+    has_values: bool = False,
 ) -> None:
-    """Refuse a study that gives the model nothing to read, or lacks the note or table row that the contract requires.
+    """Refuse a study that gives the model nothing to read, or lacks something else than a channel that it requires.
 
     Raises:
-        ContractError: `no_note`, `no_table_row` or `nothing_to_read`.
+        ContractError: `no_note`, `no_recording`, `no_table_row` or `nothing_to_read`.
     """
     if contract.text is not None and contract.text.required and not has_note:
         raise ContractError("the model requires a note, and the study has none that it can read.", code="no_note")
+    if contract.recording is not None and contract.recording.required and not has_recording:
+        raise ContractError("the model requires a recording, and the study has none.", code="no_recording")
     if contract.table is not None and contract.table.required and not has_values:
         columns = ", ".join(column.name for column in contract.table.columns)
         raise ContractError(
@@ -122,12 +129,14 @@ def check_present(
         )
     reads_image = contract.image is not None and bool(channels)
     reads_text = contract.text is not None and has_note
+    reads_sound = contract.recording is not None and has_recording
     reads_table = contract.table is not None and has_values
-    if not (reads_image or reads_text or reads_table):
+    if not (reads_image or reads_text or reads_sound or reads_table):
         raise nothing_to_read(contract)
 
 
 def nothing_to_read(contract: PreprocessingContract) -> ContractError:
     """Return the error of a study that gives the model nothing."""
-    more = "" if contract.table is None else ", and no value in the table's columns,"
+    more = "" if contract.recording is None else " and no recording"
+    more += "" if contract.table is None else ", and no value in the table's columns,"
     return ContractError(f"the study has no series and no note{more} that the model can read.", code="nothing_to_read")

@@ -1,6 +1,6 @@
 """Ask the policy what follows from what the checks find: nothing, a warning, or the refusal of the study.
 
-    volumes, note -> checks -> QualityFindings -> policy (TOML) -> findings with a severity -> Refusal, or None
+    volumes, note, recordings -> checks -> QualityFindings -> policy (TOML) -> their severity -> Refusal, or None
 
 The policy is the site's, not the model's: whether a CT holds Hounsfield units does not depend on who looks at it. So
 training and scoring each have their own [quality], `settings.json` keeps the one a model was trained under, and what a
@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from medmllm.config import QualityDecisions, QualityPolicy
+from medmllm.quality.audio import check_recording
 from medmllm.quality.image import check_volume
 from medmllm.quality.note import check_note
-from medmllm.records import Note, QualityFinding, Refusal, Volume
+from medmllm.records import Note, QualityFinding, Recording, Refusal, Volume
 
 Findings = tuple[QualityFinding, ...]
 
@@ -22,7 +23,13 @@ log = logging.getLogger(__name__)
 
 
 def inspect_study(
-    study_key: str, volumes: Mapping[str, Volume], note: Note | None, policy: QualityPolicy, *, has_note: bool
+    study_key: str,
+    volumes: Mapping[str, Volume],
+    note: Note | None,
+    policy: QualityPolicy,
+    *,
+    has_note: bool,
+    recordings: Iterable[Recording] = (),
 ) -> Findings:
     """Return what is implausible about one study, each with what the policy makes of it.
 
@@ -32,10 +39,13 @@ def inspect_study(
         note: All notes of the study as one; None when there are none, or they are empty.
         policy: Bounds, and what follows.
         has_note: Whether the study has a note file that was read.
+        recordings: As read.
     """
     found = [finding for key, volume in volumes.items() for finding in check_volume(volume, key, policy.bounds)]
     if has_note:
         found += check_note(note, study_key, policy.bounds)
+    for recording in recordings:
+        found += check_recording(recording, study_key, policy.bounds)
     return judge(found, policy.decisions)
 
 

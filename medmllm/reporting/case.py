@@ -179,7 +179,7 @@ def _check_parts(
 def _probability_of(prediction: PredictionDocument) -> str:
     """Return the class that `prediction.probability` is of: the positive one, or the predicted one."""
     task = prediction.task
-    name = task.classes[1] if task.kind == "binary" else prediction.predicted
+    name = task.classes[1] if task.kind == "binary" else prediction.probability_of or prediction.predicted
     if not math.isclose(prediction.probabilities.get(name, math.nan), prediction.probability, abs_tol=1e-9):
         raise MedmllmError("the probability is not that of the class it should be of", code="report_mismatch")
     return name
@@ -187,7 +187,7 @@ def _probability_of(prediction: PredictionDocument) -> str:
 
 def _modalities_read(card: ModelCard) -> tuple[str, ...]:
     contract = card.contract
-    reads = {"image": contract.image, "text": contract.text, "table": contract.table}
+    reads = {"image": contract.image, "text": contract.text, "recording": contract.recording, "table": contract.table}
     return tuple(name for name in MODALITIES if reads[name] is not None and card.arm in ("fused", name))
 
 

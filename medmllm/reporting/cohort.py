@@ -1,21 +1,19 @@
 """Write RUN/report.html: how the arms of a cross-validated training run did, out of fold.
 
-    EvaluationDocument + out-of-fold probabilities + ModelCard -> one HTML file
+    EvaluationDocument + figures + ModelCard -> one HTML file
 
 Every number of a table is evaluation.json's. At the top stand the document's remarks, then gains whose
 interval lies above zero; a difference whose interval includes zero is never called one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from medmllm.config import TrainConfig
 from medmllm.documents import ModelCard
-from medmllm.evaluation.cohort import OutOfFold
-from medmllm.evaluation.discrimination import IntArray
-from medmllm.reporting.curves import ReliabilityPoint, reliability_points, roc_points
 from medmllm.reporting.page import write_page
+from medmllm.reporting.training_figures import TrainingFigures
 from medmllm.result_documents import EvaluationDocument, MetricDocument
 
 METRICS = {
@@ -39,27 +37,6 @@ METRICS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """Where a chart's unit square lies, SVG units."""
-
-    left: float
-    top: float
-    side: float
-
-
-FRAME = Frame(left=58, top=10, side=250)
-
-
-@dataclass(frozen=True, slots=True)
-class ArmCurves:
-    """One arm's curves as drawn."""
-
-    arm: str
-    roc: str  # SVG path; empty when not defined
-    reliability: tuple[ReliabilityPoint, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class MetricLine:
     """One metric across the arms."""
 
@@ -76,20 +53,18 @@ class TrainingPage:
     card: ModelCard
     settings: TrainConfig | None
     lines: tuple[MetricLine, ...]
+    by_label: tuple[tuple[str, MetricDocument], ...]  # arm, metric of one of several labels
     differences: tuple[tuple[str, MetricDocument], ...]  # in words, the difference
     gains: tuple[str, ...]
-    curves: tuple[ArmCurves, ...]
-    largest_bin: int  # studies
+    figures: TrainingFigures
     labels: Mapping[str, str]  # metric -> how it is called
-    frame: Frame
 
 
 def write_training_report(
     path: Path,
     *,
     evaluation: EvaluationDocument,
-    arms: Sequence[OutOfFold],
-    targets: IntArray,
+    figures: TrainingFigures,
     card: ModelCard,
     settings: TrainConfig | None = None,
 ) -> None:
@@ -98,30 +73,20 @@ def write_training_report(
     Args:
         path: RUN/report.html; its folder exists.
         evaluation: Every number in a table comes from here.
-        arms: What each arm said of every study, for the curves.
-        targets: True class index of the same studies; shape (studies,).
+        figures: As of `draw_figures`.
         card: The packaged model.
         settings: The resolved settings, for the summary.
     """
-    curves = tuple(
-        ArmCurves(
-            arm.arm,
-            _path(roc_points(arm.probabilities, targets, ordered=evaluation.task.kind == "ordinal")),
-            reliability_points(arm.probabilities, targets),
-        )
-        for arm in arms
-    )
     page = TrainingPage(
         evaluation=evaluation,
         card=card,
         settings=settings,
         lines=metric_lines(evaluation),
+        by_label=tuple((arm.arm, metric) for arm in evaluation.arms for metric in arm.metrics if metric.group != "all"),
         differences=tuple((_describe(metric), metric) for metric in evaluation.differences),
         gains=tuple(filter(None, (_gain(metric, evaluation.confidence) for metric in evaluation.differences))),
-        curves=curves,
-        largest_bin=max((point.n for curve in curves for point in curve.reliability), default=1),
+        figures=figures,
         labels={name: label for name, (label, _) in METRICS.items()},
-        frame=FRAME,
     )
     write_page(path, "training.html.j2", synthetic=evaluation.synthetic or card.synthetic, page=page)
 
@@ -164,13 +129,3 @@ def _gain(metric: MetricDocument, confidence: float) -> str | None:
         return None
     numbers = f"{metric.estimate:+.3f}, {100 * confidence:g} % interval {metric.low:+.3f} to {metric.high:+.3f}"
     return f"Fused has a higher {_label(metric.name)} than {metric.group}-only on the same patients ({numbers})."
-
-
-def _path(points: tuple[tuple[float, float], ...]) -> str:
-    """Return points of the unit square as an SVG path; y grows upwards.
-
-    >>> _path(((0.0, 0.0), (1.0, 1.0)))
-    'M58.0 260.0L308.0 10.0'
-    """
-    placed = (f"{FRAME.left + FRAME.side * x:.1f} {FRAME.top + FRAME.side * (1 - y):.1f}" for x, y in points)
-    return "M" + "L".join(placed) if points else ""

@@ -5,12 +5,13 @@
 Every number of the page is the document's. A run is marked best only where the document says so.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
 
+from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import write_table
 from medmllm.documents import Document, Probability, Sha256, Task
 from medmllm.evaluation.comparison import Comparison
@@ -125,6 +126,14 @@ def run_differences(found: Comparison) -> tuple[RunDifference, ...]:
         )
         for one in found.differences
     )  # fmt: skip
+
+
+def differing_settings(runs: Sequence[TrainConfig]) -> dict[str, tuple[str, ...]]:
+    """Return the settings that differ between runs, by dotted key, with the value in each run."""
+    tables = [flatten(one.model_dump(mode="json", exclude={"tracking"})) for one in runs]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    found = {key: tuple(str(table.get(key, "not set")) for table in tables) for key in keys}
+    return {key: values for key, values in found.items() if len(set(values)) > 1}
 
 
 def write_comparison(out: Path, comparison: ComparisonDocument) -> None:

@@ -1,10 +1,11 @@
-"""Turn out-of-fold probabilities into the points of the two curves that a training report draws.
+"""Turn out-of-fold probabilities into the points of the curves that a training report draws.
 
-    probabilities, true classes -> ROC points, reliability points
+    probabilities, true classes -> ROC points, reliability points; net benefit -> decision chart
 
 Numbers in the report's tables come from evaluation.json; the curves only show their shape.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,19 @@ from medmllm.evaluation.calibration import reliability_bins
 from medmllm.evaluation.discrimination import IntArray
 from medmllm.evaluation.ordinal import at_least
 from medmllm.records import FloatArray
+from medmllm.trust_documents import DecisionCurveDocument
 
 MACRO_GRID = 201  # false-positive rates at which one-versus-rest curves are averaged
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionChart:
+    """Decision curves in a unit square; what lies below its bottom is drawn on it."""
+
+    arms: tuple[tuple[str, tuple[tuple[float, float], ...]], ...]  # name, points
+    treat_all: tuple[tuple[float, float], ...]
+    treat_none: float  # height of net benefit 0
+    ticks: tuple[tuple[float, float], ...]  # height, net benefit
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,39 @@ def roc_points(
         true_rate = np.mean([np.interp(false_rate, x, y) for x, y, _ in curves], axis=0)
         false_rate, true_rate = np.append(0.0, false_rate), np.append(0.0, true_rate)
     return tuple(zip(false_rate.tolist(), true_rate.tolist(), strict=True))
+
+
+def decision_chart(curves: Sequence[DecisionCurveDocument]) -> DecisionChart | None:
+    """Return the curves scaled to a unit square, from a little below 0 to the highest; None without a curve.
+
+    Args:
+        curves: Of the same studies, at the same thresholds.
+    """
+    values = [own.estimate for curve in curves for own in curve.net_benefit if own.estimate is not None]
+    if not values:
+        return None
+    high = max(*values, *curves[0].treat_all, 0.01)
+    low = -high / 4  # room for a model that does harm; what treating all costs at high thresholds has no end
+
+    def height(value: float) -> float:
+        return min(max((value - low) / (high - low), 0.0), 1.0)
+
+    return DecisionChart(
+        arms=tuple(
+            (
+                curve.arm,
+                tuple(
+                    (threshold, height(own.estimate))
+                    for threshold, own in zip(curve.thresholds, curve.net_benefit, strict=True)
+                    if own.estimate is not None
+                ),
+            )
+            for curve in curves
+        ),
+        treat_all=tuple((t, height(value)) for t, value in zip(curves[0].thresholds, curves[0].treat_all, strict=True)),
+        treat_none=height(0.0),
+        ticks=tuple((height(value), value) for value in (low, 0.0, high / 2, high)),
+    )
 
 
 def reliability_points(probabilities: FloatArray, targets: IntArray) -> tuple[ReliabilityPoint, ...]:

@@ -70,7 +70,7 @@ def write_folder_index(
     page = FolderPage(
         card=card,
         summary=summary,
-        probability_of=f"“{card.task.classes[1]}”" if card.task.kind == "binary" else "the predicted class",
+        probability_of=_shown(card),
         scored=tuple(
             ScoredStudy(
                 row=row,
@@ -84,6 +84,12 @@ def write_folder_index(
         tables=tuple((name, meaning) for name, meaning in TABLES.items() if (out / name).exists()),
     )
     write_page(path, "folder.html.j2", synthetic=summary.synthetic or card.synthetic, page=page)
+
+
+def _shown(card: ModelCard) -> str:
+    if card.task.kind == "binary":
+        return f"“{card.task.classes[1]}”"
+    return "the label that leads" if card.task.kind == "multilabel" else "the predicted class"
 
 
 def _link(out: Path, relative: str) -> str | None:

@@ -9,7 +9,10 @@ from medmllm.documents import ModelCard
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.records import Prediction, Provenance
 from medmllm.result_documents import PredictionDocument, ScoringSummary
+from medmllm.scoring.labels import predicted_labels
 from medmllm.table_rows import PredictionRow
+
+NO_LABEL = "none"
 
 
 def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> PredictionRow:
@@ -24,8 +27,8 @@ def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> P
     return PredictionRow(
         study_key=prediction.study_key,
         patient_key=prediction.patient_key,
-        predicted=card.task.classes[predicted],
-        probability=shown_probability(prediction, predicted),
+        predicted=predicted_name(prediction, card, predicted),
+        probability=shown_probability(prediction, card, predicted),
         probabilities=dict(zip(card.task.classes, prediction.probabilities, strict=True)),
         interval_low=prediction.interval[0],
         interval_high=prediction.interval[1],
@@ -46,12 +49,13 @@ def prediction_document(
         study_key=prediction.study_key,
         patient_key=prediction.patient_key,
         task=card.task,
-        predicted=card.task.classes[predicted],
-        probability=shown_probability(prediction, predicted),
+        predicted=predicted_name(prediction, card, predicted),
+        probability=shown_probability(prediction, card, predicted),
+        probability_of=card.task.classes[predicted] if card.task.kind == "multilabel" else None,
         probabilities=dict(zip(card.task.classes, prediction.probabilities, strict=True)),
         logits=prediction.logits,
         interval=prediction.interval,
-        operating_point=card.operating_point,
+        operating_point=(card.operating_points or {}).get(card.task.classes[predicted], card.operating_point),
         calibration=card.calibration,
         conformal_set=None if chosen is None else tuple(card.task.classes[index] for index in chosen),
         modalities_used=prediction.modalities_used,
@@ -63,9 +67,16 @@ def prediction_document(
     )
 
 
-def shown_probability(prediction: Prediction, predicted: int) -> float:
-    """Return the probability that is shown: of the positive class when binary, else of the predicted class."""
-    return prediction.probabilities[1 if len(prediction.probabilities) == 2 else predicted]
+def predicted_name(prediction: Prediction, card: ModelCard, predicted: int) -> str:
+    """Return the name of the predicted class; of several labels those that reach their operating points."""
+    if card.task.kind == "multilabel":
+        return "; ".join(predicted_labels(prediction.probabilities, card)) or NO_LABEL
+    return card.task.classes[predicted]
+
+
+def shown_probability(prediction: Prediction, card: ModelCard, predicted: int) -> float:
+    """Return the probability that is shown: of the positive class when binary, else of the predicted class or label."""
+    return prediction.probabilities[1 if card.task.kind == "binary" else predicted]
 
 
 def summarise(

@@ -21,8 +21,9 @@ from medmllm.attribution.gradients import class_to_explain, explain_study
 from medmllm.config import QualityPolicy, ScoreConfig
 from medmllm.documents import ModelCard
 from medmllm.errors import MedmllmError
-from medmllm.evaluation.calibration import apply_temperature, to_probabilities
+from medmllm.evaluation.calibration import to_probabilities
 from medmllm.evaluation.conformal import conformal_sets, vote
+from medmllm.evaluation.isotonic import calibrate
 from medmllm.evaluation.ordinal import median_class
 from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.contract import nothing_to_read
@@ -43,7 +44,9 @@ from medmllm.records import (
     Study,
     Values,
 )
+from medmllm.scoring.labels import leading_label
 from medmllm.training.cohort import StudyParts, compare_note, inspect_parts, read_parts, stage_of
+from medmllm.training.label_fold import calibrate_labels, label_probabilities
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +133,16 @@ def _samples(study: Study, parts: StudyParts, package: ModelPackage) -> tuple[Sa
     """Return what each fold's model sees of a study."""
     contract = package.card.contract
     values, one = parts.values, package.folds[0]
-    first = prepare_sample(study, parts.volumes, parts.note, contract, one.tokenizer, values=values, codes=one.codes)
+    first = prepare_sample(
+        study,
+        parts.volumes,
+        parts.note,
+        contract,
+        one.tokenizer,
+        recordings=parts.recordings,
+        values=values,
+        codes=one.codes,
+    )
     if values is not None:
         _log_unknown(study, values, package)
     samples = [first]
@@ -160,6 +172,7 @@ def _modalities_used(samples: Sequence[Sample]) -> tuple[str, ...]:
     used = {
         "image": samples[0].image is not None,
         "text": any(sample.token_ids is not None for sample in samples),
+        "recording": samples[0].recording is not None,
         "table": any(sample.table is not None for sample in samples),
     }
     return tuple(name for name in MODALITIES if used[name])
@@ -226,7 +239,10 @@ def predict(ready: Sequence[_Prepared], package: ModelPackage) -> list[Predictio
         samples = [item.samples[number] for item in ready]
         batch = to_device(collate(samples, package.card.contract, pad_token_id=member.pad_token_id), device)
         raw = member.network(batch).double().cpu().numpy()
-        per_fold.append(apply_temperature(raw, fold.temperature))
+        if fold.labels is not None:
+            per_fold.append(calibrate_labels(raw, fold.labels))
+        else:
+            per_fold.append(calibrate(raw, fold.temperature, fold.isotonic))
     stacked = np.stack(per_fold)  # (folds, studies, outputs)
     return [_prediction(item, stacked[:, row], package) for row, item in enumerate(ready)]
 
@@ -239,10 +255,14 @@ def was_trained_on(study: Study, card: ModelCard) -> bool:
 
 def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage) -> Prediction:
     mean = logits.mean(axis=0)
-    binary = logits.shape[1] == 1
-    probabilities = to_probabilities(mean if binary else mean[None])[0]
-    each = to_probabilities(logits[:, 0] if binary else logits)
-    shown = each[:, 1] if binary else each[:, chosen_class(probabilities, package.card)]
+    if package.card.task.kind == "multilabel":
+        probabilities, each = label_probabilities(mean), label_probabilities(logits)
+        shown = each[:, leading_label(probabilities.tolist(), package.card)]
+    else:
+        binary = logits.shape[1] == 1
+        probabilities = to_probabilities(mean if binary else mean[None])[0]
+        each = to_probabilities(logits[:, 0] if binary else logits)
+        shown = each[:, 1] if binary else each[:, chosen_class(probabilities, package.card)]
     return Prediction(
         study_key=item.study.study_key,
         patient_key=item.study.patient_key,
@@ -272,7 +292,12 @@ def conformal_set(each: FloatArray, card: ModelCard) -> tuple[int, ...] | None:
 
 
 def predicted_class(prediction: Prediction, package: ModelPackage) -> int:
-    """Return the class index: at the operating point when binary, the median when ordered, else the most probable."""
+    """Return the class index: at the operating point when binary, the median when ordered, else the most probable.
+
+    Of several labels it is the one that leads.
+    """
+    if package.card.task.kind == "multilabel":
+        return leading_label(prediction.probabilities, package.card)
     if len(prediction.probabilities) == 2:
         return int(prediction.probabilities[1] >= package.card.operating_point)
     return chosen_class(np.array(prediction.probabilities), package.card)

@@ -13,6 +13,7 @@ from torch.utils.data import WeightedRandomSampler
 from medmllm.documents import PreprocessingContract
 from medmllm.preprocessing.sample import collate
 from medmllm.records import Batch, Sample
+from medmllm.training.processes import ALONE, Crew
 from medmllm.training_config import TrainingSettings
 
 
@@ -24,16 +25,20 @@ def batches(
     generator: torch.Generator | None,
     *,
     pin_memory: bool = False,
+    crew: Crew = ALONE,
 ) -> Iterator[Batch]:
-    """Yield batches, in the order of `draw_order` when a generator is given; a last one of one joins the one before."""
+    """Yield batches, in the order of `draw_order` when a generator is given; a last one of one joins the one before.
+
+    Of batches that several processes share, each gets its part; a last one with less than two studies for each joins.
+    """
     order = list(range(len(samples))) if generator is None else draw_order(samples, settings, generator)
     size = settings.batch_size
     starts = list(range(0, len(order), size))
-    if generator is not None and len(starts) > 1 and len(order) - starts[-1] == 1:
+    if generator is not None and len(starts) > 1 and len(order) - starts[-1] < 2 * crew.size:
         starts.pop()  # batch normalisation needs two
     for number, start in enumerate(starts):
         stop = len(order) if number == len(starts) - 1 else start + size
-        chosen = [samples[k] for k in order[start:stop]]
+        chosen = [samples[k] for k in crew.part(order[start:stop])]
         yield collate(chosen, contract, pad_token_id=pad_token_id, pin_memory=pin_memory)
 
 

@@ -1,6 +1,7 @@
 """Read a cohort for training: every study prepared once, refusals kept beside it.
 
-    Study -> chosen series -> Volumes, Note, Values -> quality gate -> Sample (no tokens, no cells yet), or a Refusal
+    Study -> chosen series -> Volumes, Note, Recordings, Values -> quality gate
+    -> Sample (no tokens, no cells yet), or a Refusal
 
 Tokens and coded cells come later, fold by fold: `tiny` learns its vocabulary, and the table its scale and its
 categories, from the training part alone.
@@ -9,13 +10,15 @@ categories, from the training part alone.
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from torch import Tensor
 
-from medmllm.config import QualityPolicy
-from medmllm.documents import ImageSettings, PreprocessingContract, TableContract, TextSettings
+from medmllm.config import QualityBounds, QualityPolicy
+from medmllm.documents import ImageSettings, PreprocessingContract, RecordingSettings, TableContract, TextSettings
 from medmllm.errors import ContractError, GeometryError, IngestError, LabelError, MedmllmError
+from medmllm.ingest.audio import read_recording
 from medmllm.ingest.study_folder import read_study_note, read_volume
 from medmllm.ingest.table_inputs import accept_numbers, read_values
 from medmllm.preprocessing.contract import VolumeFacts, accept, measure
@@ -23,7 +26,21 @@ from medmllm.preprocessing.sample import prepare_sample
 from medmllm.preprocessing.selection import choose_series
 from medmllm.quality.duplicates import NoteRegister
 from medmllm.quality.gate import Findings, inspect_study, judge, refusal_of
-from medmllm.records import Note, QualityFinding, Refusal, Sample, SeriesReference, Stage, Study, Values, Volume
+from medmllm.records import (
+    Note,
+    QualityFinding,
+    Recording,
+    RecordingReference,
+    Refusal,
+    Sample,
+    SeriesReference,
+    Stage,
+    Study,
+    Target,
+    Values,
+    Volume,
+)
+from medmllm.training.image_cache import ImageCache, KeptImage
 
 CONTRACT_VERSION = 1
 
@@ -33,9 +50,24 @@ class StudyParts:
     """What a study gives, read but not prepared; by channel name."""
 
     series: Mapping[str, SeriesReference]
-    volumes: Mapping[str, Volume] = field(repr=False)
+    volumes: Mapping[str, Volume] = field(repr=False)  # empty where the image is kept
     note: Note | None
+    recordings: tuple[Recording, ...] = ()
     values: Values | None = field(default=None, repr=False)  # of the table's columns
+    key: str | None = None  # under which the prepared image is kept, or may be
+    kept: KeptImage | None = None
+
+    @property
+    def facts(self) -> Mapping[str, VolumeFacts]:
+        """What the volumes are like, by channel name."""
+        return self.kept.about.facts if self.kept else {name: measure(one) for name, one in self.volumes.items()}
+
+    @property
+    def pixels(self) -> tuple[str, ...]:
+        """Digests of the volumes."""
+        if self.kept:
+            return self.kept.about.pixels
+        return tuple(digest for volume in self.volumes.values() if (digest := pixel_digest(volume)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +78,7 @@ class Member:
     note: Note | None
     facts: Mapping[str, VolumeFacts]  # by channel name
     pixels: tuple[str, ...] = ()  # digest of each volume as read, for the audit of leakage
+    sounds: tuple[str, ...] = ()  # digest of each recording as read, likewise
     values: Values | None = field(default=None, repr=False)  # of the table's columns
 
 
@@ -70,14 +103,24 @@ class Cohort:
         return any(member.note is not None for member in self.members)
 
     @property
+    def has_recordings(self) -> bool:
+        """Whether any study has a recording."""
+        return any(member.sample.recording is not None for member in self.members)
+
+    @property
     def has_values(self) -> bool:
         """Whether any study has a value in the table's columns."""
         return any(member.values is not None for member in self.members)
 
     @property
     def targets(self) -> list[int]:
-        """Class index of each member."""
-        return [member.sample.target for member in self.members if member.sample.target is not None]
+        """Class index of each member; empty where there are several labels instead."""
+        return [member.sample.target for member in self.members if isinstance(member.sample.target, int)]
+
+    @property
+    def labels(self) -> list[tuple[int, ...]]:
+        """Labels of each member: 1, 0 or UNKNOWN; empty where there is one target."""
+        return [member.sample.target for member in self.members if isinstance(member.sample.target, tuple)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,25 +132,42 @@ class _Looked:
     note: Note | None = None
 
 
-def read_parts(study: Study, contract: PreprocessingContract) -> StudyParts:
-    """Read the series that the contract's channels ask for, and note and table row if the contract reads them.
+def read_parts(
+    study: Study,
+    contract: PreprocessingContract,
+    cache: ImageCache | None = None,
+    bounds: QualityBounds | None = None,
+) -> StudyParts:
+    """Read the series that the contract's channels ask for, and what else the contract reads.
+
+    Args:
+        study: Of an index.
+        contract: What is read.
+        cache: Where prepared images are kept: the series of one that is there are not read.
+        bounds: Of the quality checks; given with a cache.
 
     Raises:
         MedmllmError: A required channel has no series, several fit, or one cannot be read; or a cell of the table.
     """
     series = {} if contract.image is None else choose_series(study, contract.image)
+    key = None
+    if cache is not None and bounds is not None and contract.image is not None and series:
+        key = cache.key(series, contract, bounds)
+    kept = cache.find(key) if cache is not None and key is not None else None
     regrid = contract.image.regrid if contract.image else "never"
-    volumes = {name: read_volume(reference, regrid=regrid) for name, reference in series.items()}
+    volumes = {name: read_volume(one, regrid=regrid) for name, one in series.items()} if kept is None else {}
     note = read_study_note(study) if contract.text is not None else None
     values = None if contract.table is None else read_values(study, contract.table)
-    return StudyParts(series, volumes, note, values)
+    recordings = () if contract.recording is None else tuple(map(_read_recording, study.recordings))
+    return StudyParts(series, volumes, note, recordings, values, key, kept)
 
 
 def inspect_parts(study: Study, parts: StudyParts, contract: PreprocessingContract, policy: QualityPolicy) -> Findings:
     """Return what the quality checks find in what was read of a study, judged by the policy."""
     volumes = {parts.series[name].series_key: volume for name, volume in parts.volumes.items()}
     has_note = contract.text is not None and bool(study.notes)
-    return inspect_study(study.study_key, volumes, parts.note, policy, has_note=has_note)
+    found = inspect_study(study.study_key, volumes, parts.note, policy, has_note=has_note, recordings=parts.recordings)
+    return found if parts.kept is None else (*judge(parts.kept.findings(parts.series), policy.decisions), *found)
 
 
 def compare_note(study: Study, note: Note | None, register: NoteRegister, policy: QualityPolicy) -> Findings:
@@ -131,6 +191,18 @@ def pixel_digest(volume: Volume) -> str | None:
     return digest.hexdigest()
 
 
+def _read_recording(reference: RecordingReference) -> Recording:
+    return read_recording(reference.file)
+
+
+def sound_digest(recording: Recording) -> str | None:
+    """Return a digest of a recording's samples; None for a constant one, which any other may equal."""
+    waveform = recording.waveform
+    if waveform.min() == waveform.max():
+        return None
+    return hashlib.blake2b(np.ascontiguousarray(waveform).tobytes(), digest_size=16).hexdigest()
+
+
 def stage_of(error: MedmllmError) -> Stage:
     """Return the stage at which an error stopped the reading and preparing of a study."""
     if isinstance(error, ContractError):
@@ -139,32 +211,43 @@ def stage_of(error: MedmllmError) -> Stage:
 
 
 def draft_contract(
-    image: ImageSettings | None, text: TextSettings | None, table: TableContract | None = None
+    image: ImageSettings | None,
+    text: TextSettings | None,
+    recording: RecordingSettings | None = None,
+    table: TableContract | None = None,
 ) -> PreprocessingContract:
     """Return a contract before the cohort is known: nothing is out of range yet."""
     return PreprocessingContract(
-        version=CONTRACT_VERSION, orientation="RAS", image=image, accepted={}, text=text, table=table
+        version=CONTRACT_VERSION,
+        orientation="RAS",
+        image=image,
+        accepted={},
+        text=text,
+        recording=recording,
+        table=table,
     )
 
 
 def read_cohort(
     studies: Sequence[Study],
-    targets: Mapping[str, int],
+    targets: Mapping[str, Target],
     contract: PreprocessingContract,
     *,
     policy: QualityPolicy,
     workers: int,
     advance: Callable[[int], None],
+    cache: ImageCache | None = None,
 ) -> Cohort:
     """Read and prepare every labelled study, in parallel, in order.
 
     Args:
         studies: Those of the index; ones without a target are passed over.
-        targets: study_key -> class index.
+        targets: study_key -> class index, or labels.
         contract: As of `draft_contract`.
         policy: What the quality gate lets pass.
         workers: Studies read at the same time.
         advance: Told of each study done.
+        cache: Where prepared images are kept; None keeps them in memory.
 
     Raises:
         LabelError: No study could be read at all.
@@ -172,7 +255,7 @@ def read_cohort(
     labelled = [study for study in studies if study.study_key in targets]
 
     def one(study: Study) -> _Looked:
-        return _look(study, targets[study.study_key], contract, policy)
+        return _look(study, targets[study.study_key], contract, policy, cache)
 
     members, refused, findings = [], [], []
     register = NoteRegister(policy.bounds)
@@ -192,22 +275,41 @@ def read_cohort(
     return Cohort(tuple(members), tuple(refused), tuple(findings), register.copies, contract.table)
 
 
-def _look(study: Study, target: int, contract: PreprocessingContract, policy: QualityPolicy) -> _Looked:
+def _look(
+    study: Study, target: Target, contract: PreprocessingContract, policy: QualityPolicy, cache: ImageCache | None
+) -> _Looked:
     """Read, inspect and prepare one study."""
     findings: Findings = ()
     note = None
     try:
-        parts = read_parts(study, contract)
+        parts = read_parts(study, contract, cache, policy.bounds)
         note, findings = parts.note, inspect_parts(study, parts, contract, policy)
         refusal = refusal_of(findings)
         if refusal is not None:
             return _Looked(refusal, findings, note)
-        sample = prepare_sample(study, parts.volumes, note, contract, None, values=parts.values, target=target)
+        sample = prepare_sample(
+            study,
+            parts.volumes,
+            note,
+            contract,
+            None,
+            recordings=parts.recordings,
+            values=parts.values,
+            target=target,
+            prepared=None if parts.kept is None else (parts.kept.image, parts.kept.about.channel_present),
+        )
     except MedmllmError as error:
         return _Looked(Refusal.of(error, stage_of(error)), findings, note)
-    facts = {name: measure(volume) for name, volume in parts.volumes.items()}
-    pixels = tuple(digest for volume in parts.volumes.values() if (digest := pixel_digest(volume)))
-    return _Looked(Member(sample, note, facts, pixels, parts.values), findings, note)
+    facts, pixels = parts.facts, parts.pixels
+    if cache is not None and parts.key is not None and isinstance(sample.image, Tensor):
+        channels = {reference.series_key: name for name, reference in parts.series.items()}
+        own = tuple(replace(found, where=channels[found.where]) for found in findings if found.where in channels)
+        image = cache.keep(
+            parts.key, sample.image, sample.channel_present, facts=facts, pixels=pixels, findings=own
+        )  # a full disk is no fault of the study: it ends the run
+        sample = replace(sample, image=image)
+    sounds = tuple(digest for recording in parts.recordings if (digest := sound_digest(recording)))
+    return _Looked(Member(sample, note, facts, pixels, sounds, parts.values), findings, note)
 
 
 def _in_order(

@@ -1,6 +1,6 @@
 """Cross-validate models of each modality alone, and of all fused, on the same folds.
 
-    cohort, splits -> per arm and fold: fit; temperature, threshold and conformal thresholds on the tuning part
+    cohort, splits -> per arm and fold: fit; calibration, threshold and conformal thresholds on the tuning part
     -> out-of-fold predictions, also with each modality taken away
 
 Each fold's network is written to its arm's folder as soon as it is trained, so memory stays flat. A run that was killed
@@ -20,21 +20,26 @@ from transformers import PreTrainedTokenizerBase
 from medmllm.config import TrainConfig
 from medmllm.documents import FoldModel, PreprocessingContract
 from medmllm.errors import ConfigError
-from medmllm.evaluation.calibration import apply_temperature, to_probabilities
+from medmllm.evaluation.calibration import to_probabilities
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.conformal import conformal_sets
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.modality_use import Deprived
+from medmllm.evaluation.multilabel import LabelsOutOfFold
 from medmllm.evaluation.ordinal import median_class
 from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
+from medmllm.preprocessing.stored_image import load_image
 from medmllm.provenance import file_digest
 from medmllm.records import MODALITIES, FloatArray, Sample
 from medmllm.result_documents import FoldDocument
 from medmllm.table_documents import TableCodes
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
+from medmllm.training.epoch_count import EpochCount
 from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
+from medmllm.training.label_fold import label_probabilities, labels_predicted
+from medmllm.training.label_splits import split_labels
 from medmllm.training.loop import Tracker, fit, predict_logits
 from medmllm.training.machine import Machine, set_determinism
 from medmllm.training.modality_test import FoldDeprived, assemble, take_away
@@ -53,7 +58,7 @@ class ArmResult:
 
     arm: Arm
     contract: PreprocessingContract  # the cohort's, less what the arm does not read
-    out_of_fold: OutOfFold
+    out_of_fold: OutOfFold | LabelsOutOfFold
     folds: tuple[FoldModel, ...]
     folder: Path  # holds the folds' weights and tokenizers
     deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
@@ -64,9 +69,9 @@ class FoldPrediction:
     """One fold's model on its test part."""
 
     model: FoldModel
-    logits: FloatArray  # (studies, outputs), after temperature
-    predicted: IntArray  # (studies,) class index
-    sets: BoolArray  # (studies, classes): in the conformal set
+    logits: FloatArray  # (studies, outputs), calibrated
+    predicted: IntArray | BoolArray  # (studies,) class index; or (studies, labels)
+    sets: BoolArray | None  # (studies, classes): in the conformal set; None for several labels
     deprived: FoldDeprived  # the same studies, with each modality taken away
 
 
@@ -84,9 +89,15 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
     Raises:
         ConfigError: No arm is left.
     """
-    has = {"image": cohort.has_images, "text": cohort.has_notes, "table": cohort.has_values}
+    has = {
+        "image": cohort.has_images,
+        "text": cohort.has_notes,
+        "recording": cohort.has_recordings,
+        "table": cohort.has_values,
+    }
     has["fused"] = sum(has.values()) > 1
-    asked = [arm for arm in config.training.arms if arm != "table" or config.table.columns]
+    off = {"recording": not config.recording.enabled, "table": not config.table.columns}
+    asked = [arm for arm in config.training.arms if not off.get(arm, False)]
     arms = [arm for arm in asked if has[arm]]
     said = [f"No {arm} arm: the studies lack what it reads." for arm in asked if not has[arm]]
     if not arms:
@@ -94,8 +105,18 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
     return arms, said
 
 
-def split_cohort(cohort: Cohort, settings: TrainingSettings) -> SplitPlan:
-    """Return the folds of a cohort, as the settings ask."""
+def split_cohort(cohort: Cohort, settings: TrainingSettings, labels: Sequence[str] = ()) -> SplitPlan:
+    """Return the folds of a cohort, as the settings ask; `labels` names several labels, where there are any."""
+    if labels:
+        return split_labels(
+            [member.sample.patient_key for member in cohort.members],
+            cohort.labels,
+            labels,
+            study_keys=[member.sample.study_key for member in cohort.members],
+            folds=settings.folds,
+            tuning_fraction=settings.tuning_fraction,
+            seed=settings.seed,
+        )
     return make_splits(
         [member.sample.patient_key for member in cohort.members],
         cohort.targets,
@@ -126,12 +147,14 @@ def cross_validate(
     """Train every arm on the same folds, each fold in a child run of its own.
 
     Packages go to OUT/model (the main arm) and OUT/model_ARM; a fold's weights are written as soon as it is trained.
-    What is reached is kept in OUT/checkpoints; with `resume`, training goes on from there.
+    What is reached is kept in OUT/checkpoints; with `resume`, training goes on from there. `advance` is told of every
+    epoch, and of those that a fold did not need when it is done.
     """
     set_determinism(config.training)
     text = config.text.reading if cohort.has_notes else None
     table = cohort.table if cohort.has_values else None
-    draft = draft_contract(config.image if cohort.has_images else None, text, table)
+    recording = config.recording if cohort.has_recordings else None
+    draft = draft_contract(config.image if cohort.has_images else None, text, recording, table)
     contract = final_contract(cohort, draft, margin=config.acceptance_margin)
     # When overwriting, also what is left of arms that are not trained now.
     for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:
@@ -145,13 +168,15 @@ def cross_validate(
             child = tracked.child(f"{arm} fold {split.fold}")
             kept = Kept(out, folder, origin, arm, split.fold)
             done = kept.finished()
+            count = EpochCount(child, advance, config.training.epochs)
             if done is None:
-                done = _run_fold(split, cohort, own, classes, config, kept, child)
+                done = _run_fold(split, cohort, own, classes, config, kept, count)
             found = _predicted(*done, ordered=config.task.ordered)
-            child.log_metrics({"temperature": found.model.temperature, "threshold": found.model.threshold})
+            if found.model.labels is None:
+                child.log_metrics({"temperature": found.model.temperature, "threshold": found.model.threshold})
             child.end()
             folds.append(found)
-            advance(1)
+            count.finish()
         results.append(_assemble(arm, own, plan, folds, folder))
     return tuple(results)
 
@@ -160,12 +185,16 @@ def _assemble(
     arm: Arm, contract: PreprocessingContract, plan: SplitPlan, folds: Sequence[FoldPrediction], folder: Path
 ) -> ArmResult:
     n = len(plan.test_fold)
-    logits, predicted = np.zeros((n, folds[0].logits.shape[1])), np.zeros(n, dtype=np.int64)
-    sets = np.zeros((n, folds[0].sets.shape[1]), dtype=bool)
-    for split, found in zip(plan.folds, folds, strict=True):
-        logits[split.test], predicted[split.test], sets[split.test] = found.logits, found.predicted, found.sets
-    shown = logits[:, 0] if logits.shape[1] == 1 else logits
-    out_of_fold = OutOfFold(arm, to_probabilities(shown), shown, predicted, sets)
+    order = np.concatenate([split.test for split in plan.folds]).argsort()
+    logits = np.concatenate([found.logits for found in folds])[order]
+    predicted = np.concatenate([found.predicted for found in folds])[order]
+    out_of_fold: OutOfFold | LabelsOutOfFold
+    if folds[0].model.labels is not None:
+        out_of_fold = LabelsOutOfFold(arm, label_probabilities(logits), logits, predicted)
+    else:
+        sets = np.concatenate([found.sets for found in folds if found.sets is not None])[order]
+        shown = logits[:, 0] if logits.shape[1] == 1 else logits
+        out_of_fold = OutOfFold(arm, to_probabilities(shown), shown, predicted, sets)
     deprived = assemble([(split.test, found.deprived) for split, found in zip(plan.folds, folds, strict=True)], n)
     return ArmResult(arm, contract, out_of_fold, tuple(found.model for found in folds), folder, deprived)
 
@@ -184,7 +213,7 @@ def _run_fold(
     seed = settings.seed + 1000 * (split.fold + 1)
     torch.manual_seed(seed)
     tokenizer, codes = fold_tokenizer(cohort, split, contract), fold_codes(cohort, split, contract)
-    member = _new_member(tokenizer, codes, contract, classes, config)
+    member = _new_member(tokenizer, codes, contract, classes, config, labels=bool(cohort.labels))
     samples = read_notes(member, tokenize_cohort(cohort, contract, tokenizer, codes), contract, settings)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
     done = fit(
@@ -201,14 +230,14 @@ def _run_fold(
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
     raw = {name: predict_logits(member, parts[name], contract, settings, machine) for name in ("tune", "test")}
     truth = np.array([sample.target for sample in parts["tune"]])
-    decided = decide_on_tuning(raw["tune"], truth, coverage=config.evaluation.coverage)
-    logits = apply_temperature(raw["test"], decided.temperature)
+    decided = decide_on_tuning(raw["tune"], truth, config.evaluation)
+    logits = decided.calibrate(raw["test"])
 
     def predict(changed: Sequence[Sample]) -> FloatArray:
         found = predict_logits(member, changed, contract, settings, machine)
-        return _chances(apply_temperature(found, decided.temperature))
+        return _chances(decided.calibrate(found), labels=decided.labels is not None)
 
-    repeats = config.evaluation.permutations
+    repeats = 0 if cohort.labels else config.evaluation.permutations  # told for one target only
     deprived = take_away(predict, parts["test"], member.network.modalities, permutations=repeats, seed=seed)
     write_weights(kept.folder, split.fold, member)
     model = FoldModel(
@@ -217,8 +246,10 @@ def _run_fold(
         weights_sha256=file_digest(kept.folder / weights_name(split.fold)),
         best_epoch=done.best_epoch,
         temperature=decided.temperature,
+        isotonic=decided.isotonic,
         threshold=decided.threshold,
         conformal_thresholds=decided.conformal_thresholds,
+        labels=decided.labels,
     )
     kept.finish(model, logits, deprived)
     return model, logits, deprived
@@ -230,26 +261,33 @@ def _new_member(
     contract: PreprocessingContract,
     classes: tuple[str, ...],
     config: TrainConfig,
+    *,
+    labels: bool,
 ) -> FoldNetwork:
     """Return what a fold's training starts from, and learns of."""
     text_network = None
     if contract.text is not None and tokenizer is not None:
         text_network = new_text_network(contract.text, config.model, tokenizer)
-    ordered = config.task.ordered
-    network = build_network(contract, config.model, classes, text_network, codes, ordered=ordered)
+    network = build_network(
+        contract, config.model, classes, text_network, codes, ordered=config.task.ordered, labels=labels
+    )
     start_from_weights(network, config.model)
     limit_training(network, config.text)
     return FoldNetwork(network, tokenizer, codes)
 
 
 def _predicted(model: FoldModel, logits: FloatArray, deprived: FoldDeprived, *, ordered: bool) -> FoldPrediction:
-    """Return what a fold's model says of its test part, from its logits after temperature."""
+    """Return what a fold's model says of its test part, from its logits calibrated."""
+    if model.labels is not None:
+        return FoldPrediction(model, logits, labels_predicted(logits, model.labels), None, deprived)
     assert model.conformal_thresholds is not None  # this training has them
     sets = conformal_sets(_chances(logits), model.conformal_thresholds)
     return FoldPrediction(model, logits, decide(logits, model.threshold, ordered=ordered), sets, deprived)
 
 
-def _chances(logits: FloatArray) -> FloatArray:
+def _chances(logits: FloatArray, *, labels: bool = False) -> FloatArray:
+    if labels:
+        return label_probabilities(logits)
     return to_probabilities(logits[:, 0] if logits.shape[1] == 1 else logits)
 
 
@@ -257,7 +295,7 @@ def decide(logits: FloatArray, threshold: float, *, ordered: bool = False) -> In
     """Return the class index of each study: at the threshold when binary, the median when ordered, else the likeliest.
 
     Args:
-        logits: Shape (studies, outputs), after temperature.
+        logits: Shape (studies, outputs), calibrated.
         threshold: On the positive class's probability; read only when there is one output.
         ordered: The classes have an order.
     """
@@ -278,7 +316,7 @@ def mean_image(cohort: Cohort) -> Tensor:
     for member in cohort.members:
         if member.sample.image is None:
             continue
-        image = member.sample.image.as_subclass(Tensor).double()
+        image = load_image(member.sample.image).double()
         here = torch.tensor(member.sample.channel_present).double()[:, None, None, None]
         total = image * here if total is None else total + image * here
         count = here if count is None else count + here

@@ -17,6 +17,7 @@ from medmllm.training.batches import augment
 from medmllm.training.feeding import feed
 from medmllm.training.losses import Loss
 from medmllm.training.machine import Machine
+from medmllm.training.processes import ALONE, Crew
 from medmllm.training_config import TrainingSettings
 
 
@@ -30,6 +31,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     schedule: LambdaLR
     settings: TrainingSettings
+    crew: Crew = ALONE
 
 
 def train_epoch(learner: Learner, batches: Iterator[Batch], generator: torch.Generator) -> float:
@@ -37,28 +39,35 @@ def train_epoch(learner: Learner, batches: Iterator[Batch], generator: torch.Gen
 
     Args:
         learner: Changed in place.
-        batches: With targets, in the processor's memory.
+        batches: With targets, in the processor's memory; of each, this process's part.
         generator: Of the augmentation.
     """
     learner.network.train()
-    machine, studies = learner.machine, 0
+    machine, crew, studies = learner.machine, learner.crew, 0.0
     # Summed on the device: reading each step's loss would make the processor wait for the step.
     total = torch.zeros((), dtype=torch.float64, device=machine.device)
     fed = feed(batches, machine.move, machine.device)
     while group := tuple(islice(fed, learner.settings.accumulate)):
         changed = [machine.lay_out(augment(batch, learner.settings, generator)) for batch in group]
-        count = sum(len(batch.study_keys) for batch in group)
+        (count,) = crew.totals(float(sum(len(batch.study_keys) for batch in group)))
         total += _step(learner, changed).double() * count
-        studies += count
-    return float(total) / studies
+        studies += float(count)
+    crew.average_statistics(learner.network)
+    (whole,) = crew.totals(total)
+    return float(whole) / studies
 
 
 def _step(learner: Learner, group: Sequence[Batch]) -> Tensor:
-    """Change the network by the gradient of several batches' studies; return their mean loss before."""
+    """Change the network by the gradient of several batches' studies.
+
+    Returns:
+        Their mean loss before; where several processes share the batches, this one's part of it.
+    """
     targets = [batch.target for batch in group]
     divisors = [learner.loss_of.divisor(target) for target in targets if target is not None]
     assert len(divisors) == len(group), "training samples have targets"
-    mean, whole = torch.zeros((), device=learner.machine.device), sum(divisors)
+    mean = torch.zeros((), device=learner.machine.device)
+    (whole,) = learner.crew.totals(sum(divisors))
     learner.optimizer.zero_grad(set_to_none=True)
     for batch, target, divisor in zip(group, targets, divisors, strict=True):
         assert target is not None
@@ -68,6 +77,7 @@ def _step(learner: Learner, group: Sequence[Batch]) -> Tensor:
         loss = learner.loss_of(logits, target) * (divisor / whole)
         loss.backward()
         mean += loss.detach()
+    learner.crew.add_up(learner.network)
     nn.utils.clip_grad_norm_(learner.network.parameters(), learner.settings.gradient_clip)
     learner.optimizer.step()
     learner.schedule.step()

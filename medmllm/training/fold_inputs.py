@@ -64,6 +64,8 @@ def tokenize_cohort(
         sample = member.sample
         if contract.image is None:
             sample = replace(sample, image=None, channel_present=())
+        if contract.recording is None:
+            sample = replace(sample, recording=None)
         if contract.text is not None and tokenizer is not None and member.note is not None:
             tokens = tokenize_note(member.note, contract.text, tokenizer)
             if tokens is not None:

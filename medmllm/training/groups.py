@@ -67,6 +67,11 @@ def band_name(value: float, edges: Sequence[float]) -> str:
     return f"{edges[place - 1]:g} to below {edges[place]:g}"
 
 
+def band_names(edges: Sequence[float]) -> list[str]:
+    """Return the names of all bands, lowest first."""
+    return [band_name(value, edges) for value in (-math.inf, *edges)]
+
+
 def _banded(cells: Mapping[str, str | None], column: str, edges: Sequence[float]) -> dict[str, str | None]:
     numbers = {key: None if cell is None else _number(cell) for key, cell in cells.items()}
     words = sum(value is not None and math.isnan(value) for value in numbers.values())

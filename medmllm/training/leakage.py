@@ -50,10 +50,12 @@ def audit(cohort: Cohort, plan: SplitPlan, settings: TrainingSettings) -> list[s
             "study of a patient to one side."
         )
     pixels = _gather((digest, k) for k, member in enumerate(cohort.members) for digest in set(member.pixels))
+    sounds = _gather((digest, k) for k, member in enumerate(cohort.members) for digest in set(member.sounds))
     notes = _gather((cohort.note_copies.get(key, key), k) for k, key in enumerate(keys))
     remarks = []
     for what, groups, setting, decision in (
         ("with the same pixels under two patients", pixels, "same_pixels", settings.same_pixels),
+        ("with the same recording under two patients", sounds, "same_pixels", settings.same_pixels),
         ("with much the same note under two patients", notes, "copied_notes", settings.copied_notes),
     ):
         found = leaks(plan, groups)

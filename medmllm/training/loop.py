@@ -18,7 +18,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from medmllm.documents import PreprocessingContract
-from medmllm.errors import MedmllmError
+from medmllm.errors import ConfigError, MedmllmError
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.package import FoldNetwork
 from medmllm.records import Sample
@@ -27,7 +27,8 @@ from medmllm.training.checkpoint import Checkpoint, FitState
 from medmllm.training.epoch import Learner, train_epoch
 from medmllm.training.feeding import feed
 from medmllm.training.losses import Loss, make_loss
-from medmllm.training.machine import Machine
+from medmllm.training.machine import Machine, set_determinism
+from medmllm.training.processes import ALONE, Crew, crew_of
 from medmllm.training_config import TrainingSettings
 
 
@@ -71,43 +72,112 @@ def fit(
         checkpoint: Where the state is kept after every epoch, and gone on from; None keeps none.
 
     Raises:
-        ConfigError: The device is absent.
-        MedmllmError: `diverged`: no epoch had a finite tuning loss.
+        ConfigError: The device is absent, or there are too few studies or GPUs for so many processes.
+        MedmllmError: `diverged`: no epoch had a finite tuning loss; `process_lost`: one of several ended.
     """
-    torch.manual_seed(seed)
-    network, generator = member.network, torch.Generator().manual_seed(seed)
-    learner = new_learner(network, train, settings)
-    machine = learner.machine
-    state = FitState(network, learner.optimizer, learner.schedule, generator)
-    if checkpoint is not None:
-        checkpoint.load(state)
+    machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
+    if settings.processes > 1 and len(train) < 2 * settings.processes:
+        raise ConfigError(f"[training] processes = {settings.processes} is too many for {len(train)} training studies")
+    work = (member, train, contract, settings, seed, checkpoint)
+    with crew_of(settings.processes, machine.device, _follow, work) as crew:
+        return _lead(crew, *work, tune=tune, tracker=tracker)
+
+
+def _lead(
+    crew: Crew,
+    member: FoldNetwork,
+    train: Sequence[Sample],
+    contract: PreprocessingContract,
+    settings: TrainingSettings,
+    seed: int,
+    checkpoint: Checkpoint | None,
+    *,
+    tune: Sequence[Sample],
+    tracker: Tracker,
+) -> Fit:
+    learner, state = _begin(crew, member.network, train, settings, seed, checkpoint)
     # Asked before each epoch: a state saved after its last one must not train on.
-    while state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience:
-        drawn = batches(train, contract, settings, member.pad_token_id, generator, pin_memory=machine.pin_memory)
-        train_loss = train_epoch(learner, drawn, generator)
-        tuning_loss = _tuning_loss(member, tune, contract, settings, learner.loss_of, machine)
+    while crew.goes_on(state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience):
+        train_loss = _train_on(learner, state, member, train, contract)
+        tuning_loss = _tuning_loss(member, tune, contract, settings, learner.loss_of, learner.machine)
         state.epoch += 1
         tracker.log_epoch(state.epoch, {"train_loss": train_loss, "tuning_loss": tuning_loss})
         if tuning_loss < state.best_loss:
             state.best_epoch, state.best_loss = state.epoch, tuning_loss
-            state.best_weights = copy.deepcopy(network.state_dict())
+            state.best_weights = copy.deepcopy(state.network.state_dict())
         if checkpoint is not None:
             checkpoint.save(state)
     return _best(state)
 
 
-def new_learner(network: StudyClassifier, train: Sequence[Sample], settings: TrainingSettings) -> Learner:
+def _follow(
+    crew: Crew,
+    member: FoldNetwork,
+    train: Sequence[Sample],
+    contract: PreprocessingContract,
+    settings: TrainingSettings,
+    seed: int,
+    checkpoint: Checkpoint | None,
+) -> None:
+    """Take part in every epoch that the leader begins."""
+    set_determinism(settings)
+    member = copy.deepcopy(member)  # what came here lies in memory shared with the leader
+    learner, state = _begin(crew, member.network, train, settings, seed, checkpoint)
+    while crew.goes_on(False):
+        _train_on(learner, state, member, train, contract)
+
+
+def _begin(
+    crew: Crew,
+    network: StudyClassifier,
+    train: Sequence[Sample],
+    settings: TrainingSettings,
+    seed: int,
+    checkpoint: Checkpoint | None,
+) -> tuple[Learner, FitState]:
+    torch.manual_seed(seed)
+    learner = new_learner(network, train, settings, crew)
+    state = FitState(network, learner.optimizer, learner.schedule, torch.Generator().manual_seed(seed))
+    if checkpoint is not None:
+        checkpoint.load(state)
+    return learner, state
+
+
+def _train_on(
+    learner: Learner,
+    state: FitState,
+    member: FoldNetwork,
+    train: Sequence[Sample],
+    contract: PreprocessingContract,
+) -> float:
+    """Train for one epoch and return its mean loss."""
+    order, crew = state.generator, learner.crew
+    changes = order
+    if crew.size > 1:  # all draw the same order; dropout and changes of the images are each one's own
+        own = int(torch.randint(2**62, (), generator=order.clone_state())) + crew.rank
+        torch.manual_seed(own)
+        changes = torch.Generator().manual_seed(own)
+    drawn = batches(
+        train, contract, learner.settings, member.pad_token_id, order, pin_memory=learner.machine.pin_memory, crew=crew
+    )
+    return train_epoch(learner, drawn, changes)
+
+
+def new_learner(
+    network: StudyClassifier, train: Sequence[Sample], settings: TrainingSettings, crew: Crew = ALONE
+) -> Learner:
     """Return a network, moved to its device, with all that an epoch on these samples takes.
 
     Raises:
         ConfigError: The device is absent.
     """
-    machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
+    device = settings.device if crew.size == 1 else str(crew.device)
+    machine = Machine.of(device, settings.precision, channels_last=settings.channels_last)
     machine.place(network)
     drawn = math.ceil(len(train) / settings.batch_size)
     optimizer, schedule = _optimizer(network, settings, math.ceil(drawn / settings.accumulate))
     loss_of = make_loss(train, settings, network.outputs, machine.device)
-    return Learner(network, machine, loss_of, optimizer, schedule, settings)
+    return Learner(network, machine, loss_of, optimizer, schedule, settings, crew)
 
 
 def _best(state: FitState) -> Fit:

@@ -16,10 +16,8 @@ from torch.nn import functional
 
 from medmllm.errors import ConfigError
 from medmllm.records import Sample
+from medmllm.training.label_loss import EFFECTIVE_BETA, make_label_loss
 from medmllm.training_config import TrainingSettings
-
-EFFECTIVE_BETA = 0.999
-"""The n-th study of a class counts as this to the power of n - 1: 1,000 count as 632, 100 as 95."""
 
 _SMALLEST = 1e-12  # a power below 1 has no slope at 0
 
@@ -34,11 +32,13 @@ class Loss(Protocol):
 
 
 def make_loss(train: Sequence[Sample], settings: TrainingSettings, outputs: int, device: torch.device) -> Loss:
-    """Return the loss for these samples, its classes weighted and its studies focused on as asked.
+    """Return the loss for these samples, its classes weighted and its studies focused on as asked; see also label_loss.
 
     Raises:
         ConfigError: Weights are given for another number of classes.
     """
+    if isinstance(train[0].target, tuple):
+        return make_label_loss(train, settings, device)
     weights = class_weights(train, settings, max(2, outputs)).to(device)
     return ClassLoss(weights, outputs, settings.focal_gamma if settings.loss == "focal" else 0.0)
 

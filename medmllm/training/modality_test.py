@@ -23,6 +23,7 @@ Predict = Callable[[Sequence[Sample]], FloatArray]
 INPUTS: Mapping[str, tuple[str, ...]] = {
     "image": ("image", "channel_present"),
     "text": ("token_ids", "words", "note_features"),
+    "recording": ("recording",),
     "table": ("table", "cell_present"),
 }
 """Modality -> the fields of a Sample that hold it; the first one is None where it is missing."""
@@ -112,6 +113,7 @@ def without(sample: Sample, modality: str) -> Sample:
         "token_ids": None,
         "words": (),
         "note_features": None,
+        "recording": None,
         "table": None,
         "cell_present": (),
     }

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medmllm.ingest.keys import load_keyring
-from medmllm.records import Study
+from medmllm.records import Study, Target
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import split_cohort
+from medmllm.training.label_splits import carve_label_tuning, check_enough_labels, refuse_lacking
 from medmllm.training.leakage import audit
 from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds
 from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
@@ -22,25 +23,34 @@ Given = tuple[GivenFold, ...]
 
 
 def look_ahead(
-    studies: Sequence[Study], targets: Mapping[str, int], settings: TrainingSettings, splits: Path | None
+    studies: Sequence[Study],
+    targets: Mapping[str, Target],
+    settings: TrainingSettings,
+    splits: Path | None,
+    *,
+    labels: Sequence[str] = (),
 ) -> Given | None:
     """Return the folds of a split file or of sites, if asked for; refuse what no reading of studies can mend.
 
     Args:
         studies: Those of the index.
-        targets: study_key -> class index.
+        targets: study_key -> class index, or labels.
         settings: With the number of folds, and the column of sites.
         splits: splits.json of a run, or nnU-Net's splits_final.json.
+        labels: Names of several labels; empty where there is one target.
 
     Raises:
         SplitError: Too few patients, one class only, or a split file or column of sites that does not fit.
     """
     labelled = [study for study in studies if study.study_key in targets]
     if splits is None and settings.group_out:
-        return site_folds(labelled, targets, settings.group_out)
+        return site_folds(labelled, {key: _stratum(target) for key, target in targets.items()}, settings.group_out)
     if splits is None:
-        patients = [study.patient_key for study in labelled]
-        check_enough(patients, [targets[study.study_key] for study in labelled], settings.folds)
+        patients, known = [study.patient_key for study in labelled], [targets[study.study_key] for study in labelled]
+        if labels:
+            check_enough_labels(patients, [own for own in known if isinstance(own, tuple)], labels, settings.folds)
+        else:
+            check_enough(patients, list(map(_stratum, known)), settings.folds)
         return None
     patient_of = {study.study_key: study.patient_key for study in studies}
     given = read_split_file(splits, load_keyring().study, patient_of)
@@ -51,10 +61,22 @@ def look_ahead(
     return given
 
 
+def _stratum(target: Target) -> int:
+    """Return what given folds are checked and carved by: the class; several labels are looked at on their own."""
+    return target if isinstance(target, int) else 0
+
+
 def settle_folds(
-    cohort: Cohort, settings: TrainingSettings, given: Given | None, out: Path
+    cohort: Cohort, settings: TrainingSettings, given: Given | None, out: Path, *, labels: Sequence[str] = ()
 ) -> tuple[SplitPlan, list[str]]:
     """Return the audited folds, written to OUT, and remarks on sites and on what leaks, or may, and is allowed to.
+
+    Args:
+        cohort: As read.
+        settings: Of the folds.
+        given: As of `look_ahead`.
+        out: RUN.
+        labels: Names of several labels; empty where there is one target.
 
     Raises:
         SplitError: The cohort cannot be split so; LeakageError names what leaks.
@@ -64,21 +86,48 @@ def settle_folds(
     if given is not None and settings.group_out:
         folds, remarks = read_folds(given, keys)
         given = tuple(folds)
-    if given is None:
-        plan = split_cohort(cohort, settings)
-    else:
-        plan = plan_given(
-            given,
-            [member.sample.patient_key for member in cohort.members],
-            cohort.targets,
-            study_keys=keys,
-            tuning_fraction=settings.tuning_fraction,
-            seed=settings.seed,
-            whole_tests=not settings.group_out,
-        )
+    plan = _plan(cohort, settings, given, labels)
     if settings.group_out:
-        remarks += remark_sites(plan, cohort.targets, settings.group_out)
+        remarks += remark_sites(plan, _strata(cohort), settings.group_out)
     remarks += audit(cohort, plan, settings)
-    remarks += remark_columns(cohort)
+    remarks += remark_columns(cohort, labels)
     write_splits(plan, keys, out)
     return plan, remarks
+
+
+def _strata(cohort: Cohort) -> list[int]:
+    return cohort.targets or [0] * len(cohort.members)
+
+
+def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, labels: Sequence[str]) -> SplitPlan:
+    """Return folds as the settings ask, or as given; of several labels every part is looked at label by label."""
+    if given is None:
+        return split_cohort(cohort, settings, labels)
+    keys = [member.sample.study_key for member in cohort.members]
+    patients = [member.sample.patient_key for member in cohort.members]
+    fraction, seed, whole_tests = settings.tuning_fraction, settings.seed, not settings.group_out
+    if labels and any(fold.tune is None for fold in given):
+        check_all_given(given, keys)
+        place = {key: k for k, key in enumerate(keys)}
+        return carve_label_tuning(
+            [[place[key] for key in fold.test if key in place] for fold in given],
+            patients,
+            cohort.labels,
+            labels,
+            study_keys=keys,
+            tuning_fraction=fraction,
+            seed=seed,
+            whole_tests=whole_tests,
+        )
+    plan = plan_given(
+        given,
+        patients,
+        _strata(cohort),
+        study_keys=keys,
+        tuning_fraction=fraction,
+        seed=seed,
+        whole_tests=whole_tests,
+    )
+    if labels:
+        refuse_lacking(plan, cohort.labels, labels, whole_tests=whole_tests)
+    return plan

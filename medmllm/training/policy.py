@@ -48,12 +48,13 @@ def judge(
     return (
         *_on_metrics(policy, arm),
         *(rule for found in subgroups for rule in _on_gaps(policy, found)),
+        *(() if subgroups else _without_groups(policy)),
         *_on_use(policy, arm.arm, reads, own),
     )
 
 
 def _on_metrics(policy: PolicySettings, arm: ArmEvaluation) -> Iterator[RuleDocument]:
-    values = {metric.name: metric.estimate for metric in arm.metrics}
+    values = {metric.name: metric.estimate for metric in arm.metrics if metric.group == "all"}
     for kind, bounds in (("least", policy.least), ("most", policy.most)):
         for name, bound in bounds.items():
             value = values.get(name)
@@ -71,6 +72,11 @@ def _on_gaps(policy: PolicySettings, found: SubgroupDocument) -> Iterator[RuleDo
         met = value is not None and value <= bound
         what = f"{name} between groups of {found.column}{between}"
         yield _rule(f"policy.gap.{name}", what, value, bound, f"at most {bound:g}", met)
+
+
+def _without_groups(policy: PolicySettings) -> Iterator[RuleDocument]:
+    for name, bound in policy.gap.items():
+        yield _rule(f"policy.gap.{name}", f"{name} between groups", None, bound, f"at most {bound:g}", met=False)
 
 
 def _on_use(

@@ -5,7 +5,6 @@
 A fold counts as done only while its weights and tokenizer are, byte for byte, those it was finished with.
 """
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,15 +18,17 @@ from medmllm.config import TrainConfig
 from medmllm.documents import FoldModel
 from medmllm.errors import MisuseError
 from medmllm.models.package import codes_name, weights_name
+from medmllm.preprocessing.stored_image import load_image, voxel_digest
 from medmllm.provenance import file_digest, text_digest
-from medmllm.records import FloatArray
+from medmllm.records import FloatArray, StoredImage
 from medmllm.training.checkpoint import FOLDER, Checkpoint, Origin, read_state, write_state
 from medmllm.training.cohort import Cohort
+from medmllm.training.image_cache import RUN_FOLDER
 from medmllm.training.modality_test import FoldDeprived
 from medmllm.training.starting_weights import weights_input
 
 UNTRAINED: Mapping[str, bool | set[str]] = {
-    "tracking": True, "intended_use": True, "policy": True,
+    "tracking": True, "intended_use": True, "policy": True, "training": {"cache"},
     "evaluation": {"bootstrap_samples", "confidence", "ignored_below", "subgroups"},
 }  # fmt: skip
 """Settings that no fold depends on."""
@@ -36,19 +37,20 @@ UNTRAINED: Mapping[str, bool | set[str]] = {
 def origin_of(config: TrainConfig, split: str, cohort: Cohort) -> Origin:
     """Return what checkpoints of this training belong to; the cohort's digest covers all that a network reads."""
     settings = config.model_dump_json(exclude=UNTRAINED)
-    start = weights_input(config.model).values()  # another file under the same name is another training
+    start = weights_input(config).values()  # other weights under the same name are another training
     parts = []
     for member in cohort.members:
         sample = member.sample
-        image = "" if sample.image is None else _digest(sample.image.as_subclass(Tensor))
+        image = "" if sample.image is None else _digest(sample.image)
         parts += [sample.study_key, str(sample.target), str(sample.channel_present)]
         parts += ["" if member.note is None else member.note.text, image]
+        parts += [_digest(spectrum) for spectrum in sample.recording or ()]
         parts += [] if member.values is None else [repr(sorted(member.values.items()))]
     return Origin(text_digest([settings, *start]), split, text_digest(parts))
 
 
-def _digest(image: Tensor) -> str:
-    return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
+def _digest(image: Tensor | StoredImage) -> str:
+    return image.voxels if isinstance(image, StoredImage) else voxel_digest(load_image(image))
 
 
 def check_unfinished(out: Path, *, resume: bool, overwrite: bool) -> None:
@@ -69,8 +71,9 @@ def check_unfinished(out: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def forget(out: Path) -> None:
-    """Delete the checkpoints of a run that is whole, or starts anew."""
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    """Delete checkpoints and prepared images of a run that is whole, or starts anew."""
+    for folder in (FOLDER, RUN_FOLDER):
+        shutil.rmtree(out / folder, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ import pandas as pd
 
 from medmllm.config import TrainConfig
 from medmllm.csv_tables import write_table
-from medmllm.documents import ModelCard, Task
+from medmllm.documents import FoldModel, ModelCard, Task
+from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.conformal import SetEvaluation, evaluate_sets, missed_remarks, too_few_remarks
 from medmllm.evaluation.remarks import remarks
 from medmllm.ingest.study_folder import StudyIndex
-from medmllm.ingest.tables import Targets
 from medmllm.models.package import CARD, digest_files, key_digest, write_background, write_reference
 from medmllm.records import CohortEvaluation, Metric, Provenance
 from medmllm.result_documents import (
@@ -38,6 +38,12 @@ from medmllm.training.starting_weights import REPORT
 from medmllm.training.tracking import Run
 from medmllm.training.trust import Trust
 from medmllm.trust_documents import RuleDocument
+
+CALIBRATIONS = {
+    "temperature": "temperature scaling, fitted per fold on its tuning part; the folds' logits are then averaged",
+    "isotonic": "temperature scaling, then isotonic regression, fitted per fold on its tuning part; the folds' "
+    "log-odds are then averaged. Explanations are of the logit before the isotonic curve",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,8 +80,9 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
         folds=arm.folds,
         files={name: digest for name, digest in digest_files(arm.folder).items() if name not in weights},
         operating_point=float(np.mean([fold.threshold for fold in arm.folds])),
-        conformal_coverage=trained.config.evaluation.coverage,
-        calibration="temperature scaling, fitted per fold on its tuning part; the folds' logits are then averaged",
+        operating_points=_operating_points(trained.task, arm.folds),
+        conformal_coverage=None if trained.cohort.labels else trained.config.evaluation.coverage,
+        calibration=CALIBRATIONS[trained.config.evaluation.calibration],
         intended_use=trained.config.intended_use,
         training_patients=tuple(sorted({key_digest(key) for key in trained.patients})),
         training_studies=tuple(sorted(key_digest(m.sample.study_key) for m in trained.cohort.members)),
@@ -87,14 +94,27 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
     return card
 
 
+def _operating_points(task: Task, folds: Sequence[FoldModel]) -> dict[str, float] | None:
+    """Return the mean threshold of each of several labels; None where there is one target."""
+    decided = [fold.labels for fold in folds if fold.labels is not None]
+    if not decided:
+        return None
+    return {name: float(np.mean([own[k].threshold for own in decided])) for k, name in enumerate(task.classes)}
+
+
 def _reference(trained: Trained, arm: ArmResult) -> pd.DataFrame:
     """Return one row per study without keys, in an order that tells nothing."""
     rows = []
     for k, member in enumerate(trained.cohort.members):
         row: dict[str, float | int | str | None] = {
-            "target": trained.task.classes[member.sample.target or 0],
-            "note_words": 0 if member.note is None else len(member.note.text.split()),
+            "note_words": 0 if member.note is None else len(member.note.text.split())
         }
+        if isinstance(member.sample.target, tuple):
+            row |= {
+                f"target[{name}]": own for name, own in zip(trained.task.classes, member.sample.target, strict=True)
+            }
+        else:
+            row["target"] = trained.task.classes[member.sample.target or 0]
         for index, name in enumerate(trained.task.classes):
             row[f"probability[{name}]"] = float(arm.out_of_fold.probabilities[k, index])
         for name, facts in member.facts.items():
@@ -108,17 +128,17 @@ def _reference(trained: Trained, arm: ArmResult) -> pd.DataFrame:
 def write_out_of_fold(path: Path, trained: Trained) -> None:
     """Write one row per study and arm."""
     classes = trained.task.classes
-    binary = len(classes) == 2
+    binary, targets = len(classes) == 2, trained.cohort.targets
 
-    def row(arm: ArmResult, k: int, fold: int) -> OutOfFoldRow:
-        member, found = trained.cohort.members[k], arm.out_of_fold
+    def row(arm: str, found: OutOfFold, k: int, fold: int) -> OutOfFoldRow:
+        member = trained.cohort.members[k]
         logits = {classes[1]: found.logits[k]} if binary else dict(zip(classes, found.logits[k], strict=True))
         return OutOfFoldRow(
             study_key=member.sample.study_key,
             patient_key=member.sample.patient_key,
-            arm=arm.arm,
+            arm=arm,
             fold=fold,
-            target=classes[member.sample.target or 0],
+            target=classes[targets[k]],
             predicted=classes[int(found.predicted[k])],
             probabilities=dict(zip(classes, map(float, found.probabilities[k]), strict=True)),
             logits={name: float(value) for name, value in logits.items()},
@@ -126,7 +146,8 @@ def write_out_of_fold(path: Path, trained: Trained) -> None:
             abstained=None if found.sets is None else int(found.sets[k].sum()) != 1,
         )
 
-    rows = (row(arm, k, int(fold)) for arm in trained.arms for k, fold in enumerate(trained.plan.test_fold))
+    arms = [(arm.arm, arm.out_of_fold) for arm in trained.arms if isinstance(arm.out_of_fold, OutOfFold)]
+    rows = (row(*arm, k, int(fold)) for arm in arms for k, fold in enumerate(trained.plan.test_fold))
     write_table(path, OutOfFoldRow, rows, classes=classes)
 
 
@@ -166,6 +187,8 @@ def evaluation_document(
             for arm in found.arms
         ),
         differences=tuple(map(_metric, found.differences)),
+        delong=trust.delong,
+        decision_curves=trust.decision_curves,
         modality_use=trust.modality_use,
         subgroups=trust.subgroups,
         policy=rules,
@@ -188,7 +211,7 @@ def _evaluate_sets(trained: Trained) -> dict[str, SetEvaluation]:
             confidence=settings.confidence,
         )
         for arm in trained.arms
-        if arm.out_of_fold.sets is not None
+        if isinstance(arm.out_of_fold, OutOfFold) and arm.out_of_fold.sets is not None
     }
 
 
@@ -216,8 +239,13 @@ def _metric(metric: Metric) -> MetricDocument:
 
 
 def headline(evaluation: EvaluationDocument) -> dict[str, float]:
-    """Return every defined estimate by `ARM_METRIC`, for tracking."""
-    return {f"{a.arm}_{m.name}": m.estimate for a in evaluation.arms for m in a.metrics if m.estimate is not None}
+    """Return every defined estimate by `ARM_METRIC`, those of a group by `ARM_METRIC_GROUP`, for tracking."""
+    return {
+        f"{arm.arm}_{metric.name}" + ("" if metric.group == "all" else f"_{metric.group}"): metric.estimate
+        for arm in evaluation.arms
+        for metric in arm.metrics
+        if metric.estimate is not None
+    }
 
 
 def track_result(tracked: Run, evaluation: EvaluationDocument, out: Path, *, register_as: str) -> None:
@@ -230,7 +258,7 @@ def track_result(tracked: Run, evaluation: EvaluationDocument, out: Path, *, reg
         register_as: Name of the model in MLflow's registry; empty registers nothing.
     """
     tracked.log_metrics(headline(evaluation))
-    for name in ("settings.json", "splits.json", "evaluation.json", "out_of_fold.csv", "report.html"):
+    for name in ("settings.json", "splits.json", "evaluation.json", "out_of_fold.csv", "report.html", "figures"):
         tracked.log_file(out / name)
     if (out / REPORT).is_file():
         tracked.log_file(out / REPORT)
@@ -250,14 +278,14 @@ def summary(evaluation: EvaluationDocument, out: Path) -> str:
     return "\n".join([*lines, f"-> {out / 'report.html'}, {out / 'model'}"])
 
 
-def left_out(index: StudyIndex, found: Targets, target: str, *, synthetic: bool) -> list[str]:
-    """Return remarks on what the cohort lacks, and on what it is."""
+def left_out(index: StudyIndex, missing: Sequence[str], target: str, *, synthetic: bool) -> list[str]:
+    """Return remarks on what the cohort lacks, and on what it is; `missing` are the studies without a value."""
     said = []
     if synthetic:
         said.append("Synthetic: the outcome was planted, to need image and note together. This is no real result.")
     unclaimed = sum(problem.code == "row_without_study" for problem in index.problems)
     if unclaimed:
         said.append(f"{unclaimed} rows of the label table fit no study of the folder.")
-    if found.missing:
-        said.append(f"{len(found.missing)} studies have no value for {target} and were left out.")
+    if missing:
+        said.append(f"{len(missing)} studies have no value for {target} and were left out.")
     return said

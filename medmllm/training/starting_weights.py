@@ -16,8 +16,9 @@ from medmllm.models.fine_tuning import check_extra
 from medmllm.models.image_encoder import ImageEncoder, check_encoder, check_grid
 from medmllm.models.image_weights import WeightsReport, load_image_weights
 from medmllm.models.package import new_text_network
+from medmllm.preprocessing.audio import mel_bank
 from medmllm.preprocessing.text import TINY, load_tokenizer
-from medmllm.provenance import file_digest, stamp
+from medmllm.provenance import file_digest, stamp, text_digest
 from medmllm.result_documents import ImageWeightsDocument, MismatchDocument
 from medmllm.training.machine import Machine
 
@@ -35,6 +36,8 @@ def check_start(config: TrainConfig) -> None:
             notes' windows.
     """
     Machine.of(config.training.device)
+    if config.recording.enabled:
+        mel_bank(config.recording)
     check_extra(config.text)
     if {"image", "fused"} & set(config.training.arms):
         check_encoder(config.model)
@@ -46,9 +49,19 @@ def check_start(config: TrainConfig) -> None:
         new_text_network(config.text, config.model, tokenizer)
 
 
-def weights_input(settings: ModelSettings) -> dict[str, str]:
-    """Return the file's role and sha256 for the provenance; nothing for a random start."""
-    return {"image_weights": file_digest(Path(settings.image_weights))} if settings.image_weights else {}
+def weights_input(config: TrainConfig) -> dict[str, str]:
+    """Return role and sha256 of the weights that training starts from, for the provenance.
+
+    A random start has none, and of a text encoder by hub name only the name is known, which the settings hold.
+    """
+    found = {}
+    if config.model.image_weights:
+        found["image_weights"] = file_digest(Path(config.model.image_weights))
+    folder = Path(config.text.encoder)
+    if config.text.encoder != TINY and folder.is_dir():
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        found["text_encoder"] = text_digest([f"{path.name} {file_digest(path)}" for path in files])
+    return found
 
 
 def start_from_weights(network: StudyClassifier, settings: ModelSettings) -> None:
@@ -68,11 +81,12 @@ def report_weights(config: TrainConfig, contract: PreprocessingContract, out: Pa
     (out / REPORT).unlink(missing_ok=True)  # of a run that is overwritten
     if not config.model.image_weights or contract.image is None:
         return
-    found, digest = _try(config.model, len(contract.image.channels)), weights_input(config.model)
+    found = _try(config.model, len(contract.image.channels))
+    digest = file_digest(Path(config.model.image_weights))
     logger.info(found.line)
     document = ImageWeightsDocument(
         file=Path(config.model.image_weights).name,
-        sha256=digest["image_weights"],
+        sha256=digest,
         image_encoder=config.model.image_encoder,
         loaded=found.loaded,
         adapted=found.adapted,
@@ -81,7 +95,7 @@ def report_weights(config: TrainConfig, contract: PreprocessingContract, out: Pa
         mismatched=tuple(
             MismatchDocument(name=m.name, in_file=m.in_file, in_network=m.in_network) for m in found.mismatched
         ),
-        provenance=stamp("medmllm train", seed=config.training.seed, inputs=digest),
+        provenance=stamp("medmllm train", seed=config.training.seed, inputs={"image_weights": digest}),
     )
     document.write(out / REPORT)
 

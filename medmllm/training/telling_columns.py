@@ -7,37 +7,53 @@ outcome is, cannot be seen from its name.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import pairwise
 
+from medmllm.records import UNKNOWN
 from medmllm.training.cohort import Cohort
 
 FEWEST_STUDIES = 10  # of fewer, a column may part the classes by chance
 STUDIES_PER_CATEGORY = 5
 
 
-def remark_columns(cohort: Cohort) -> list[str]:
-    """Return a remark for each column that tells the classes apart in every study that has a value in it."""
+def remark_columns(cohort: Cohort, labels: Sequence[str] = ()) -> list[str]:
+    """Return a remark for each column that tells the classes apart in every study that has a value in it.
+
+    Args:
+        cohort: As read.
+        labels: Names of several labels, each asked for on its own; empty where there is one target.
+    """
+    asked: list[tuple[str, Sequence[int]]] = [("the classes", cohort.targets)]
+    if labels:
+        asked = [(f"label {name!r}", [own[k] for own in cohort.labels]) for k, name in enumerate(labels)]
     said = []
     for column in () if cohort.table is None else cohort.table.columns:
-        cells = [
-            (member.values[column.name], member.sample.target)
-            for member in cohort.members
-            if member.values is not None and member.values[column.name] is not None
-        ]
-        classes: defaultdict[int, list[float]] = defaultdict(list)
-        owners: defaultdict[str, set[int]] = defaultdict(set)
-        for value, target in cells:
-            if isinstance(value, float):
-                classes[target or 0].append(value)
-            else:
-                owners[str(value)].add(target or 0)
-        told = _apart(list(classes.values())) if column.kind == "number" else _pure(list(owners.values()), len(cells))
-        if told and len(cells) >= FEWEST_STUDIES:
-            said.append(
-                f"Possible leakage: the column {column.name!r} alone tells the classes apart in all {len(cells)} "
-                "studies that have a value in it. Is it made from the target, or known only afterwards?"
-            )
+        values = [None if member.values is None else member.values[column.name] for member in cohort.members]
+        for what, targets in asked:
+            cells = [
+                (value, target)
+                for value, target in zip(values, targets, strict=True)
+                if value is not None and target != UNKNOWN
+            ]
+            if len(cells) >= FEWEST_STUDIES and _tells(cells, column.kind):
+                said.append(
+                    f"Possible leakage: the column {column.name!r} alone tells {what} apart in all {len(cells)} "
+                    "studies that have a value in it. Is it made from the target, or known only afterwards?"
+                )
     return said
+
+
+def _tells(cells: Sequence[tuple[float | str, int]], kind: str) -> bool:
+    """Say whether values and classes go together without exception."""
+    classes: defaultdict[int, list[float]] = defaultdict(list)
+    owners: defaultdict[str, set[int]] = defaultdict(set)
+    for value, target in cells:
+        if isinstance(value, float):
+            classes[target].append(value)
+        else:
+            owners[value].add(target)
+    return _apart(list(classes.values())) if kind == "number" else _pure(list(owners.values()), len(cells))
 
 
 def _apart(classes: list[list[float]]) -> bool:

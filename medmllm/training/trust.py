@@ -1,30 +1,45 @@
 """Ask of a finished cross-validation what it can be trusted for, and write the answers as documents.
 
-arms, groups -> use of modalities; metrics and gaps by group -> documents for evaluation.json, remarks in plain words
+arms, groups -> use of modalities, groups and gaps, DeLong's differences, decision curves
+    -> documents for evaluation.json, remarks in plain words
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from medmllm.config import TrainConfig
+from medmllm.evaluation.cohort import COMPARED_ARM, OutOfFold
+from medmllm.evaluation.decision_curve import decision_curve
+from medmllm.evaluation.delong import compare_aurocs
 from medmllm.evaluation.fairness import Subgroups, evaluate_groups, gap_remarks
 from medmllm.evaluation.modality_use import ModalityUse, evaluate_use, use_remarks
 from medmllm.evaluation.resampling import Interval
+from medmllm.records import FloatArray
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult, main_arm
-from medmllm.training.groups import Groups
-from medmllm.trust_documents import EstimateDocument, GapDocument, GroupDocument, ModalityUseDocument, SubgroupDocument
+from medmllm.training.groups import Groups, band_names
+from medmllm.trust_documents import (
+    AurocDifferenceDocument,
+    DecisionCurveDocument,
+    EstimateDocument,
+    GapDocument,
+    GroupDocument,
+    ModalityUseDocument,
+    SubgroupDocument,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
     """What evaluation.json says beside the metrics."""
 
-    modality_use: tuple[ModalityUseDocument, ...]
-    subgroups: tuple[SubgroupDocument, ...]  # of the packaged arm
-    remarks: tuple[str, ...]
+    modality_use: tuple[ModalityUseDocument, ...] = ()
+    subgroups: tuple[SubgroupDocument, ...] = ()  # of the packaged arm
+    delong: tuple[AurocDifferenceDocument, ...] = ()  # fused minus each other arm
+    decision_curves: tuple[DecisionCurveDocument, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def assess(
@@ -53,8 +68,45 @@ def assess(
     return Trust(
         modality_use=tuple(map(_use, uses)),
         subgroups=tuple(_subgroup(own, packaged_arm(arms).arm, classes) for own in found),
+        delong=tuple(_delong(arms, cohort, config)),
+        decision_curves=tuple(_decision_curves(arms, cohort, config)),
         remarks=(*use_remarks(uses, confidence=settings.confidence), *gaps),
     )
+
+
+def _delong(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> Iterator[AurocDifferenceDocument]:
+    """Yield DeLong's differences where the task is binary and every patient has one study."""
+    patients, targets = [member.sample.patient_key for member in cohort.members], np.array(cohort.targets)
+    found: dict[str, FloatArray] = {
+        arm.arm: arm.out_of_fold.probabilities for arm in arms if isinstance(arm.out_of_fold, OutOfFold)
+    }
+    fused = found.pop(COMPARED_ARM, None)
+    if fused is None or fused.shape[1] != 2 or len(set(patients)) < len(patients) or np.bincount(targets).min() < 2:
+        return
+    for name, other in found.items():
+        own = compare_aurocs(targets, fused[:, 1], other[:, 1], confidence=config.evaluation.confidence)
+        yield AurocDifferenceDocument(first=COMPARED_ARM, second=name, **asdict(own))
+
+
+def _decision_curves(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> Iterator[DecisionCurveDocument]:
+    for arm in arms:
+        if not isinstance(arm.out_of_fold, OutOfFold) or arm.out_of_fold.probabilities.shape[1] != 2:
+            continue
+        found = decision_curve(
+            arm.arm,
+            np.array(cohort.targets),
+            arm.out_of_fold.probabilities[:, 1],
+            [member.sample.patient_key for member in cohort.members],
+            confidence=config.evaluation.confidence,
+            samples=config.evaluation.bootstrap_samples,
+            seed=config.training.seed,
+        )
+        yield DecisionCurveDocument(
+            arm=found.arm,
+            thresholds=found.thresholds,
+            net_benefit=tuple(map(_estimate, found.net_benefit)),
+            treat_all=found.treat_all,
+        )
 
 
 def packaged_arm(arms: Sequence[ArmResult]) -> ArmResult:
@@ -67,6 +119,7 @@ def _uses(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> tup
     return tuple(
         use
         for arm in arms
+        if isinstance(arm.out_of_fold, OutOfFold)
         for use in evaluate_use(
             arm.out_of_fold,
             arm.deprived,
@@ -82,11 +135,13 @@ def _uses(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> tup
 
 
 def _subgroups(arm: ArmResult, cohort: Cohort, groups: Groups, config: TrainConfig) -> tuple[Subgroups, ...]:
+    bands = config.evaluation.subgroups.bands
     return tuple(
         evaluate_groups(
             arm.out_of_fold,
             [of[member.sample.study_key] for member in cohort.members],
             column=column,
+            names=band_names(bands[column]) if column in bands else None,
             targets=np.array(cohort.targets),
             patients=[member.sample.patient_key for member in cohort.members],
             fewest_patients=config.evaluation.subgroups.fewest_patients,
@@ -96,6 +151,7 @@ def _subgroups(arm: ArmResult, cohort: Cohort, groups: Groups, config: TrainConf
             ordered=config.task.ordered,
         )
         for column, of in groups.items()
+        if isinstance(arm.out_of_fold, OutOfFold)
     )
 
 

@@ -115,9 +115,7 @@ class Linear(nn.Module):
     def shape(self, total: Tensor) -> Tensor:
         return total
 
-    def forward_embedded(
-        self, batch: Batch, image: Tensor, embedded: Tensor | None, *, cells: Tensor | None = None
-    ) -> Tensor:
+    def forward_embedded(self, batch: Batch, image: Tensor, embedded: Tensor | None, **others: Tensor | None) -> Tensor:
         total = self.bias.expand(len(image), -1)
         if "image" in self.modalities:
             seen = image * batch.channel_present[:, :, None, None, None]

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from medmllm.attribution import gradients
+from medmllm.attribution.baseline import lay_line
 from medmllm.attribution.gradients import explain_study
+from medmllm.attribution.integration import integrate
 from medmllm.models.package import ModelPackage
 from medmllm.preprocessing.sample import collate
 from medmllm.records import Explanation, Sample
@@ -19,6 +21,7 @@ from tests.attribution.made_up import (
     settings,
     sources,
 )
+from tests.models import small
 
 JOINT = ["cross_attention", "bert_prefix"]
 
@@ -86,3 +89,19 @@ def test_one_modality_alone_is_explained(fusion: str, reads: str) -> None:
     explanation = explain(a_package(contract, [network], [tokenizer]), sample)
     assert explanation.modality_shares == {reads: 1.0}
     assert explanation.completeness_error <= 0.01
+
+
+@pytest.mark.parametrize("fusion", JOINT)
+def test_cells_of_a_table_take_part_as_one_token(fusion: str) -> None:
+    member = small.a_whole_member(fusion=fusion)
+    network, sample = member.network.eval(), small.a_sample(1, cells=(1.5, 1.0))
+    package = a_package(small.WHOLE, [network], [member.tokenizer], background=torch.zeros(2, *small.SIZE))
+    line = lay_line(package, 0, sample, 1)
+    with torch.no_grad():
+        change = float(line.logit(*line.point([1.0])) - line.logit(*line.point([0.0])))
+    integral = integrate(line, settings(max_steps=2048), tolerance=0.01 * abs(change))
+    image, _, table = integral.attributions
+    assert line.modalities == ("image", "text", "table")
+    assert abs(sum(part.sum() for part in integral.attributions) - change) <= 0.01 * abs(change)
+    assert image.any()
+    assert all(np.abs(table).sum(axis=1) > 0)

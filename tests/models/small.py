@@ -11,8 +11,8 @@ from medmllm.documents import (
     ImageSettings,
     ModelSettings,
     PreprocessingContract,
+    RecordingSettings,
     TableContract,
-    TextEncoderSettings,
     TextSettings,
 )
 from medmllm.models.fine_tuning import limit_training
@@ -20,8 +20,9 @@ from medmllm.models.package import FoldNetwork, build_network, new_text_network
 from medmllm.models.prefix import PREFIX_TOKENS
 from medmllm.preprocessing.sample import collate
 from medmllm.preprocessing.text import learn_tiny_tokenizer
-from medmllm.records import Batch, Sample
+from medmllm.records import Batch, Sample, Target
 from medmllm.table_documents import ColumnCode, TableCodes
+from medmllm.training_config import TextEncoderSettings
 
 SIZE = (9, 8, 10)
 CLASSES = ("no", "yes")
@@ -69,6 +70,7 @@ PARTS = ModelSettings(
     dropout=0.0,
     modality_dropout=0.0,
     tiny_width=16,
+    audio_width=2,
     table_width=6,
     text_batch_norm=False,
 )
@@ -81,7 +83,10 @@ def contract_of(arm: str) -> PreprocessingContract:
     return CONTRACT.model_copy(update=left_out)
 
 
-WHOLE = CONTRACT.model_copy(update={"table": TABLE})  # all that a model can read
+RECORDING = RecordingSettings(
+    enabled=True, sample_rate_hz=1000, duration_s=1.0, mels=5, window_s=0.064, hop_s=0.032, required=False
+)
+WHOLE = CONTRACT.model_copy(update={"recording": RECORDING, "table": TABLE})  # all that a model can read
 
 
 def a_member(arm: str = "fused", *, classes: tuple[str, ...] = CLASSES, seed: int = 3, **parts: object) -> FoldNetwork:
@@ -146,11 +151,14 @@ def a_sample(
     image: bool = True,
     note: str | None = NOTES[0],
     channels: tuple[bool, ...] = (True, True),
+    recordings: tuple[int, ...] = (),
     cells: tuple[float | None, float | None] = (None, None),
-    target: int | None = None,
+    target: Target | None = None,
 ) -> Sample:
-    """Return one seeded sample with noise for an image."""
-    voxels = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(number))
+    """Return one seeded sample with noise for an image, and for recordings of so many frames."""
+    generator = torch.Generator().manual_seed(number)
+    voxels = torch.randn(2, *SIZE, generator=generator)
+    spectra = tuple(torch.randn(RECORDING.mels, frames, generator=generator) for frames in recordings)
     return Sample(
         study_key=f"st-{number:016x}",
         patient_key=f"pt-{number:016x}",
@@ -159,6 +167,7 @@ def a_sample(
         token_ids=None if note is None else torch.tensor(TOKENIZER(note)["input_ids"]),
         words=(),
         target=target,
+        recording=spectra or None,
         table=None if cells == (None, None) else torch.tensor([cell or 0.0 for cell in cells]),
         cell_present=tuple(cell is not None for cell in cells),
     )

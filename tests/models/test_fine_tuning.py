@@ -1,21 +1,41 @@
 """What is not to learn stays as it was to the last bit, and merged adapters answer as they did beside the weights."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertModel
+from transformers import (
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    ElectraConfig,
+    ElectraModel,
+    ModernBertConfig,
+    ModernBertModel,
+    RobertaConfig,
+    RobertaModel,
+)
 
-from medmllm.documents import TextEncoderSettings
 from medmllm.errors import ConfigError
 from medmllm.models import fine_tuning
 from medmllm.models.fine_tuning import check_extra, limit_training, merge_adapters
+from medmllm.models.fusion import FUSIONS
 from medmllm.models.package import FoldNetwork
 from medmllm.models.text_encoder import TextEncoder
+from medmllm.training_config import TextEncoderSettings
 from tests.models.small import a_batch, a_limited_member, a_member, contract_of, encoder_settings, save_bert
 
 ENCODER = "text_encoder.network."
+SMALL = {
+    "vocab_size": 30,
+    "hidden_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 20,
+}
 
 
 @pytest.fixture
@@ -50,8 +70,9 @@ def logits(member: FoldNetwork) -> Tensor:
         return member.network(a_batch())
 
 
-def test_a_frozen_encoder_gets_no_gradient_and_all_the_rest_does(bert_folder: Path) -> None:
-    frozen, full = a_limited_member(bert_folder, "frozen"), a_limited_member(bert_folder, "full")
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_frozen_encoder_gets_no_gradient_and_all_the_rest_does(bert_folder: Path, fusion: str) -> None:
+    frozen, full = (a_limited_member(bert_folder, kind, fusion=fusion) for kind in ("frozen", "full"))
     every = {name for name, _ in full.network.named_parameters()}
     assert learnt(full) == every
     assert learnt(frozen) == {name for name in every if not name.startswith(ENCODER)}
@@ -104,9 +125,9 @@ def test_adapters_start_as_nothing_and_are_scaled_by_alpha_over_rank(bert_folder
     torch.testing.assert_close(found, base + 12 / 3 * b @ a)
 
 
-@pytest.mark.parametrize("arm", ["text", "fused"])
-def test_merged_adapters_answer_as_before_and_leave_a_plain_encoder(bert_folder: Path, arm: str) -> None:
-    member, plain = a_limited_member(bert_folder, "lora", arm), a_limited_member(bert_folder, "full", arm)
+@pytest.mark.parametrize(("arm", "fusion"), [("text", "concat"), *(("fused", fusion) for fusion in FUSIONS)])
+def test_merged_adapters_answer_as_before_and_leave_a_plain_encoder(bert_folder: Path, arm: str, fusion: str) -> None:
+    member, plain = (a_limited_member(bert_folder, kind, arm, fusion=fusion) for kind in ("lora", "full"))
     set_adapters(member)
     before = logits(member)
     assert (before - logits(plain)).abs().max() > 1e-2  # they matter
@@ -116,6 +137,34 @@ def test_merged_adapters_answer_as_before_and_leave_a_plain_encoder(bert_folder:
     assert own.keys() == expected.keys()
     assert all(tensor.shape == expected[name].shape for name, tensor in own.items())
     assert type(text_encoder(member).network) is BertModel
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: RobertaModel(RobertaConfig(**SMALL)),
+        lambda: ElectraModel(ElectraConfig(**SMALL, embedding_size=8)),
+        lambda: DistilBertModel(DistilBertConfig(vocab_size=30, dim=12, n_layers=2, n_heads=2, hidden_dim=16)),
+        lambda: ModernBertModel(ModernBertConfig(**SMALL, pad_token_id=0, cls_token_id=2, sep_token_id=3)),
+    ],
+    ids=["roberta", "electra", "distilbert", "modernbert"],
+)
+def test_adapters_fit_and_merge_into_the_whole_family(network: Callable[[], torch.nn.Module]) -> None:
+    torch.manual_seed(4)
+    encoder = TextEncoder(network())
+    names = list(encoder.state_dict())
+    member = a_member("text")
+    member.network.text_encoder = encoder
+    limit_training(member.network, encoder_settings("lora", Path("pretrained")))
+    set_adapters(member)
+    encoder.eval()
+    ids, mask, found = torch.tensor([[2, 7, 8, 9, 3]]), torch.ones(1, 5, dtype=torch.bool), []
+    with torch.no_grad():
+        found.append(encoder(encoder.embed(ids), mask))
+        merge_adapters(member.network)
+        found.append(encoder(encoder.embed(ids), mask))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-5)
+    assert list(encoder.state_dict()) == names
 
 
 def test_merging_leaves_networks_without_adapters_as_they_are() -> None:

@@ -4,8 +4,9 @@ from torch import nn
 
 from medmllm.documents import ModelSettings
 from medmllm.errors import ConfigError
+from medmllm.models.fusion import FUSIONS
 from medmllm.models.image_encoder import IMAGE_ENCODERS, ImageEncoder, MeanAndMax, check_grid
-from tests.models.small import PARTS, SIZE
+from tests.models.small import PARTS, SIZE, a_batch, a_member
 
 # Mean and maximum of the last feature map. ResNet: 8 w channels, four times that with bottlenecks (He et al., 2016).
 # DenseNet with growth g = w / 2, halved between its blocks: of 6, 12, 24 and 16 layers, or 6, 12, 32 and 32
@@ -242,3 +243,11 @@ def test_a_lone_image_shrunk_to_one_voxel_is_measured_by_the_batches_before_it()
 def test_pooling_lays_mean_and_maximum_side_by_side() -> None:
     features = torch.tensor([[1.0, 2.0, 6.0, 7.0], [0.0, -4.0, 0.0, 0.0]]).reshape(1, 2, 2, 1, 2)
     assert MeanAndMax()(features).tolist() == [[4.0, -1.0, 7.0, 0.0]]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("name", SMALLEST)
+def test_every_fusion_learns_from_networks_of_every_kind(name: str, fusion: str) -> None:
+    member = a_member("fused", image_encoder=name, image_width=SMALLEST[name], fusion=fusion)
+    member.network.train()(a_batch()).square().sum().backward()
+    assert [k for k, p in member.network.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []

@@ -115,7 +115,7 @@ def test_an_error_that_nobody_foresaw_names_nobody(
     def break_down(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("medmllm.ingest.study_folder.add_series", break_down)
+    monkeypatch.setattr("medmllm.ingest.naming.add_series", break_down)
     result = CliRunner().invoke(app, ["index", str(cohort / "scoring" / "studies"), "--out", str(tmp_path / "out")])
     assert isinstance(result.exception, MemoryError)
     shown = result.output.casefold() + repr(result.exception).casefold()

@@ -23,10 +23,14 @@ def test_without_a_terminal_there_is_a_line_at_the_start_and_one_at_the_end(caps
 def test_long_work_without_a_terminal_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    clock = iter([0.0, 40.0, 200.0, 500.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with progress_bar("Reading", total=5) as advance:
         advance(2)
-    assert "Reading: 2 of 5 after 0 s\n" in capsys.readouterr().err
+        advance(1)
+    shown = capsys.readouterr().err
+    assert "Reading: 2 of 5 after 40 s, about 60 s left\n" in shown
+    assert "Reading: 3 of 5 after 3 min, about 2 min left\n" in shown, "200 s for 3 are 133 s for 2"
 
 
 def test_an_unknown_total_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,8 +82,9 @@ def test_everything_reaches_a_real_server_and_the_registered_model_scores_as_the
         evaluation = EvaluationDocument.read(run / "evaluation.json")
         assert parent.data.tags["split_digest"] == parent.data.params["split_digest"] == evaluation.split_digest
         assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {
-            "settings.json", "splits.json", "evaluation.json", "out_of_fold.csv", "report.html", "model",
+            "settings.json", "splits.json", "evaluation.json", "out_of_fold.csv", "report.html", "figures", "model",
         }  # fmt: skip
+        assert "figures/roc.svg" in {item.path for item in client.list_artifacts(parent.info.run_id, "figures")}
         [version] = client.search_model_versions("name = 'nodules'")
         assert version.run_id == parent.info.run_id
         rows = predict_in_a_fresh_process(server.address, "models:/nodules/1", tmp_path, nifti_run.studies)

@@ -47,7 +47,7 @@ def out_of_fold(run: Path) -> list[OutOfFoldRow]:
 
 def test_a_run_holds_the_packages_the_tables_the_report_and_the_tracking(nifti_run: Trained) -> None:
     assert {path.name for path in nifti_run.run.iterdir()} == {
-        "model", "model_image", "model_text", "out_of_fold.csv", "evaluation.json", "report.html",
+        "model", "model_image", "model_text", "out_of_fold.csv", "evaluation.json", "report.html", "figures",
         "training_ledger.csv", "quality.csv", "settings.json", "splits.json", "splits_final.json",
         "mlflow.db", "mlflow_artifacts",
     }  # fmt: skip
@@ -190,6 +190,16 @@ def test_mlflow_holds_one_parent_and_a_child_per_arm_and_fold(nifti_run: Trained
         assert kept == {"train_loss", "tuning_loss", "temperature", "threshold"}
     assert {f"{arm}_auroc" for arm in ARMS} <= {name for run, name in metrics if run == parent}
     assert (params["training.folds"], params["target"]) == ("2", "outcome")
+
+
+def test_mlflow_holds_the_figures_of_the_report_as_files(nifti_run: Trained) -> None:
+    names = {"roc.svg", "decision_curve.svg", *(f"reliability_{arm}.svg" for arm in ARMS)}
+    [kept] = (nifti_run.run / "mlflow_artifacts").glob("*/artifacts/figures")
+    for folder in (nifti_run.run / "figures", kept):
+        assert {path.name for path in folder.iterdir()} == names
+    with sqlite3.connect(nifti_run.run / "mlflow.db") as base:
+        children = {run for (run,) in base.execute("select run_uuid from tags where key = 'mlflow.parentRunId'")}
+    assert kept.parents[1].name not in children  # of the parent run
 
 
 # --- no one is named ------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from medmllm.csv_tables import read_table
 from medmllm.documents import ModelCard
@@ -21,7 +22,11 @@ from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import EXPLAINED, NIFTI_SETTINGS, SECRET, UNTRACKED, Trained, score, site_key, train
 
 KEYRING = Keyring(bytes.fromhex(SECRET.strip()))
-SETTINGS = NIFTI_SETTINGS + '\n[table]\ncolumns = ["age", "sex"]\n'
+SETTINGS = (
+    NIFTI_SETTINGS.replace("tiny_width = 16", "tiny_width = 16\naudio_width = 2\ntable_width = 8")
+    + "\n[recording]\nenabled = true\nsample_rate_hz = 2000\nduration_s = 1.0\nmels = 8\n"
+    + '\n[table]\ncolumns = ["age", "sex"]\n'
+)
 ODD_SEX = "Kxyzzy"  # one patient's alone: it must not leave the table
 ONLY_TABLE = "case-003-1"
 
@@ -39,10 +44,19 @@ def write_cohort(folder: Path) -> Path:
     rows[3]["age"] = ""
     rows[6]["sex"] = ODD_SEX
     write_rows(labels, rows)
+    for k, row in enumerate(rows):
+        for number in range((k + 1) % 3):  # one, two, none, one ...
+            write_sine(folder / "studies" / row["study_id"] / f"{number}.wav", 200 + 400 * int(row["outcome"]), k)
     for file in (folder / "studies" / ONLY_TABLE).iterdir():
         file.unlink()
     (folder / "studies" / ONLY_TABLE / "note.txt").write_text("\n")  # nothing to read in it
     return labels
+
+
+def write_sine(file: Path, hz: float, seed: int) -> None:
+    seconds = np.arange(6000) / 4000
+    noise = np.random.default_rng(seed).normal(0, 0.05, len(seconds))
+    soundfile.write(file, 0.3 * np.sin(2 * np.pi * hz * seconds) + noise, 4000)
 
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
@@ -75,13 +89,14 @@ def scored(run: Trained, out: Path, *more: object, model: str = "model") -> dict
 def test_every_modality_has_an_arm_and_the_fused_one_reads_them_all(run: Trained) -> None:
     assert run.outcome.code in (0, 3), run.outcome.said
     rows = read_table(run.run / "out_of_fold.csv", OutOfFoldRow)
-    assert {row.arm for row in rows} == {"image", "text", "table", "fused"}
+    assert {row.arm for row in rows} == {"image", "text", "recording", "table", "fused"}
     cards = {name: ModelCard.read(run.run / name / "model.json") for name in ("model", "model_table", "model_image")}
     assert cards["model"].arm == "fused"
-    assert None not in (cards["model"].contract.image, cards["model"].contract.text, cards["model"].contract.table)
+    read = cards["model"].contract
+    assert None not in (read.image, read.text, read.recording, read.table)
     assert (cards["model_table"].arm, cards["model_table"].contract.image) == ("table", None)
     assert cards["model_image"].contract.table is None
-    assert "table" not in cards["model_image"].contract.model_dump()
+    assert not {"table", "recording"} & set(cards["model_image"].contract.model_dump())
 
 
 def test_scale_and_categories_are_those_of_each_folds_training_part(run: Trained) -> None:
@@ -114,7 +129,7 @@ def test_a_table_is_used_in_scoring_and_a_study_without_a_row_is_scored_without(
     assert with_table[key].modalities_used == bare[key].modalities_used == "image+text"
     assert with_table[key].probability == pytest.approx(bare[key].probability, abs=1e-6)
     other = KEYRING.study("case-002-0")
-    assert with_table[other].modalities_used == "image+text+table"
+    assert with_table[other].modalities_used == "image+text+recording+table"
     assert with_table[other].probability != pytest.approx(bare[other].probability, abs=1e-6)
     assert KEYRING.study(ONLY_TABLE) in with_table.keys() - bare.keys()
 
@@ -130,12 +145,33 @@ def test_a_required_row_refuses_a_study_that_has_none(run: Trained, tmp_path: Pa
 def test_the_explanation_adds_up_with_the_cells_of_the_table(run: Trained, tmp_path: Path) -> None:
     scored(run, tmp_path / "out", "--table", run.labels, *EXPLAINED)
     document = ExplanationDocument.read(tmp_path / "out" / "studies" / KEYRING.study("case-005-0") / "explanation.json")
-    assert set(document.modality_shares) == {"image", "text", "table"}
+    assert set(document.modality_shares) == {"image", "text", "recording", "table"}
+    assert sum(document.modality_shares.values()) == pytest.approx(1)
+    assert document.modality_shares["recording"] > 0
+    assert "each recording at its mean level" in document.baseline
     assert [cell.column for cell in document.cells] == ["age", "sex"]
     assert sum(cell.attribution for cell in document.cells) == pytest.approx(document.modality_sums["table"])
     assert document.modality_shares["table"] > 0
     assert document.completeness_error <= 0.01
     assert "every cell missing" in document.baseline
+
+
+def test_recordings_are_judged_by_the_gate_and_one_too_coarse_for_the_model_is_refused(
+    run: Trained, tmp_path: Path
+) -> None:
+    studies = tmp_path / "new"
+    for name in ("case-002-0", "case-005-0"):
+        shutil.copytree(run.studies / name, studies / name)
+    silent, coarse = studies / "case-002-0" / "silent.wav", studies / "case-005-0" / "coarse.wav"
+    soundfile.write(silent, np.zeros(8000), 4000)
+    soundfile.write(coarse, np.sin(np.arange(4000)), 1999)
+    outcome = score(studies, run.run / "model", tmp_path / "out", "--set", "quality.decisions.recording_silent=refuse")
+    ledger = {row.study_key: row.code for row in read_table(tmp_path / "out" / "ledger.csv", LedgerRow)}
+    assert outcome.code == 3
+    assert ledger == {
+        KEYRING.study("case-002-0"): "recording_silent",
+        KEYRING.study("case-005-0"): "sample_rate_too_low",
+    }
 
 
 def test_the_target_is_refused_as_input_before_anything_is_read(run: Trained, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_groups_are_measured_on_their_own_rows_of_the_out_of_fold_table(cohort: 
     evaluation = EvaluationDocument.read(tmp_path / "run" / "evaluation.json")
     site, age = evaluation.subgroups
     assert ([group.name for group in site.groups], site.too_small) == (["A", "B"], {"C": 1})
-    assert [group.name for group in age.groups] == ["50 and above", "below 50"]
+    assert [group.name for group in age.groups] == ["below 50", "50 and above"]
     with (cohort.parent / "labels.csv").open(newline="") as stream:
         site_of = {KEYRING.study(row["study_id"]): row["site"] for row in csv.DictReader(stream)}
     table = read_table(tmp_path / "run" / "out_of_fold.csv", OutOfFoldRow)

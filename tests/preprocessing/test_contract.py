@@ -7,7 +7,7 @@ from medmllm.errors import ContractError
 from medmllm.preprocessing.contract import VolumeFacts, accept, check_present, check_volume, measure
 from medmllm.records import Volume
 from tests.factories import a_volume
-from tests.models.small import TABLE
+from tests.models.small import RECORDING, TABLE
 
 IMAGE = ImageSettings(
     spacing_mm=(2.0, 3.0, 4.0),
@@ -121,9 +121,11 @@ def test_the_fingerprint_changes_with_every_setting(other: PreprocessingContract
     assert other.fingerprint != contract().fingerprint
 
 
-def test_a_contract_without_a_table_keeps_the_fingerprint_of_before_there_were_tables() -> None:
+def test_a_contract_without_sound_and_table_keeps_the_fingerprint_of_before_there_were_any() -> None:
     contract_of_then = {"accepted", "image", "orientation", "text", "version"}
     assert set(contract().model_dump(mode="json")) == contract_of_then
+    with_sound = contract().model_copy(update={"recording": RECORDING})
+    assert set(with_sound.model_dump(mode="json")) == contract_of_then | {"recording"}
     with_table = contract().model_copy(update={"table": TABLE})
     assert set(with_table.model_dump(mode="json")) == contract_of_then | {"table"}
     turned = TABLE.model_copy(update={"columns": TABLE.columns[::-1]})

@@ -9,6 +9,7 @@ from medmllm import result_documents, trust_documents
 from medmllm.config import TrainConfig, load_config
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.reporting.cohort import write_training_report
+from medmllm.reporting.training_figures import draw_figures
 from tests.reporting import made_up
 from tests.reporting.html_page import Page
 
@@ -21,12 +22,9 @@ def arm(name: str) -> OutOfFold:
 
 
 def report(tmp_path: Path, evaluation: result_documents.EvaluationDocument | None = None, **changes: object) -> Page:
-    parts: dict[str, object] = {
-        "evaluation": evaluation or made_up.evaluation(),
-        "arms": [arm(name) for name in ("image", "text", "fused")],
-        "targets": TARGETS,
-        "card": made_up.card(),
-    }
+    shown = evaluation or made_up.evaluation()
+    figures = draw_figures(shown, [arm(name) for name in ("image", "text", "fused")], TARGETS)
+    parts: dict[str, object] = {"evaluation": shown, "figures": figures, "card": made_up.card()}
     write_training_report(tmp_path / "report.html", **(parts | changes))  # type: ignore[arg-type]
     return Page.read(tmp_path / "report.html")
 
@@ -143,6 +141,33 @@ def test_what_a_model_takes_from_each_modality_stands_in_a_table_with_its_verdic
     assert "0.032" in page.text
     assert "permuted 7 times" in page.text
     assert "Which modalities a model uses" not in report(tmp_path).text
+
+
+def test_delongs_differences_stand_under_the_paired_ones_and_their_absence_is_explained(tmp_path: Path) -> None:
+    own = trust_documents.AurocDifferenceDocument(
+        first="fused", second="image", estimate=0.1418, standard_error=0.05, low=0.0438, high=0.2398, p_value=0.0046
+    )
+    page = report(tmp_path, made_up.evaluation().model_copy(update={"delong": (own,)}))
+    table = next(t.line for t in page.all("table") if "DeLong" in t.text)
+    assert "fused minus image +0.142 +0.044 to +0.240 0.005" in table
+    assert "DeLong's test is not shown: it takes studies as independent, and there are 20 more studies" in report(
+        tmp_path
+    ).text.replace("’", "'")  # 120 studies of 100 patients
+
+
+def test_decision_curves_are_drawn_to_scale_beside_their_numbers(tmp_path: Path) -> None:
+    curve = trust_documents.DecisionCurveDocument(
+        arm="fused", thresholds=(0.1, 0.5), net_benefit=(estimate(0.4, 0.3, 0.5), estimate(-0.1, -0.2, 0.0)),
+        treat_all=(0.35, -9.0),
+    )  # fmt: skip
+    page = report(tmp_path, made_up.evaluation().model_copy(update={"decision_curves": (curve,)}))
+    drawn = [element.attributes["d"] for element in page.all("path")]
+    # The square is 250 wide from 58 and 10 down; it spans net benefit -0.1 to 0.4.
+    assert "M83.0 10.0L183.0 260.0" in drawn
+    assert f"M83.0 {260 - 250 * 0.9:.1f}L183.0 260.0" in drawn, "what falls below the bottom lies on it"
+    table = next(t.line for t in page.all("table") if "for one threshold at a time" in t.text).replace("−", "-")
+    assert "0.1 0.400 (0.300 to 0.500) 0.350 0.5 -0.100 (-0.200 to 0.000) -9.000" in table
+    assert "Decision curve" not in report(tmp_path).text
 
 
 def test_coverage_of_conformal_sets_stands_per_class_with_what_was_asked_for(tmp_path: Path) -> None:

@@ -12,9 +12,17 @@ from medmllm.errors import ContractError, DicomError, GeometryError, LabelError,
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder
 from medmllm.ingest.tables import read_label_table
-from medmllm.records import SeriesReference, Study, Volume
+from medmllm.records import Recording, SeriesReference, Study, Volume
 from medmllm.training import cohort as cohort_module
-from medmllm.training.cohort import Cohort, draft_contract, final_contract, read_cohort, read_parts, stage_of
+from medmllm.training.cohort import (
+    Cohort,
+    draft_contract,
+    final_contract,
+    read_cohort,
+    read_parts,
+    sound_digest,
+    stage_of,
+)
 from tests.factories import a_volume, write_dicom_study, write_nifti_cohort, write_nifti_study
 from tests.models.small import IMAGE, TEXT
 from tests.quality.phantoms import a_scan, a_trunk
@@ -224,3 +232,10 @@ def test_a_study_is_read_as_the_contract_says_gaps_are_to_be_mended(tmp_path: Pa
         read_parts(study, DRAFT)
     mending = draft_contract(ONE.model_copy(update={"regrid": "uneven"}), TEXT)
     assert read_parts(study, mending).volumes["image"].voxels.shape == (6, 5, 7)
+
+
+def test_copies_of_a_recording_have_one_digest_and_a_constant_one_has_none() -> None:
+    sound = np.random.default_rng(2).normal(0, 0.1, (1, 500)).astype(np.float32)
+    assert sound_digest(Recording(sound, 4000.0)) == sound_digest(Recording(sound.copy(), 8000.0))
+    assert sound_digest(Recording(sound, 4000.0)) != sound_digest(Recording(sound[:, ::-1], 4000.0))
+    assert sound_digest(Recording(np.full((1, 500), 0.25, np.float32), 4000.0)) is None

@@ -31,6 +31,11 @@ def a_cohort(
     return Cohort(tuple(members), (), (), {key(k): key(other) for k, other in (copies or {}).items()})
 
 
+def with_sounds(cohort: Cohort, sounds: Mapping[int, str]) -> Cohort:
+    members = [replace(m, sounds=(sounds.get(k, f"own {k}"),)) for k, m in enumerate(cohort.members)]
+    return replace(cohort, members=tuple(members))
+
+
 def a_plan(*folds: str) -> SplitPlan:
     """One letter per study and fold: r(est, trained on), u (tuned on), t(ested)."""
     found = []
@@ -123,3 +128,13 @@ def test_pixels_are_told_however_they_lie_in_memory() -> None:
 
 def test_a_constant_volume_is_like_no_other() -> None:
     assert pixel_digest(a_volume([3] * 6)) is None
+
+
+def test_the_same_recording_under_two_patients_is_refused_or_remarked_as_the_same_pixels_are() -> None:
+    cohort = with_sounds(a_cohort("abc"), {0: "sound", 2: "sound"})
+    with pytest.raises(LeakageError, match="with the same recording under two patients"):
+        audit(cohort, a_plan("rut"), settings())
+    (remark,) = audit(cohort, a_plan("rut"), settings(same_pixels="warn"))
+    assert key(0) in remark
+    assert key(2) in remark
+    assert audit(with_sounds(cohort, {}), a_plan("rut"), settings()) == []

@@ -52,6 +52,8 @@ def settings(**changes: object) -> TrainingSettings:
         "device": "cpu",
         "precision": "auto",
         "channels_last": False,
+        "processes": 1,
+        "cache": "",
         "threads": 1,
         "deterministic": False,
     }

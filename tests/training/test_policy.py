@@ -76,6 +76,14 @@ def test_a_bound_itself_is_met_and_what_is_not_known_is_not(rules: dict[str, Any
     assert bool(unmet([found])) is not met
 
 
+def test_gaps_between_groups_that_were_not_measured_are_not_met() -> None:
+    (found,) = judged(policy(gap={"auroc_gap": 0.5}), subgroups=())
+    assert unmet([found]) == (
+        "Policy not met (policy.gap.auroc_gap): auroc_gap between groups is not defined, "
+        "the policy asks for at most 0.5.",
+    )
+
+
 def test_a_broken_rule_says_which_what_was_measured_and_what_was_asked() -> None:
     found = judged(policy(least={"auroc": 0.8}, most={"ece": 0.2}, gap={"auroc_gap": 0.1}))
     assert unmet(found) == (

@@ -15,9 +15,9 @@ from medmllm.provenance import file_digest
 from medmllm.result_documents import ImageWeightsDocument
 from medmllm.training.cohort import Cohort
 from medmllm.training.resuming import origin_of
-from medmllm.training.starting_weights import check_start
+from medmllm.training.starting_weights import check_start, weights_input
 from tests.factories import write_nifti_cohort
-from tests.models.small import PARTS
+from tests.models.small import PARTS, save_bert
 from tests.pipelines.runs import UNTRACKED, score, site_key, train
 
 
@@ -103,3 +103,15 @@ def test_another_file_under_the_same_name_is_another_training_to_resume(tmp_path
     assert origin_of(config, "0" * 64, cohort) == before
     write_start(file, seed=5)
     assert origin_of(config, "0" * 64, cohort) != before
+
+
+def test_another_text_encoder_in_the_same_folder_is_another_training_to_resume(tmp_path: Path) -> None:
+    folder, cohort = save_bert(tmp_path / "bert"), Cohort(members=(), refused=())
+    config = load_config(TrainConfig, "train", overrides=[f"text.encoder={folder}"])
+    before = origin_of(config, "0" * 64, cohort)
+    assert origin_of(config, "0" * 64, cohort) == before
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.LayerNorm.bias"] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert origin_of(config, "0" * 64, cohort) != before
+    assert "text_encoder" not in weights_input(load_config(TrainConfig, "train"))  # `tiny`

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from medmllm.records import Values
+from medmllm.records import UNKNOWN, Values
 from medmllm.training.cohort import Cohort, Member
 from medmllm.training.telling_columns import remark_columns
 from tests.models.small import TABLE, a_sample
@@ -47,3 +47,13 @@ def test_studies_without_a_value_have_no_say_and_a_cohort_without_a_table_no_rem
     cohort = a_cohort([*({"age": float(k % 2), "sex": None} for k in range(12)), None, {"age": None, "sex": "F"}])
     assert "all 12 studies" in remark_columns(cohort)[0]
     assert remark_columns(replace(cohort, table=None)) == []
+
+
+def test_a_column_that_tells_one_of_several_labels_apart_is_remarked_with_the_label() -> None:
+    labels = [(k % 2, (k // 2) % 2, UNKNOWN if k % 3 else k % 2) for k in range(16)]
+    members = [
+        replace(Member(a_sample(k, target=own), None, {}), values={"age": 40.0 + 20 * own[0] + k / 20, "sex": None})
+        for k, own in enumerate(labels)
+    ]
+    said = remark_columns(Cohort(tuple(members), (), table=TABLE), ("nodule", "effusion", "fracture"))
+    assert [line.split("alone tells ")[1].split(" in all")[0] for line in said] == ["label 'nodule' apart"]

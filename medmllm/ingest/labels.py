@@ -1,0 +1,71 @@
+"""Turn one target or several into the task of a training: classes, grades, or labels side by side.
+
+    one target -> classes of each study, ordered where asked
+    several targets, each of two classes -> per study one label each: 1, 0 or UNKNOWN
+
+A study counts as soon as it has one label: those that are missing are masked, not guessed. Messages name columns, never
+cells.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from medmllm.documents import Task
+from medmllm.errors import LabelError
+from medmllm.ingest.ordering import order_classes
+from medmllm.ingest.tables import Target, assign_targets
+from medmllm.records import UNKNOWN, Study
+from medmllm.records import Target as StudyTarget
+from medmllm.training_config import TaskSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """What is learnt, and what each study says of it."""
+
+    task: Task
+    by_study: Mapping[str, StudyTarget] = field(repr=False)  # study_key -> class index, or one label per class
+    missing: tuple[str, ...]  # study_key of every study without a value
+
+
+def assign_task(studies: Sequence[Study], targets: Sequence[Target], settings: TaskSettings) -> Assigned:
+    """Return the task that targets make, and the target of each study.
+
+    Args:
+        studies: Those of the index.
+        targets: One, or several labels.
+        settings: Whether one target's classes are ordered.
+
+    Raises:
+        LabelError: As of `assign_targets` and `order_classes`; among several: one named twice, or of more than two
+            classes, or an order asked for.
+    """
+    if len(targets) > 1:
+        return _assign_labels(studies, targets, settings)
+    found = assign_targets(studies, targets[0])
+    if settings.ordered:
+        found = order_classes(found, targets[0], settings.order)
+    task = Task.of(targets[0].expression, found.classes, ordered=settings.ordered)
+    return Assigned(task, found.by_study, found.missing)
+
+
+def _assign_labels(studies: Sequence[Study], targets: Sequence[Target], settings: TaskSettings) -> Assigned:
+    names = tuple(target.expression for target in targets)
+    if len(set(names)) < len(names):
+        raise LabelError(f"of the {len(names)} targets {', '.join(names)} one is named twice: name each label once")
+    if settings.ordered:
+        raise LabelError(
+            'several targets are labels of two classes each, without an order: leave [task] kind = "classes"'
+        )
+    found = [assign_targets(studies, target) for target in targets]
+    for name, own in zip(names, found, strict=True):
+        if len(own.classes) != 2:
+            raise LabelError(
+                f"beside other targets, {name!r} is a label of two classes, and its column has {len(own.classes)}: "
+                f"compare it with a bound, e.g. '{name}>=3', or train for it alone"
+            )
+    keys = [study.study_key for study in studies]
+    every = {key: tuple(own.by_study.get(key, UNKNOWN) for own in found) for key in keys}
+    by_study = {key: labels for key, labels in every.items() if any(label != UNKNOWN for label in labels)}
+    task = Task(target=", ".join(names), kind="multilabel", classes=names)
+    return Assigned(task, by_study, tuple(key for key in keys if key not in by_study))

@@ -1,0 +1,179 @@
+"""Draw the figures of a training, for its report and as files of their own.
+
+    evaluation, out-of-fold probabilities -> TrainingFigure -> report.html, or RUN/figures/NAME.svg
+
+A file is drawn in the colours of a light page, with its caption in it and no custom properties, which programs other
+than browsers do not know.
+"""
+
+import re
+import shutil
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from markupsafe import Markup
+
+from medmllm.evaluation.cohort import OutOfFold
+from medmllm.evaluation.discrimination import IntArray
+from medmllm.reporting.curves import decision_chart, reliability_points, roc_points
+from medmllm.reporting.page import environment, write_page
+from medmllm.result_documents import EvaluationDocument
+from medmllm.trust_documents import DecisionCurveDocument
+
+FIGURES = "figures"  # folder in RUN
+CAPTION_LETTERS = 54  # that fit side by side under a figure
+LINE_HEIGHT = 13  # of a caption, SVG units
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Where a chart's unit square lies, SVG units."""
+
+    left: float
+    top: float
+    side: float
+
+
+FRAME = Frame(left=58, top=10, side=250)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFigure:
+    """One figure."""
+
+    name: str  # of its file
+    label: str  # for those who cannot see it
+    caption: str
+    drawing: Markup = field(repr=False)  # SVG, without the element around it
+    width: int = 322
+    height: int = 306
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFigures:
+    """The figures of a training, by the section that shows them."""
+
+    curves: tuple[TrainingFigure, ...]  # ROC, then the reliability of each arm; empty for several labels
+    decision: TrainingFigure | None  # binary alone
+
+    @property
+    def all(self) -> tuple[TrainingFigure, ...]:
+        """All of them, in the order of the report."""
+        return (*self.curves, *filter(None, [self.decision]))
+
+
+@dataclass(frozen=True, slots=True)
+class FigurePage:
+    """What the template figure.svg.j2 reads."""
+
+    figure: TrainingFigure
+    style: Markup
+    lines: tuple[str, ...]  # of the caption
+    height: int  # with the caption
+
+
+def draw_figures(evaluation: EvaluationDocument, arms: Sequence[OutOfFold], targets: IntArray) -> TrainingFigures:
+    """Return the figures of one training.
+
+    Args:
+        evaluation: Its result.
+        arms: What each arm said of every study.
+        targets: True class index of the same studies; shape (studies,).
+    """
+    curves = (_roc(evaluation, arms, targets), *_reliability(evaluation, arms, targets)) if arms else ()
+    return TrainingFigures(curves, _decision(evaluation.decision_curves, evaluation.task.classes[-1]))
+
+
+def write_figures(folder: Path, figures: TrainingFigures, *, synthetic: bool) -> None:
+    """Write each figure as FOLDER/NAME.svg, in place of those that are there.
+
+    Args:
+        folder: RUN/figures.
+        figures: Of the training.
+        synthetic: The word "synthetic" stands in each.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for figure in figures.all:
+        words = figure.caption + (" (synthetic)" if synthetic else "") + "."
+        lines = tuple(textwrap.wrap(words, CAPTION_LETTERS))
+        page = FigurePage(figure, _light_style(), lines, figure.height + LINE_HEIGHT * (len(lines) + 1))
+        write_page(folder / f"{figure.name}.svg", "figure.svg.j2", synthetic=synthetic, page=page)
+
+
+def _light_style() -> Markup:
+    """Return chart.css with the first value that style.css gives each colour: that of a light page."""
+    colours: dict[str, str] = {}
+    for name, value in re.findall(r"(--[\w-]+):\s*([^;}]+);", environment().get_template("style.css").render()):
+        colours.setdefault(name, value)
+    rules = environment().get_template("chart.css").render()
+    return Markup(re.sub(r"var\((--[\w-]+)\)", lambda found: colours[found[1]], rules))
+
+
+def _draw(macro: str, *arguments: object) -> Markup:
+    drawn: Markup = getattr(environment().get_template("charts.svg.j2").module, macro)(*arguments)
+    return drawn
+
+
+def _roc(evaluation: EvaluationDocument, arms: Sequence[OutOfFold], targets: IntArray) -> TrainingFigure:
+    task = evaluation.task
+    ordered = task.kind == "ordinal"
+    paths = [(arm.arm, _path(roc_points(arm.probabilities, targets, ordered=ordered))) for arm in arms]
+    of_what = (
+        "mean of the curves of all cuts, “this class or higher”" if ordered else "mean of the one-versus-rest curves"
+    )
+    if task.kind == "binary":
+        of_what = f"of “{task.classes[1]}”"
+    return TrainingFigure(
+        "roc",
+        f"ROC curves of the arms {', '.join(arm.arm for arm in arms)}; the areas are in the table of the arms",
+        f"ROC, {of_what}; the dashed diagonal is guessing",
+        _draw("roc", paths, FRAME),
+    )
+
+
+def _reliability(
+    evaluation: EvaluationDocument, arms: Sequence[OutOfFold], targets: IntArray
+) -> tuple[TrainingFigure, ...]:
+    points = [reliability_points(arm.probabilities, targets) for arm in arms]
+    largest = max((point.n for own in points for point in own), default=1)
+    of_what = "the likeliest class" if evaluation.task.kind != "binary" else f"“{evaluation.task.classes[1]}”"
+    found = []
+    for number, (arm, own) in enumerate(zip(arms, points, strict=True)):
+        told = "; ".join(f"predicted {p.predicted:.2f}, observed {p.observed:.2f} in {p.n}" for p in own)
+        found.append(
+            TrainingFigure(
+                f"reliability_{arm.arm}",
+                f"Reliability of the {arm.arm} arm: {told}",
+                f"Reliability, {arm.arm}: probability of {of_what} in ten bins; area shows the number of studies, "
+                "bars 95 % intervals. On the diagonal is calibrated",
+                _draw("reliability", number, own, largest, FRAME, evaluation.synthetic),
+            )
+        )
+    return tuple(found)
+
+
+def _decision(curves: Sequence[DecisionCurveDocument], event: str) -> TrainingFigure | None:
+    chart = decision_chart(curves)
+    if chart is None:
+        return None
+    return TrainingFigure(
+        "decision_curve",
+        f"Net benefit of {', '.join(name for name, _ in chart.arms)}, of treating all and of treating none; the "
+        "numbers are in the table",
+        f"Net benefit of treating whoever's probability of “{event}” reaches the threshold; dashed: treating all, "
+        "level line: treating none",
+        _draw("decision", chart, [(name, _path(own)) for name, own in chart.arms], _path(chart.treat_all), FRAME),
+    )
+
+
+def _path(points: tuple[tuple[float, float], ...]) -> str:
+    """Return points of the unit square as an SVG path; y grows upwards.
+
+    >>> _path(((0.0, 0.0), (1.0, 1.0)))
+    'M58.0 260.0L308.0 10.0'
+    """
+    placed = (f"{FRAME.left + FRAME.side * x:.1f} {FRAME.top + FRAME.side * (1 - y):.1f}" for x, y in points)
+    return "M" + "L".join(placed) if points else ""

@@ -1,0 +1,90 @@
+"""The figures of a training as files of their own: the drawings of the report, whole without it."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from medmllm.evaluation.cohort import OutOfFold
+from medmllm.reporting.cohort import write_training_report
+from medmllm.reporting.training_figures import TrainingFigures, draw_figures, write_figures
+from medmllm.result_documents import EvaluationDocument
+from medmllm.trust_documents import DecisionCurveDocument, EstimateDocument
+from tests.reporting import made_up
+from tests.reporting.html_page import Page
+
+SVG = "{http://www.w3.org/2000/svg}"
+TARGETS = np.array([0, 1, 1, 0])
+
+
+def evaluation(*, synthetic: bool = False) -> EvaluationDocument:
+    curve = DecisionCurveDocument(
+        arm="fused", thresholds=(0.1, 0.5), treat_all=(0.4, 0.0),
+        net_benefit=tuple(EstimateDocument(estimate=value, low=None, high=None) for value in (0.4, 0.2)),
+    )  # fmt: skip
+    return made_up.evaluation(synthetic=synthetic).model_copy(update={"decision_curves": (curve,)})
+
+
+def figures(*, synthetic: bool = False, event: str = "yes") -> TrainingFigures:
+    positive = np.array([0.15, 0.85, 0.45, 0.55])
+    arms = [OutOfFold(name, np.stack([1 - positive, positive], 1), positive, TARGETS) for name in ("image", "fused")]
+    whole = evaluation(synthetic=synthetic)
+    task = whole.task.model_copy(update={"classes": ("no", event)})
+    return draw_figures(whole.model_copy(update={"task": task}), arms, TARGETS)
+
+
+def written(folder: Path, drawn: TrainingFigures, *, synthetic: bool = False) -> dict[str, ElementTree.Element]:
+    write_figures(folder, drawn, synthetic=synthetic)
+    return {path.name: ElementTree.parse(path).getroot() for path in folder.iterdir()}
+
+
+def test_every_figure_of_the_report_is_a_file_with_the_same_drawing(tmp_path: Path) -> None:
+    drawn = figures()
+    found = written(tmp_path / "figures", drawn)
+    assert set(found) == {"roc.svg", "reliability_image.svg", "reliability_fused.svg", "decision_curve.svg"}
+    write_training_report(tmp_path / "report.html", evaluation=evaluation(), figures=drawn, card=made_up.card())
+    shown = [element.attributes["d"] for element in Page.read(tmp_path / "report.html").all("path")]
+    assert len(shown) == 2 + 1 + 1  # ROC of two arms, net benefit of one and of treating all
+    assert sorted(shown) == sorted(path.attrib["d"] for root in found.values() for path in root.iter(f"{SVG}path"))
+
+
+def test_a_figure_is_a_picture_without_the_page(tmp_path: Path) -> None:
+    for root in written(tmp_path / "figures", figures()).values():
+        assert root.tag == f"{SVG}svg"  # a viewer draws nothing of another name space
+        (style,) = (element.text or "" for element in root.iter(f"{SVG}style"))
+        assert "var(" not in style  # which Inkscape and Word draw black
+        classes = {word for element in root.iter() for word in element.attrib.get("class", "").split()}
+        assert {name for name in classes if not re.search(rf"\.{name}\b", style)} <= {"d0"}  # the first line is whole
+        assert root.attrib["viewBox"].split()[2:] == [str(int(root.attrib[k]) // 2) for k in ("width", "height")]
+
+
+def test_a_figure_has_the_colours_of_a_light_page(tmp_path: Path) -> None:
+    (style,) = written(tmp_path / "figures", figures())["roc.svg"].iter(f"{SVG}style")
+    assert "fill: #18212b" in (style.text or "")  # ink on white paper; a dark page's is nearly white
+    assert "#e7ebf0" not in (style.text or "")
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_a_figure_says_in_words_what_it_shows_and_that_it_is_synthetic(tmp_path: Path, *, synthetic: bool) -> None:
+    drawn = figures(synthetic=synthetic, event='grade >= "3" & <more>')
+    root = written(tmp_path / "figures", drawn, synthetic=synthetic)["decision_curve.svg"]
+    caption = " ".join(e.text or "" for e in root.iter(f"{SVG}text") if e.attrib.get("class") == "legend")
+    assert 'probability of “grade >= "3" & <more>” reaches the threshold' in caption
+    assert caption.endswith("(synthetic).") == synthetic
+    description = next(root.iter(f"{SVG}desc")).text or ""
+    assert "Net benefit of fused" in description
+    assert "Research use only" in description
+
+
+def test_an_earlier_runs_figures_are_gone(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "reliability_text.svg").write_text("of an arm that is no longer trained")
+    assert "reliability_text.svg" not in written(tmp_path / "figures", figures())
+
+
+def test_several_labels_have_no_curves(tmp_path: Path) -> None:
+    drawn = draw_figures(made_up.evaluation(), [], TARGETS)
+    assert drawn.all == ()
+    assert written(tmp_path / "figures", drawn) == {}

@@ -1,0 +1,103 @@
+"""Several processes that share every batch learn as one does; a killed training of theirs goes on to the same bits."""
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from medmllm.errors import ConfigError, MedmllmError
+from medmllm.training.batches import batches
+from medmllm.training.checkpoint import Checkpoint
+from medmllm.training.loop import fit
+from medmllm.training.processes import Crew, crew_of, device_of
+from tests.models.small import CONTRACT, a_member, contract_of
+from tests.training.test_checkpoint import ORIGIN, Killed, Killer, trained
+from tests.training.test_loop import Told, cohort, settings
+
+
+def curve(processes: int) -> list[dict[str, float]]:
+    """Losses of a text network, which normalises over no batch, with a heavy class and a tight clip."""
+    told = Told()
+    asked = settings(processes=processes, epochs=4, batch_size=4, class_weights="balanced", gradient_clip=0.1)
+    train = cohort(13)  # the lone last one joins the batch before it: parts are of two and three
+    fit(a_member("text"), train, cohort(6, first=100), contract_of("text"), asked, seed=7, tracker=told)
+    return told.metrics
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_loss_curve_of_one() -> None:
+    alone, both = curve(1), curve(2)
+    assert len(both) == 4
+    for found, expected in zip(both, alone, strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)
+    assert alone[0]["train_loss"] - alone[-1]["train_loss"] > 0.01, "something was learnt"
+
+
+@pytest.mark.slow
+def test_two_processes_cut_off_in_their_third_epoch_go_on_to_the_same_bits(tmp_path: Path) -> None:
+    told, checkpoint = Told(), Checkpoint(tmp_path / "fold.safetensors", ORIGIN)
+    whole, weights = trained(Told(), None, processes=2)
+    with pytest.raises(Killed):
+        trained(Killer(), checkpoint, processes=2)
+    resumed, again = trained(told, checkpoint, processes=2)
+    assert told.epochs == [3, 4, 5, 6]
+    assert resumed == whole
+    assert {name for name, value in weights.items() if not torch.equal(value, again[name])} == set()
+
+
+def end_at_once(crew: Crew) -> None:
+    """Stands for a process that is killed for its memory."""
+    os._exit(9)
+
+
+def lead_on(leading: AbstractContextManager[Crew]) -> None:
+    with leading as crew:
+        while crew.goes_on(True):
+            pass
+
+
+@pytest.mark.slow
+def test_a_process_that_is_lost_ends_the_training_and_says_so() -> None:
+    threads = torch.get_num_threads()
+    with pytest.raises(MedmllmError, match=r"processes = 2 ended before its time \(exit code 9\)") as caught:
+        lead_on(crew_of(2, torch.device("cpu"), end_at_once, ()))
+    assert caught.value.code == "process_lost"
+    assert torch.get_num_threads() == threads
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"), [(13, [4, 4, 5]), (16, [4, 4, 4, 4]), (10, [4, 6]), (14, [4, 4, 6]), (3, [3])]
+)
+def test_each_batch_is_parted_and_a_last_one_too_small_for_all_joins(n: int, expected: list[int]) -> None:
+    samples, asked = cohort(n), settings(batch_size=4)
+    parts = [
+        list(batches(samples, CONTRACT, asked, 0, torch.Generator().manual_seed(1), crew=Crew(rank, 2)))
+        for rank in (0, 1)
+    ]
+    whole = [[key for batch in pair for key in batch.study_keys] for pair in zip(*parts, strict=True)]
+    assert [len(keys) for keys in whole] == expected
+    assert sorted(key for keys in whole for key in keys) == [sample.study_key for sample in samples]
+    assert all(abs(len(a.study_keys) - len(b.study_keys)) <= 1 for a, b in zip(*parts, strict=True))
+
+
+def test_batches_too_small_for_the_processes_are_refused() -> None:
+    with pytest.raises(ValidationError, match="batch_size 4 is too small"):
+        settings(batch_size=4, processes=3)
+    assert settings(batch_size=4, processes=2).processes == 2
+    with pytest.raises(ConfigError, match="processes = 2 is too many for 3 training studies"):
+        fit(a_member("text"), cohort(3), cohort(2, first=100), contract_of("text"), settings(processes=2), seed=1,
+            tracker=Told())  # fmt: skip
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device_of(1, 2, torch.device("cuda")) == torch.device("cuda", 1)
+    assert device_of(1, 3, torch.device("cpu")) == torch.device("cpu")
+    with pytest.raises(ConfigError, match="processes = 3 wants 3 GPUs"):
+        device_of(0, 3, torch.device("cuda"))
+    with pytest.raises(ConfigError, match="device = 'cuda'"):
+        device_of(0, 2, torch.device("cuda:1"))
