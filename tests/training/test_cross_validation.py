@@ -29,6 +29,7 @@ from medmllm.training.cross_validation import (
     usable_arms,
 )
 from medmllm.training.fold_inputs import fold_tokenizer, tokenize_cohort
+from medmllm.training.resuming import origin_of
 from medmllm.training.splits import FoldSplit, count_folds
 from medmllm.training.tracking import NoRun
 from medmllm.training_config import Arm
@@ -325,6 +326,16 @@ def test_only_the_main_arm_is_trained_on_less_and_its_networks_lie_among_the_che
     }  # fmt: skip
 
 
+def test_a_run_may_go_on_with_other_parts_as_no_fold_depends_on_them() -> None:
+    cohort = a_cohort(4)
+    plain, curved, other = (
+        origin_of(a_config(**changes), "split", cohort)
+        for changes in ({}, {"learning_curve": (0.5,)}, {"epochs": 3})  # type: ignore[arg-type]
+    )
+    assert curved == plain
+    assert other != plain
+
+
 # --- the parts ------------------------------------------------------------------------------
 
 
@@ -354,7 +365,7 @@ def test_a_table_has_an_arm_and_makes_a_fused_one_with_any_other_modality() -> N
     assert [remark.split()[1] for remark in said] == ["image", "text", "fused"]
     noted = (replace(members[0], note=a_note("clear")), *members[1:])
     assert usable_arms(Cohort(noted, ()), config)[0] == ["text", "table", "fused"]
-    contract = arm_contract(draft_contract(IMAGE, TEXT, TABLE), "table")
+    contract = arm_contract(draft_contract(IMAGE, TEXT, table=TABLE), "table")
     assert (contract.image, contract.text, contract.table) == (None, None, TABLE)
 
 
