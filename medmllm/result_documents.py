@@ -26,6 +26,7 @@ from medmllm.table_documents import TableCodes
 from medmllm.trust_documents import (
     AurocDifferenceDocument,
     DecisionCurveDocument,
+    LearningCurveDocument,
     ModalityUseDocument,
     RuleDocument,
     SubgroupDocument,
@@ -123,6 +124,9 @@ class EvaluationDocument(Document):
         default=(), description="of the packaged arm; empty: none asked for"
     )
     policy: tuple[RuleDocument, ...] = Field(default=(), description="rules of [policy]; empty: none")
+    learning_curve: LearningCurveDocument | None = Field(
+        default=None, description="of the packaged arm; null: not asked for"
+    )
     folds: tuple[FoldDocument, ...]
     split_digest: Sha256
     contract_fingerprint: Sha256

@@ -3,6 +3,7 @@
 train.toml -> TextEncoderSettings, TaskSettings, TrainingSettings, EvaluationSettings, TrackingSettings
 """
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -92,6 +93,10 @@ class TrainingSettings(Document):
         description="studies of different patients with much the same note (quality.bounds), in two parts of a fold"
     )
     arms: tuple[Arm, ...] = Field(min_length=1, description="trained on the same folds, compared out of fold")
+    learning_curve: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        description="parts of each fold's training patients, smallest first, that the packaged arm is also trained on, "
+        "to see what more patients are worth; empty: off"
+    )
     seed: NonNegativeInt
     epochs: PositiveInt = Field(description="at most")
     patience: PositiveInt = Field(description="epochs without a better tuning loss before stopping")
@@ -125,6 +130,13 @@ class TrainingSettings(Document):
     )
     threads: NonNegativeInt = Field(description="CPU threads; 0: all")
     deterministic: bool = Field(description="only arithmetic that gives the same bits each time; slower on CUDA")
+
+    @field_validator("learning_curve")
+    @classmethod
+    def _increases(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
+        if any(second <= first for first, second in pairwise(fractions)):
+            raise ValueError(f"each fraction must be larger than the one before it, got {list(fractions)}")
+        return fractions
 
     @field_validator("processes")
     @classmethod

@@ -86,6 +86,30 @@ class AurocDifferenceDocument(Document):
     p_value: float | None = Field(ge=0, le=1, description="two-sided, of no difference; not corrected for others")
 
 
+class LearningPointDocument(Document):
+    """How well an arm does that learns from a part of each fold's training patients, out of fold."""
+
+    fraction: float = Field(gt=0, le=1, description="of the training patients of each class; 1: the ordinary training")
+    training_patients: tuple[PositiveInt, ...] = Field(min_length=2, description="of each fold")
+    training_studies: tuple[PositiveInt, ...] = Field(min_length=2, description="of each fold")
+    auroc: EstimateDocument
+    behind: EstimateDocument | None = Field(
+        description="AUROC of the ordinary training minus this one, paired by patient; null for itself"
+    )
+
+    @property
+    def mean_patients(self) -> float:
+        """Training patients of a fold, on average."""
+        return sum(self.training_patients) / len(self.training_patients)
+
+
+class LearningCurveDocument(Document):
+    """AUROC of one arm against the number of patients it learns from; tuning and test parts are always the same."""
+
+    arm: str
+    points: tuple[LearningPointDocument, ...] = Field(min_length=2, description="smallest first, last the ordinary one")
+
+
 class DecisionCurveDocument(Document):
     """Net benefit of acting on one arm's probabilities, per study, out of fold."""
 

@@ -193,6 +193,13 @@ def test_set_without_key_or_value_is_refused_with_an_example(text: str) -> None:
         ("training.tuning_fraction=0.5", r"tuning_fraction: .*less than 0\.5"),
         ("training.tuning_fraction=0", r"tuning_fraction: .*greater than 0"),
         ("training.learning_rate=nan", r"learning_rate: .*finite number"),
+        ("training.learning_curve=[0.5, 1.0]", r"\[training\.learning_curve\] 1: .*less than 1, got 1"),
+        ("training.learning_curve=[0.0, 0.5]", r"\[training\.learning_curve\] 0: .*greater than 0, got 0"),
+        (
+            "training.learning_curve=[0.5, 0.25]",
+            r"learning_curve: .*larger than the one before it, got \[0\.5",
+        ),
+        ("training.learning_curve=[0.5, 0.5]", r"learning_curve: .*larger than the one before it"),
         ("intended_use=", r"intended_use: .*at least 1 character"),
     ],
 )

@@ -1,10 +1,12 @@
 """Turn out-of-fold probabilities into the points of the curves that a training report draws.
 
-    probabilities, true classes -> ROC points, reliability points; net benefit -> decision chart
+    probabilities, true classes -> ROC points, reliability points; net benefit -> decision chart;
+    AUROC by training patients -> learning chart
 
 Numbers in the report's tables come from evaluation.json; the curves only show their shape.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +18,9 @@ from medmllm.evaluation.calibration import reliability_bins
 from medmllm.evaluation.discrimination import IntArray
 from medmllm.evaluation.ordinal import at_least
 from medmllm.records import FloatArray
-from medmllm.trust_documents import DecisionCurveDocument
+from medmllm.trust_documents import DecisionCurveDocument, LearningCurveDocument
 
+APART = 0.1  # numbers closer than this part of an axis would touch
 MACRO_GRID = 201  # false-positive rates at which one-versus-rest curves are averaged
 
 
@@ -29,6 +32,28 @@ class DecisionChart:
     treat_all: tuple[tuple[float, float], ...]
     treat_none: float  # height of net benefit 0
     ticks: tuple[tuple[float, float], ...]  # height, net benefit
+
+
+@dataclass(frozen=True, slots=True)
+class LearningMark:
+    """One point of a learning curve in a unit square."""
+
+    patients: float  # trained on, on average over the folds
+    auroc: float
+    x: float
+    y: float
+    low: float | None  # heights of the interval
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LearningChart:
+    """A learning curve in a unit square: training patients from 0, AUROC up to 1."""
+
+    marks: tuple[LearningMark, ...]
+    chance: float  # height of AUROC 0.5
+    levels: tuple[tuple[float, float], ...]  # height, AUROC
+    places: tuple[tuple[float, float], ...]  # x, training patients; marks too close to be told apart have one
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +131,41 @@ def decision_chart(curves: Sequence[DecisionCurveDocument]) -> DecisionChart | N
         treat_none=height(0.0),
         ticks=tuple((height(value), value) for value in (low, 0.0, high / 2, high)),
     )
+
+
+def learning_chart(curve: LearningCurveDocument | None) -> LearningChart | None:
+    """Return a learning curve scaled to a unit square; None without one, or where no AUROC is defined.
+
+    Args:
+        curve: Of evaluation.json.
+    """
+    points = [point for point in ([] if curve is None else curve.points) if point.auroc.estimate is not None]
+    if not points:
+        return None
+    told = [value for p in points for value in (p.auroc.estimate, p.auroc.low) if value is not None]
+    bottom = math.floor(10 * min(0.5, *told)) / 10
+    most = max(point.mean_patients for point in points)
+
+    def height(value: float | None) -> float | None:
+        return None if value is None else (value - bottom) / (1 - bottom)
+
+    marks = tuple(
+        LearningMark(
+            patients=p.mean_patients,
+            auroc=p.auroc.estimate or 0.0,
+            x=p.mean_patients / most,
+            y=height(p.auroc.estimate) or 0.0,
+            low=height(p.auroc.low),
+            high=height(p.auroc.high),
+        )
+        for p in points
+    )
+    places: list[tuple[float, float]] = []
+    for mark in reversed(marks):  # the whole training part is always named
+        if not places or places[-1][0] - mark.x >= APART:
+            places.append((mark.x, mark.patients))
+    levels = tuple((k / (10 - 10 * bottom), bottom + k / 10) for k in range(round(10 - 10 * bottom) + 1))
+    return LearningChart(marks, height(0.5) or 0.0, levels, tuple(places))
 
 
 def reliability_points(probabilities: FloatArray, targets: IntArray) -> tuple[ReliabilityPoint, ...]:

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.discrimination import IntArray
-from medmllm.reporting.curves import decision_chart, reliability_points, roc_points
+from medmllm.reporting.curves import decision_chart, learning_chart, reliability_points, roc_points
 from medmllm.reporting.page import environment, write_page
 from medmllm.result_documents import EvaluationDocument
 from medmllm.trust_documents import DecisionCurveDocument
@@ -57,11 +57,12 @@ class TrainingFigures:
 
     curves: tuple[TrainingFigure, ...]  # ROC, then the reliability of each arm; empty for several labels
     decision: TrainingFigure | None  # binary alone
+    learning: TrainingFigure | None  # where it was asked for
 
     @property
     def all(self) -> tuple[TrainingFigure, ...]:
         """All of them, in the order of the report."""
-        return (*self.curves, *filter(None, [self.decision]))
+        return (*self.curves, *filter(None, [self.decision, self.learning]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,8 @@ def draw_figures(evaluation: EvaluationDocument, arms: Sequence[OutOfFold], targ
         targets: True class index of the same studies; shape (studies,).
     """
     curves = (_roc(evaluation, arms, targets), *_reliability(evaluation, arms, targets)) if arms else ()
-    return TrainingFigures(curves, _decision(evaluation.decision_curves, evaluation.task.classes[-1]))
+    decision = _decision(evaluation.decision_curves, evaluation.task.classes[-1])
+    return TrainingFigures(curves, decision, _learning(evaluation))
 
 
 def write_figures(folder: Path, figures: TrainingFigures, *, synthetic: bool) -> None:
@@ -166,6 +168,20 @@ def _decision(curves: Sequence[DecisionCurveDocument], event: str) -> TrainingFi
         f"Net benefit of treating whoever's probability of “{event}” reaches the threshold; dashed: treating all, "
         "level line: treating none",
         _draw("decision", chart, [(name, _path(own)) for name, own in chart.arms], _path(chart.treat_all), FRAME),
+    )
+
+
+def _learning(evaluation: EvaluationDocument) -> TrainingFigure | None:
+    curve, chart = evaluation.learning_curve, learning_chart(evaluation.learning_curve)
+    if curve is None or chart is None:
+        return None
+    told = "; ".join(f"{mark.auroc:.3f} from {mark.patients:.0f}" for mark in chart.marks)
+    return TrainingFigure(
+        "learning_curve",
+        f"AUROC of the {curve.arm} arm by training patients: {told}",
+        f"AUROC of the {curve.arm} arm out of fold by the training patients of a fold, on average; bars "
+        f"{100 * evaluation.confidence:g} % intervals, dashed: guessing",
+        _draw("learning", chart, _path(tuple((mark.x, mark.y) for mark in chart.marks)), FRAME),
     )
 
 

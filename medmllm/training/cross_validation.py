@@ -1,7 +1,7 @@
 """Cross-validate models of each modality alone, and of all fused, on the same folds.
 
     cohort, splits -> per arm and fold: fit; calibration, threshold and conformal thresholds on the tuning part
-    -> out-of-fold predictions, also with each modality taken away
+    -> out-of-fold predictions, also with each modality taken away, and of smaller trainings for a learning curve
 
 Each fold's network is written to its arm's folder as soon as it is trained, so memory stays flat. A run that was killed
 goes on where it was: see resuming.
@@ -9,7 +9,7 @@ goes on where it was: see resuming.
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +32,9 @@ from medmllm.models.package import FoldNetwork, build_network, new_text_network,
 from medmllm.preprocessing.stored_image import load_image
 from medmllm.provenance import file_digest
 from medmllm.records import MODALITIES, FloatArray, Sample
-from medmllm.result_documents import FoldDocument
 from medmllm.table_documents import TableCodes
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
+from medmllm.training.checkpoint import Origin
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
 from medmllm.training.epoch_count import EpochCount
 from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
@@ -47,9 +47,19 @@ from medmllm.training.note_features import read_notes
 from medmllm.training.resuming import Kept, origin_of
 from medmllm.training.splits import FoldSplit, SplitPlan, make_splits
 from medmllm.training.starting_weights import report_weights, start_from_weights
+from medmllm.training.subsets import nested_subsets
 from medmllm.training.tracking import Run
 from medmllm.training.tuning_part import decide_on_tuning
 from medmllm.training_config import Arm, TrainingSettings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SmallerTraining:
+    """An arm trained on a part of each fold's training patients; its networks are not kept."""
+
+    fraction: float
+    folds: tuple[FoldSplit, ...]
+    out_of_fold: OutOfFold | LabelsOutOfFold
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +72,20 @@ class ArmResult:
     folds: tuple[FoldModel, ...]
     folder: Path  # holds the folds' weights and tokenizers
     deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
+    smaller: tuple[SmallerTraining, ...] = ()  # of the main arm, where a learning curve is asked for
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Course:
+    """What all arms and folds of a cross-validation share."""
+
+    cohort: Cohort
+    config: TrainConfig
+    classes: tuple[str, ...]
+    out: Path
+    origin: Origin
+    tracked: Run
+    advance: Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,32 +184,67 @@ def cross_validate(
     for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:
         shutil.rmtree(earlier, ignore_errors=True)
     report_weights(config, contract, out)
-    origin, results = origin_of(config, plan.digest, cohort), []
+    course = Course(cohort, config, classes, out, origin_of(config, plan.digest, cohort), tracked, advance)
+    results = {}
     for arm in arms:
         folder = out / ("model" if arm == main_arm(arms) else f"model_{arm}")
-        own, folds = arm_contract(contract, arm), []
-        for split in plan.folds:
-            child = tracked.child(f"{arm} fold {split.fold}")
-            kept = Kept(out, folder, origin, arm, split.fold)
-            done = kept.finished()
-            count = EpochCount(child, advance, config.training.epochs)
-            if done is None:
-                done = _run_fold(split, cohort, own, classes, config, kept, count)
-            found = _predicted(*done, ordered=config.task.ordered)
-            if found.model.labels is None:
-                child.log_metrics({"temperature": found.model.temperature, "threshold": found.model.threshold})
-            child.end()
-            folds.append(found)
-            count.finish()
-        results.append(_assemble(arm, own, plan, folds, folder))
-    return tuple(results)
+        results[arm] = _train_arm(course, arm, arm_contract(contract, arm), plan.folds, folder, name=arm)
+    main = results[main_arm(arms)]
+    results[main.arm] = replace(main, smaller=_train_on_less(course, main, plan.folds))
+    return tuple(results.values())
+
+
+def _train_arm(
+    course: Course, arm: Arm, contract: PreprocessingContract, folds: Sequence[FoldSplit], folder: Path, *, name: str
+) -> ArmResult:
+    """Train one arm on all folds; under `name` its runs are tracked and its checkpoints kept."""
+    found = []
+    for split in folds:
+        child = course.tracked.child(f"{name} fold {split.fold}")
+        kept = Kept(course.out, folder, course.origin, name.replace(" ", "_"), split.fold)
+        done = kept.finished()
+        count = EpochCount(child, course.advance, course.config.training.epochs)
+        if done is None:
+            done = _run_fold(split, course.cohort, contract, course.classes, course.config, kept, count)
+        own = _predicted(*done, ordered=course.config.task.ordered)
+        if own.model.labels is None:
+            child.log_metrics({"temperature": own.model.temperature, "threshold": own.model.threshold})
+        child.end()
+        found.append(own)
+        count.finish()
+    return _assemble(arm, contract, folds, found, folder)
+
+
+def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) -> tuple[SmallerTraining, ...]:
+    """Train the main arm on each part of the training patients that the learning curve asks for.
+
+    The networks lie among the checkpoints, and go with them when the run is whole.
+    """
+    config, members = course.config, course.cohort.members
+    fractions = config.training.learning_curve
+    if not fractions:
+        return ()
+    patients, seed = [member.sample.patient_key for member in members], config.training.seed
+    parts = nested_subsets(folds, patients, course.cohort.targets, fractions, seed=seed)
+    untested = config.evaluation.model_copy(update={"permutations": 0})  # use of modalities is told of whole trainings
+    less = replace(course, config=config.model_copy(update={"evaluation": untested}))
+    found = []
+    for fraction, own in zip(fractions, parts, strict=True):
+        name = f"{main.arm} at {fraction}"
+        folder = course.out / CHECKPOINTS / name.replace(" ", "_")
+        done = _train_arm(less, main.arm, main.contract, own, folder, name=name)
+        found.append(SmallerTraining(fraction, own, done.out_of_fold))
+    return tuple(found)
 
 
 def _assemble(
-    arm: Arm, contract: PreprocessingContract, plan: SplitPlan, folds: Sequence[FoldPrediction], folder: Path
+    arm: Arm,
+    contract: PreprocessingContract,
+    splits: Sequence[FoldSplit],
+    folds: Sequence[FoldPrediction],
+    folder: Path,
 ) -> ArmResult:
-    n = len(plan.test_fold)
-    order = np.concatenate([split.test for split in plan.folds]).argsort()
+    order = np.concatenate([split.test for split in splits]).argsort()
     logits = np.concatenate([found.logits for found in folds])[order]
     predicted = np.concatenate([found.predicted for found in folds])[order]
     out_of_fold: OutOfFold | LabelsOutOfFold
@@ -195,7 +254,7 @@ def _assemble(
         sets = np.concatenate([found.sets for found in folds if found.sets is not None])[order]
         shown = logits[:, 0] if logits.shape[1] == 1 else logits
         out_of_fold = OutOfFold(arm, to_probabilities(shown), shown, predicted, sets)
-    deprived = assemble([(split.test, found.deprived) for split, found in zip(plan.folds, folds, strict=True)], n)
+    deprived = assemble([(split.test, found.deprived) for split, found in zip(splits, folds, strict=True)], len(order))
     return ArmResult(arm, contract, out_of_fold, tuple(found.model for found in folds), folder, deprived)
 
 
@@ -322,26 +381,3 @@ def mean_image(cohort: Cohort) -> Tensor:
         count = here if count is None else count + here
     assert total is not None and count is not None, "asked for only where the cohort has images"
     return (total / count.clamp(min=1)).float()
-
-
-def count_folds(plan: SplitPlan, patients: Sequence[str]) -> tuple[FoldDocument, ...]:
-    """Return for each fold how many studies and patients its parts hold."""
-
-    def count(members: IntArray) -> tuple[int, int]:
-        return len(members), len({patients[k] for k in members})
-
-    found = []
-    for split in plan.folds:
-        (train, train_p), (tune, tune_p), (test, test_p) = (count(m) for m in (split.train, split.tune, split.test))
-        found.append(
-            FoldDocument(
-                fold=split.fold,
-                training_studies=train,
-                tuning_studies=tune,
-                test_studies=test,
-                training_patients=train_p,
-                tuning_patients=tune_p,
-                test_patients=test_p,
-            )
-        )
-    return tuple(found)

@@ -16,6 +16,7 @@ from medmllm.training.leakage import audit
 from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds
 from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
 from medmllm.training.splits import SplitPlan, check_enough
+from medmllm.training.subsets import nested_subsets
 from medmllm.training.telling_columns import remark_columns
 from medmllm.training_config import TrainingSettings
 
@@ -89,6 +90,9 @@ def settle_folds(
     plan = _plan(cohort, settings, given, labels)
     if settings.group_out:
         remarks += remark_sites(plan, _strata(cohort), settings.group_out)
+    if settings.learning_curve:  # refused before anything is trained
+        patients = [member.sample.patient_key for member in cohort.members]
+        nested_subsets(plan.folds, patients, cohort.targets, settings.learning_curve, seed=settings.seed)
     remarks += audit(cohort, plan, settings)
     remarks += remark_columns(cohort, labels)
     write_splits(plan, keys, out)

@@ -28,7 +28,7 @@ from medmllm.training.modality_test import FoldDeprived
 from medmllm.training.starting_weights import weights_input
 
 UNTRAINED: Mapping[str, bool | set[str]] = {
-    "tracking": True, "intended_use": True, "policy": True, "training": {"cache"},
+    "tracking": True, "intended_use": True, "policy": True, "training": {"cache", "learning_curve"},
     "evaluation": {"bootstrap_samples", "confidence", "ignored_below", "subgroups"},
 }  # fmt: skip
 """Settings that no fold depends on."""

@@ -30,13 +30,14 @@ from medmllm.result_documents import (
 )
 from medmllm.table_rows import OutOfFoldRow
 from medmllm.training.cohort import Cohort
-from medmllm.training.cross_validation import ArmResult, count_folds, mean_image
+from medmllm.training.cross_validation import ArmResult, mean_image
 from medmllm.training.groups import Groups
+from medmllm.training.learning_curve import learning_line, learning_metrics, learning_remark, trace_learning
 from medmllm.training.policy import unmet
-from medmllm.training.splits import SplitPlan
+from medmllm.training.splits import SplitPlan, count_folds
 from medmllm.training.starting_weights import REPORT
 from medmllm.training.tracking import Run
-from medmllm.training.trust import Trust
+from medmllm.training.trust import Trust, packaged_arm
 from medmllm.trust_documents import RuleDocument
 
 CALIBRATIONS = {
@@ -164,9 +165,11 @@ def evaluation_document(
         more: Remarks of the pipeline's own, before those that the numbers call for.
     """
     settings = trained.config.evaluation
+    curve = trace_learning(packaged_arm(trained.arms), trained.plan.folds, trained.cohort, trained.config)
     said = (
         unmet(rules)
         + trust.remarks
+        + learning_remark(curve, confidence=settings.confidence)
         + remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples)
     )
     sets = _evaluate_sets(trained)
@@ -192,6 +195,7 @@ def evaluation_document(
         modality_use=trust.modality_use,
         subgroups=trust.subgroups,
         policy=rules,
+        learning_curve=curve,
         folds=count_folds(trained.plan, trained.patients),
         split_digest=trained.plan.digest,
         contract_fingerprint=trained.arms[-1].contract.fingerprint,
@@ -257,7 +261,7 @@ def track_result(tracked: Run, evaluation: EvaluationDocument, out: Path, *, reg
         out: RUN.
         register_as: Name of the model in MLflow's registry; empty registers nothing.
     """
-    tracked.log_metrics(headline(evaluation))
+    tracked.log_metrics(headline(evaluation) | learning_metrics(evaluation.learning_curve))
     for name in ("settings.json", "splits.json", "evaluation.json", "out_of_fold.csv", "report.html", "figures"):
         tracked.log_file(out / name)
     if (out / REPORT).is_file():
@@ -274,6 +278,8 @@ def summary(evaluation: EvaluationDocument, out: Path) -> str:
         if found is not None and None not in (found.estimate, found.low, found.high):
             synthetic = " (synthetic)" if evaluation.synthetic else ""
             lines.append(f"  {arm.arm:6s} AUROC {found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]{synthetic}")
+    if evaluation.learning_curve is not None:
+        lines.append(f"  {learning_line(evaluation.learning_curve, synthetic=evaluation.synthetic)}")
     lines += [f"  {remark}" for remark in evaluation.remarks]
     return "\n".join([*lines, f"-> {out / 'report.html'}, {out / 'model'}"])
 

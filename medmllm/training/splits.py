@@ -20,6 +20,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from medmllm.errors import SplitError
 from medmllm.provenance import text_digest
+from medmllm.result_documents import FoldDocument
 
 IntArray = npt.NDArray[np.int64]
 
@@ -268,16 +269,27 @@ def _first_whole(
 
 
 def _tuning_patients(group: IntArray, target: IntArray, fraction: float, generator: np.random.Generator) -> IntArray:
-    """Return a share of the patients of each class; a patient of several classes counts for the rarest."""
-    labels, counts = np.unique(target, return_counts=True)
-    left = np.unique(group)
+    """Return a share of the patients of each class."""
     chosen = []
-    for label in labels[np.argsort(counts, kind="stable")]:
-        stratum = np.intersect1d(left, group[target == label])
-        left = np.setdiff1d(left, stratum)
+    for stratum in patient_strata(group, target):
         wanted = min(max(round(fraction * stratum.size), 1), stratum.size - 1)
         chosen.append(generator.permutation(stratum)[: max(wanted, 0)])
     return np.concatenate(chosen)
+
+
+def patient_strata(group: IntArray, target: IntArray) -> list[IntArray]:
+    """Return the patients of each class, the rarest class first; a patient of several counts for the rarest.
+
+    Args:
+        group: Patient number of each study.
+        target: Class index of each study.
+    """
+    labels, counts = np.unique(target, return_counts=True)
+    left, strata = np.unique(group), []
+    for label in labels[np.argsort(counts, kind="stable")]:
+        strata.append(np.intersect1d(left, group[target == label]))
+        left = np.setdiff1d(left, strata[-1])
+    return strata
 
 
 def lacking(parts: Sequence[FoldSplit], target: IntArray, *, whole_tests: bool = True) -> str:
@@ -300,3 +312,26 @@ def digest_of(parts: Sequence[FoldSplit], study_keys: Sequence[str]) -> str:
         for index in members
     )
     return text_digest(memberships)
+
+
+def count_folds(plan: SplitPlan, patients: Sequence[str]) -> tuple[FoldDocument, ...]:
+    """Return for each fold how many studies and patients its parts hold."""
+
+    def count(members: IntArray) -> tuple[int, int]:
+        return len(members), len({patients[k] for k in members})
+
+    found = []
+    for split in plan.folds:
+        (train, train_p), (tune, tune_p), (test, test_p) = (count(m) for m in (split.train, split.tune, split.test))
+        found.append(
+            FoldDocument(
+                fold=split.fold,
+                training_studies=train,
+                tuning_studies=tune,
+                test_studies=test,
+                training_patients=train_p,
+                tuning_patients=tune_p,
+                test_patients=test_p,
+            )
+        )
+    return tuple(found)

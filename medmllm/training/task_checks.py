@@ -20,6 +20,8 @@ def check_task(config: TrainConfig, task: Task) -> None:
         check_weights(config.training, len(task.classes))
         return
     check_label_settings(config.training)
+    if config.training.learning_curve:
+        raise ConfigError("[training] learning_curve: the curve is told of one target, and several were given")
     if config.evaluation.subgroups.columns:
         raise ConfigError("[evaluation.subgroups] columns: groups are told of one target, and several were given")
     if config.evaluation.calibration != "temperature":

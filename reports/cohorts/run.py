@@ -2,13 +2,14 @@
 
     DATA -> (prepare) -> medmllm train per task and seed -> OUT/runs -> results.json beside this file
 
-    python reports/cohorts/run.py DATA OUT --text-encoder FOLDER [--only TASK ...] [--seeds 20 21 22]
+    python reports/cohorts/run.py DATA OUT --text-encoder FOLDER [--only TASK ...] [--seeds 20 21 22] [--resume]
 
 results.json holds figures of whole cohorts only. A task that is not run now keeps what stands there.
 """
 
 import argparse
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from prepare import lay_out_stacks, mask_sex
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
 SHOWN = ("estimate", "low", "high")
+KEYS = re.compile(r":? \b[a-z]{2}-[0-9a-f]{16}\b.*")  # a remark's list of studies, to its end
 PREPARED = {
     "nodule_stacks": (lay_out_stacks, "ct_lidc_nodules/nodule_stacks_64.npz"),
     "lgg_without_sex": (mask_sex, "brain_mr_lgg"),
@@ -74,7 +76,7 @@ def cohort_folder(task: CohortTask, data: Path, out: Path) -> Path:
     return folder
 
 
-def train(task: CohortTask, cohort: Path, run: Path, *, seed: int, encoder: Path | None) -> str:
+def train(task: CohortTask, cohort: Path, run: Path, *, seed: int, encoder: Path | None, resume: bool) -> str:
     """Run `medmllm train`, and return its command with the places left out."""
     fixed = ["--target", task.target, "--config", f"reports/cohorts/{task.name}.toml"]
     fixed += ["--set", f"training.seed={seed}"]
@@ -85,9 +87,10 @@ def train(task: CohortTask, cohort: Path, run: Path, *, seed: int, encoder: Path
             raise SystemExit(f"{task.name} reads notes with a pretrained encoder: give --text-encoder FOLDER")
         places += ["--set", f"text.encoder={encoder.resolve()}"]
         shown += ["--set", "text.encoder=FOLDER"]
-    command = ["medmllm", "train", *fixed, *places, "--overwrite"]
+    command = ["medmllm", "train", *fixed, *places, "--resume" if resume else "--overwrite"]
     program = str(Path(sys.executable).with_name("medmllm"))
-    subprocess.run([program, *command[1:]], check=True, cwd=HERE.parents[1])
+    if not (resume and (run / "evaluation.json").is_file()):  # else the run is whole
+        subprocess.run([program, *command[1:]], check=True, cwd=HERE.parents[1])
     return shlex.join(["medmllm", "train", *shown, *fixed])
 
 
@@ -108,7 +111,7 @@ def collect(task: CohortTask, run: Path, command: str) -> dict[str, object]:
         },
         "fused_minus": {d["group"]: {key: d[key] for key in SHOWN} for d in evaluation["differences"]},
         "split_digest": evaluation["split_digest"],
-        "remarks": evaluation["remarks"],
+        "remarks": [KEYS.sub(".", said) for said in evaluation["remarks"]],
         "provenance": evaluation["provenance"],
     }
 
@@ -124,12 +127,12 @@ def auroc_by_seed(runs: Mapping[int, Path]) -> dict[str, dict[str, float]]:
 
 
 def run_task(
-    task: CohortTask, data: Path, out: Path, *, seeds: Sequence[int], encoder: Path | None
+    task: CohortTask, data: Path, out: Path, *, seeds: Sequence[int], encoder: Path | None, resume: bool
 ) -> dict[str, object]:
     """Train a task with each seed, and return what results.json holds of it; the first seed's run is the result."""
     cohort = cohort_folder(task, data, out)
     runs = {seed: out / "runs" / f"{task.name}_{seed}" for seed in seeds}
-    commands = [train(task, cohort, run, seed=seed, encoder=encoder) for seed, run in runs.items()]
+    commands = [train(task, cohort, run, seed=seed, encoder=encoder, resume=resume) for seed, run in runs.items()]
     return collect(task, runs[seeds[0]], commands[0]) | {"auroc_by_seed": auroc_by_seed(runs)}
 
 
@@ -149,12 +152,19 @@ def main() -> None:
     parser.add_argument("--text-encoder", type=Path, help="folder of the pretrained text encoder")
     parser.add_argument("--only", nargs="+", choices=[task.name for task in TASKS], metavar="TASK")
     parser.add_argument("--seeds", nargs="+", type=int, default=[20], metavar="SEED")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep the runs in OUT that are whole, and go on with those that were cut off",
+    )
     asked = parser.parse_args()
     if asked.out.resolve().is_relative_to(HERE.parents[1]):
         raise SystemExit("OUT lies in the repository: the cohorts cannot be shared, choose a folder outside")
     tasks = [task for task in TASKS if asked.only is None or task.name in asked.only]
     found = {
-        task.name: run_task(task, asked.data, asked.out, seeds=asked.seeds, encoder=asked.text_encoder)
+        task.name: run_task(
+            task, asked.data, asked.out, seeds=asked.seeds, encoder=asked.text_encoder, resume=asked.resume
+        )
         for task in tasks
     }
     write_results(found)  # last: a file changed in between would stand in the provenance of the runs behind it

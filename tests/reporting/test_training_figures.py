@@ -9,9 +9,15 @@ import pytest
 
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.reporting.cohort import write_training_report
+from medmllm.reporting.curves import learning_chart
 from medmllm.reporting.training_figures import TrainingFigures, draw_figures, write_figures
 from medmllm.result_documents import EvaluationDocument
-from medmllm.trust_documents import DecisionCurveDocument, EstimateDocument
+from medmllm.trust_documents import (
+    DecisionCurveDocument,
+    EstimateDocument,
+    LearningCurveDocument,
+    LearningPointDocument,
+)
 from tests.reporting import made_up
 from tests.reporting.html_page import Page
 
@@ -88,3 +94,53 @@ def test_several_labels_have_no_curves(tmp_path: Path) -> None:
     drawn = draw_figures(made_up.evaluation(), [], TARGETS)
     assert drawn.all == ()
     assert written(tmp_path / "figures", drawn) == {}
+
+
+def test_the_learning_curve_is_drawn_to_scale_with_its_table(tmp_path: Path) -> None:
+    def point(fraction: float, *patients: int, auroc: tuple[float, float, float]) -> LearningPointDocument:
+        behind = None if fraction == 1 else EstimateDocument(estimate=0.1, low=-0.0321, high=0.2)
+        own = EstimateDocument(estimate=auroc[0], low=auroc[1], high=auroc[2])
+        return LearningPointDocument(
+            fraction=fraction, training_patients=patients, training_studies=patients, auroc=own, behind=behind
+        )
+
+    curve = LearningCurveDocument(
+        arm="fused",
+        points=(point(0.25, 11, 13, auroc=(0.7, 0.5, 0.9)), point(1.0, 48, 48, auroc=(0.8, 0.65, 0.95))),
+    )
+    asked = made_up.evaluation().model_copy(update={"learning_curve": curve})
+    drawn = draw_figures(asked, [], TARGETS)
+    root = written(tmp_path / "figures", drawn)["learning_curve.svg"]
+    # The square is 250 wide from 58 and 10 down: 0 to 48 patients, AUROC 0.5 to 1.
+    assert [e.attrib["d"] for e in root.iter(f"{SVG}path")] == ["M120.5 160.0L308.0 110.0"]
+    whiskers = [e.attrib for e in root.iter(f"{SVG}line") if e.attrib["class"] == "whisker"]
+    assert [float(e[side]) for e in whiskers for side in ("y1", "y2")] == pytest.approx([260, 60, 185, 35])
+    assert {"12", "48", "0.5", "1.0"} <= {e.text for e in root.iter(f"{SVG}text")}
+    write_training_report(tmp_path / "report.html", evaluation=asked, figures=drawn, card=made_up.card())
+    page = Page.read(tmp_path / "report.html")
+    table = next(t.line for t in page.all("table") if "parts of each fold's training patients" in t.text)
+    assert "25.0 % 11 to 13 per fold 0.700 (0.500 to 0.900) 0.100 (−0.032 to 0.200)" in table
+    assert "all 48 per fold 0.800 (0.650 to 0.950) –" in table
+    assert "M120.5 160.0L308.0 110.0" in [e.attributes["d"] for e in page.all("path")]
+
+
+def test_a_curve_below_guessing_gets_room_and_points_of_no_value_are_left_out() -> None:
+    nothing = EstimateDocument(estimate=None, low=None, high=None)
+    low = EstimateDocument(estimate=0.42, low=0.33, high=0.5)
+
+    def points(own: EstimateDocument) -> LearningCurveDocument:
+        first, last = (
+            LearningPointDocument(
+                fraction=part, training_patients=(9, 9), training_studies=(9, 9), auroc=auroc, behind=nothing
+            )
+            for part, auroc in ((0.5, nothing), (1.0, own))
+        )
+        return LearningCurveDocument(arm="text", points=(first, last))
+
+    chart = learning_chart(points(low))
+    assert chart is not None
+    assert [(mark.x, mark.y) for mark in chart.marks] == [(1.0, pytest.approx(0.12 / 0.7))]
+    assert [value for _, value in chart.levels] == pytest.approx([0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    assert chart.chance == pytest.approx(0.2 / 0.7)
+    assert learning_chart(points(nothing)) is None
+    assert learning_chart(None) is None

@@ -13,6 +13,7 @@ from medmllm.config import TrainConfig, load_config
 from medmllm.documents import FoldModel
 from medmllm.errors import ConfigError
 from medmllm.evaluation.calibration import TEMPERATURE_BOUNDS
+from medmllm.evaluation.cohort import OutOfFold
 from medmllm.preprocessing.contract import VolumeFacts
 from medmllm.records import Note, Section
 from medmllm.training import cross_validation
@@ -20,7 +21,6 @@ from medmllm.training.cohort import Cohort, Member, draft_contract
 from medmllm.training.cross_validation import (
     ArmResult,
     arm_contract,
-    count_folds,
     cross_validate,
     decide,
     main_arm,
@@ -29,8 +29,10 @@ from medmllm.training.cross_validation import (
     usable_arms,
 )
 from medmllm.training.fold_inputs import fold_tokenizer, tokenize_cohort
-from medmllm.training.splits import FoldSplit
+from medmllm.training.resuming import origin_of
+from medmllm.training.splits import FoldSplit, count_folds
 from medmllm.training.tracking import NoRun
+from medmllm.training_config import Arm
 from tests.models.small import IMAGE, PARTS, SIZE, TABLE, TEXT, a_sample, encoder_settings
 
 CLASSES = ("no", "yes")
@@ -281,6 +283,59 @@ def test_each_fold_is_told_of_once(tmp_path: Path) -> None:
     assert steps == [1, 1, 1, 1]
 
 
+# --- on fewer patients ----------------------------------------------------------------------
+
+
+def run_on_less(cohort: Cohort, config: TrainConfig, out: Path, *arms: Arm) -> tuple[ArmResult, ...]:
+    plan = split_cohort(a_cohort(20), config.training)  # 4 training patients of each class
+    return cross_validate(arms, cohort, plan, config, CLASSES, out=out, tracked=NoRun(), advance=lambda more: None)
+
+
+def test_training_on_all_of_the_training_part_again_gives_the_ordinary_result(tmp_path: Path) -> None:
+    (arm,) = run_on_less(a_cohort(20), a_config(learning_curve=(0.5, 1.0)), tmp_path, "text")
+    half, whole = arm.smaller
+    assert isinstance(arm.out_of_fold, OutOfFold)
+    assert isinstance(half.out_of_fold, OutOfFold)
+    assert isinstance(whole.out_of_fold, OutOfFold)
+    assert np.array_equal(whole.out_of_fold.logits, arm.out_of_fold.logits)
+    assert not np.array_equal(half.out_of_fold.logits, arm.out_of_fold.logits)
+
+
+def test_what_a_smaller_training_leaves_out_has_no_say_in_it(tmp_path: Path) -> None:
+    config, cohort = a_config(epochs=1, learning_curve=(0.5,)), a_cohort(20)
+    (arm,) = run_on_less(cohort, config, tmp_path / "a", "fused")
+    first = arm.smaller[0].folds[0]
+    left_out = np.setdiff1d(split_cohort(cohort, config.training).folds[0].train, first.train)
+    assert left_out.size
+    (again,) = run_on_less(with_other_content(cohort, left_out), config, tmp_path / "b", "fused")
+    for one, other, same in ((arm.smaller[0], again.smaller[0], True), (arm, again, False)):
+        assert isinstance(one.out_of_fold, OutOfFold)
+        assert isinstance(other.out_of_fold, OutOfFold)
+        logits, others = one.out_of_fold.logits[first.test], other.out_of_fold.logits[first.test]
+        assert np.array_equal(logits, others) == same
+
+
+def test_only_the_main_arm_is_trained_on_less_and_its_networks_lie_among_the_checkpoints(tmp_path: Path) -> None:
+    arms = run_on_less(a_cohort(20), a_config(epochs=1, learning_curve=(0.5,)), tmp_path, "text", "fused")
+    assert [(arm.arm, len(arm.smaller)) for arm in arms] == [("text", 0), ("fused", 1)]
+    assert {path.name for path in (tmp_path / "model").glob("*.safetensors")} == {
+        "fold_0.safetensors", "fold_1.safetensors",
+    }  # fmt: skip
+    assert {path.parent.name for path in tmp_path.rglob("fold_0.safetensors")} == {
+        "model", "model_text", "fused_at_0.5",
+    }  # fmt: skip
+
+
+def test_a_run_may_go_on_with_other_parts_as_no_fold_depends_on_them() -> None:
+    cohort = a_cohort(4)
+    plain, curved, other = (
+        origin_of(a_config(**changes), "split", cohort)
+        for changes in ({}, {"learning_curve": (0.5,)}, {"epochs": 3})  # type: ignore[arg-type]
+    )
+    assert curved == plain
+    assert other != plain
+
+
 # --- the parts ------------------------------------------------------------------------------
 
 
@@ -310,7 +365,7 @@ def test_a_table_has_an_arm_and_makes_a_fused_one_with_any_other_modality() -> N
     assert [remark.split()[1] for remark in said] == ["image", "text", "fused"]
     noted = (replace(members[0], note=a_note("clear")), *members[1:])
     assert usable_arms(Cohort(noted, ()), config)[0] == ["text", "table", "fused"]
-    contract = arm_contract(draft_contract(IMAGE, TEXT, TABLE), "table")
+    contract = arm_contract(draft_contract(IMAGE, TEXT, table=TABLE), "table")
     assert (contract.image, contract.text, contract.table) == (None, None, TABLE)
 
 

@@ -1,0 +1,39 @@
+"""Points of a learning curve against scikit-learn, and their paired differences."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from medmllm.evaluation.learning_curve import LearningPoint, learning_points
+from medmllm.records import FloatArray
+
+TARGETS = np.array([0, 1] * 20)
+PATIENTS = [f"p{k // 4}" for k in range(40)]  # of both classes
+
+
+def chances(noise: float) -> FloatArray:
+    positive = 1 / (1 + np.exp(-(TARGETS + noise * np.random.default_rng(5).normal(size=40))))
+    return np.stack([1 - positive, positive], axis=1)
+
+
+def points(*steps: FloatArray) -> tuple[LearningPoint, ...]:
+    *smaller, whole = steps
+    return learning_points(smaller, whole, targets=TARGETS, patients=PATIENTS, confidence=0.95, samples=200, seed=1)
+
+
+def test_each_point_is_the_auroc_of_its_training_in_order() -> None:
+    steps = [chances(3.0), chances(1.0), chances(0.3)]
+    expected = [roc_auc_score(TARGETS, step[:, 1]) for step in steps]
+    assert expected == sorted(expected)
+    assert expected[0] < expected[-1]
+    found = points(*steps)
+    assert [point.auroc.estimate for point in found] == pytest.approx(expected)
+    assert [point.behind.estimate for point in found] == pytest.approx([expected[-1] - one for one in expected])
+
+
+def test_differences_are_paired_by_patient() -> None:
+    first, _ = points(chances(1.0), chances(1.0))
+    assert (first.behind.low, first.behind.high) == (0.0, 0.0)  # the same predictions never differ in a resample
+    assert first.auroc.low is not None
+    assert first.auroc.high is not None
+    assert first.auroc.low < first.auroc.high

@@ -1,0 +1,87 @@
+"""Parts of the training patients: nested, of whole patients, stratified, and nothing but training."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from medmllm.errors import SplitError
+from medmllm.training.splits import FoldSplit, SplitPlan, make_splits
+from medmllm.training.subsets import nested_subsets
+
+FRACTIONS = (0.25, 0.5, 0.75)
+PATIENTS = [f"p{k % 60}" for k in range(90)]  # every second one of them has two studies
+TARGETS = [int(k % 60 % 5 == 0) for k in range(90)]  # 12 of 60 patients
+
+
+def plan() -> SplitPlan:
+    keys = [f"s{k}" for k in range(90)]
+    return make_splits(PATIENTS, TARGETS, study_keys=keys, folds=3, tuning_fraction=0.25, seed=3)
+
+
+def parts(*fractions: float, seed: int = 3) -> tuple[tuple[FoldSplit, ...], ...]:
+    return nested_subsets(plan().folds, PATIENTS, TARGETS, fractions, seed=seed)
+
+
+def named(members: np.ndarray) -> set[str]:
+    return {PATIENTS[k] for k in members}
+
+
+def test_each_part_lies_within_the_next_and_within_the_training_part() -> None:
+    for whole, *steps in zip(plan().folds, *parts(*FRACTIONS), strict=True):
+        chain = [set(step.train.tolist()) for step in steps] + [set(whole.train.tolist())]
+        for smaller, larger in itertools.pairwise(chain):
+            assert smaller < larger
+
+
+def test_a_patient_is_taken_with_all_studies_or_not_at_all() -> None:
+    for whole, part in zip(plan().folds, parts(0.5)[0], strict=True):
+        left_out = np.setdiff1d(whole.train, part.train)
+        assert named(part.train) & named(left_out) == set()
+        assert np.array_equal(part.train, np.sort(part.train))
+
+
+def test_tuning_and_test_parts_stay_as_they_are() -> None:
+    for whole, part in zip(plan().folds, parts(0.25)[0], strict=True):
+        assert part.fold == whole.fold
+        assert np.array_equal(part.tune, whole.tune)
+        assert np.array_equal(part.test, whole.test)
+
+
+def test_every_class_keeps_its_share_of_patients() -> None:
+    for whole, part in zip(plan().folds, parts(0.5)[0], strict=True):
+        for label in (0, 1):
+            had = len(named(np.array([k for k in whole.train if TARGETS[k] == label])))
+            has = len(named(np.array([k for k in part.train if TARGETS[k] == label])))
+            assert has == pytest.approx(had / 2, abs=0.5)
+
+
+def test_the_full_fraction_is_the_training_part_itself() -> None:
+    for whole, part in zip(plan().folds, parts(1.0)[0], strict=True):
+        assert np.array_equal(part.train, whole.train)
+
+
+def test_the_seed_decides_whatever_patients_are_called_and_other_fractions_are_asked_for() -> None:
+    (first,) = parts(0.5)
+    renamed = nested_subsets(plan().folds, [f"z{99 - int(p[1:])}" for p in PATIENTS], TARGETS, FRACTIONS, seed=3)[1]
+    assert all(np.array_equal(a.train, b.train) for a, b in zip(first, renamed, strict=True))
+    assert any(not np.array_equal(a.train, b.train) for a, b in zip(first, parts(0.5, seed=4)[0], strict=True))
+
+
+def test_folds_choose_independently() -> None:
+    same = FoldSplit(0, np.arange(60), np.arange(0), np.arange(60, 90))
+    folds = (same, FoldSplit(1, same.train, same.tune, same.test))
+    one, other = nested_subsets(folds, PATIENTS, TARGETS, [0.5], seed=3)[0]
+    assert not np.array_equal(one.train, other.train)
+
+
+def test_fewer_than_two_patients_of_a_class_are_refused_with_the_fold_and_the_fraction() -> None:
+    with pytest.raises(SplitError, match=r"too few patients of class 1: 1 in 0\.1 of the training part of fold 0"):
+        parts(0.1)  # a tenth of 6 training patients of class 1
+
+
+def test_two_studies_of_one_patient_are_not_two_patients() -> None:
+    patients, targets = ["a", "a", "b", "b", "c", "d", "e", "f"], [1, 1, 1, 1, 0, 0, 0, 0]
+    fold = FoldSplit(0, np.arange(8), np.arange(0), np.arange(0))
+    with pytest.raises(SplitError, match=r"of class 1: 1 in 0\.5 "):
+        nested_subsets([fold], patients, targets, [0.5], seed=1)
