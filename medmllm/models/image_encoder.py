@@ -110,7 +110,6 @@ def _cells(channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
 
 
 IMAGE_ENCODERS: dict[str, _Backbone] = {
-    "cells": _cells,
     "resnet10": _resnet("basic", [1, 1, 1, 1]),
     "resnet18": _resnet("basic", [2, 2, 2, 2]),
     "resnet34": _resnet("basic", [3, 4, 6, 3]),
@@ -119,6 +118,7 @@ IMAGE_ENCODERS: dict[str, _Backbone] = {
     "densenet169": _densenet((6, 12, 32, 32)),
     "efficientnet_b0": _efficientnet,
     "swin_unetr": _swin,
+    "cells": _cells,
 }
 """Name -> builder of (network that ends with its last feature map, channels of that map)."""
 
