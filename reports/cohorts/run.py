@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prepare import lay_out_stacks, mask_sex
@@ -31,18 +31,28 @@ PREPARED = {
 """Folder under OUT/data -> what makes it, from what of DATA."""
 
 
+CELLS = ('model.image_encoder="cells"', "model.dropout=0.5", "training.epochs=60", "training.patience=20")
+"""What a task is trained with once more, with the image encoder that is linear in cells."""
+
+
 @dataclass(frozen=True, slots=True)
 class CohortTask:
-    """One question to one cohort; its settings are NAME.toml."""
+    """One question to one cohort; its settings are NAME.toml, those of NAME_cells with CELLS over them."""
 
     name: str
     cohort: str  # folder of DATA, or one of PREPARED
     target: str
     baseline: Mapping[str, float]  # arm -> AUROC of 5-fold logistic regressions, stated with the cohorts, +-0.05
     pretrained: bool = False  # reads notes with the pretrained text encoder
+    changes: tuple[str, ...] = ()  # laid over the settings, as by --set
+
+    @property
+    def settings(self) -> str:
+        """The file of its settings."""
+        return f"{self.name.removesuffix('_cells')}.toml"
 
 
-TASKS = (
+RESNETS = (
     CohortTask(
         "lidc_spiculation",
         "ct_lidc_nodules",
@@ -62,6 +72,7 @@ TASKS = (
     CohortTask("lgg_sex", "lgg_without_sex", "sex", {"image": 0.73}),
     CohortTask("lgg_death", "brain_mr_lgg", "death>=1", {"text": 0.74}),
 )
+TASKS = tuple(task for plain in RESNETS for task in (plain, replace(plain, name=f"{plain.name}_cells", changes=CELLS)))
 
 
 def cohort_folder(task: CohortTask, data: Path, out: Path) -> Path:
@@ -78,8 +89,8 @@ def cohort_folder(task: CohortTask, data: Path, out: Path) -> Path:
 
 def train(task: CohortTask, cohort: Path, run: Path, *, seed: int, encoder: Path | None, resume: bool) -> str:
     """Run `medmllm train`, and return its command with the places left out."""
-    fixed = ["--target", task.target, "--config", f"reports/cohorts/{task.name}.toml"]
-    fixed += ["--set", f"training.seed={seed}"]
+    fixed = ["--target", task.target, "--config", f"reports/cohorts/{task.settings}"]
+    fixed += [word for setting in (f"training.seed={seed}", *task.changes) for word in ("--set", setting)]
     places = ["--studies", str(cohort / "studies"), "--labels", str(cohort / "labels.csv"), "--out", str(run)]
     shown = ["--studies", "STUDIES", "--labels", "LABELS", "--out", "RUN"]
     if task.pretrained:
