@@ -269,8 +269,8 @@ class ModelSettings(Document):
     """The parts of the network, by name."""
 
     image_encoder: str = Field(
-        description="resnet10, resnet18, resnet34, resnet50, densenet121, densenet169, efficientnet_b0 or swin_unetr, "
-        "of which the encoder is used (MONAI, 3D)"
+        description="resnet10, resnet18, resnet34, resnet50, densenet121, densenet169, efficientnet_b0 or swin_unetr "
+        "(MONAI, 3D), or cells: linear in the means of 8 x 8 x 8 cells"
     )
     image_width: PositiveInt = Field(
         description="channels of the first stage; the usual ResNet and DenseNet have 64, EfficientNet-B0 32 (multiples "
@@ -294,7 +294,7 @@ class ModelSettings(Document):
     dropout: float = Field(
         ge=0,
         lt=1,
-        description="of the fused classifier and 'tiny'; of whole blocks in efficientnet_b0 and swin_unetr",
+        description="of the fused classifier and 'tiny'; of blocks in efficientnet_b0, swin_unetr; of inputs in cells",
     )
     modality_dropout: float = Field(
         ge=0,

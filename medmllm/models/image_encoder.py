@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from medmllm.documents import ModelSettings
 from medmllm.errors import ConfigError
 from medmllm.models.batch_norm import LoneValueNorm
+from medmllm.models.cells import CellMeans
 from medmllm.models.efficientnet import EfficientNetMap
 from medmllm.models.pooling import make_steady
 from medmllm.models.prefix import octants
@@ -104,6 +105,10 @@ def _swin(channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
     return network, network.map_channels
 
 
+def _cells(channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
+    return CellMeans(channels, width=settings.image_width, dropout=settings.dropout), settings.image_width
+
+
 IMAGE_ENCODERS: dict[str, _Backbone] = {
     "resnet10": _resnet("basic", [1, 1, 1, 1]),
     "resnet18": _resnet("basic", [2, 2, 2, 2]),
@@ -113,6 +118,7 @@ IMAGE_ENCODERS: dict[str, _Backbone] = {
     "densenet169": _densenet((6, 12, 32, 32)),
     "efficientnet_b0": _efficientnet,
     "swin_unetr": _swin,
+    "cells": _cells,
 }
 """Name -> builder of (network that ends with its last feature map, channels of that map)."""
 
