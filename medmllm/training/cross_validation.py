@@ -42,6 +42,7 @@ from medmllm.training.label_fold import label_probabilities, labels_predicted
 from medmllm.training.label_splits import split_labels
 from medmllm.training.loop import Tracker, fit, predict_logits
 from medmllm.training.machine import Machine, set_determinism
+from medmllm.training.missing_inputs import remark_missing
 from medmllm.training.modality_test import FoldDeprived, assemble, take_away
 from medmllm.training.note_features import read_notes
 from medmllm.training.resuming import Kept, origin_of
@@ -108,7 +109,7 @@ def arm_contract(contract: PreprocessingContract, arm: str) -> PreprocessingCont
 
 
 def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[str]]:
-    """Return the arms that the cohort can train, and remarks on those it cannot.
+    """Return the arms that the cohort can train, and remarks on those it cannot and on what many studies lack.
 
     Raises:
         ConfigError: No arm is left.
@@ -124,6 +125,7 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
     asked = [arm for arm in config.training.arms if not off.get(arm, False)]
     arms = [arm for arm in asked if has[arm]]
     said = [f"No {arm} arm: the studies lack what it reads." for arm in asked if not has[arm]]
+    said += remark_missing(cohort, config.image.channels)
     if not arms:
         raise ConfigError("no study has what [training] arms reads: add notes or images, or name other arms")
     return arms, said
