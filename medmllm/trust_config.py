@@ -49,4 +49,6 @@ class PolicySettings(Document):
     least: dict[MetricName, float] = Field(description="metric -> smallest value")
     most: dict[MetricName, float] = Field(description="metric -> largest value")
     gap: dict[GapName, float] = Field(description="largest difference between groups, in every column of subgroups")
-    may_not_ignore: tuple[str, ...] = Field(description="modalities, e.g. image; see evaluation.permutations")
+    may_not_ignore: tuple[Literal["image", "text", "recording", "table"], ...] = Field(
+        description="modalities; see evaluation.permutations"
+    )

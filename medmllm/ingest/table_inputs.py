@@ -211,9 +211,9 @@ def _recognise(name: str, rows: Sequence[tuple[Study, str]], settings: TableSett
         if not number and (any(numbers) or _LIKE_A_NUMBER.match(cell))
     ]
     if odd:
-        what = "a column of numbers" if any(numbers) else "though it begins like one"
+        what = "in a column of numbers" if any(numbers) else "though it begins like one"
         raise LabelError(
-            f"{_line(odd[0])}: the cell in column {name!r} is no plain number, in {what} ({len(odd)} such cells). "
+            f"{_line(odd[0])}: the cell in column {name!r} is no plain number, {what} ({len(odd)} such cells). "
             "Mend them, leave them empty, or name the column in [table] categorical to read every cell as a category."
         )
     return "category"

@@ -164,7 +164,7 @@ def _log_unknown(study: Study, values: Values, package: ModelPackage) -> None:
     found = [unknown_categories(values, member.codes) for member in package.folds if member.codes is not None]
     for column in dict.fromkeys(column for columns in found for column in columns):
         lacking = sum(column in columns for columns in found)
-        logger.info("study %s: the category in column %s is unknown to %d folds", study.study_key, column, lacking)
+        logger.warning("study %s: the category in column %s is unknown to %d folds", study.study_key, column, lacking)
 
 
 def _modalities_used(samples: Sequence[Sample]) -> tuple[str, ...]:

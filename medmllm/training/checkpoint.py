@@ -163,8 +163,9 @@ def read_state(path: Path, origin: Origin) -> tuple[dict[str, Tensor], dict[str,
             code="damaged_checkpoint",
         ) from None
     if changed:
+        others = " and another ".join(changed)
         raise MisuseError(
-            f"cannot resume: {FOLDER}/{path.name} was trained with another {', '.join(changed)}. Resume with the "
-            "settings, labels and studies of the interrupted run, or start anew with --overwrite."
+            f"cannot resume: {FOLDER}/{path.name} was trained with another {others}. Resume with the settings, "
+            "labels and studies of the interrupted run, or start anew with --overwrite."
         )
     return tensors, rest

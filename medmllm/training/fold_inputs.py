@@ -77,5 +77,5 @@ def tokenize_cohort(
                 sample = replace(sample, table=cells[0], cell_present=cells[1])
         samples.append(sample)
     for column, count in unknown.items():
-        logger.info("column %s: %d cells hold a category that the fold's training part lacks: missing", column, count)
+        logger.warning("column %s: %d cells hold a category that the fold's training part lacks", column, count)
     return samples

@@ -5,6 +5,7 @@
 `model` is the fused arm where there is one; the other arms' packages lie beside it as `model_ARM`.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -292,6 +293,13 @@ def left_out(index: StudyIndex, missing: Sequence[str], target: str, *, syntheti
     unclaimed = sum(problem.code == "row_without_study" for problem in index.problems)
     if unclaimed:
         said.append(f"{unclaimed} rows of the label table fit no study of the folder.")
+    damaged = Counter(p.code for p in index.problems if p.severity == "refused" and p.where_key.startswith("fi-"))
+    if damaged:
+        codes = ", ".join(f"{count} {code}" for code, count in sorted(damaged.items()))
+        said.append(
+            f"{damaged.total()} files could not be read ({codes}): a study that such a file belongs to is trained "
+            "without it. `medmllm index` lists them with their reasons."
+        )
     if missing:
         said.append(f"{len(missing)} studies have no value for {target} and were left out.")
     return said

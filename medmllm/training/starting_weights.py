@@ -11,8 +11,10 @@ from pathlib import Path
 
 from medmllm.config import TrainConfig
 from medmllm.documents import ModelSettings, PreprocessingContract
+from medmllm.errors import ConfigError
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.fine_tuning import check_extra
+from medmllm.models.fusion import FUSIONS
 from medmllm.models.image_encoder import ImageEncoder, check_encoder, check_grid
 from medmllm.models.image_weights import WeightsReport, load_image_weights
 from medmllm.models.package import new_text_network
@@ -39,6 +41,8 @@ def check_start(config: TrainConfig) -> None:
     if config.recording.enabled:
         mel_bank(config.recording)
     check_extra(config.text)
+    if config.model.fusion not in FUSIONS:
+        raise ConfigError(f"[model] fusion = {config.model.fusion!r} is none of {', '.join(FUSIONS)}")
     if {"image", "fused"} & set(config.training.arms):
         check_encoder(config.model)
         check_grid(config.model, config.image.size)

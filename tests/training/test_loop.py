@@ -56,6 +56,7 @@ def settings(**changes: object) -> TrainingSettings:
         "cache": "",
         "threads": 1,
         "deterministic": False,
+        "learning_curve": (),
     }
     return TrainingSettings.model_validate(plain | changes)
 

@@ -1,8 +1,13 @@
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
+from medmllm.ingest.study_folder import StudyIndex
 from medmllm.records import Note
+from medmllm.table_rows import ProblemRow
 from medmllm.training.cohort import Cohort, Member
 from medmllm.training.missing_inputs import remark_missing
+from medmllm.training.run import left_out
 from tests.models.small import IMAGE, a_sample
 
 BOTH, FIRST, NONE = (True, True), (True, False), (False, False)
@@ -29,3 +34,19 @@ def test_studies_without_an_image_a_channel_or_a_note_are_counted_beside_those_t
 def test_nothing_is_said_where_all_have_it_or_none() -> None:
     assert list(remark_missing(a_cohort(BOTH, BOTH, notes=2), IMAGE.channels)) == []
     assert list(remark_missing(a_cohort(NONE, NONE, notes=0), IMAGE.channels)) == []
+
+
+def test_files_that_could_not_be_read_are_counted_by_what_is_wrong_with_them() -> None:
+    def problem(kind: str, number: int, severity: str, code: str) -> ProblemRow:
+        row = {"where_key": f"{kind}-{number:016x}", "study_key": None, "severity": severity, "code": code}
+        return ProblemRow.model_validate(row | {"reason": "so", "retryable": False})
+
+    problems = [
+        problem("fi", 1, "refused", "recording_unreadable"),
+        problem("fi", 2, "refused", "recording_unreadable"),
+        problem("fi", 3, "refused", "empty_file"),
+        problem("fi", 4, "ignored", "not_recognised"),
+        problem("se", 5, "refused", "uneven"),
+    ]
+    (said,) = left_out(cast(StudyIndex, SimpleNamespace(problems=problems)), (), "grade", synthetic=False)
+    assert said.startswith("3 files could not be read (1 empty_file, 2 recording_unreadable): ")

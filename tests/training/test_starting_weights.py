@@ -94,6 +94,22 @@ def test_a_text_encoder_that_is_not_there_stops_before_the_studies_are_looked_fo
     assert ("[text] encoder" in outcome.stderr) is (arms != '["image"]')
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [("model.fusion=gate", "none of concat, gated"), ('policy.may_not_ignore=["images"]', "may_not_ignore")],
+)
+def test_a_name_that_there_is_not_stops_before_the_studies_are_looked_for(
+    tmp_path: Path, setting: str, said: str
+) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("study_id,outcome\na,0\n")
+    (tmp_path / "nowhere").mkdir()
+    outcome = train(tmp_path / "nowhere", labels, tmp_path / "run", *UNTRACKED, "--set", setting)
+    assert outcome.code == 2
+    assert said in outcome.stderr
+    assert "Reading headers" not in outcome.stderr
+
+
 def test_another_file_under_the_same_name_is_another_training_to_resume(tmp_path: Path) -> None:
     file = tmp_path / "start.safetensors"
     write_start(file)
