@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medmllm.provenance import package_versions
+from medmllm.provenance import git_state, package_versions
 from reports.ingest_speed import folders
 
 HERE = Path(__file__).resolve().parent
@@ -193,13 +193,27 @@ def measure(sizes: Sizes, source: Path | None) -> dict[str, Any]:
     }
 
 
+def measure_index(sizes: Sizes) -> dict[str, Any]:
+    """Return what results.json holds of the index, measured by itself."""
+    with tempfile.TemporaryDirectory() as scratch:
+        found = {"index": index_speed(Path(scratch) / "b", sizes), "index_of_links": index_memory(Path(scratch), sizes)}
+    commit, dirty = git_state()
+    found["index"] |= {"measured_alone_at": commit, "dirty": dirty, "load": os.getloadavg()}
+    return found
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Measure; write results.json, or print them for a small trial."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--from", dest="source", type=Path, help="a folder of CT slices whose pixels to use")
     parser.add_argument("--small", action="store_true", help="a trial of a minute; writes nothing")
+    parser.add_argument("--only-index", action="store_true", help="the index alone; the rest of results.json stays")
     given = parser.parse_args(words)
-    results = measure(SMALL if given.small else Sizes(), given.source)
+    sizes = SMALL if given.small else Sizes()
+    if given.only_index:
+        results = json.loads((HERE / "results.json").read_text(encoding="utf-8")) | measure_index(sizes)
+    else:
+        results = measure(sizes, given.source)
     text = json.dumps(results, indent=1) + "\n"
     if given.small:
         sys.stdout.write(text)
