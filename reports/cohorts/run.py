@@ -101,7 +101,9 @@ def train(task: CohortTask, cohort: Path, run: Path, *, seed: int, encoder: Path
     command = ["medmllm", "train", *fixed, *places, "--resume" if resume else "--overwrite"]
     program = str(Path(sys.executable).with_name("medmllm"))
     if not (resume and (run / "evaluation.json").is_file()):  # else the run is whole
-        subprocess.run([program, *command[1:]], check=True, cwd=HERE.parents[1])
+        done = subprocess.run([program, *command[1:]], check=False, cwd=HERE.parents[1])
+        if done.returncode not in (0, 3):  # 3: finished, but some studies were refused
+            raise SystemExit(f"{task.name}: medmllm train ended with {done.returncode}")
     return shlex.join(["medmllm", "train", *shown, *fixed])
 
 
