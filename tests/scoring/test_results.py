@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from medmllm.documents import Task
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.records import Prediction
 from medmllm.scoring.results import prediction_document, prediction_row, shown_probability, summarise
@@ -53,7 +54,9 @@ def test_a_conformal_set_is_written_by_class_names() -> None:
 def test_the_shown_probability_is_of_the_positive_or_else_of_the_predicted_class(
     probabilities: tuple[float, ...], predicted: int, shown: float
 ) -> None:
-    assert shown_probability(a_prediction(probabilities=probabilities), predicted) == shown
+    classes = ("no", "yes", "maybe")[: len(probabilities)]
+    card = made_up.card().model_copy(update={"task": Task.of("grade", classes)})
+    assert shown_probability(a_prediction(probabilities=probabilities), card, predicted) == shown
 
 
 def test_the_summary_adds_refusals_up_and_counts_ignored_files() -> None:
