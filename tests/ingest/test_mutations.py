@@ -120,7 +120,7 @@ def test_planted_identifiers_and_foreign_errors_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remarks: Remarks
 ) -> None:
     def talk(folder: str) -> None:
-        logging.getLogger("some.library").debug("patient %s", NAME)
+        logging.getLogger("some.other").debug("patient %s", NAME)
         raise KeyError(NUMBER)
 
     monkeypatch.setattr("reports.robustness.worker.load", talk)

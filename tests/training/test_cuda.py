@@ -16,24 +16,12 @@ from medmllm.training.feeding import feed
 from medmllm.training.loop import Fit, fit, predict_logits
 from medmllm.training.machine import Machine, set_determinism
 from tests.models.small import a_batch, a_member, contract_of
+from tests.training.test_checkpoint import Killed, Killer
 from tests.training.test_loop import Told, cohort, settings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
 ON_CUDA = {"device": "cuda", "precision": "32-true"}
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
-class Killer(Told):
-    """A tracker that ends the training in the middle of it."""
-
-    def log_epoch(self, epoch: int, metrics: object) -> None:
-        super().log_epoch(epoch, metrics)
-        if epoch == 2:
-            raise Killed
 
 
 def trained(
