@@ -29,8 +29,9 @@ from medmllm.records import Study, Target
 from medmllm.result_documents import EvaluationDocument
 from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.table_rows import LedgerRow, QualityRow
+from medmllm.training.arms import usable_arms
 from medmllm.training.cohort import Cohort, draft_contract, read_cohort
-from medmllm.training.cross_validation import cross_validate, usable_arms
+from medmllm.training.cross_validation import cross_validate
 from medmllm.training.groups import read_groups
 from medmllm.training.image_cache import RUN_FOLDER, ImageCache
 from medmllm.training.planning import look_ahead, settle_folds

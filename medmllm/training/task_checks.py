@@ -4,8 +4,8 @@ settings, Task -> nothing, or the first that does not fit
 """
 
 from medmllm.config import TrainConfig
-from medmllm.documents import Task
 from medmllm.errors import ConfigError
+from medmllm.model_documents import Task
 from medmllm.training.label_loss import check_label_settings
 from medmllm.training.losses import check_weights
 from medmllm.training.policy import check_rules

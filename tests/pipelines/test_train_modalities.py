@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from medmllm.csv_tables import read_table
-from medmllm.documents import ModelCard
 from medmllm.errors import PackageError
 from medmllm.ingest.keys import Keyring
+from medmllm.model_documents import ModelCard
 from medmllm.models.package import load_package
 from medmllm.result_documents import ExplanationDocument
 from medmllm.table_documents import TableCodes
