@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from medmllm.config import TrainConfig
-from medmllm.documents import Task
 from medmllm.errors import ConfigError
 from medmllm.evaluation.cohort import OutOfFold, measures_of
 from medmllm.evaluation.fairness import GAPS, group_measures
 from medmllm.evaluation.multilabel import MEANS
+from medmllm.model_documents import Task
 from medmllm.records import ArmEvaluation, Study
 from medmllm.training.groups import Groups
 from medmllm.trust_config import RANGES, PolicySettings

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from medmllm.config import TrainConfig, load_config
-from medmllm.documents import Task
 from medmllm.errors import ConfigError
 from medmllm.evaluation.cohort import OutOfFold, binary_measures, multiclass_measures
 from medmllm.evaluation.fairness import GAPS
 from medmllm.evaluation.ordinal import ordinal_measures
+from medmllm.model_documents import Task
 from medmllm.records import ArmEvaluation, Metric, Study
 from medmllm.training.policy import check_gaps, check_policy, check_rules, judge, unmet
 from medmllm.trust_config import RANGES, GapName, MetricName, PolicySettings
