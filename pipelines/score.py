@@ -88,8 +88,7 @@ def _run(
         (out / whole).unlink(missing_ok=True)
     given = read_label_table(table) if table else None
     index = read_index(studies, labels=given)
-    if index.studies:
-        check_columns(index, package.card.contract.table, given=given)
+    check_columns(index, package.card.contract.table, given=given)
     write_table(out / "problems.csv", ProblemRow, index.problems)
     if linkage is not None:
         write_linkage(linkage, index, out=out)

@@ -90,7 +90,7 @@ def check_columns(index: StudyIndex, table: TableContract | None, *, given: Labe
 
 def _check_fit(index: StudyIndex, given: LabelTable) -> None:
     """Refuse a table none of whose rows fits a study."""
-    if sum(problem.code == "row_without_study" for problem in index.problems) < given.row_count:
+    if not index.studies or sum(p.code == "row_without_study" for p in index.problems) < given.row_count:
         return
     compared = "StudyInstanceUID, folder and path" if given.by_study else "PatientID and the names of folders around it"
     raise LabelError(
