@@ -36,3 +36,10 @@ def test_excess_is_the_observed_share_of_events_minus_the_predicted_one() -> Non
     observed = 1 - 3 / 4 * 2 / 3  # one of four at 1, one of three at 2
     found = weighted_excess(followed, np.array([0.9, 0.8, 0.7, 0.6]), 2.5, np.ones((1, 4)))[0]
     assert found == pytest.approx(observed - (0.1 + 0.2 + 0.3 + 0.4) / 4)
+
+
+def test_an_event_counts_by_the_share_followed_just_before_it() -> None:
+    followed = Followed(np.array([1.0, 2.0, 2.0, 3.0]), np.array([True, True, False, True]))
+    found = weighted_brier(followed, np.full((4, 1), 0.3), np.array([2.5]), np.ones((1, 4)))[0, 0]
+    # Until just before 2 all were followed; of the two without an event then, one was censored: half is followed on.
+    assert found == pytest.approx((0.3**2 + 0.3**2 + 0.7**2 / (1 / 2)) / 4)
