@@ -18,16 +18,9 @@ from typing import Literal, TypeVar
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from medmllm.deidentify_config import DeidentifyConfig
-from medmllm.documents import (
-    Document,
-    ImageSettings,
-    ModelSettings,
-    Probability,
-    RecordingSettings,
-    Triple,
-    first_fault,
-)
+from medmllm.documents import Document, ImageSettings, Probability, RecordingSettings, Triple, first_fault
 from medmllm.errors import ConfigError
+from medmllm.model_documents import ModelSettings
 from medmllm.records import Severity
 from medmllm.table_documents import TableSettings
 from medmllm.training_config import (

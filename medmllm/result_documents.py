@@ -13,14 +13,13 @@ from pydantic import Field, PositiveInt
 from medmllm.documents import (
     RESEARCH_USE_ONLY,
     Document,
-    ModelCard,
     PatientKey,
     Probability,
     SeriesKey,
     Sha256,
     StudyKey,
-    Task,
 )
+from medmllm.model_documents import ModelCard, Task
 from medmllm.records import Provenance
 from medmllm.table_documents import TableCodes
 from medmllm.trust_documents import (

@@ -12,10 +12,10 @@ import numpy as np
 
 from medmllm.config import TrainConfig
 from medmllm.csv_tables import check_writable, read_table
-from medmllm.documents import ModelCard
 from medmllm.errors import MisuseError, PackageError
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.comparison import compare_models, comparison_remarks
+from medmllm.model_documents import ModelCard
 from medmllm.provenance import file_digest, stamp
 from medmllm.reporting.comparison import (
     ComparisonDocument,

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmllm.csv_tables import check_writable, write_table
-from medmllm.documents import ImageSettings, ModelCard
+from medmllm.documents import ImageSettings
 from medmllm.errors import MisuseError, PackageError
 from medmllm.ingest.study_folder import folder_of
+from medmllm.model_documents import ModelCard
 from medmllm.pipelines.index import read_index
 from medmllm.preprocessing.selection import select_series
 from medmllm.reporting.selection import Only, document, rows, text

@@ -25,8 +25,8 @@ from medmllm.attribution.integration import integrate
 from medmllm.attribution.modalities import modality_shares, modality_sums
 from medmllm.attribution.overlay import to_source_grid
 from medmllm.config import ExplainSettings
-from medmllm.documents import Task
 from medmllm.errors import AttributionError
+from medmllm.model_documents import Task
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.package import ModelPackage
 from medmllm.preprocessing.stored_image import load_image

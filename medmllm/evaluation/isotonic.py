@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
-from medmllm.documents import IsotonicMap
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.calibration import apply_temperature, to_logits, to_probabilities
 from medmllm.evaluation.discrimination import IntArray
+from medmllm.model_documents import IsotonicMap
 from medmllm.records import FloatArray
 
 

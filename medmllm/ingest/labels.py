@@ -10,10 +10,10 @@ cells.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from medmllm.documents import Task
 from medmllm.errors import LabelError
 from medmllm.ingest.ordering import order_classes
 from medmllm.ingest.tables import Target, assign_targets
+from medmllm.model_documents import Task
 from medmllm.records import UNKNOWN, Study
 from medmllm.records import Target as StudyTarget
 from medmllm.training_config import TaskSettings

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from medmllm.documents import ModelSettings
+from medmllm.model_documents import ModelSettings
 
 STAGES = 3  # each halves bands and frames, and doubles the channels
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from medmllm.documents import ModelSettings
 from medmllm.errors import ConfigError
+from medmllm.model_documents import ModelSettings
 from medmllm.models.audio_encoder import AudioEncoder
 from medmllm.models.batch_norm import share_statistics
 from medmllm.models.cross_attention import CrossAttention

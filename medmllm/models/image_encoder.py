@@ -14,8 +14,8 @@ import torch
 from monai.networks.nets import DenseNet, ResNet
 from torch import Tensor, nn
 
-from medmllm.documents import ModelSettings
 from medmllm.errors import ConfigError
+from medmllm.model_documents import ModelSettings
 from medmllm.models.batch_norm import LoneValueNorm
 from medmllm.models.cells import CellMeans
 from medmllm.models.efficientnet import EfficientNetMap

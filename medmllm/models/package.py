@@ -2,7 +2,7 @@
 
     fold models + tokenizers + card -> folder -> the same models, checked
 
-    model.json                 the card (documents.ModelCard): task, contract, calibration, digests
+    model.json                 the card (model_documents.ModelCard): task, contract, calibration, digests
     fold_K.safetensors         weights of fold K
     tokenizer/fold_K/          tokenizer and text-encoder configuration of fold K
     table/fold_K.json          how fold K codes the columns of the label table
@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from medmllm.documents import FoldModel, ModelCard, ModelSettings, PreprocessingContract, TextSettings
+from medmllm.documents import PreprocessingContract, TextSettings
 from medmllm.errors import ConfigError, PackageError
+from medmllm.model_documents import FoldModel, ModelCard, ModelSettings
 from medmllm.models.audio_encoder import AudioEncoder
 from medmllm.models.classifier import StudyClassifier, output_count
 from medmllm.models.image_encoder import ImageEncoder, check_grid

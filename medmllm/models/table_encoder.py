@@ -9,7 +9,7 @@ missing: what is stored in its place is never read (Gorishniy et al., NeurIPS 20
 import torch
 from torch import Tensor, nn
 
-from medmllm.documents import ModelSettings
+from medmllm.model_documents import ModelSettings
 from medmllm.table_documents import TableCodes
 
 CELL_WIDTH = 8

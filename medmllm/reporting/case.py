@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medmllm.documents import ModelCard
 from medmllm.errors import MedmllmError
+from medmllm.model_documents import ModelCard
 from medmllm.records import MODALITIES, ChannelAttribution, Explanation, Note, Refusal, Volume
 from medmllm.reporting.figures import (
     CanonicalGrid,

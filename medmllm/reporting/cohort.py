@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmllm.config import TrainConfig
-from medmllm.documents import ModelCard
+from medmllm.model_documents import ModelCard
 from medmllm.reporting.page import write_page
 from medmllm.reporting.training_figures import TrainingFigures
 from medmllm.result_documents import EvaluationDocument, MetricDocument

@@ -13,8 +13,9 @@ from pydantic import Field
 
 from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import write_table
-from medmllm.documents import Document, Probability, Sha256, Task
+from medmllm.documents import Document, Probability, Sha256
 from medmllm.evaluation.comparison import Comparison
+from medmllm.model_documents import Task
 from medmllm.records import Metric, Provenance
 from medmllm.reporting.cohort import label_of
 from medmllm.reporting.page import write_page

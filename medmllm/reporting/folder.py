@@ -10,7 +10,7 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from medmllm.documents import ModelCard
+from medmllm.model_documents import ModelCard
 from medmllm.reporting.page import write_page
 from medmllm.result_documents import ScoringSummary
 from medmllm.table_rows import LedgerRow, PredictionRow

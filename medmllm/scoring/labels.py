@@ -5,7 +5,7 @@ Prediction, ModelCard -> labels that reach their operating points; the one that 
 
 from collections.abc import Sequence
 
-from medmllm.documents import ModelCard
+from medmllm.model_documents import ModelCard
 
 
 def predicted_labels(probabilities: Sequence[float], card: ModelCard) -> tuple[str, ...]:

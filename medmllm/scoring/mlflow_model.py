@@ -18,10 +18,10 @@ from mlflow.types import ColSpec, DataType, Schema
 
 from medmllm import __version__
 from medmllm.config import ScoreConfig, load_config
-from medmllm.documents import ModelCard
 from medmllm.errors import MisuseError
 from medmllm.ingest.keys import load_keyring
 from medmllm.ingest.study_folder import index_folder
+from medmllm.model_documents import ModelCard
 from medmllm.models.package import CARD, ModelPackage, load_package
 from medmllm.scoring.results import prediction_row
 from medmllm.scoring.study_folder import Refused, Scored, predicted_class, score_folder

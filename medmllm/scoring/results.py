@@ -5,8 +5,8 @@ Prediction, ModelCard -> PredictionRow, PredictionDocument
 
 from collections.abc import Mapping
 
-from medmllm.documents import ModelCard
 from medmllm.ingest.study_folder import StudyIndex
+from medmllm.model_documents import ModelCard
 from medmllm.records import Prediction, Provenance
 from medmllm.result_documents import PredictionDocument, ScoringSummary
 from medmllm.scoring.labels import predicted_labels

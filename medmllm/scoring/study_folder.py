@@ -19,12 +19,12 @@ import torch
 
 from medmllm.attribution.gradients import class_to_explain, explain_study
 from medmllm.config import QualityPolicy, ScoreConfig
-from medmllm.documents import ModelCard
 from medmllm.errors import MedmllmError
 from medmllm.evaluation.calibration import to_probabilities
 from medmllm.evaluation.conformal import conformal_sets, vote
 from medmllm.evaluation.isotonic import calibrate
 from medmllm.evaluation.ordinal import median_class
+from medmllm.model_documents import ModelCard
 from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.contract import nothing_to_read
 from medmllm.preprocessing.sample import collate, prepare_sample, to_device

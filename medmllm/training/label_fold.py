@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medmllm.documents import LabelDecision
 from medmllm.evaluation.calibration import apply_temperature, fit_temperature, to_probabilities
 from medmllm.evaluation.discrimination import BoolArray, IntArray, choose_threshold
+from medmllm.model_documents import LabelDecision
 from medmllm.records import UNKNOWN, FloatArray
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from medmllm.ingest.keys import load_keyring
 from medmllm.records import Study, Target
+from medmllm.training.arms import split_cohort
 from medmllm.training.cohort import Cohort
-from medmllm.training.cross_validation import split_cohort
 from medmllm.training.label_splits import carve_label_tuning, check_enough_labels, refuse_lacking
 from medmllm.training.leakage import audit
 from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds

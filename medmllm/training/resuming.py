@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from medmllm.config import TrainConfig
-from medmllm.documents import FoldModel
 from medmllm.errors import MisuseError
+from medmllm.model_documents import FoldModel
 from medmllm.models.package import codes_name, weights_name
 from medmllm.preprocessing.stored_image import load_image, voxel_digest
 from medmllm.provenance import file_digest, text_digest

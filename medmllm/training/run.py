@@ -15,13 +15,13 @@ import pandas as pd
 
 from medmllm.config import TrainConfig
 from medmllm.csv_tables import write_table
-from medmllm.documents import FoldModel, ModelCard, Task
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.conformal import SetEvaluation, evaluate_sets, missed_remarks, too_few_remarks
 from medmllm.evaluation.remarks import remarks
 from medmllm.ingest.study_folder import StudyIndex
+from medmllm.model_documents import FoldModel, ModelCard, Task
 from medmllm.models.package import CARD, digest_files, key_digest, write_background, write_reference
-from medmllm.records import CohortEvaluation, Metric, Provenance
+from medmllm.records import CohortEvaluation, Metric, Provenance, Survival
 from medmllm.result_documents import (
     ArmDocument,
     ClassCoverageDocument,
@@ -30,8 +30,9 @@ from medmllm.result_documents import (
     MetricDocument,
 )
 from medmllm.table_rows import OutOfFoldRow
+from medmllm.training.arms import mean_image
 from medmllm.training.cohort import Cohort
-from medmllm.training.cross_validation import ArmResult, mean_image
+from medmllm.training.cross_validation import ArmResult
 from medmllm.training.groups import Groups
 from medmllm.training.learning_curve import learning_line, learning_metrics, learning_remark, trace_learning
 from medmllm.training.policy import unmet
@@ -115,6 +116,8 @@ def _reference(trained: Trained, arm: ArmResult) -> pd.DataFrame:
             row |= {
                 f"target[{name}]": own for name, own in zip(trained.task.classes, member.sample.target, strict=True)
             }
+        elif isinstance(member.sample.target, Survival):
+            row |= {"time": member.sample.target.time, "event": int(member.sample.target.event)}
         else:
             row["target"] = trained.task.classes[member.sample.target or 0]
         for index, name in enumerate(trained.task.classes):

@@ -10,8 +10,9 @@ import logging
 from pathlib import Path
 
 from medmllm.config import TrainConfig
-from medmllm.documents import ModelSettings, PreprocessingContract
+from medmllm.documents import PreprocessingContract
 from medmllm.errors import ConfigError
+from medmllm.model_documents import ModelSettings
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.fine_tuning import check_extra
 from medmllm.models.fusion import FUSIONS

@@ -17,8 +17,9 @@ from medmllm.evaluation.fairness import Subgroups, evaluate_groups, gap_remarks
 from medmllm.evaluation.modality_use import ModalityUse, evaluate_use, use_remarks
 from medmllm.evaluation.resampling import Interval
 from medmllm.records import FloatArray
+from medmllm.training.arms import main_arm
 from medmllm.training.cohort import Cohort
-from medmllm.training.cross_validation import ArmResult, main_arm
+from medmllm.training.cross_validation import ArmResult
 from medmllm.training.groups import Groups, band_names
 from medmllm.trust_documents import (
     AurocDifferenceDocument,

@@ -7,11 +7,11 @@ The test part has no say in any of them.
 
 from dataclasses import dataclass
 
-from medmllm.documents import IsotonicMap, LabelDecision
 from medmllm.evaluation.calibration import fit_temperature, to_probabilities
 from medmllm.evaluation.conformal import class_thresholds
 from medmllm.evaluation.discrimination import IntArray, choose_threshold
 from medmllm.evaluation.isotonic import calibrate, fit_isotonic
+from medmllm.model_documents import IsotonicMap, LabelDecision
 from medmllm.records import FloatArray
 from medmllm.training.label_fold import calibrate_labels, decide_labels
 from medmllm.training_config import EvaluationSettings

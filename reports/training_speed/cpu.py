@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from medmllm.documents import ImageSettings, ModelSettings, PreprocessingContract, TextSettings
+from medmllm.documents import ImageSettings, PreprocessingContract, TextSettings
+from medmllm.model_documents import ModelSettings
 from medmllm.models.text_encoder import tiny_config
 from medmllm.preprocessing.stored_image import store_image, voxel_digest
 from medmllm.provenance import git_state, package_versions

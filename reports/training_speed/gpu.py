@@ -23,7 +23,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig
 
-from medmllm.documents import ModelSettings
+from medmllm.model_documents import ModelSettings
 from medmllm.preprocessing.sample import collate
 from medmllm.provenance import git_state, package_versions
 from medmllm.training.batches import augment

@@ -17,7 +17,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig
 
-from medmllm.documents import ImageSettings, ModelSettings, PreprocessingContract, TextSettings
+from medmllm.documents import ImageSettings, PreprocessingContract, TextSettings
+from medmllm.model_documents import ModelSettings
 from medmllm.models.package import FoldNetwork, build_network
 from medmllm.models.text_encoder import from_config
 from medmllm.preprocessing.sample import collate

@@ -23,9 +23,10 @@ import nibabel
 import numpy as np
 
 from medmllm.config import QualityConfig, load_config
-from medmllm.documents import ImageSettings, ModelSettings
+from medmllm.documents import ImageSettings
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder
+from medmllm.model_documents import ModelSettings
 from medmllm.models.package import FoldNetwork, build_network
 from medmllm.provenance import package_versions
 from medmllm.training.cohort import draft_contract, read_cohort

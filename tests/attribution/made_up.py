@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from medmllm.config import ExplainSettings, TrainConfig, load_config
-from medmllm.documents import Channel, PreprocessingContract, Task
+from medmllm.documents import Channel, PreprocessingContract
+from medmllm.model_documents import Task
 from medmllm.models.package import FoldNetwork, ModelPackage, build_network, new_text_network
 from medmllm.preprocessing.text import learn_tiny_tokenizer, tokenize_note
 from medmllm.records import Batch, Note, Sample, Section, SeriesReference, Volume

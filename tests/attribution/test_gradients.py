@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from medmllm.attribution.gradients import METHOD, class_to_explain, explain_study
-from medmllm.documents import Task
 from medmllm.errors import AttributionError
+from medmllm.model_documents import Task
 from medmllm.models.package import ModelPackage
 from medmllm.preprocessing.sample import collate
 from medmllm.records import Explanation, Sample

@@ -9,12 +9,12 @@ from medmllm.documents import (
     Channel,
     Column,
     ImageSettings,
-    ModelSettings,
     PreprocessingContract,
     RecordingSettings,
     TableContract,
     TextSettings,
 )
+from medmllm.model_documents import ModelSettings
 from medmllm.models.fine_tuning import limit_training
 from medmllm.models.package import FoldNetwork, build_network, new_text_network
 from medmllm.models.prefix import PREFIX_TOKENS

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from medmllm.documents import ModelSettings
 from medmllm.errors import ConfigError
+from medmllm.model_documents import ModelSettings
 from medmllm.models.fusion import FUSIONS
 from medmllm.models.image_encoder import IMAGE_ENCODERS, ImageEncoder, MeanAndMax, check_grid
 from tests.models.small import PARTS, SIZE, a_batch, a_member

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
-from medmllm.documents import FoldModel, ModelCard, Task, TextSettings
+from medmllm.documents import TextSettings
 from medmllm.errors import ConfigError, PackageError
+from medmllm.model_documents import FoldModel, ModelCard, Task
 from medmllm.models.package import (
     CARD,
     FoldNetwork,

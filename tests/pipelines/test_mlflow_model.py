@@ -10,9 +10,9 @@ from mlflow.models import Model
 from mlflow.pyfunc import PythonModelContext
 
 from medmllm.csv_tables import read_table
-from medmllm.documents import ModelCard
 from medmllm.errors import MisuseError
 from medmllm.ingest.keys import Keyring
+from medmllm.model_documents import ModelCard
 from medmllm.models.package import check_package
 from medmllm.scoring import mlflow_model
 from medmllm.scoring.mlflow_model import ScoringModel

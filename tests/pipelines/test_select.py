@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 from medmllm.cli import app
 from medmllm.csv_tables import read_table
-from medmllm.documents import Channel, ModelCard
+from medmllm.documents import Channel
 from medmllm.errors import MisuseError, PackageError
 from medmllm.ingest.synthetic_dicom import Acquisition
+from medmllm.model_documents import ModelCard
 from medmllm.pipelines import select
 from medmllm.reporting.selection import SelectionDocument
 from medmllm.table_rows import SelectionRow

@@ -14,10 +14,10 @@ from sklearn.metrics import roc_auc_score
 
 from medmllm.config import TrainConfig
 from medmllm.csv_tables import read_table
-from medmllm.documents import ModelCard
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder
 from medmllm.ingest.tables import read_label_table
+from medmllm.model_documents import ModelCard
 from medmllm.models.package import check_package, key_digest, load_package
 from medmllm.preprocessing.sample import collate, prepare_sample
 from medmllm.result_documents import EvaluationDocument

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medmllm.documents import ModelCard
+from medmllm.model_documents import ModelCard
 from tests.factories import write_nifti_cohort
 from tests.models.small import save_bert
 from tests.pipelines.runs import UNTRACKED, score, site_key, train

@@ -8,10 +8,10 @@ import pytest
 from scipy.special import expit, logit
 
 from medmllm.csv_tables import read_table
-from medmllm.documents import ModelCard
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder
 from medmllm.ingest.tables import read_label_table
+from medmllm.model_documents import ModelCard
 from medmllm.models.package import load_package
 from medmllm.preprocessing.sample import collate, prepare_sample
 from medmllm.table_rows import OutOfFoldRow, PredictionRow

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medmllm.result_documents import EvaluationDocument
-from medmllm.training import cross_validation
+from medmllm.training import fold as one_fold
 from medmllm.training.checkpoint import FOLDER
 from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import UNTRACKED, Outcome, train
@@ -63,7 +63,7 @@ def test_a_run_that_is_cut_off_within_the_curve_goes_on_there_to_the_same_end(
 ) -> None:
     exact = (*UNTRACKED, "--set", "training.deterministic=true", "--set", "training.epochs=2")
     trained(data, tmp_path / "whole", *exact)
-    fit, fitted = cross_validation.fit, []
+    fit, fitted = one_fold.fit, []
 
     def counted(*arguments: object, **named: object) -> object:
         fitted.append(1)
@@ -71,7 +71,7 @@ def test_a_run_that_is_cut_off_within_the_curve_goes_on_there_to_the_same_end(
             raise KeyboardInterrupt
         return fit(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cross_validation, "fit", counted)
+    monkeypatch.setattr(one_fold, "fit", counted)
     trained(data, tmp_path / "cut", *exact)
     kept = {path.name for path in (tmp_path / "cut" / FOLDER).glob("*.done.safetensors")}
     assert kept == {f"text_{at}fold_{k}.done.safetensors" for at in ("", "at_0.5_") for k in range(FOLDS)}

@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from medmllm.csv_tables import read_table
-from medmllm.documents import ModelCard
 from medmllm.errors import PackageError
 from medmllm.ingest.keys import Keyring
+from medmllm.model_documents import ModelCard
 from medmllm.models.package import load_package
 from medmllm.result_documents import ExplanationDocument
 from medmllm.table_documents import TableCodes
@@ -132,6 +132,19 @@ def test_a_table_is_used_in_scoring_and_a_study_without_a_row_is_scored_without(
     assert with_table[other].modalities_used == "image+text+recording+table"
     assert with_table[other].probability != pytest.approx(bare[other].probability, abs=1e-6)
     assert KEYRING.study(ONLY_TABLE) in with_table.keys() - bare.keys()
+
+
+def test_a_table_that_fits_no_study_stops_the_scoring_and_one_of_no_use_is_remarked(
+    run: Trained, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "other.csv", [{"study_id": "elsewhere", "age": "50", "sex": "F"}])
+    outcome = score(run.studies, run.run / "model", tmp_path / "out", "--table", tmp_path / "other.csv")
+    assert outcome.code == 2
+    assert "no row of the --table, of 1, fits any" in outcome.stderr
+    assert not (tmp_path / "out" / "predictions.csv").exists()
+    unread = score(run.studies, run.run / "model_text", tmp_path / "text", "--table", run.labels)
+    assert unread.code in (0, 3)
+    assert "the model reads no column of the --table" in unread.log
 
 
 def test_a_required_row_refuses_a_study_that_has_none(run: Trained, tmp_path: Path) -> None:

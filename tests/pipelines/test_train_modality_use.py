@@ -84,7 +84,7 @@ def test_folds_that_were_kept_bring_their_permuted_predictions_along(
     with monkeypatch.context() as patch:
         patch.setattr("medmllm.pipelines.train.write_run", cut)
         train(cohort, data / "labels.csv", run, *LEARNT, "--target", "both", *quick)
-    monkeypatch.setattr("medmllm.training.cross_validation.fit", cut)  # nothing is trained again
+    monkeypatch.setattr("medmllm.training.fold.fit", cut)  # nothing is trained again
     _, resumed = trained(cohort, run, "both", *quick, "--resume")
     assert len(resumed.modality_use) == 2
     assert resumed.modality_use == whole.modality_use

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error, roc_auc_score
 
-from medmllm.documents import ModelCard
+from medmllm.model_documents import ModelCard
 from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import EXPLAINED, UNTRACKED, Trained, invoke, rename_studies, score, site_key, train
 

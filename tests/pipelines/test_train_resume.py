@@ -110,7 +110,7 @@ def test_folds_that_are_done_are_not_trained_again(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("medmllm.training.cross_validation.fit", never)
+    monkeypatch.setattr("medmllm.training.fold.fit", never)
     assert again(*interrupted, "--resume")[0] == 0
 
 

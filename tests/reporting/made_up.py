@@ -7,7 +7,7 @@ SUPERIOR corner, stored in any orientation asked for.
 import nibabel as nib
 import numpy as np
 
-from medmllm import documents, records, result_documents
+from medmllm import documents, model_documents, records, result_documents
 from medmllm.config import TrainConfig, load_config
 from medmllm.reporting.comparison import ComparedRun, ComparisonDocument, RunDifference
 from medmllm.table_rows import LedgerRow, PredictionRow
@@ -98,12 +98,12 @@ def provenance() -> records.Provenance:
     )
 
 
-def task(kind: str = "binary") -> documents.Task:
+def task(kind: str = "binary") -> model_documents.Task:
     classes = CLASSES if kind == "binary" else ("chest", "head", "spine")
-    return documents.Task(target="effusion", kind=kind, classes=classes)
+    return model_documents.Task(target="effusion", kind=kind, classes=classes)
 
 
-def card(*, synthetic: bool = False, text: bool = True, kind: str = "binary") -> documents.ModelCard:
+def card(*, synthetic: bool = False, text: bool = True, kind: str = "binary") -> model_documents.ModelCard:
     packaged = load_config(TrainConfig, "train")
     image = packaged.image.model_copy(
         update={
@@ -117,14 +117,14 @@ def card(*, synthetic: bool = False, text: bool = True, kind: str = "binary") ->
     contract = documents.PreprocessingContract(
         version=1, orientation="RAS", image=image, accepted={}, text=tokens if text else None
     )
-    return documents.ModelCard(
+    return model_documents.ModelCard(
         task=task(kind),
         arm="fused" if text else "image",
         contract=contract,
         contract_fingerprint=contract.fingerprint,
         model=packaged.model,
         folds=tuple(
-            documents.FoldModel(
+            model_documents.FoldModel(
                 fold=fold,
                 weights=f"fold_{fold}.safetensors",
                 weights_sha256=DIGEST,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medmllm import documents, records
+from medmllm import model_documents, records
 from medmllm.errors import MedmllmError
 from medmllm.reporting.case import NoteSection, note_sections, write_case_report
 from tests.reporting import made_up
@@ -265,7 +265,7 @@ def test_note_text_is_escaped(tmp_path: Path) -> None:
 
 
 def test_class_names_and_words_are_escaped(tmp_path: Path) -> None:
-    task = documents.Task(target="<b>t</b>", kind="binary", classes=("no", "<img src=x onerror=alert(1)>"))
+    task = model_documents.Task(target="<b>t</b>", kind="binary", classes=("no", "<img src=x onerror=alert(1)>"))
     prediction = made_up.prediction(
         task=task, predicted=task.classes[1], probabilities={"no": 0.1685841, task.classes[1]: 0.8314159}
     )

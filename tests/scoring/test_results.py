@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from medmllm.documents import Task
 from medmllm.ingest.study_folder import StudyIndex
+from medmllm.model_documents import Task
 from medmllm.records import Prediction
 from medmllm.scoring.results import prediction_document, prediction_row, shown_probability, summarise
 from tests.reporting import made_up

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from medmllm.config import ScoreConfig, load_config
-from medmllm.documents import FoldModel, ModelCard, PreprocessingContract, Task
+from medmllm.documents import PreprocessingContract
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder
+from medmllm.model_documents import FoldModel, ModelCard, Task
 from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.sample import collate, prepare_sample
 from medmllm.provenance import stamp

@@ -10,24 +10,17 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from medmllm.config import TrainConfig, load_config
-from medmllm.documents import FoldModel
 from medmllm.errors import ConfigError
 from medmllm.evaluation.calibration import TEMPERATURE_BOUNDS
 from medmllm.evaluation.cohort import OutOfFold
+from medmllm.model_documents import FoldModel
 from medmllm.preprocessing.contract import VolumeFacts
 from medmllm.records import Note, Section
-from medmllm.training import cross_validation
+from medmllm.training import fold as one_fold
+from medmllm.training.arms import arm_contract, main_arm, mean_image, split_cohort, usable_arms
 from medmllm.training.cohort import Cohort, Member, draft_contract
-from medmllm.training.cross_validation import (
-    ArmResult,
-    arm_contract,
-    cross_validate,
-    decide,
-    main_arm,
-    mean_image,
-    split_cohort,
-    usable_arms,
-)
+from medmllm.training.cross_validation import ArmResult, cross_validate
+from medmllm.training.fold import decide
 from medmllm.training.fold_inputs import fold_tokenizer, tokenize_cohort
 from medmllm.training.resuming import origin_of
 from medmllm.training.splits import FoldSplit, count_folds
@@ -173,14 +166,14 @@ def test_temperature_minimises_the_tuning_loss_and_threshold_maximises_youdens_j
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[list[str], np.ndarray]] = []
-    predict = cross_validation.predict_logits
+    predict = one_fold.predict_logits
 
     def spy(member, samples, *more):  # type: ignore[no-untyped-def]
         logits = predict(member, samples, *more)
         asked.append(([sample.study_key for sample in samples], logits))
         return logits
 
-    monkeypatch.setattr(cross_validation, "predict_logits", spy)
+    monkeypatch.setattr(one_fold, "predict_logits", spy)
     config, cohort = a_config(), a_cohort()
     plan = split_cohort(cohort, config.training)
     cohort = with_targets_turned(cohort, np.array([split.tune[0] for split in plan.folds]))  # not separable
@@ -213,13 +206,13 @@ def test_conformal_thresholds_are_of_the_tuning_part_and_the_sets_of_the_test_pa
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[np.ndarray] = []
-    predict = cross_validation.predict_logits
+    predict = one_fold.predict_logits
 
     def spy(*given):  # type: ignore[no-untyped-def]
         asked.append(predict(*given))
         return asked[-1]
 
-    monkeypatch.setattr(cross_validation, "predict_logits", spy)
+    monkeypatch.setattr(one_fold, "predict_logits", spy)
     config, cohort = a_config(), a_cohort()
     half = config.evaluation.model_copy(update={"coverage": 0.5})  # which few tuning studies can promise
     plan = split_cohort(cohort, config.training)

@@ -15,8 +15,9 @@ from medmllm.models.package import FoldNetwork, build_network
 from medmllm.models.text_encoder import from_config, read_config
 from medmllm.preprocessing.text import load_tokenizer
 from medmllm.training import loop
+from medmllm.training.arms import split_cohort
 from medmllm.training.checkpoint import Checkpoint
-from medmllm.training.cross_validation import cross_validate, split_cohort
+from medmllm.training.cross_validation import cross_validate
 from medmllm.training.fold_inputs import tokenize_cohort
 from medmllm.training.loop import Fit, fit, predict_logits
 from medmllm.training.machine import Machine

@@ -16,8 +16,8 @@ from medmllm.preprocessing.sample import collate
 from medmllm.preprocessing.stored_image import load_image
 from medmllm.records import SeriesReference, StoredImage, Study, Volume
 from medmllm.training import cohort as cohort_module
+from medmllm.training.arms import mean_image
 from medmllm.training.cohort import Cohort, read_cohort
-from medmllm.training.cross_validation import mean_image
 from medmllm.training.image_cache import ImageCache
 from medmllm.training.resuming import _digest
 from tests.factories import write_nifti_cohort, write_nifti_study

@@ -12,7 +12,8 @@ from medmllm.models.package import FoldNetwork
 from medmllm.models.text_encoder import TextEncoder
 from medmllm.preprocessing.sample import collate
 from medmllm.records import Sample
-from medmllm.training.cross_validation import cross_validate, split_cohort
+from medmllm.training.arms import split_cohort
+from medmllm.training.cross_validation import cross_validate
 from medmllm.training.loop import fit, predict_logits
 from medmllm.training.machine import Machine
 from medmllm.training.note_features import read_notes

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medmllm.config import TrainConfig, load_config
-from medmllm.documents import ModelCard
 from medmllm.errors import ConfigError
+from medmllm.model_documents import ModelCard
 from medmllm.models.image_encoder import ImageEncoder
 from medmllm.provenance import file_digest
 from medmllm.result_documents import ImageWeightsDocument

@@ -1,0 +1,96 @@
+"""What a cohort lets a cross-validation train: which arms, on which folds, and what each of them reads.
+
+cohort, settings -> arms, remarks on those that cannot be; folds; contract of an arm; baseline of attributions
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medmllm.config import TrainConfig
+from medmllm.documents import PreprocessingContract
+from medmllm.errors import ConfigError
+from medmllm.preprocessing.stored_image import load_image
+from medmllm.records import MODALITIES
+from medmllm.training.cohort import Cohort
+from medmllm.training.label_splits import split_labels
+from medmllm.training.missing_inputs import remark_missing
+from medmllm.training.splits import SplitPlan, make_splits
+from medmllm.training_config import Arm, TrainingSettings
+
+
+def arm_contract(contract: PreprocessingContract, arm: str) -> PreprocessingContract:
+    """Return the contract of an arm: all of it when fused, else what it says of one modality."""
+    if arm == "fused":
+        return contract
+    left_out: dict[str, object] = {name: None for name in MODALITIES if name != arm}
+    return contract.model_copy(update=left_out if arm == "image" else left_out | {"accepted": {}})
+
+
+def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[str]]:
+    """Return the arms that the cohort can train, and remarks on those it cannot and on what many studies lack.
+
+    Raises:
+        ConfigError: No arm is left.
+    """
+    has = {
+        "image": cohort.has_images,
+        "text": cohort.has_notes,
+        "recording": cohort.has_recordings,
+        "table": cohort.has_values,
+    }
+    has["fused"] = sum(has.values()) > 1
+    off = {"recording": not config.recording.enabled, "table": not config.table.columns}
+    asked = [arm for arm in config.training.arms if not off.get(arm, False)]
+    arms = [arm for arm in asked if has[arm]]
+    said = [f"No {arm} arm: the studies lack what it reads." for arm in asked if not has[arm]]
+    said += remark_missing(cohort, config.image.channels)
+    if not arms:
+        raise ConfigError("no study has what [training] arms reads: add notes or images, or name other arms")
+    return arms, said
+
+
+def main_arm(arms: Sequence[Arm]) -> Arm:
+    """Return the arm whose package is RUN/model: fused where there is one."""
+    return "fused" if "fused" in arms else arms[0]
+
+
+def split_cohort(cohort: Cohort, settings: TrainingSettings, labels: Sequence[str] = ()) -> SplitPlan:
+    """Return the folds of a cohort, as the settings ask; `labels` names several labels, where there are any."""
+    if labels:
+        return split_labels(
+            [member.sample.patient_key for member in cohort.members],
+            cohort.labels,
+            labels,
+            study_keys=[member.sample.study_key for member in cohort.members],
+            folds=settings.folds,
+            tuning_fraction=settings.tuning_fraction,
+            seed=settings.seed,
+        )
+    return make_splits(
+        [member.sample.patient_key for member in cohort.members],
+        cohort.targets,
+        study_keys=[member.sample.study_key for member in cohort.members],
+        folds=settings.folds,
+        tuning_fraction=settings.tuning_fraction,
+        seed=settings.seed,
+    )
+
+
+def mean_image(cohort: Cohort) -> Tensor:
+    """Return the mean of the cohort's images, shape (channels, x, y, z): the attribution baseline.
+
+    Each channel is averaged over the studies that have it.
+    """
+    total: Tensor | None = None
+    count: Tensor | None = None
+    for member in cohort.members:
+        if member.sample.image is None:
+            continue
+        image = load_image(member.sample.image).double()
+        here = torch.tensor(member.sample.channel_present).double()[:, None, None, None]
+        total = image * here if total is None else total + image * here
+        count = here if count is None else count + here
+    assert total is not None and count is not None, "asked for only where the cohort has images"
+    return (total / count.clamp(min=1)).float()
