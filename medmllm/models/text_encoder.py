@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModel, BertConfig, PretrainedConfig
 
 from medmllm.documents import TextSettings
 from medmllm.errors import ConfigError
-from medmllm.models.batch_norm import LoneRowNorm
 from medmllm.model_documents import ModelSettings
+from medmllm.models.batch_norm import LoneRowNorm
 from medmllm.models.note_windows import Windows
 from medmllm.models.prefix import PREFIX_TOKENS
 from medmllm.models.tokens import Tokens
