@@ -107,6 +107,7 @@ def _lead(
             state.best_weights = copy.deepcopy(state.network.state_dict())
         if checkpoint is not None:
             checkpoint.save(state)
+    member.network.share_statistics(False)
     return _best(state)
 
 
@@ -136,6 +137,7 @@ def _begin(
     checkpoint: Checkpoint | None,
 ) -> tuple[Learner, FitState]:
     torch.manual_seed(seed)
+    network.share_statistics(settings.sync_batch_norm and crew.size > 1)
     learner = new_learner(network, train, settings, crew)
     state = FitState(network, learner.optimizer, learner.schedule, torch.Generator().manual_seed(seed))
     if checkpoint is not None:
