@@ -4,7 +4,7 @@ train.toml -> SubgroupSettings, PolicySettings
 """
 
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
@@ -15,6 +15,8 @@ MetricName = Literal[
     "balanced_accuracy", "sensitivity", "specificity", "accuracy", "log_loss", "quadratic_kappa",
     "mean_absolute_error", "ranked_probability_score",
 ]  # fmt: skip
+MetricOfTarget = Annotated[str, Field(pattern=rf"^({'|'.join(get_args(MetricName))})\[.+\]$")]
+"""A metric of one of several targets, e.g. auroc[spiculation>=3]."""
 GapName = Literal["auroc_gap", "true_positive_rate_gap", "true_negative_rate_gap", "accuracy_gap", "calibration_gap"]
 
 
@@ -44,10 +46,13 @@ class SubgroupSettings(Document):
 
 
 class PolicySettings(Document):
-    """What the packaged arm must fulfil out of fold; estimates are judged, not their intervals. Empty asks nothing."""
+    """What the packaged arm must fulfil out of fold; estimates are judged, not their intervals. Empty asks nothing.
 
-    least: dict[MetricName, float] = Field(description="metric -> smallest value")
-    most: dict[MetricName, float] = Field(description="metric -> largest value")
+    Of several targets each must; `METRIC[TARGET]` sets the bound of one apart.
+    """
+
+    least: dict[MetricName | MetricOfTarget, float] = Field(description="metric -> smallest value")
+    most: dict[MetricName | MetricOfTarget, float] = Field(description="metric -> largest value")
     gap: dict[GapName, float] = Field(description="largest difference between groups, in every column of subgroups")
     may_not_ignore: tuple[Literal["image", "text", "recording", "table"], ...] = Field(
         description="modalities; see evaluation.permutations"

@@ -89,7 +89,7 @@ def write_folder_index(
 def _shown(card: ModelCard) -> str:
     if card.task.kind == "binary":
         return f"“{card.task.classes[1]}”"
-    return "the label that leads" if card.task.kind == "multilabel" else "the predicted class"
+    return "the class that leads" if card.task.several else "the predicted class"
 
 
 def _link(out: Path, relative: str) -> str | None:

@@ -1,12 +1,12 @@
 """Hold a finished run against [policy]: which rules it meets, which not, with value and bound.
 
-policy, metrics of the packaged arm, groups, use of modalities -> one RuleDocument per rule
+policy, metrics of the packaged arm, groups, use of modalities -> one RuleDocument per rule, for each target
 
 A number that is not defined, or was not measured, meets no rule. What cannot be measured at all with these settings is
 refused before the training.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from medmllm.config import TrainConfig
 from medmllm.errors import ConfigError
@@ -25,6 +25,37 @@ def check_policy(config: TrainConfig) -> None:
         raise ConfigError("[policy.gap] asks for gaps between groups, but [evaluation.subgroups] columns names none")
     if config.policy.may_not_ignore and not config.evaluation.permutations:
         raise ConfigError("[policy] may_not_ignore wants [evaluation] permutations above 0")
+
+
+def check_targets(policy: PolicySettings, targets: Sequence[str]) -> None:
+    """Refuse bounds for a target that is not trained for.
+
+    Args:
+        policy: The rules.
+        targets: All targets of the run.
+
+    Raises:
+        ConfigError: Names the rule.
+    """
+    for kind, bounds in (("least", policy.least), ("most", policy.most)):
+        for name in bounds:
+            _, bracket, rest = name.partition("[")
+            if bracket and rest.removesuffix("]") not in targets:
+                raise ConfigError(
+                    f"[policy.{kind}] {name!r} is of a target that is not trained for; the targets are "
+                    f"{', '.join(targets)}"
+                )
+
+
+def rules_of(policy: PolicySettings, target: str) -> PolicySettings:
+    """Return the policy as it holds for one target: `METRIC[TARGET]` goes before `METRIC`, others' bounds are gone."""
+
+    def own(bounds: Mapping[str, float]) -> dict[str, float]:
+        plain = {name: bound for name, bound in bounds.items() if "[" not in name}
+        end = f"[{target}]"
+        return plain | {name.removesuffix(end): bound for name, bound in bounds.items() if name.endswith(end)}
+
+    return policy.model_copy(update={"least": own(policy.least), "most": own(policy.most)})
 
 
 def judge(

@@ -4,27 +4,21 @@ settings, Task -> nothing, or the first that does not fit
 """
 
 from medmllm.config import TrainConfig
-from medmllm.errors import ConfigError
 from medmllm.model_documents import Task
 from medmllm.training.label_loss import check_label_settings
 from medmllm.training.losses import check_weights
+from medmllm.training.policy import check_targets
 
 
 def check_task(config: TrainConfig, task: Task) -> None:
     """Refuse settings that do not fit the task.
 
     Raises:
-        ConfigError: Class weights of another number of classes; for several labels, what is told of one target only.
+        ConfigError: Class weights of another number of classes; for several targets, what is of one target's classes;
+            a policy for another target.
     """
-    if not task.labels:
+    check_targets(config.policy, task.names or (task.target,))
+    if task.several:
+        check_label_settings(config.training)
+    else:
         check_weights(config.training, len(task.classes))
-        return
-    check_label_settings(config.training)
-    if config.training.learning_curve:
-        raise ConfigError("[training] learning_curve: the curve is told of one target, and several were given")
-    if config.evaluation.subgroups.columns:
-        raise ConfigError("[evaluation.subgroups] columns: groups are told of one target, and several were given")
-    if config.evaluation.calibration != "temperature":
-        raise ConfigError('[evaluation] calibration = "temperature" is what several labels can have, each its own')
-    if config.policy.may_not_ignore:
-        raise ConfigError("[policy] may_not_ignore: use of modalities is tested for one target, and several were given")

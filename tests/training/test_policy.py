@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from medmllm.config import TrainConfig, load_config
 from medmllm.errors import ConfigError
@@ -11,7 +12,7 @@ from medmllm.evaluation.cohort import OutOfFold, binary_measures, multiclass_mea
 from medmllm.evaluation.fairness import GAPS
 from medmllm.evaluation.ordinal import ordinal_measures
 from medmllm.records import ArmEvaluation, Metric
-from medmllm.training.policy import check_policy, judge, unmet
+from medmllm.training.policy import check_policy, check_targets, judge, rules_of, unmet
 from medmllm.trust_config import GapName, MetricName, PolicySettings
 from medmllm.trust_documents import (
     EstimateDocument,
@@ -136,3 +137,23 @@ def test_rules_that_the_settings_leave_without_a_number_are_refused(overrides: l
 def test_a_metric_that_is_none_is_named() -> None:
     with pytest.raises(ConfigError, match=r"policy\.least\.aurroc"):
         load_config(TrainConfig, "train", overrides=["policy.least.aurroc=0.1"])
+
+
+def test_a_bound_of_one_target_goes_before_that_of_all_and_touches_no_other() -> None:
+    asked = policy(least={"auroc": 0.7, "auroc[grade>=3]": 0.8, "auprc[nodule]": 0.5}, most={"ece[nodule]": 0.1})
+    assert rules_of(asked, "grade>=3").least == {"auroc": 0.8}
+    assert rules_of(asked, "grade>=3").most == {}
+    assert rules_of(asked, "nodule").least == {"auroc": 0.7, "auprc": 0.5}
+    assert rules_of(asked, "nodule").most == {"ece": 0.1}
+    assert rules_of(asked, "side").least == {"auroc": 0.7}
+
+
+def test_a_bound_of_a_target_that_is_not_trained_for_is_refused() -> None:
+    check_targets(policy(least={"auroc": 0.7, "auroc[a>=3]": 0.8}), ("a>=3", "b"))
+    with pytest.raises(ConfigError, match=r"\[policy.most\] 'ece\[c\]' is of a target that is not trained for.* a, b"):
+        check_targets(policy(most={"ece[c]": 0.1}), ("a", "b"))
+
+
+def test_a_rule_is_of_a_known_metric_also_when_it_names_a_target() -> None:
+    with pytest.raises(ValidationError):
+        policy(least={"accuracies[nodule]": 0.7})
