@@ -111,5 +111,5 @@ def test_a_part_that_lacks_patients_of_a_class_of_one_target_is_refused() -> Non
     patients = [f"p{k}" for k in range(24)]
     targets = [(k % 2, int(k < 3) if k % 3 else UNKNOWN) for k in range(24)]
     fold = FoldSplit(0, np.arange(20), np.array([20, 21]), np.array([22, 23]))
-    with pytest.raises(SplitError, match="too few patients of class 1: . in 0.5"):
+    with pytest.raises(SplitError, match=r"too few patients of class 1: . in 0\.5"):
         nested_subsets([fold], patients, targets, [0.5], seed=2)
