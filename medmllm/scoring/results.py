@@ -5,11 +5,11 @@ Prediction, ModelCard -> PredictionRow, PredictionDocument
 
 from collections.abc import Mapping, Sequence
 
+from medmllm.evaluation.leading import predicted_labels, told_labels
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.model_documents import ModelCard, Task
 from medmllm.records import Prediction, Provenance
 from medmllm.result_documents import PredictionDocument, ScoringSummary
-from medmllm.scoring.labels import predicted_labels, told_labels
 from medmllm.table_rows import PredictionRow
 
 NO_LABEL = "none"
@@ -64,6 +64,7 @@ def prediction_document(
         calibration=card.calibration,
         conformal_set=None if chosen is None else tuple(card.task.classes[index] for index in chosen),
         modalities_used=prediction.modalities_used,
+        unknown_categories=dict(prediction.unknown_categories),
         training_patient=prediction.training_patient,
         synthetic=card.synthetic,
         weights_digest=prediction.weights_digest,

@@ -8,8 +8,8 @@ that study.
 """
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -22,6 +22,7 @@ from medmllm.config import QualityPolicy, ScoreConfig
 from medmllm.errors import MedmllmError
 from medmllm.evaluation.conformal import vote
 from medmllm.evaluation.fold_decisions import calibrate_fold, class_probabilities, fold_sets
+from medmllm.evaluation.leading import leading_label, predicted_labels
 from medmllm.model_documents import ModelCard
 from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.contract import nothing_to_read
@@ -42,7 +43,6 @@ from medmllm.records import (
     Study,
     Values,
 )
-from medmllm.scoring.labels import leading_label, predicted_labels
 from medmllm.training.cohort import StudyParts, compare_note, inspect_parts, read_parts, stage_of
 
 logger = logging.getLogger(__name__)
@@ -158,10 +158,16 @@ def _samples(study: Study, parts: StudyParts, package: ModelPackage) -> tuple[Sa
 
 def _log_unknown(study: Study, values: Values, package: ModelPackage) -> None:
     """Name the columns whose category a fold model does not know; the cell counts as empty there."""
-    found = [unknown_categories(values, member.codes) for member in package.folds if member.codes is not None]
-    for column in dict.fromkeys(column for columns in found for column in columns):
-        lacking = sum(column in columns for columns in found)
+    for column, lacking in _unknown(values, package).items():
         logger.warning("study %s: the category in column %s is unknown to %d folds", study.study_key, column, lacking)
+
+
+def _unknown(values: Values | None, package: ModelPackage) -> Mapping[str, int]:
+    """Return the columns whose category some fold models do not know, and how many of them."""
+    if values is None:
+        return {}
+    coded = [member.codes for member in package.folds if member.codes is not None]
+    return Counter(column for codes in coded for column in unknown_categories(values, codes))
 
 
 def _modalities_used(samples: Sequence[Sample]) -> tuple[str, ...]:
@@ -261,6 +267,7 @@ def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage) -> P
         weights_digest=package.weights_digest,
         conformal_set=conformal_set(each, package.card),
         training_patient=was_trained_on(item.study, package.card),
+        unknown_categories=_unknown(item.parts.values, package),
     )
 
 

@@ -19,7 +19,7 @@ from medmllm.evaluation.several import SeveralOutOfFold
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.model_documents import FoldModel, ModelCard, Task
 from medmllm.models.package import CARD, digest_files, key_digest, write_background, write_reference
-from medmllm.records import UNKNOWN, Provenance
+from medmllm.records import UNKNOWN, Provenance, Survival
 from medmllm.result_documents import EvaluationDocument, TargetEvaluation
 from medmllm.table_rows import OutOfFoldRow, TargetsOutOfFoldRow
 from medmllm.training.arms import mean_image
@@ -105,6 +105,8 @@ def _reference(trained: Trained, arm: ArmResult) -> pd.DataFrame:
                 f"target[{part.target}]": None if own == UNKNOWN else part.classes[own]
                 for part, own in zip(trained.task.parts, member.sample.target, strict=True)
             }
+        elif isinstance(member.sample.target, Survival):
+            row |= {"time": member.sample.target.time, "event": int(member.sample.target.event)}
         else:
             row["target"] = trained.task.classes[member.sample.target or 0]
         for index, name in enumerate(trained.task.classes):
@@ -134,6 +136,7 @@ def _row(trained: Trained, arm: ArmResult, k: int, fold: int) -> dict[str, objec
     """Return what an arm said of one study; of several targets, what is one per target goes by the target's name."""
     task, sample, found = trained.task, trained.cohort.members[k].sample, arm.out_of_fold
     each = found.targets if isinstance(found, SeveralOutOfFold) else (found,)
+    assert not isinstance(sample.target, Survival)
     truth = sample.target if isinstance(sample.target, tuple) else (sample.target,)
     by_target: dict[str, dict[str, object]] = {"target": {}, "predicted": {}, "abstained": {}}
     for place, own, label in zip(task.places, each, truth, strict=True):

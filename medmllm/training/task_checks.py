@@ -7,17 +7,17 @@ from medmllm.config import TrainConfig
 from medmllm.model_documents import Task
 from medmllm.training.label_loss import check_label_settings
 from medmllm.training.losses import check_weights
-from medmllm.training.policy import check_targets
+from medmllm.training.policy import check_rules
 
 
 def check_task(config: TrainConfig, task: Task) -> None:
     """Refuse settings that do not fit the task.
 
     Raises:
-        ConfigError: Class weights of another number of classes; for several targets, what is of one target's classes;
-            a policy for another target.
+        ConfigError: Class weights of another number of classes; for several targets, what is of one target's classes; a
+            rule of the policy on what is not measured, or is of another target.
     """
-    check_targets(config.policy, task.names or (task.target,))
+    check_rules(config, task)
     if task.several:
         check_label_settings(config.training)
     else:

@@ -181,7 +181,7 @@ def test_the_package_scores_and_explains_new_studies_label_by_label(labelled_run
         calibrated = dict(zip(chances, said["logits"], strict=True))[explained["explained_class"]]
         assert explained["logit"] == pytest.approx(calibrated, abs=1e-4)
         assert "Each target at its operating point" in (folder / "report.html").read_text()
-    assert "the class that leads" in (tmp_path / "out" / "index.html").read_text()
+    assert "the class named beside it" in (tmp_path / "out" / "index.html").read_text()
 
 
 def trained_again(labelled_run: Trained, out: Path, *more: object) -> Outcome:

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
+from medmllm.evaluation.leading import leading_label, predicted_labels, told_labels
 from medmllm.model_documents import Task
-from medmllm.scoring.labels import leading_label, predicted_labels, told_labels
 from tests.reporting import made_up
 
 BINARY = Task.of_several(tuple(Task.of(name, (f"no {name}", name)) for name in ("nodule", "effusion", "fracture")))
