@@ -76,7 +76,7 @@ class Refused:
 class _Prepared:
     study: Study
     parts: StudyParts
-    samples: tuple[Sample, ...]  # one per fold: each fold has its own word pieces
+    samples: tuple[Sample, ...]  # one per network: each has its own word pieces
     findings: Findings = ()
 
 
@@ -130,7 +130,7 @@ def _prepare(study: Study, package: ModelPackage, policy: QualityPolicy) -> _Pre
 
 
 def _samples(study: Study, parts: StudyParts, package: ModelPackage) -> tuple[Sample, ...]:
-    """Return what each fold's model sees of a study."""
+    """Return what each network sees of a study."""
     contract = package.card.contract
     values, one = parts.values, package.folds[0]
     first = prepare_sample(
@@ -160,7 +160,7 @@ def _samples(study: Study, parts: StudyParts, package: ModelPackage) -> tuple[Sa
 
 
 def _log_unknown(study: Study, values: Values, package: ModelPackage) -> None:
-    """Name the columns whose category a fold model does not know; the cell counts as empty there."""
+    """Name the columns whose category a network does not know; the cell counts as empty there."""
     found = [unknown_categories(values, member.codes) for member in package.folds if member.codes is not None]
     for column in dict.fromkeys(column for columns in found for column in columns):
         lacking = sum(column in columns for columns in found)
@@ -229,22 +229,30 @@ def _predict_all(ready: Sequence[_Prepared], package: ModelPackage) -> list[Pred
 def predict(ready: Sequence[_Prepared], package: ModelPackage) -> list[Prediction]:
     """Return the prediction of each prepared study: the folds' calibrated logits, averaged.
 
+    A fold with inner folds is first averaged over its networks, as it was when it was evaluated.
+
     Args:
         ready: Studies prepared under the package's contract.
-        package: The fold models.
+        package: The networks.
     """
-    per_fold = []
+    per_network = []
     for number, (member, fold) in enumerate(zip(package.folds, package.card.folds, strict=True)):
         device = next(member.network.parameters()).device
         samples = [item.samples[number] for item in ready]
         batch = to_device(collate(samples, package.card.contract, pad_token_id=member.pad_token_id), device)
         raw = member.network(batch).double().cpu().numpy()
         if fold.labels is not None:
-            per_fold.append(calibrate_labels(raw, fold.labels))
+            per_network.append(calibrate_labels(raw, fold.labels))
         else:
-            per_fold.append(calibrate(raw, fold.temperature, fold.isotonic))
-    stacked = np.stack(per_fold)  # (folds, studies, outputs)
+            per_network.append(calibrate(raw, fold.temperature, fold.isotonic))
+    stacked = _per_fold(np.stack(per_network), package.card)
     return [_prediction(item, stacked[:, row], package) for row, item in enumerate(ready)]
+
+
+def _per_fold(logits: FloatArray, card: ModelCard) -> FloatArray:
+    """Return the mean over each fold's networks, (folds, studies, outputs), from (networks, studies, outputs)."""
+    ends = np.cumsum([len(networks) for networks in card.outer_folds])
+    return np.stack([own.mean(axis=0) for own in np.split(logits, ends[:-1])])
 
 
 def was_trained_on(study: Study, card: ModelCard) -> bool:
@@ -284,7 +292,7 @@ def conformal_set(each: FloatArray, card: ModelCard) -> tuple[int, ...] | None:
         card: Gives the thresholds.
     """
     sets = []
-    for probabilities, fold in zip(each, card.folds, strict=True):
+    for probabilities, (fold, *_) in zip(each, card.outer_folds, strict=True):
         if fold.conformal_thresholds is None:
             return None
         sets.append(conformal_sets(probabilities[None], fold.conformal_thresholds)[0])

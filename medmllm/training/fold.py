@@ -1,13 +1,15 @@
-"""Train one fold's network of one arm, decide on its tuning part, and predict its test part.
+"""Train the networks of one fold of one arm, decide on their tuning parts, and predict the fold's test part.
 
-    split, cohort, contract -> fit -> temperature, threshold and conformal thresholds from the tuning part
-    -> the fold's entry in the card, calibrated logits of the test part, also with each modality taken away
+    split, cohort, contract -> fit -> raw logits of the tuning and the test part
+    tuning logits of the fold's networks, pooled -> temperature, threshold and conformal thresholds
+    -> entries in the card, calibrated logits of the test part, also with each modality taken away
 
-The test part has no say in anything that is decided. The network is written before the next one is trained.
+The test part has no say in anything that is decided. Each network is written before the next one is trained.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,29 +29,29 @@ from medmllm.records import FloatArray, Sample
 from medmllm.table_documents import TableCodes
 from medmllm.training.cohort import Cohort
 from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
-from medmllm.training.label_fold import label_probabilities, labels_predicted
+from medmllm.training.label_fold import labels_predicted
 from medmllm.training.loop import Tracker, fit, predict_logits
 from medmllm.training.machine import Machine
 from medmllm.training.modality_test import FoldDeprived, take_away
 from medmllm.training.note_features import read_notes
-from medmllm.training.resuming import Kept
+from medmllm.training.resuming import Kept, NetworkResult
 from medmllm.training.splits import FoldSplit
 from medmllm.training.starting_weights import start_from_weights
-from medmllm.training.tuning_part import decide_on_tuning
+from medmllm.training.tuning_part import TuningDecisions, decide_on_tuning
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoldPrediction:
     """One fold's model on its test part."""
 
-    model: FoldModel
-    logits: FloatArray  # (studies, outputs), calibrated
+    models: tuple[FoldModel, ...]  # its networks: one, or one per inner fold
+    logits: FloatArray  # (studies, outputs), calibrated; mean over the networks
     predicted: IntArray | BoolArray  # (studies,) class index; or (studies, labels)
     sets: BoolArray | None  # (studies, classes): in the conformal set; None for several labels
-    deprived: FoldDeprived  # the same studies, with each modality taken away
+    deprived: FoldDeprived  # probabilities of the same studies, with each modality taken away
 
 
-def train_fold(
+def train_network(
     split: FoldSplit,
     cohort: Cohort,
     contract: PreprocessingContract,
@@ -57,10 +59,11 @@ def train_fold(
     config: TrainConfig,
     kept: Kept,
     tracker: Tracker,
-) -> tuple[FoldModel, FloatArray, FoldDeprived]:
-    """Train one fold; return its entry in the card, the logits of its test part, and those without a modality."""
+) -> NetworkResult:
+    """Train the network of a fold, or of an inner fold, and return its raw logits of the tuning and the test part."""
     settings = config.training
-    seed = settings.seed + 1000 * (split.fold + 1)
+    fold_seed = settings.seed + 1000 * (split.fold + 1)
+    seed = fold_seed if split.inner is None else _inner_seed(fold_seed, split.inner)
     torch.manual_seed(seed)
     tokenizer, codes = fold_tokenizer(cohort, split, contract), fold_codes(cohort, split, contract)
     member = _new_member(tokenizer, codes, contract, classes, config, labels=bool(cohort.labels))
@@ -78,31 +81,23 @@ def train_fold(
     )
     merge_adapters(member.network)  # before it predicts: what is calibrated is what is packaged
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
-    raw = {name: predict_logits(member, parts[name], contract, settings, machine) for name in ("tune", "test")}
-    truth = np.array([sample.target for sample in parts["tune"]])
-    decided = decide_on_tuning(raw["tune"], truth, config.evaluation)
-    logits = decided.calibrate(raw["test"])
 
-    def predict(changed: Sequence[Sample]) -> FloatArray:
-        found = predict_logits(member, changed, contract, settings, machine)
-        return chances(decided.calibrate(found), labels=decided.labels is not None)
+    def predict(samples: Sequence[Sample]) -> FloatArray:
+        return predict_logits(member, samples, contract, settings, machine)
 
-    repeats = 0 if cohort.labels else config.evaluation.permutations  # told for one target only
-    deprived = take_away(predict, parts["test"], member.network.modalities, permutations=repeats, seed=seed)
-    write_weights(kept.folder, split.fold, member)
-    model = FoldModel(
-        fold=split.fold,
-        weights=weights_name(split.fold),
-        weights_sha256=file_digest(kept.folder / weights_name(split.fold)),
-        best_epoch=done.best_epoch,
-        temperature=decided.temperature,
-        isotonic=decided.isotonic,
-        threshold=decided.threshold,
-        conformal_thresholds=decided.conformal_thresholds,
-        labels=decided.labels,
-    )
-    kept.finish(model, logits, deprived)
-    return model, logits, deprived
+    tune, test = predict(parts["tune"]), predict(parts["test"])
+    permutations = 0 if cohort.labels else config.evaluation.permutations  # told for one target only
+    # By the fold's seed: all its networks are given the same patients' inputs, as their mean is what is tested.
+    deprived = take_away(predict, parts["test"], member.network.modalities, permutations=permutations, seed=fold_seed)
+    write_weights(kept.folder, split.fold, member, split.inner)
+    own = NetworkResult(done.best_epoch, tune, test, deprived)
+    kept.finish(own)
+    return own
+
+
+def _inner_seed(fold_seed: int, inner: int) -> int:
+    """Return the seed of an inner fold's network, far from those of other folds and of other seeds of a run."""
+    return int(np.random.SeedSequence([fold_seed, inner]).generate_state(1)[0])
 
 
 def _new_member(
@@ -126,19 +121,82 @@ def _new_member(
     return FoldNetwork(network, tokenizer, codes)
 
 
-def predict_fold(model: FoldModel, logits: FloatArray, deprived: FoldDeprived, *, ordered: bool) -> FoldPrediction:
-    """Return what a fold's model says of its test part, from its logits calibrated."""
-    if model.labels is not None:
-        return FoldPrediction(model, logits, labels_predicted(logits, model.labels), None, deprived)
-    assert model.conformal_thresholds is not None  # this training has them
-    sets = conformal_sets(chances(logits), model.conformal_thresholds)
-    return FoldPrediction(model, logits, decide(logits, model.threshold, ordered=ordered), sets, deprived)
+def decide_fold(
+    splits: Sequence[FoldSplit], trained: Sequence[NetworkResult], cohort: Cohort, config: TrainConfig, folder: Path
+) -> FoldPrediction:
+    """Decide on the tuning parts of a fold's networks, and return what they say together of its test part.
+
+    With inner folds the tuning parts together are all of the fold's training studies, each predicted by the one network
+    that did not learn from its patient. Temperature, operating point and conformal thresholds are decided once, on all
+    of them: on single networks' logits, as of an average no training study is out of sample.
+
+    Each network's logits are calibrated, and then averaged. For a temperature the order makes no difference; a curve
+    holds for the logits it was fitted on, those of single networks. Where networks disagree their mean lies nearer to 0
+    than a calibrated model's would (Rahaman & Thiery, NeurIPS 2021): probabilities err towards 0.5, and the calibration
+    slope out of fold tells by how much.
+
+    One conformal threshold over the scores of several networks is cross-conformal prediction (Vovk 2015) as far as the
+    networks agree. CV+, which compares a study under each network with that network's scores, covers at least 1 - 2
+    alpha less sqrt(2 / n) however they differ (Barber, Candes, Ramdas & Tibshirani, Annals of Statistics 2021), where a
+    single tuning part promises 1 - alpha. For averaged logits neither is proven: coverage is measured out of fold.
+
+    Args:
+        splits: Of the fold's networks.
+        trained: What they said, in the same order.
+        cohort: All studies.
+        config: What is asked of calibration and sets; whether classes are ordered.
+        folder: Of the arm's package, with the networks' weights.
+    """
+    truth = np.array([cohort.members[k].sample.target for split in splits for k in split.tune])
+    decided = decide_on_tuning(np.concatenate([own.tune for own in trained]), truth, config.evaluation)
+    logits = _together(decided, [own.test for own in trained])
+    models = tuple(_entry(split, own, decided, folder) for split, own in zip(splits, trained, strict=True))
+    deprived = _deprived(decided, [own.deprived for own in trained])
+    if decided.labels is not None:
+        return FoldPrediction(models, logits, labels_predicted(logits, decided.labels), None, deprived)
+    assert decided.conformal_thresholds is not None  # this training has them
+    sets = conformal_sets(chances(logits), decided.conformal_thresholds)
+    predicted = decide(logits, decided.threshold, ordered=config.task.ordered)
+    return FoldPrediction(models, logits, predicted, sets, deprived)
 
 
-def chances(logits: FloatArray, *, labels: bool = False) -> FloatArray:
-    """Return probabilities, of each label or of each class, from calibrated logits (studies, outputs)."""
-    if labels:
-        return label_probabilities(logits)
+def _together(decided: TuningDecisions, raw: Sequence[FloatArray]) -> FloatArray:
+    """Return the mean over networks of their calibrated logits, (studies, outputs)."""
+    return np.mean([decided.calibrate(logits) for logits in raw], axis=0)
+
+
+def _deprived(decided: TuningDecisions, networks: Sequence[FoldDeprived]) -> FoldDeprived:
+    """Return probabilities of the fold's model, from its networks' logits with each modality taken away."""
+    names = [name for name in networks[0].permuted if all(name in own.permuted for own in networks)]
+    return FoldDeprived(
+        permuted={
+            name: np.stack(
+                [chances(_together(decided, raw)) for raw in np.stack([o.permuted[name] for o in networks], 1)]
+            )
+            for name in names
+        },
+        absent={name: chances(_together(decided, [own.absent[name] for own in networks])) for name in names},
+    )
+
+
+def _entry(split: FoldSplit, own: NetworkResult, decided: TuningDecisions, folder: Path) -> FoldModel:
+    weights = weights_name(split.fold, split.inner)
+    return FoldModel(
+        fold=split.fold,
+        inner=split.inner,
+        weights=weights,
+        weights_sha256=file_digest(folder / weights),
+        best_epoch=own.best_epoch,
+        temperature=decided.temperature,
+        isotonic=decided.isotonic,
+        threshold=decided.threshold,
+        conformal_thresholds=decided.conformal_thresholds,
+        labels=decided.labels,
+    )
+
+
+def chances(logits: FloatArray) -> FloatArray:
+    """Return probabilities of each class from calibrated logits (studies, outputs)."""
     return to_probabilities(logits[:, 0] if logits.shape[1] == 1 else logits)
 
 

@@ -19,7 +19,7 @@ from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.conformal import SetEvaluation, evaluate_sets, missed_remarks, too_few_remarks
 from medmllm.evaluation.remarks import remarks
 from medmllm.ingest.study_folder import StudyIndex
-from medmllm.model_documents import FoldModel, ModelCard, Task
+from medmllm.model_documents import FoldModel, ModelCard, Task, group_folds
 from medmllm.models.package import CARD, digest_files, key_digest, write_background, write_reference
 from medmllm.records import CohortEvaluation, Metric, Provenance
 from medmllm.result_documents import (
@@ -43,9 +43,9 @@ from medmllm.training.trust import Trust, packaged_arm
 from medmllm.trust_documents import RuleDocument
 
 CALIBRATIONS = {
-    "temperature": "temperature scaling, fitted per fold on its tuning part; the folds' logits are then averaged",
-    "isotonic": "temperature scaling, then isotonic regression, fitted per fold on its tuning part; the folds' "
-    "log-odds are then averaged. Explanations are of the logit before the isotonic curve",
+    "temperature": "temperature scaling, fitted per fold on {where}; {whose} logits are then averaged",
+    "isotonic": "temperature scaling, then isotonic regression, fitted per fold on {where}; {whose} log-odds are then "
+    "averaged. Explanations are of the logit before the isotonic curve",
 }
 
 
@@ -85,7 +85,7 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
         operating_point=float(np.mean([fold.threshold for fold in arm.folds])),
         operating_points=_operating_points(trained.task, arm.folds),
         conformal_coverage=None if trained.cohort.labels else trained.config.evaluation.coverage,
-        calibration=CALIBRATIONS[trained.config.evaluation.calibration],
+        calibration=_calibration(trained),
         intended_use=trained.config.intended_use,
         training_patients=tuple(sorted({key_digest(key) for key in trained.patients})),
         training_studies=tuple(sorted(key_digest(m.sample.study_key) for m in trained.cohort.members)),
@@ -95,6 +95,14 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
     )
     card.write(arm.folder / CARD)
     return card
+
+
+def _calibration(trained: Trained) -> str:
+    """Return in words how probabilities were calibrated."""
+    networks = len(trained.plan.outer[0])
+    where = "its tuning part" if networks == 1 else f"the tuning parts of its {networks} networks together"
+    whose = "the folds'" if networks == 1 else "its networks', and the folds',"
+    return CALIBRATIONS[trained.config.evaluation.calibration].format(where=where, whose=whose)
 
 
 def _operating_points(task: Task, folds: Sequence[FoldModel]) -> dict[str, float] | None:
@@ -176,7 +184,8 @@ def evaluation_document(
     )
     sets = _evaluate_sets(trained)
     said += tuple(line for arm, own in sets.items() for line in missed_remarks(arm, own))
-    thresholds = [fold.conformal_thresholds for fold in trained.arms[0].folds if fold.conformal_thresholds]
+    folds = group_folds(trained.arms[0].folds)
+    thresholds = [own[0].conformal_thresholds for own in folds if own[0].conformal_thresholds]
     said += tuple(too_few_remarks(trained.task.classes, thresholds, coverage=settings.coverage))
     return EvaluationDocument(
         task=trained.task,
