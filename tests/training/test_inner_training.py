@@ -38,6 +38,7 @@ class Told(NoRun):
         self.name, self.kill = name, kill
         self.children: list[Told] = []
         self.metrics: dict[str, float] = {}
+        self.epochs: list[int] = []
         self.ended = False
 
     def child(self, name: str) -> "Told":
@@ -47,6 +48,7 @@ class Told(NoRun):
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         if self.kill == (self.name, epoch):
             raise KeyboardInterrupt
+        self.epochs.append(epoch)
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
         self.metrics |= metrics
@@ -248,6 +250,9 @@ def test_a_run_cut_off_in_any_network_goes_on_to_the_same_bits(tmp_path: Path, k
     again = run(cohort, config, tmp_path / "cut", arm="text", tracked=told, resume=True)
     assert again.folds == whole.folds  # weights by their sha256
     np.testing.assert_array_equal(one_output(again).logits, one_output(whole).logits)
+    cut = [child.name for child in told.children].index(killed[0])
+    assert [child.epochs for child in told.children[:cut]] == [[]] * cut, "a network that is done is not trained again"
+    assert told.children[cut].epochs == [1, 2][killed[1] - 1 :]
 
 
 def test_a_learning_curve_is_refused_with_inner_folds() -> None:
