@@ -25,8 +25,17 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.floating]
 
-Target = int | tuple[int, ...]
-"""What is known of one study: its class index, or for several labels 1, 0 or UNKNOWN each."""
+
+@dataclass(frozen=True, slots=True)
+class Survival:
+    """How long a study's patient was followed from then on, and whether the event ended it."""
+
+    time: float  # in the task's unit, 0 or more
+    event: bool  # False: censored, the event had not come by then
+
+
+Target = int | tuple[int, ...] | Survival
+"""What is known of one study: its class index, for several labels 1, 0 or UNKNOWN each, or the time to an event."""
 
 UNKNOWN = -1
 """A label that a study lacks."""
@@ -263,6 +272,7 @@ class Prediction:
     weights_digest: str
     conformal_set: tuple[int, ...] | None = None
     training_patient: bool = False  # the patient was in the training cohort: not a test result
+    unknown_categories: Mapping[str, int] = field(default_factory=dict)  # column -> folds that do not know its category
 
 
 @dataclass(frozen=True, slots=True, eq=False)

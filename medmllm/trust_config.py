@@ -3,6 +3,8 @@
 train.toml -> SubgroupSettings, PolicySettings
 """
 
+import math
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Literal
 
@@ -16,6 +18,20 @@ MetricName = Literal[
     "mean_absolute_error", "ranked_probability_score",
 ]  # fmt: skip
 GapName = Literal["auroc_gap", "true_positive_rate_gap", "true_negative_rate_gap", "accuracy_gap", "calibration_gap"]
+
+_SHARE, _ANY = (0.0, 1.0), (-math.inf, math.inf)
+RANGES: Mapping[MetricName | GapName, tuple[float, float]] = {
+    **dict.fromkeys(("auroc", "auroc_within_folds", "auprc", "balanced_accuracy"), _SHARE),
+    **dict.fromkeys(("sensitivity", "specificity", "accuracy", "ece", "ranked_probability_score"), _SHARE),
+    **dict.fromkeys(("calibration_slope", "calibration_intercept"), _ANY),
+    "brier": (0.0, 2.0),  # 1 for two classes
+    "quadratic_kappa": (-1.0, 1.0),
+    "mean_absolute_error": (0.0, math.inf),
+    "log_loss": (0.0, math.inf),
+    **dict.fromkeys(("auroc_gap", "true_positive_rate_gap", "true_negative_rate_gap", "accuracy_gap"), _SHARE),
+    "calibration_gap": (0.0, 2.0),  # between an excess of 1 and one of -1
+}
+"""What each metric and gap can be, whatever the model."""
 
 
 class SubgroupSettings(Document):

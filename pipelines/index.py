@@ -18,7 +18,7 @@ from medmllm.ingest.keys import load_keyring
 from medmllm.ingest.recognise import TABLES
 from medmllm.ingest.stock import Workers
 from medmllm.ingest.study_folder import StudyIndex, folder_of, index_folder, open_index
-from medmllm.ingest.tables import read_label_table
+from medmllm.ingest.tables import LabelTable, read_label_table
 from medmllm.pipelines.index_output import write_index
 from medmllm.pipelines.linkage_table import check_linkage
 from medmllm.pipelines.progress import progress_bar
@@ -88,13 +88,17 @@ def run(
     return IndexResult(files, read, **counts)
 
 
-def read_index(studies: Path, *, labels: Path | None = None) -> StudyIndex:
+def read_index(studies: Path, *, labels: Path | LabelTable | None = None) -> StudyIndex:
     """Index a folder with this site's keys, showing progress; keeps nothing.
+
+    Args:
+        studies: As of `run`.
+        labels: As of `run`, or the table itself.
 
     Raises:
         MisuseError: The folder is absent or empty, or the label table or site secret cannot be used.
     """
-    table = read_label_table(labels) if labels else None
+    table = read_label_table(labels) if isinstance(labels, Path) else labels
     keyring = load_keyring()
     with progress_bar("Reading headers") as advance:
         return index_folder(studies, keyring=keyring, table=table, advance=advance)

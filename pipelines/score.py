@@ -18,6 +18,7 @@ from medmllm.csv_tables import check_writable, read_table, sole_writer, table_wr
 from medmllm.errors import MedmllmError, MisuseError
 from medmllm.ingest.study_folder import StudyIndex, folder_of
 from medmllm.ingest.table_inputs import check_columns
+from medmllm.ingest.tables import read_label_table
 from medmllm.models.package import CARD, ModelPackage, load_package
 from medmllm.pipelines.index import read_index
 from medmllm.pipelines.linkage_table import write_linkage
@@ -61,7 +62,7 @@ def run(
 
     Raises:
         MisuseError: No model there, no such device, no such folder, a folder that already holds results, or a table
-            that lacks a column.
+            that lacks a column or fits no study.
         MedmllmError: The model cannot be loaded, the folder holds no study, or results cannot be written.
     """
     machine = Machine.of(config.device)
@@ -85,8 +86,9 @@ def _run(
 ) -> ScoreResult:
     for whole in ("summary.json", "index.html"):  # these mark a finished folder
         (out / whole).unlink(missing_ok=True)
-    index = read_index(studies, labels=table)
-    check_columns(index.studies, package.card.contract.table, given=table is not None)
+    given = read_label_table(table) if table else None
+    index = read_index(studies, labels=given)
+    check_columns(index, package.card.contract.table, given=given)
     write_table(out / "problems.csv", ProblemRow, index.problems)
     if linkage is not None:
         write_linkage(linkage, index, out=out)

@@ -35,7 +35,7 @@ from medmllm.training.cross_validation import cross_validate
 from medmllm.training.groups import read_groups
 from medmllm.training.image_cache import RUN_FOLDER, ImageCache
 from medmllm.training.planning import look_ahead, settle_folds
-from medmllm.training.policy import check_policy, unmet
+from medmllm.training.policy import check_gaps, check_policy, unmet
 from medmllm.training.resuming import check_unfinished
 from medmllm.training.run import Trained, left_out, summary, track_result
 from medmllm.training.starting_weights import check_start, weights_input
@@ -100,6 +100,7 @@ def run(
     check_task(config, task)
     labelled = [study for study in index.studies if study.study_key in found.by_study]
     groups = read_groups(labelled, config.evaluation.subgroups)
+    check_gaps(config, groups, labelled)
     given = look_ahead(index.studies, found.by_study, config.training, splits, labels=task.labels)
     cache = ImageCache.open(Path(config.training.cache or out / RUN_FOLDER), folder_of(studies))
     cohort = _read(labelled, found.by_study, cache, config, out)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+from imagecodecs import PackbitsError, packbits_decode
 from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID
@@ -79,11 +80,21 @@ class FileCache:
             held: Held = self._held
             return held
 
-    def buffer(self, length: int) -> memoryview:
-        """Return `length` bytes to read into, the same for every slice that a thread reads: new ones cost more."""
-        if len(getattr(self._own, "buffer", b"")) < length:
-            self._own.buffer = bytearray(length)
-        return memoryview(self._own.buffer)[:length]
+    def buffer(self, length: int, use: str = "read") -> memoryview:
+        """Return `length` bytes to work in, the same for every slice that a thread reads: new ones cost more.
+
+        Args:
+            length: In bytes.
+            use: Each has bytes of its own.
+        """
+        held: dict[str, bytearray] = self._own.__dict__.setdefault("held", {})
+        if len(held.get(use, b"")) < length:
+            held[use] = bytearray(length)
+        return memoryview(held[use])[:length]
+
+    def pixels(self, like: npt.NDArray[Any], use: str) -> npt.NDArray[Any]:
+        """Return an array of this shape and kind to write into, of a buffer."""
+        return np.frombuffer(self.buffer(like.nbytes, use), dtype=like.dtype).reshape(like.shape)
 
 
 def read_slice(header: DicomHeader, out: FloatArray | None = None, *, cache: FileCache | None = None) -> FloatArray:
@@ -137,12 +148,12 @@ def _rescale(stored: npt.NDArray[Any], header: DicomHeader, out: FloatArray) -> 
 
 def _stored_slice(header: DicomHeader, cache: FileCache) -> npt.NDArray[Any]:
     if not header.tiles_across:
-        return _stored_values(_frame(header, cache), header)
+        return _stored_values(_frame(header, cache), header, cache)
     across, rows, columns = header.tiles_across, header.rows, header.columns
 
     def whole(tile: DicomHeader) -> npt.NDArray[Any]:
         mosaic = replace(tile, rows=rows * across, columns=columns * across, frame=0, tiles_across=0)
-        return _stored_values(_frame(mosaic, cache), mosaic).copy()  # what was read lies in a buffer of the thread
+        return _stored_values(_frame(mosaic, cache), mosaic, cache).copy()  # out of the thread's buffers
 
     down, right = divmod(header.frame, across)
     mosaic = cache.hold(header, whole)
@@ -211,25 +222,28 @@ def _run_lengths(encoded: bytes, header: DicomHeader, cache: FileCache) -> npt.N
     if count != pixel_bytes:
         raise DicomError(f"the frame has {count} run-length segments where the header says {pixel_bytes}",
                          code="pixels_unreadable")  # fmt: skip
-    values = np.zeros(pixels, dtype=f"u{pixel_bytes}")
+    values = np.frombuffer(cache.buffer(pixels * pixel_bytes, "pixels"), dtype=f"u{pixel_bytes}")
     plane = cache.buffer(pixels)
-    for start, end in zip(starts[:count], [*starts[1:count], len(encoded)], strict=True):
+    for number, (start, end) in enumerate(zip(starts[:count], [*starts[1:count], len(encoded)], strict=True)):
         held = _runs(encoded[start:end], plane)
         if len(held) < pixels:
             raise DicomError(f"a run-length segment holds {len(held)} bytes of {pixels}: copy the file again",
                              code="truncated_pixels")  # fmt: skip
-        if pixel_bytes > 1:
+        own = np.frombuffer(held, dtype=np.uint8, count=pixels)
+        if number == 0:
+            values[...] = own
+        else:
             values <<= values.dtype.type(8)
-        values |= np.frombuffer(held, dtype=np.uint8, count=pixels)
+            values |= own
     return values.reshape(header.rows, header.columns)
 
 
 def _runs(segment: bytes, plane: memoryview) -> bytes | bytearray:
     """Return the bytes of one segment, in `plane` unless more are there than fit: encoders have written too many."""
     try:
-        return imagecodecs.packbits_decode(segment, out=plane)
-    except imagecodecs.PackbitsError:
-        return imagecodecs.packbits_decode(segment)
+        return packbits_decode(segment, out=plane)
+    except PackbitsError:
+        return packbits_decode(segment)
 
 
 def _by_pydicom(header: DicomHeader) -> npt.NDArray[Any]:
@@ -272,8 +286,11 @@ def encoded_frames(header: DicomHeader) -> list[bytes]:
         return list(generate_frames(file.read(), number_of_frames=header.frames))
 
 
-def _stored_values(frame: npt.NDArray[Any], header: DicomHeader) -> npt.NDArray[Any]:
-    """Return the stored values alone: bits outside Bits Stored (old overlays) are cleared, the sign is extended."""
+def _stored_values(frame: npt.NDArray[Any], header: DicomHeader, cache: FileCache) -> npt.NDArray[Any]:
+    """Return the stored values alone: bits outside Bits Stored (old overlays) are cleared, the sign is extended.
+
+    The frame is left as it is; what is changed lies in a buffer of the thread.
+    """
     allocated, stored = header.bits_allocated, header.bits_stored
     shift = header.high_bit + 1 - stored
     if not 0 < stored <= allocated or not 0 <= shift <= allocated - stored:
@@ -287,15 +304,16 @@ def _stored_values(frame: npt.NDArray[Any], header: DicomHeader) -> npt.NDArray[
     if width < stored:
         raise DicomError(f"decoding gives {width} bits where the header says {stored}", code="pixels_unreadable")
     unsigned = unsigned.astype(unsigned.dtype.newbyteorder("="), copy=False)
+    changed = cache.pixels(unsigned, "stored")
     if header.signed:  # up to the top, and down again with the sign
         if width > stored + shift:
-            unsigned = np.left_shift(unsigned, width - stored - shift)
+            unsigned = np.left_shift(unsigned, width - stored - shift, out=changed)
         values: npt.NDArray[Any] = unsigned.view(f"i{frame.dtype.itemsize}")
-        return np.right_shift(values, width - stored) if width > stored else values
+        return np.right_shift(values, width - stored, out=changed.view(values.dtype)) if width > stored else values
     if shift:
-        unsigned = np.right_shift(unsigned, shift)
+        unsigned = np.right_shift(unsigned, shift, out=changed)
     if stored < width:
-        unsigned = np.bitwise_and(unsigned, unsigned.dtype.type((1 << stored) - 1))
+        unsigned = np.bitwise_and(unsigned, unsigned.dtype.type((1 << stored) - 1), out=changed)
     return unsigned
 
 

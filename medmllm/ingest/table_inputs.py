@@ -12,12 +12,14 @@ import difflib
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from medmllm.documents import AcceptedRange, Column, TableContract
 from medmllm.errors import ContractError, LabelError
-from medmllm.ingest.tables import MISSING, Target
+from medmllm.ingest.study_folder import StudyIndex
+from medmllm.ingest.tables import MISSING, LabelTable, Target
 from medmllm.records import Study, Values
 from medmllm.table_documents import TableSettings
 
@@ -26,6 +28,9 @@ Kind = Literal["number", "category"]
 logger = logging.getLogger(__name__)
 
 MOST_CATEGORIES = 50
+LEAST_SHARED = 0.1
+"""Share of the patients with a category that another patient must have too; else the column names patients."""
+FEWEST_PATIENTS = 10  # of fewer, a category may be one patient's by chance
 
 _BOUND = re.compile(r"^(?:(?:[<>]=?|[≤≥])\s*(?P<after>[^\s+]+)|(?P<before>[^\s+]+)\s*\+)$")
 _LIKE_A_NUMBER = re.compile(r"^[<>=≤≥~±+\-.,\s]*\d")
@@ -49,7 +54,7 @@ def settle_columns(studies: Sequence[Study], settings: TableSettings) -> TableCo
 
     Raises:
         LabelError: A column is not there (the nearest is named), is empty, has one value only, more than 50 categories,
-            or cells that are neither plain numbers nor plain words.
+            categories that are nearly all one patient's, or cells that are neither plain numbers nor plain words.
     """
     columns = tuple(Column(name=name, kind=_kind(name, studies, settings), accepted=None) for name in settings.columns)
     if not columns:
@@ -57,23 +62,42 @@ def settle_columns(studies: Sequence[Study], settings: TableSettings) -> TableCo
     return TableContract(columns=columns, open_ended=settings.open_ended, required=settings.required)
 
 
-def check_columns(studies: Sequence[Study], table: TableContract | None, *, given: bool) -> None:
+def check_columns(index: StudyIndex, table: TableContract | None, *, given: LabelTable | None) -> None:
     """Look whether the studies to be scored have the columns that the model reads.
 
     Args:
-        studies: Of the index, joined with their table.
+        index: The studies, joined with their table.
         table: Of the model; None: it reads none.
-        given: A table was given for this purpose, rather than found beside the studies or not at all.
+        given: The table that was given for this purpose; None: one was found beside the studies, or none is there.
 
     Raises:
-        LabelError: The table that was given lacks a column; names it and the nearest.
+        LabelError: The table that was given lacks a column (the nearest is named), or none of its rows fits a study.
     """
-    for column in () if table is None else table.columns:
-        if any(column.name in study.facts for study in studies):
-            continue
-        if given and any(study.facts for study in studies):
-            raise _no_column("the --table, which the model reads,", column.name, studies)
-        logger.warning("no study has a cell in column %r, which the model reads: give the --table", column.name)
+    if table is None:
+        if given is not None:
+            logger.warning("the model reads no column of the --table: it only says which patient a study is of")
+        return
+    lacking = [one.name for one in table.columns if not any(one.name in study.facts for study in index.studies)]
+    if given is not None:
+        for name in lacking:
+            if name not in given.columns:
+                raise _no_column("the --table, which the model reads,", name, given.columns)
+        _check_fit(index, given)
+    way_out = ": give the --table" if given is None else ""
+    for name in lacking:
+        logger.warning("no study has a cell in column %r, which the model reads%s", name, way_out)
+
+
+def _check_fit(index: StudyIndex, given: LabelTable) -> None:
+    """Refuse a table none of whose rows fits a study."""
+    if not index.studies or sum(p.code == "row_without_study" for p in index.problems) < given.row_count:
+        return
+    compared = "StudyInstanceUID, folder and path" if given.by_study else "PatientID and the names of folders around it"
+    raise LabelError(
+        f"no row of the --table, of {given.row_count}, fits any of the {len(index.studies)} studies, so the model "
+        f"would read nothing of it: its column {given.key_column!r} was compared with each study's {compared}. Mend "
+        "that column, or leave --table out to score without it."
+    )
 
 
 def accept_numbers(table: TableContract, cohort: Sequence[Values | None], *, margin: float) -> TableContract:
@@ -174,7 +198,8 @@ def _open_ended(column: str) -> str:
 
 def _kind(name: str, studies: Sequence[Study], settings: TableSettings) -> Kind:
     if not any(name in study.facts for study in studies):
-        raise _no_column("[table] columns: the label table", name, studies)
+        known = {column for study in studies for column in study.facts}
+        raise _no_column("[table] columns: the label table", name, known)
     rows = [(study, cell) for study in studies if (cell := _cell(study, name)) is not None]
     kind: Kind = "category" if name in settings.categorical else _recognise(name, rows, settings)
     distinct = {_category(cell) for _, cell in rows}
@@ -186,13 +211,29 @@ def _kind(name: str, studies: Sequence[Study], settings: TableSettings) -> Kind:
             f"[table] columns: {name!r} has {len(distinct)} different categories, at most {MOST_CATEGORIES} are read. "
             "Does it hold identifiers or free text? Take it out, or group its values."
         )
+    if kind == "category":
+        _refuse_names(name, rows)
     return kind
 
 
-def _no_column(what: str, name: str, studies: Sequence[Study]) -> LabelError:
-    known = sorted({column for study in studies for column in study.facts})
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(known)}" if known else ""
+def _refuse_names(column: str, rows: Sequence[tuple[Study, str]]) -> None:
+    """Refuse a column whose categories are nearly all one patient's: no fold learns anything of such a category."""
+    owners: defaultdict[str, set[str]] = defaultdict(set)
+    for study, cell in rows:
+        owners[_category(cell)].add(study.patient_key)
+    patients = set().union(*owners.values())
+    shared = set().union(*(own for own in owners.values() if len(own) > 1))
+    if len(patients) >= FEWEST_PATIENTS and len(shared) < LEAST_SHARED * len(patients):
+        raise LabelError(
+            f"[table] columns: of {len(patients)} patients with a value in {column!r}, {len(shared)} share it with "
+            f"another patient, fewer than {LEAST_SHARED:.0%}: a category of one patient tells nothing of others, and "
+            "may name who that is. Does it hold identifiers or free text? Take it out, or group its values."
+        )
+
+
+def _no_column(what: str, name: str, known: Collection[str]) -> LabelError:
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(sorted(known))}" if known else ""
     return LabelError(f"{what} has no column {name!r}{hint}")
 
 

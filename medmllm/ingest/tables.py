@@ -54,10 +54,16 @@ class LabelTable:
     """A label table, by study when it has such a column, else by patient."""
 
     path: Path = field(repr=False)
+    key_column: str  # which column its rows are joined by
     columns: tuple[str, ...]  # without the identifiers
     by_study: Mapping[str, TableRow] = field(repr=False)  # original study_id -> row; empty without that column
     by_patient: Mapping[str, TableRow] = field(repr=False)  # original patient_id -> row; only without study_id
     patient_of: Mapping[str, str] = field(repr=False)  # original study_id -> original patient_id
+
+    @property
+    def row_count(self) -> int:
+        """How many rows there are."""
+        return len(self.by_study) + len(self.by_patient)
 
 
 def read_label_table(path: Path) -> LabelTable:
@@ -81,6 +87,7 @@ def read_label_table(path: Path) -> LabelTable:
             f"the label table has neither of the columns {', '.join(STUDY_COLUMNS + PATIENT_COLUMNS)}; "
             f"its first line should name its columns; {len(header)} cells were found there"
         )
+    key_column = study_column or patient_column or ""
     identifiers = {study_column, patient_column}
     by_key: defaultdict[str, list[TableRow]] = defaultdict(list)
     patient_of: dict[str, str] = {}
@@ -88,16 +95,18 @@ def read_label_table(path: Path) -> LabelTable:
         if len(cells) != len(header):
             raise LabelError(f"line {line} of the label table has {len(cells)} cells, the header has {len(header)}")
         row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-        key = row[study_column or patient_column or ""]
+        key = row[key_column]
         if not key:
-            raise LabelError(f"line {line} of the label table has no {study_column or patient_column}")
+            raise LabelError(f"line {line} of the label table has no {key_column}")
         by_key[key].append(TableRow(line, {name: cell for name, cell in row.items() if name not in identifiers}))
         if study_column and patient_column and row[patient_column]:
             patient_of[key] = row[patient_column]
-    _refuse_doubled(study_column or patient_column or "", by_key)
+    _refuse_doubled(key_column, by_key)
     found = {key: same[0] for key, same in by_key.items()}
     columns = tuple(name for name in header if name not in identifiers)
-    return LabelTable(path, columns, found if study_column else {}, {} if study_column else found, patient_of)
+    return LabelTable(
+        path, key_column, columns, found if study_column else {}, {} if study_column else found, patient_of
+    )
 
 
 def parse_cells(path: Path, what: str = "the label table") -> list[tuple[int, list[str]]]:

@@ -2,29 +2,108 @@
 
 policy, metrics of the packaged arm, groups, use of modalities -> one RuleDocument per rule
 
-A number that is not defined, or was not measured, meets no rule. What cannot be measured at all with these settings is
-refused before the training.
+A number that is not defined, or was not measured, meets no rule. What cannot be measured at all with these settings,
+this task and these groups, and a bound outside of what its metric can be, are refused before the training.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from medmllm.config import TrainConfig
 from medmllm.errors import ConfigError
-from medmllm.records import ArmEvaluation
-from medmllm.trust_config import PolicySettings
+from medmllm.evaluation.cohort import OutOfFold, measures_of
+from medmllm.evaluation.fairness import GAPS, group_measures
+from medmllm.evaluation.multilabel import MEANS
+from medmllm.model_documents import Task
+from medmllm.records import ArmEvaluation, Study
+from medmllm.training.groups import Groups
+from medmllm.trust_config import RANGES, PolicySettings
 from medmllm.trust_documents import ModalityUseDocument, RuleDocument, SubgroupDocument
 
 
 def check_policy(config: TrainConfig) -> None:
-    """Refuse rules that these settings leave without a number.
+    """Refuse rules that these settings leave without a number, and bounds that no number can reach or miss.
 
     Raises:
-        ConfigError: Gaps without groups, or use of modalities without permutations.
+        ConfigError: Gaps without groups, use of modalities without permutations or of one that is not read, or a bound
+            outside what the metric can be.
     """
-    if config.policy.gap and not config.evaluation.subgroups.columns:
+    policy = config.policy
+    for table, rules in (("least", policy.least), ("most", policy.most), ("gap", policy.gap)):
+        for name, bound in rules.items():
+            low, high = RANGES[name]
+            if not low <= bound <= high:
+                raise ConfigError(
+                    f"[policy.{table}] {name} = {bound:g} lies outside of what {name} can be, {low:g} to {high:g}: "
+                    "name a bound within, or take the rule out"
+                )
+    if policy.gap and not config.evaluation.subgroups.columns:
         raise ConfigError("[policy.gap] asks for gaps between groups, but [evaluation.subgroups] columns names none")
-    if config.policy.may_not_ignore and not config.evaluation.permutations:
+    if policy.may_not_ignore and not config.evaluation.permutations:
         raise ConfigError("[policy] may_not_ignore wants [evaluation] permutations above 0")
+    unread = {"recording": not config.recording.enabled, "table": not config.table.columns}
+    for modality in policy.may_not_ignore:
+        if unread.get(modality, False):
+            key = "enabled = true" if modality == "recording" else "columns"
+            raise ConfigError(f"[policy] may_not_ignore names {modality!r}, which no arm reads: set [{modality}] {key}")
+
+
+def check_rules(config: TrainConfig, task: Task) -> None:
+    """Refuse rules on a metric or gap that this kind of task does not have.
+
+    Raises:
+        ConfigError: Names the rule, and the metrics that there are.
+    """
+    metrics, gaps = _measured(task)
+    policy = config.policy
+    rules = [("least", name, metrics) for name in policy.least] + [("most", name, metrics) for name in policy.most]
+    for table, name, known in [*rules, *(("gap", name, gaps) for name in policy.gap)]:
+        if name not in known:
+            what = "several labels" if task.labels else f"a target of kind {task.kind!r}"
+            others = f"choose among {', '.join(known)}, or " if known else ""
+            raise ConfigError(f"[policy.{table}] {name} is not measured for {what}: {others}take the rule out")
+
+
+def check_gaps(config: TrainConfig, groups: Groups, studies: Sequence[Study]) -> None:
+    """Refuse gaps between groups of a column that has fewer than two to compare.
+
+    Args:
+        config: Asks for gaps, and says how many patients a group has at least.
+        groups: As of `read_groups`.
+        studies: The labelled ones.
+
+    Raises:
+        ConfigError: Names the column, and how many of its groups are large enough.
+    """
+    fewest = config.evaluation.subgroups.fewest_patients
+    for column, of in groups.items() if config.policy.gap else ():
+        owners = Counter(group for group, _ in {(of[study.study_key], study.patient_key) for study in studies})
+        large = sum(count >= fewest for group, count in owners.items() if group is not None)
+        if large < 2:
+            raise ConfigError(
+                f"[policy.gap] {next(iter(config.policy.gap))} compares groups of {column!r}, and {large} of its "
+                f"{len(owners.keys() - {None})} have {fewest} patients or more: take the column out of "
+                "[evaluation.subgroups] columns, lower its fewest_patients, or take the rule out"
+            )
+
+
+def _measured(task: Task) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the names of the metrics of all studies, and of the gaps, that are measured for a kind of task.
+
+    They are asked of an arm that says nothing, so that what is measured is listed in one place only.
+    """
+    if task.labels:
+        return MEANS, ()
+    count, ordered = len(task.classes), task.kind == "ordinal"
+    each, logits = np.arange(count), np.zeros((count, count))
+    arm = OutOfFold("none", np.full((count, count), 1 / count), logits[0] if count == 2 else logits, each)
+    own = group_measures(arm, each, each >= 0, ordered=ordered)
+    return (
+        [name for name in measures_of(arm, each, each, task.classes, ordered=ordered) if name in RANGES],
+        [gap for gap, metric in GAPS.items() if metric in own],
+    )
 
 
 def judge(

@@ -21,7 +21,7 @@ from medmllm.evaluation.remarks import remarks
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.model_documents import FoldModel, ModelCard, Task, group_folds
 from medmllm.models.package import CARD, digest_files, key_digest, write_background, write_reference
-from medmllm.records import CohortEvaluation, Metric, Provenance
+from medmllm.records import CohortEvaluation, Metric, Provenance, Survival
 from medmllm.result_documents import (
     ArmDocument,
     ClassCoverageDocument,
@@ -124,6 +124,8 @@ def _reference(trained: Trained, arm: ArmResult) -> pd.DataFrame:
             row |= {
                 f"target[{name}]": own for name, own in zip(trained.task.classes, member.sample.target, strict=True)
             }
+        elif isinstance(member.sample.target, Survival):
+            row |= {"time": member.sample.target.time, "event": int(member.sample.target.event)}
         else:
             row["target"] = trained.task.classes[member.sample.target or 0]
         for index, name in enumerate(trained.task.classes):
@@ -180,7 +182,12 @@ def evaluation_document(
         unmet(rules)
         + trust.remarks
         + learning_remark(curve, confidence=settings.confidence)
-        + remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples)
+        + remarks(
+            found,
+            confidence=settings.confidence,
+            samples=settings.bootstrap_samples,
+            labels=bool(trained.task.labels),
+        )
     )
     sets = _evaluate_sets(trained)
     said += tuple(line for arm, own in sets.items() for line in missed_remarks(arm, own))

@@ -8,14 +8,17 @@ from medmllm.errors import ConfigError
 from medmllm.model_documents import Task
 from medmllm.training.label_loss import check_label_settings
 from medmllm.training.losses import check_weights
+from medmllm.training.policy import check_rules
 
 
 def check_task(config: TrainConfig, task: Task) -> None:
     """Refuse settings that do not fit the task.
 
     Raises:
-        ConfigError: Class weights of another number of classes; for several labels, what is told of one target only.
+        ConfigError: Class weights of another number of classes; a rule of the policy on what is not measured; for
+            several labels, what is told of one target only.
     """
+    check_rules(config, task)
     if not task.labels:
         check_weights(config.training, len(task.classes))
         return

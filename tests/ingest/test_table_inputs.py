@@ -1,15 +1,19 @@
 """Columns as input: numbers and words are told apart, anything odd is refused, and the target is no input."""
 
 import logging
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from medmllm.documents import AcceptedRange, TableContract
 from medmllm.errors import ContractError, LabelError
+from medmllm.ingest.study_folder import StudyIndex
 from medmllm.ingest.table_inputs import accept_numbers, check_columns, check_inputs, read_values, settle_columns
-from medmllm.ingest.tables import TableRow, parse_target
+from medmllm.ingest.tables import LabelTable, TableRow, parse_target
 from medmllm.records import Study
 from medmllm.table_documents import TableSettings
+from medmllm.table_rows import ProblemRow
 
 
 def settings(*columns: str, categorical: tuple[str, ...] = (), open_ended: str = "refuse") -> TableSettings:
@@ -125,15 +129,72 @@ def test_an_odd_cell_of_a_study_to_be_scored_is_refused_by_its_column(cell: str,
     assert cell not in caught.value.reason
 
 
+def index_of(studies: list[Study], *, unfit: int = 0) -> StudyIndex:
+    """Of studies and rows of a table that fit none of them."""
+    row = ProblemRow(
+        where_key=f"st-{'0' * 16}", study_key=None, severity="warning", code="row_without_study", reason="no study",
+        retryable=False,
+    )  # fmt: skip
+    return StudyIndex(tuple(studies), (row,) * unfit, ())
+
+
+def table_of(*columns: str, rows: int) -> LabelTable:
+    return LabelTable(Path("t.csv"), "study_id", columns, {f"s{k}": TableRow(k, {}) for k in range(rows)}, {}, {})
+
+
+@pytest.fixture
+def reads_age() -> TableContract:
+    found = settle_columns(studies_of(age=["20", "60"]), settings("age"))
+    assert found is not None
+    return found
+
+
 def test_a_table_given_for_scoring_must_have_the_columns_and_one_found_may_lack_them(
-    caplog: pytest.LogCaptureFixture,
+    reads_age: TableContract, caplog: pytest.LogCaptureFixture
 ) -> None:
-    table = settle_columns(studies_of(age=["20", "60"]), settings("age"))
-    others = studies_of(agee=["20"])
+    others = index_of(studies_of(agee=["20"]))
     with pytest.raises(LabelError, match=r"--table.* no column 'age'; did you mean 'agee'"):
-        check_columns(others, table, given=True)
+        check_columns(others, reads_age, given=table_of("agee", rows=1))
     with caplog.at_level(logging.WARNING, logger="medmllm"):
-        check_columns(others, table, given=False)
-    assert "no study has a cell in column 'age'" in caplog.text
-    check_columns(studies_of(age=["20"]), table, given=True)
-    check_columns(others, None, given=True)
+        check_columns(others, reads_age, given=None)
+    assert "no study has a cell in column 'age', which the model reads: give the --table" in caplog.text
+    caplog.clear()
+    check_columns(index_of(studies_of(age=["20"]), unfit=1), reads_age, given=table_of("age", rows=2))
+    check_columns(others, None, given=None)
+    assert caplog.text == ""
+
+
+def test_a_table_given_for_scoring_whose_rows_fit_no_study_is_refused_and_says_by_what_it_was_joined(
+    reads_age: TableContract,
+) -> None:
+    bare = [Study("st-0", "pt-0", "folder"), Study("st-1", "pt-1", "folder")]
+    with pytest.raises(LabelError, match=r"no row of the --table, of 3, fits any of the 2 studies.*'study_id'"):
+        check_columns(index_of(bare, unfit=3), reads_age, given=table_of("age", rows=3))
+
+
+def test_a_table_given_to_a_model_that_reads_none_is_said_to_be_of_no_use(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="medmllm"):
+        check_columns(index_of(studies_of(age=["20"])), None, given=table_of("age", rows=1))
+    assert caplog.text.count("the model reads no column of the --table") == 1
+
+
+@pytest.mark.parametrize(
+    "cells", [[f"word{chr(97 + k)}" for k in range(20)], ["same", "same", *map(chr, range(97, 117))]]
+)
+def test_a_column_of_words_that_are_nearly_all_one_patients_is_refused(cells: list[str]) -> None:
+    with pytest.raises(LabelError, match=r"share it with another patient, fewer than 10%.*identifiers") as caught:
+        settle_columns(studies_of(word=cells), settings("word"))
+    assert cells[-1] not in caught.value.reason.split()
+
+
+def test_words_that_some_patients_share_and_numbers_of_one_patient_each_are_read() -> None:
+    words, ages = ["site a"] * 4 + [f"site {chr(98 + k)}" for k in range(16)], [str(20 + k) for k in range(20)]
+    found = settle_columns(studies_of(site=words, age=ages), settings("site", "age"))
+    assert kinds(found) == {"site": "category", "age": "number"}
+
+
+def test_a_word_in_two_studies_of_one_patient_is_still_that_patients_alone() -> None:
+    cells = [f"word{chr(97 + k // 2)}" for k in range(24)]
+    studies = [replace(study, patient_key=f"pt-{k // 2}") for k, study in enumerate(studies_of(word=cells))]
+    with pytest.raises(LabelError, match="of 12 patients with a value in 'word', 0 share it"):
+        settle_columns(studies, settings("word"))

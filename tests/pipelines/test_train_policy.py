@@ -85,7 +85,13 @@ def test_groups_are_measured_on_their_own_rows_of_the_out_of_fold_table(cohort: 
 
 
 def test_a_rule_without_a_number_stops_the_run_before_it_starts(cohort: Path, tmp_path: Path) -> None:
-    for more, message in ((POLICY, "columns names none"), (("--set", 'evaluation.subgroups.columns=["sex"]'), "'sex'")):
+    for more, message in (
+        (POLICY, "columns names none"),
+        (("--set", 'evaluation.subgroups.columns=["sex"]'), "'sex'"),
+        (("--set", "policy.least.auroc=7"), "auroc = 7 lies outside"),
+        (("--set", "policy.least.quadratic_kappa=0.5"), "quadratic_kappa is not measured"),
+        ((*GROUPS, *POLICY, "--set", "evaluation.subgroups.fewest_patients=40"), "0 of its 3 have 40 patients or more"),
+    ):
         outcome = trained(cohort, tmp_path / "run", "fair", *more)
         assert outcome.code == 2
         assert message in outcome.stderr

@@ -10,9 +10,10 @@ from medmllm.errors import ConfigError
 from medmllm.evaluation.cohort import OutOfFold, binary_measures, multiclass_measures
 from medmllm.evaluation.fairness import GAPS
 from medmllm.evaluation.ordinal import ordinal_measures
-from medmllm.records import ArmEvaluation, Metric
-from medmllm.training.policy import check_policy, judge, unmet
-from medmllm.trust_config import GapName, MetricName, PolicySettings
+from medmllm.model_documents import Task
+from medmllm.records import ArmEvaluation, Metric, Study
+from medmllm.training.policy import check_gaps, check_policy, check_rules, judge, unmet
+from medmllm.trust_config import RANGES, GapName, MetricName, PolicySettings
 from medmllm.trust_documents import (
     EstimateDocument,
     GapDocument,
@@ -54,6 +55,7 @@ def test_rules_can_be_made_of_every_metric_and_every_gap() -> None:
     measured = {*binary_measures(arm, target, target), *multiclass_measures(arm, target), *ordinal} - of_cuts
     assert set(get_args(MetricName)) == measured
     assert set(get_args(GapName)) == set(GAPS)
+    assert RANGES.keys() == {*get_args(MetricName), *get_args(GapName)}
 
 
 @pytest.mark.parametrize(
@@ -125,12 +127,75 @@ def test_an_empty_policy_asks_nothing() -> None:
     [
         (["policy.gap.auroc_gap=0.1"], r"\[evaluation.subgroups\] columns names none"),
         (['policy.may_not_ignore=["image"]', "evaluation.permutations=0"], "permutations above 0"),
+        (['policy.may_not_ignore=["recording"]'], r"which no arm reads: set \[recording\] enabled = true"),
+        (['policy.may_not_ignore=["table"]'], r"which no arm reads: set \[table\] columns"),
+        (["policy.least.auroc=7"], r"\[policy.least\] auroc = 7 lies outside of what auroc can be, 0 to 1"),
+        (["policy.most.ece=-0.1"], r"\[policy.most\] ece = -0.1 lies outside"),
+        (["policy.least.quadratic_kappa=-1.5"], "quadratic_kappa can be, -1 to 1"),
+        (["policy.gap.auroc_gap=20", 'evaluation.subgroups.columns=["sex"]'], r"\[policy.gap\] auroc_gap = 20"),
     ],
 )
 def test_rules_that_the_settings_leave_without_a_number_are_refused(overrides: list[str], message: str) -> None:
     config = load_config(TrainConfig, "train", overrides=overrides)
     with pytest.raises(ConfigError, match=message):
         check_policy(config)
+
+
+BINARY = Task.of("x", ("no", "yes"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "task", "message"),
+    [
+        (
+            ["policy.least.quadratic_kappa=0.5"],
+            BINARY,
+            r"least\] quadratic_kappa is not measured for .* 'binary'",
+        ),
+        (["policy.most.log_loss=0.5"], BINARY, r"\[policy.most\] log_loss .* choose among auroc, .*specificity"),
+        (["policy.least.sensitivity=0.5"], Task.of("x", ("a", "b", "c")), "for a target of kind 'multiclass'"),
+        (["policy.least.auprc=0.5"], Task.of("x", ("1", "2", "3"), ordered=True), "for a target of kind 'ordinal'"),
+        (
+            ["policy.most.calibration_slope=2"],
+            Task(target="a, b", kind="multilabel", classes=("a", "b")),
+            "for several labels",
+        ),
+        (["policy.gap.accuracy_gap=0.1"], BINARY, r"\[policy.gap\] accuracy_gap .* among auroc_gap, true_positive"),
+        (["policy.gap.true_positive_rate_gap=0.1"], Task.of("x", ("a", "b", "c")), "among auroc_gap, accuracy_gap"),
+    ],
+)
+def test_a_rule_on_what_this_kind_of_task_does_not_have_is_refused_and_answered_with_what_it_has(
+    overrides: list[str], task: Task, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_rules(load_config(TrainConfig, "train", overrides=overrides), task)
+
+
+def test_a_rule_on_what_the_task_has_is_let_through() -> None:
+    asked = load_config(
+        TrainConfig, "train", overrides=["policy.least.auroc=1", "policy.most.ece=0", "policy.gap.auroc_gap=0.1"]
+    )
+    check_rules(asked, BINARY)
+    check_rules(load_config(TrainConfig, "train", overrides=["policy.least.auroc=0.5"]), Task.of("x", ("a", "b", "c")))
+
+
+def test_a_gap_wants_two_groups_with_enough_patients_in_every_column() -> None:
+    asked = load_config(
+        TrainConfig,
+        "train",
+        overrides=[
+            "policy.gap.auroc_gap=0.1",
+            'evaluation.subgroups.columns=["sex"]',
+            "evaluation.subgroups.fewest_patients=2",
+        ],
+    )
+    studies = [Study(f"st-{k}", f"pt-{k // 2}", "folder") for k in range(8)]  # two studies of each patient
+    fair = {study.study_key: "FFFFMMMM"[k] for k, study in enumerate(studies)}
+    check_gaps(asked, {"sex": fair}, studies)
+    small = fair | {"st-6": None, "st-7": None}  # one patient of M is left, with two studies
+    with pytest.raises(ConfigError, match=r"groups of 'sex', and 1 of its 2 have 2 patients or more"):
+        check_gaps(asked, {"sex": small}, studies)
+    check_gaps(load_config(TrainConfig, "train"), {"sex": small}, studies)
 
 
 def test_a_metric_that_is_none_is_named() -> None:

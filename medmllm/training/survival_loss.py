@@ -1,0 +1,64 @@
+"""The losses of times to an event, of which some were not seen to come (right-censored).
+
+    logits of hazards, AtRisk -> HazardLoss: the likelihood of the discrete-time model
+    log-risks, Ranked -> CoxLoss: the partial likelihood, ties after Efron
+
+In discrete time each interval in which the event could have come is a yes or no, as in logistic regression on
+person-periods (Singer & Willett, J Educ Stat 1993); the others are masked. Cox compares each event with those still at
+risk at its time (Cox, J R Stat Soc B 1972; Efron, J Am Stat Assoc 1977), here those of the same batch: a batch of few
+studies compares with few, and one without an event teaches nothing, so batches of 16 or more are wanted.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class HazardLoss:
+    """Negative log-likelihood of the discrete-time model, the mean over the studies."""
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss.
+
+        Args:
+            logits: Of the hazard in each interval; shape (batch, intervals).
+            target: As `AtRisk`; shape (batch, 2).
+        """
+        number = torch.arange(logits.shape[1], device=logits.device)
+        count, event = target[:, :1], target[:, 1:]
+        came = (number == count - 1) & (event == 1)
+        each = functional.binary_cross_entropy_with_logits(logits, came.to(logits.dtype), reduction="none")
+        return torch.where(number < count, each, 0.0).sum() / self.divisor(target)
+
+    def divisor(self, target: Tensor) -> Tensor | float:
+        """Return the number of studies."""
+        return float(len(target))
+
+
+@dataclass(frozen=True, slots=True)
+class CoxLoss:
+    """Negative log partial likelihood of the studies of a batch, the mean over its events."""
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss; 0 where there is no event.
+
+        Args:
+            logits: Log-risk; shape (batch, 1).
+            target: As `Ranked`; shape (batch, 2).
+        """
+        risk, place, event = logits[:, 0], target[:, 0], target[:, 1] == 1
+        # Rows are events, columns those they are compared with.
+        still = place[None, :] >= place[event, None]
+        tied = (place[None, :] == place[event, None]) & event[None, :]
+        # Of d events at one time, the l-th (from 0) is compared with all but a share l / d of each of the d.
+        before = torch.tril(tied[:, event], diagonal=-1).sum(dim=1, keepdim=True)
+        weight = still.to(risk.dtype) - tied * before / tied.sum(dim=1, keepdim=True)
+        compared = torch.logsumexp(risk[None, :] + weight.log(), dim=1)
+        return (compared - risk[event]).sum() / self.divisor(target)
+
+    def divisor(self, target: Tensor) -> Tensor | float:
+        """Return the number of events, at least 1."""
+        return target[:, 1].sum().clamp(min=1)
