@@ -179,7 +179,7 @@ class PredictionDocument(Document):
     modalities_used: tuple[str, ...]
     unknown_categories: dict[str, PositiveInt] = Field(
         default={},
-        description="column of the table -> fold models that do not know the category in it, and read it as missing",
+        description="column of the table -> networks that do not know the category in it, and read it as missing",
     )
     training_patient: bool
     synthetic: bool

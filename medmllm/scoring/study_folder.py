@@ -162,7 +162,9 @@ def _samples(study: Study, parts: StudyParts, package: ModelPackage) -> tuple[Sa
 def _log_unknown(study: Study, values: Values, package: ModelPackage) -> None:
     """Name the columns whose category a network does not know; the cell counts as empty there."""
     for column, lacking in _unknown(values, package).items():
-        logger.warning("study %s: the category in column %s is unknown to %d networks", study.study_key, column, lacking)
+        logger.warning(
+            "study %s: the category in column %s is unknown to %d networks", study.study_key, column, lacking
+        )
 
 
 def _unknown(values: Values | None, package: ModelPackage) -> Mapping[str, int]:
