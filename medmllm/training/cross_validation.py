@@ -17,18 +17,16 @@ import numpy as np
 
 from medmllm.config import TrainConfig
 from medmllm.documents import PreprocessingContract
-from medmllm.evaluation.calibration import to_probabilities
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.modality_use import Deprived
-from medmllm.evaluation.multilabel import LabelsOutOfFold
-from medmllm.model_documents import FoldModel
+from medmllm.evaluation.several import SeveralOutOfFold, out_of_fold
+from medmllm.model_documents import FoldModel, Task
 from medmllm.training.arms import arm_contract, main_arm
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
 from medmllm.training.checkpoint import Origin
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
 from medmllm.training.epoch_count import EpochCount
 from medmllm.training.fold import FoldPrediction, decide_fold, train_network
-from medmllm.training.label_fold import label_probabilities
 from medmllm.training.machine import set_determinism
 from medmllm.training.modality_test import assemble
 from medmllm.training.resuming import Kept, origin_of
@@ -45,7 +43,7 @@ class SmallerTraining:
 
     fraction: float
     folds: tuple[FoldSplit, ...]
-    out_of_fold: OutOfFold | LabelsOutOfFold
+    out_of_fold: OutOfFold | SeveralOutOfFold
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +52,7 @@ class ArmResult:
 
     arm: Arm
     contract: PreprocessingContract  # the cohort's, less what the arm does not read
-    out_of_fold: OutOfFold | LabelsOutOfFold
+    out_of_fold: OutOfFold | SeveralOutOfFold
     folds: tuple[FoldModel, ...]  # one per network, those of a fold side by side
     folder: Path  # holds the networks' weights and tokenizers
     deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
@@ -67,7 +65,7 @@ class Course:
 
     cohort: Cohort
     config: TrainConfig
-    classes: tuple[str, ...]
+    task: Task
     out: Path
     origin: Origin
     tracked: Run
@@ -79,7 +77,7 @@ def cross_validate(
     cohort: Cohort,
     plan: SplitPlan,
     config: TrainConfig,
-    classes: tuple[str, ...],
+    task: Task,
     *,
     out: Path,
     tracked: Run,
@@ -102,7 +100,7 @@ def cross_validate(
     for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:
         shutil.rmtree(earlier, ignore_errors=True)
     report_weights(config, contract, out)
-    course = Course(cohort, config, classes, out, origin_of(config, plan.digest, cohort), tracked, advance)
+    course = Course(cohort, config, task, out, origin_of(config, plan.digest, cohort), tracked, advance)
     results = {}
     for arm in arms:
         folder = out / ("model" if arm == main_arm(arms) else f"model_{arm}")
@@ -125,17 +123,17 @@ def _train_arm(
             done = kept.finished()
             count = EpochCount(child, course.advance, course.config.training.epochs)
             if done is None:
-                done = train_network(split, course.cohort, contract, course.classes, course.config, kept, count)
+                done = train_network(split, course.cohort, contract, course.task, course.config, kept, count)
             children.append(child)
             trained.append(done)
             count.finish()
-        own = decide_fold(splits, trained, course.cohort, course.config, folder)
+        own = decide_fold(splits, trained, course.cohort, course.task, course.config, folder)
         for child, model in zip(children, own.models, strict=True):
-            if model.labels is None:
-                child.log_metrics({"temperature": model.temperature, "threshold": model.threshold})
+            child.log_metrics(_decided(model))
             child.end()
         found.append(own)
-    return _assemble(arm, contract, [splits[0].test for splits in outer_folds(folds)], found, folder)
+    tests = [splits[0].test for splits in outer_folds(folds)]
+    return _assemble(arm, contract, tests, found, folder, course.task)
 
 
 def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) -> tuple[SmallerTraining, ...]:
@@ -148,7 +146,8 @@ def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) 
     if not fractions:
         return ()
     patients, seed = [member.sample.patient_key for member in members], config.training.seed
-    parts = nested_subsets(folds, patients, course.cohort.targets, fractions, seed=seed)
+    truth = course.cohort.labels or course.cohort.targets
+    parts = nested_subsets(folds, patients, truth, fractions, seed=seed)
     untested = config.evaluation.model_copy(update={"permutations": 0})  # use of modalities is told of whole trainings
     less = replace(course, config=config.model_copy(update={"evaluation": untested}))
     found = []
@@ -160,24 +159,26 @@ def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) 
     return tuple(found)
 
 
+def _decided(model: FoldModel) -> dict[str, float]:
+    """Return temperature and threshold, of several targets by `temperature_TARGET`, for tracking."""
+    each = {f"_{name}": own for name, own in model.targets.items()} or {"": model}
+    return {f"{what}{end}": getattr(own, what) for end, own in each.items() for what in ("temperature", "threshold")}
+
+
 def _assemble(
     arm: Arm,
     contract: PreprocessingContract,
     tests: Sequence[IntArray],
     folds: Sequence[FoldPrediction],
     folder: Path,
+    task: Task,
 ) -> ArmResult:
     """Lay the folds' test parts together, in the order of the cohort."""
     order = np.concatenate(tests).argsort()
     logits = np.concatenate([found.logits for found in folds])[order]
     predicted = np.concatenate([found.predicted for found in folds])[order]
-    out_of_fold: OutOfFold | LabelsOutOfFold
-    if folds[0].models[0].labels is not None:
-        out_of_fold = LabelsOutOfFold(arm, label_probabilities(logits), logits, predicted)
-    else:
-        sets = np.concatenate([found.sets for found in folds if found.sets is not None])[order]
-        shown = logits[:, 0] if logits.shape[1] == 1 else logits
-        out_of_fold = OutOfFold(arm, to_probabilities(shown), shown, predicted, sets)
+    sets = np.concatenate([found.sets for found in folds if found.sets is not None])[order]
     deprived = assemble([(test, found.deprived) for test, found in zip(tests, folds, strict=True)], len(order))
+    said = out_of_fold(arm, logits, predicted, sets, task)
     models = tuple(model for found in folds for model in found.models)
-    return ArmResult(arm, contract, out_of_fold, models, folder, deprived)
+    return ArmResult(arm, contract, said, models, folder, deprived)

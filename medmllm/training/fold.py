@@ -17,11 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from medmllm.config import TrainConfig
 from medmllm.documents import PreprocessingContract
-from medmllm.evaluation.calibration import to_probabilities
-from medmllm.evaluation.conformal import conformal_sets
 from medmllm.evaluation.discrimination import BoolArray, IntArray
-from medmllm.evaluation.ordinal import median_class
-from medmllm.model_documents import FoldModel
+from medmllm.evaluation.fold_decisions import calibrate_fold, class_probabilities, fold_sets, predicted_classes
+from medmllm.model_documents import FoldModel, Task, TuningDecisions
 from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
 from medmllm.provenance import file_digest
@@ -29,7 +27,6 @@ from medmllm.records import FloatArray, Sample
 from medmllm.table_documents import TableCodes
 from medmllm.training.cohort import Cohort
 from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
-from medmllm.training.label_fold import labels_predicted
 from medmllm.training.loop import Tracker, fit, predict_logits
 from medmllm.training.machine import Machine
 from medmllm.training.modality_test import FoldDeprived, take_away
@@ -37,7 +34,7 @@ from medmllm.training.note_features import read_notes
 from medmllm.training.resuming import Kept, NetworkResult
 from medmllm.training.splits import FoldSplit
 from medmllm.training.starting_weights import start_from_weights
-from medmllm.training.tuning_part import TuningDecisions, decide_on_tuning
+from medmllm.training.tuning_part import UNDECIDED, decide_each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,8 +43,8 @@ class FoldPrediction:
 
     models: tuple[FoldModel, ...]  # its networks: one, or one per inner fold
     logits: FloatArray  # (studies, outputs), calibrated; mean over the networks
-    predicted: IntArray | BoolArray  # (studies,) class index; or (studies, labels)
-    sets: BoolArray | None  # (studies, classes): in the conformal set; None for several labels
+    predicted: IntArray  # (studies, targets) class index
+    sets: BoolArray | None  # (studies, classes): in the conformal set
     deprived: FoldDeprived  # probabilities of the same studies, with each modality taken away
 
 
@@ -55,7 +52,7 @@ def train_network(
     split: FoldSplit,
     cohort: Cohort,
     contract: PreprocessingContract,
-    classes: tuple[str, ...],
+    task: Task,
     config: TrainConfig,
     kept: Kept,
     tracker: Tracker,
@@ -66,7 +63,7 @@ def train_network(
     seed = fold_seed if split.inner is None else _inner_seed(fold_seed, split.inner)
     torch.manual_seed(seed)
     tokenizer, codes = fold_tokenizer(cohort, split, contract), fold_codes(cohort, split, contract)
-    member = _new_member(tokenizer, codes, contract, classes, config, labels=bool(cohort.labels))
+    member = _new_member(tokenizer, codes, contract, task, config)
     samples = read_notes(member, tokenize_cohort(cohort, contract, tokenizer, codes), contract, settings)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
     done = fit(
@@ -86,7 +83,7 @@ def train_network(
         return predict_logits(member, samples, contract, settings, machine)
 
     tune, test = predict(parts["tune"]), predict(parts["test"])
-    permutations = 0 if cohort.labels else config.evaluation.permutations  # told for one target only
+    permutations = config.evaluation.permutations
     # By the fold's seed: all its networks are given the same patients' inputs, as their mean is what is tested.
     deprived = take_away(predict, parts["test"], member.network.modalities, permutations=permutations, seed=fold_seed)
     write_weights(kept.folder, split.fold, member, split.inner)
@@ -104,25 +101,26 @@ def _new_member(
     tokenizer: PreTrainedTokenizerBase | None,
     codes: TableCodes | None,
     contract: PreprocessingContract,
-    classes: tuple[str, ...],
+    task: Task,
     config: TrainConfig,
-    *,
-    labels: bool,
 ) -> FoldNetwork:
     """Return what a fold's training starts from, and learns of."""
     text_network = None
     if contract.text is not None and tokenizer is not None:
         text_network = new_text_network(contract.text, config.model, tokenizer)
-    network = build_network(
-        contract, config.model, classes, text_network, codes, ordered=config.task.ordered, labels=labels
-    )
+    network = build_network(contract, config.model, task, text_network, codes)
     start_from_weights(network, config.model)
     limit_training(network, config.text)
     return FoldNetwork(network, tokenizer, codes)
 
 
 def decide_fold(
-    splits: Sequence[FoldSplit], trained: Sequence[NetworkResult], cohort: Cohort, config: TrainConfig, folder: Path
+    splits: Sequence[FoldSplit],
+    trained: Sequence[NetworkResult],
+    cohort: Cohort,
+    task: Task,
+    config: TrainConfig,
+    folder: Path,
 ) -> FoldPrediction:
     """Decide on the tuning parts of a fold's networks, and return what they say together of its test part.
 
@@ -144,42 +142,25 @@ def decide_fold(
         splits: Of the fold's networks.
         trained: What they said, in the same order.
         cohort: All studies.
-        config: What is asked of calibration and sets; whether classes are ordered.
+        task: Says which outputs are of which target.
+        config: What is asked of calibration and sets.
         folder: Of the arm's package, with the networks' weights.
     """
     truth = np.array([cohort.members[k].sample.target for split in splits for k in split.tune])
-    decided = decide_on_tuning(np.concatenate([own.tune for own in trained]), truth, config.evaluation)
-    logits = _together(decided, [own.test for own in trained])
-    models = tuple(_entry(split, own, decided, folder) for split, own in zip(splits, trained, strict=True))
-    deprived = _deprived(decided, [own.deprived for own in trained])
-    if decided.labels is not None:
-        return FoldPrediction(models, logits, labels_predicted(logits, decided.labels), None, deprived)
-    assert decided.conformal_thresholds is not None  # this training has them
-    sets = conformal_sets(chances(logits), decided.conformal_thresholds)
-    predicted = decide(logits, decided.threshold, ordered=config.task.ordered)
-    return FoldPrediction(models, logits, predicted, sets, deprived)
-
-
-def _together(decided: TuningDecisions, raw: Sequence[FloatArray]) -> FloatArray:
-    """Return the mean over networks of their calibrated logits, (studies, outputs)."""
-    return np.mean([decided.calibrate(logits) for logits in raw], axis=0)
-
-
-def _deprived(decided: TuningDecisions, networks: Sequence[FoldDeprived]) -> FoldDeprived:
-    """Return probabilities of the fold's model, from its networks' logits with each modality taken away."""
-    names = [name for name in networks[0].permuted if all(name in own.permuted for own in networks)]
-    return FoldDeprived(
-        permuted={
-            name: np.stack(
-                [chances(_together(decided, raw)) for raw in np.stack([o.permuted[name] for o in networks], 1)]
-            )
-            for name in names
-        },
-        absent={name: chances(_together(decided, [own.absent[name] for own in networks])) for name in names},
+    decided = decide_each(np.concatenate([own.tune for own in trained]), truth, config.evaluation, task)
+    models = tuple(_entry(split, own, decided, task, folder) for split, own in zip(splits, trained, strict=True))
+    logits = _together([own.test for own in trained], models[0], task)
+    sets = fold_sets(class_probabilities(logits, task), models[0], task)
+    predicted = predicted_classes(logits, models[0], task)
+    return FoldPrediction(
+        models, logits, predicted, sets, _deprived([own.deprived for own in trained], models[0], task)
     )
 
 
-def _entry(split: FoldSplit, own: NetworkResult, decided: TuningDecisions, folder: Path) -> FoldModel:
+def _entry(
+    split: FoldSplit, own: NetworkResult, decided: Sequence[TuningDecisions], task: Task, folder: Path
+) -> FoldModel:
+    """Return a network's entry in the card; what was decided is the same for all networks of a fold."""
     weights = weights_name(split.fold, split.inner)
     return FoldModel(
         fold=split.fold,
@@ -187,29 +168,27 @@ def _entry(split: FoldSplit, own: NetworkResult, decided: TuningDecisions, folde
         weights=weights,
         weights_sha256=file_digest(folder / weights),
         best_epoch=own.best_epoch,
-        temperature=decided.temperature,
-        isotonic=decided.isotonic,
-        threshold=decided.threshold,
-        conformal_thresholds=decided.conformal_thresholds,
-        labels=decided.labels,
+        targets=dict(zip(task.names, decided, strict=True)) if task.several else {},
+        **dict(UNDECIDED if task.several else decided[0]),
     )
 
 
-def chances(logits: FloatArray) -> FloatArray:
-    """Return probabilities of each class from calibrated logits (studies, outputs)."""
-    return to_probabilities(logits[:, 0] if logits.shape[1] == 1 else logits)
+def _together(raw: Sequence[FloatArray], model: FoldModel, task: Task) -> FloatArray:
+    """Return the mean over networks of their calibrated logits, (studies, outputs)."""
+    return np.mean([calibrate_fold(logits, model, task) for logits in raw], axis=0)
 
 
-def decide(logits: FloatArray, threshold: float, *, ordered: bool = False) -> IntArray:
-    """Return the class index of each study: at the threshold when binary, the median when ordered, else the likeliest.
+def _deprived(networks: Sequence[FoldDeprived], model: FoldModel, task: Task) -> FoldDeprived:
+    """Return probabilities of the fold's model, from its networks' logits with each modality taken away."""
 
-    Args:
-        logits: Shape (studies, outputs), calibrated.
-        threshold: On the positive class's probability; read only when there is one output.
-        ordered: The classes have an order.
-    """
-    if ordered:
-        return median_class(to_probabilities(logits))
-    if logits.shape[1] == 1:
-        return (to_probabilities(logits[:, 0])[:, 1] >= threshold).astype(np.int64)
-    return logits.argmax(axis=1)
+    def say(raw: Sequence[FloatArray]) -> FloatArray:
+        return class_probabilities(_together(raw, model, task), task)
+
+    names = [name for name in networks[0].permuted if all(name in own.permuted for own in networks)]
+    return FoldDeprived(
+        permuted={
+            name: np.stack([say(drawn) for drawn in np.stack([own.permuted[name] for own in networks], axis=1)])
+            for name in names
+        },
+        absent={name: say([own.absent[name] for own in networks]) for name in names},
+    )

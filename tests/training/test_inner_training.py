@@ -21,7 +21,7 @@ from medmllm.training.splits import SplitPlan
 from medmllm.training.tracking import NoRun
 from medmllm.training_config import Arm, TrainingSettings
 from tests.training.test_cross_validation import (
-    CLASSES,
+    TASK,
     a_cohort,
     a_config,
     with_other_content,
@@ -70,7 +70,7 @@ def run(
     resume: bool = False, steps: list[int] | None = None,
 ) -> ArmResult:  # fmt: skip
     (found,) = cross_validate(
-        [arm], cohort, the_plan(config), config, CLASSES, out=out, tracked=tracked or Told(), resume=resume,
+        [arm], cohort, the_plan(config), config, TASK, out=out, tracked=tracked or Told(), resume=resume,
         advance=[].append if steps is None else steps.append,
     )  # fmt: skip
     return found
