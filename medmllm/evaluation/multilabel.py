@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from medmllm.errors import EvaluationError
+from medmllm.evaluation.calibration import LEANS_UPWARDS
 from medmllm.evaluation.cohort import COMPARED_ARM, COMPARED_METRIC, OutOfFold, binary_measures
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.resampling import Interval, Measure, Resamples, resample
@@ -86,8 +87,9 @@ def evaluate_labels(
             start = f"{arm} {group} "
             n, count = int(inside.sum()), len(set(owners[inside]))
             for key in (key for key in measures if key.startswith(start)):
-                told = drawn.interval(key, confidence)
-                found.append(Metric(key.removeprefix(start), told.estimate, told.low, told.high, n, count, name))
+                metric = key.removeprefix(start)
+                told = drawn.interval(key, confidence, leans_upwards=metric in LEANS_UPWARDS)
+                found.append(Metric(metric, told.estimate, told.low, told.high, n, count, name))
         return tuple(found)
 
     return CohortEvaluation(

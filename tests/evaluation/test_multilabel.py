@@ -3,8 +3,10 @@ import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, recall_score, roc_auc_score
 
 from medmllm.errors import EvaluationError
+from medmllm.evaluation.calibration import weighted_ece
 from medmllm.evaluation.multilabel import LabelsOutOfFold, evaluate_labels
 from medmllm.evaluation.remarks import remarks
+from medmllm.evaluation.resampling import draw_weights
 from medmllm.records import UNKNOWN, CohortEvaluation, Metric
 
 NAMES = ("nodule", "effusion", "fracture")
@@ -51,6 +53,17 @@ def test_each_label_is_measured_where_it_is_known(label: int) -> None:
     assert metric(1, NAMES[label], "brier").estimate == pytest.approx(brier_score_loss(truth, chance))
     recall = recall_score(truth, ARMS[1].predicted[known, label])
     assert metric(1, NAMES[label], "sensitivity").estimate == pytest.approx(recall)
+
+
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_the_interval_of_a_labels_calibration_error_is_the_basic_one(label: int) -> None:
+    known = TARGETS[:, label] != UNKNOWN
+    weights = np.concatenate(list(draw_weights(PATIENTS, samples=200, seed=1)))[:, known]
+    event, chance = TARGETS[known, label] == 1, ARMS[0].probabilities[known, label]
+    found = metric(0, NAMES[label], "ece")
+    low, high = np.quantile(weighted_ece(event, chance, weights), [0.05, 0.95])
+    assert found.estimate is not None
+    assert (found.low, found.high) == pytest.approx((max(0.0, 2 * found.estimate - high), 2 * found.estimate - low))
 
 
 def test_the_mean_counts_every_label_alike() -> None:
