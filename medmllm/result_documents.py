@@ -99,17 +99,13 @@ class SplitDocument(Document):
     folds: tuple[FoldStudies, ...] = Field(min_length=2)
 
 
-class EvaluationDocument(Document):
-    """RUN/evaluation.json: the cross-validated result, all arms on the same folds."""
+class TargetEvaluation(Document):
+    """How one target did, on the studies where it is known; all arms on the same folds."""
 
     task: Task
-    synthetic: bool
     n: int
     patients: int
     class_counts: dict[str, int]
-    excluded: int = Field(ge=0, description="studies left out; training_ledger.csv says why")
-    confidence: Probability = Field(description="level of the intervals")
-    bootstrap_samples: int
     arms: tuple[ArmDocument, ...]
     differences: tuple[MetricDocument, ...]
     delong: tuple[AurocDifferenceDocument, ...] = Field(
@@ -122,15 +118,32 @@ class EvaluationDocument(Document):
     subgroups: tuple[SubgroupDocument, ...] = Field(
         default=(), description="of the packaged arm; empty: none asked for"
     )
-    policy: tuple[RuleDocument, ...] = Field(default=(), description="rules of [policy]; empty: none")
     learning_curve: LearningCurveDocument | None = Field(
         default=None, description="of the packaged arm; null: not asked for"
     )
+
+
+class EvaluationDocument(TargetEvaluation):
+    """RUN/evaluation.json: the cross-validated result; of several targets, the means over them and then each."""
+
+    targets: tuple[TargetEvaluation, ...] = Field(
+        default=(), description="of several, each on its own; metrics and differences above are then their means"
+    )
+    policy: tuple[RuleDocument, ...] = Field(default=(), description="rules of [policy]; empty: none")
+    synthetic: bool
+    excluded: int = Field(ge=0, description="studies left out; training_ledger.csv says why")
+    confidence: Probability = Field(description="level of the intervals")
+    bootstrap_samples: int
     folds: tuple[FoldDocument, ...]
     split_digest: Sha256
     contract_fingerprint: Sha256
     remarks: tuple[str, ...] = Field(description="plain words on what the numbers do not support")
     provenance: Provenance
+
+    @property
+    def each(self) -> tuple[TargetEvaluation, ...]:
+        """What is told of each target; of one target, the whole."""
+        return self.targets or (self,)
 
 
 class PredictionDocument(Document):
@@ -142,7 +155,10 @@ class PredictionDocument(Document):
     predicted: str
     probability: Probability
     probability_of: str | None = Field(
-        default=None, description="multilabel: the label that leads, see predictions.csv"
+        default=None, description="several targets: the class that leads, see predictions.csv"
+    )
+    predictions: dict[str, str] = Field(
+        default={}, description="several targets: target -> class at its operating point"
     )
     probabilities: dict[str, Probability]
     logits: tuple[float, ...]

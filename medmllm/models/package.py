@@ -25,9 +25,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from medmllm.documents import PreprocessingContract, TextSettings
 from medmllm.errors import ConfigError, PackageError
-from medmllm.model_documents import FoldModel, ModelCard, ModelSettings
+from medmllm.model_documents import FoldModel, ModelCard, ModelSettings, Task
 from medmllm.models.audio_encoder import AudioEncoder
-from medmllm.models.classifier import StudyClassifier, output_count
+from medmllm.models.classifier import StudyClassifier
 from medmllm.models.image_encoder import ImageEncoder, check_grid
 from medmllm.models.note_windows import Windows
 from medmllm.models.table_encoder import TableEncoder
@@ -80,23 +80,18 @@ class ModelPackage:
 def build_network(
     contract: PreprocessingContract,
     settings: ModelSettings,
-    classes: tuple[str, ...],
+    task: Task,
     text_network: nn.Module | None,
     codes: TableCodes | None = None,
-    *,
-    ordered: bool = False,
-    labels: bool = False,
 ) -> StudyClassifier:
     """Return a classifier for a contract; all but `text_network` has fresh weights.
 
     Args:
         contract: Says which modalities the model reads, and through which channels.
         settings: The parts by name.
-        classes: Class names; two make a binary task with one logit.
+        task: Says how many logits there are, and whether they come from one score.
         text_network: The Hugging Face encoder; None when the contract reads no text.
         codes: Of the fold; None when the contract reads no table.
-        ordered: The classes stand in an order, lowest first.
-        labels: The classes are labels side by side, with a logit each.
 
     Raises:
         ConfigError: An unknown part, or a grid too small for the network.
@@ -112,8 +107,8 @@ def build_network(
         else TextEncoder(text_network, batch_norm=settings.text_batch_norm, windows=windows),
         audio_encoder=None if contract.recording is None else AudioEncoder(settings, contract.recording.mels),
         table_encoder=None if codes is None else TableEncoder(settings, codes),
-        outputs=len(classes) if labels else output_count(classes),
-        ordered=ordered,
+        outputs=task.outputs,
+        ordered=task.kind == "ordinal",
     )
 
 
@@ -249,16 +244,7 @@ def _load_fold(folder: Path, card: ModelCard, fold: FoldModel, device: torch.dev
         tokenizer = load_tokenizer(home, local_files_only=True)
         text_network = from_config(read_config(home))
     codes = None if card.contract.table is None else TableCodes.read(folder / codes_name(fold.fold))
-    kind = card.task.kind
-    network = build_network(
-        card.contract,
-        card.model,
-        card.task.classes,
-        text_network,
-        codes,
-        ordered=kind == "ordinal",
-        labels=kind == "multilabel",
-    )
+    network = build_network(card.contract, card.model, card.task, text_network, codes)
     try:
         network.load_state_dict(_read_tensors(folder / fold.weights))
     except RuntimeError as error:

@@ -20,10 +20,9 @@ import torch
 from medmllm.attribution.gradients import class_to_explain, explain_study
 from medmllm.config import QualityPolicy, ScoreConfig
 from medmllm.errors import MedmllmError
-from medmllm.evaluation.calibration import to_probabilities
-from medmllm.evaluation.conformal import conformal_sets, vote
-from medmllm.evaluation.isotonic import calibrate
-from medmllm.evaluation.ordinal import median_class
+from medmllm.evaluation.conformal import vote
+from medmllm.evaluation.fold_decisions import calibrate_fold, class_probabilities, fold_sets
+from medmllm.evaluation.leading import leading_label, predicted_labels
 from medmllm.model_documents import ModelCard
 from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.contract import nothing_to_read
@@ -44,9 +43,7 @@ from medmllm.records import (
     Study,
     Values,
 )
-from medmllm.scoring.labels import leading_label
 from medmllm.training.cohort import StudyParts, compare_note, inspect_parts, read_parts, stage_of
-from medmllm.training.label_fold import calibrate_labels, label_probabilities
 
 logger = logging.getLogger(__name__)
 
@@ -245,10 +242,7 @@ def predict(ready: Sequence[_Prepared], package: ModelPackage) -> list[Predictio
         samples = [item.samples[number] for item in ready]
         batch = to_device(collate(samples, package.card.contract, pad_token_id=member.pad_token_id), device)
         raw = member.network(batch).double().cpu().numpy()
-        if fold.labels is not None:
-            per_fold.append(calibrate_labels(raw, fold.labels))
-        else:
-            per_fold.append(calibrate(raw, fold.temperature, fold.isotonic))
+        per_fold.append(calibrate_fold(raw, fold, package.card.task))
     stacked = np.stack(per_fold)  # (folds, studies, outputs)
     return [_prediction(item, stacked[:, row], package) for row, item in enumerate(ready)]
 
@@ -260,15 +254,9 @@ def was_trained_on(study: Study, card: ModelCard) -> bool:
 
 
 def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage) -> Prediction:
-    mean = logits.mean(axis=0)
-    if package.card.task.kind == "multilabel":
-        probabilities, each = label_probabilities(mean), label_probabilities(logits)
-        shown = each[:, leading_label(probabilities.tolist(), package.card)]
-    else:
-        binary = logits.shape[1] == 1
-        probabilities = to_probabilities(mean if binary else mean[None])[0]
-        each = to_probabilities(logits[:, 0] if binary else logits)
-        shown = each[:, 1] if binary else each[:, chosen_class(probabilities, package.card)]
+    mean, task = logits.mean(axis=0), package.card.task
+    probabilities, each = class_probabilities(mean[None], task)[0], class_probabilities(logits, task)
+    shown = each[:, shown_class(probabilities.tolist(), package.card)]
     return Prediction(
         study_key=item.study.study_key,
         patient_key=item.study.patient_key,
@@ -292,32 +280,28 @@ def conformal_set(each: FloatArray, card: ModelCard) -> tuple[int, ...] | None:
     """
     sets = []
     for probabilities, fold in zip(each, card.folds, strict=True):
-        if fold.conformal_thresholds is None:
+        own = fold_sets(probabilities[None], fold, card.task)
+        if own is None:
             return None
-        sets.append(conformal_sets(probabilities[None], fold.conformal_thresholds)[0])
+        sets.append(own[0])
     return tuple(map(int, np.flatnonzero(vote(np.stack(sets)))))
+
+
+def shown_class(probabilities: Sequence[float], card: ModelCard) -> int:
+    """Return the class whose probability is shown: the positive one when binary, else that of `predicted_class`."""
+    return 1 if card.task.kind == "binary" else _predicted(probabilities, card)
 
 
 def predicted_class(prediction: Prediction, package: ModelPackage) -> int:
     """Return the class index: at the operating point when binary, the median when ordered, else the most probable.
 
-    Of several labels it is the one that leads.
+    Of several targets it is the class that leads.
     """
-    if package.card.task.kind == "multilabel":
-        return leading_label(prediction.probabilities, package.card)
-    if len(prediction.probabilities) == 2:
-        return int(prediction.probabilities[1] >= package.card.operating_point)
-    return chosen_class(np.array(prediction.probabilities), package.card)
+    return _predicted(prediction.probabilities, package.card)
 
 
-def chosen_class(probabilities: FloatArray, card: ModelCard) -> int:
-    """Return the index of the median class when the classes have an order, else of the most probable one.
-
-    Args:
-        probabilities: Of one study; shape (classes,).
-        card: Gives the kind of task.
-    """
-    return int(median_class(probabilities[None])[0] if card.task.kind == "ordinal" else probabilities.argmax())
+def _predicted(probabilities: Sequence[float], card: ModelCard) -> int:
+    return leading_label(probabilities, card) if card.task.several else predicted_labels(probabilities, card)[0]
 
 
 def _explain(

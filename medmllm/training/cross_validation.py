@@ -16,18 +16,16 @@ import numpy as np
 
 from medmllm.config import TrainConfig
 from medmllm.documents import PreprocessingContract
-from medmllm.evaluation.calibration import to_probabilities
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.modality_use import Deprived
-from medmllm.evaluation.multilabel import LabelsOutOfFold
-from medmllm.model_documents import FoldModel
+from medmllm.evaluation.several import SeveralOutOfFold, out_of_fold
+from medmllm.model_documents import FoldModel, Task
 from medmllm.training.arms import arm_contract, main_arm
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
 from medmllm.training.checkpoint import Origin
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
 from medmllm.training.epoch_count import EpochCount
 from medmllm.training.fold import FoldPrediction, predict_fold, train_fold
-from medmllm.training.label_fold import label_probabilities
 from medmllm.training.machine import set_determinism
 from medmllm.training.modality_test import assemble
 from medmllm.training.resuming import Kept, origin_of
@@ -44,7 +42,7 @@ class SmallerTraining:
 
     fraction: float
     folds: tuple[FoldSplit, ...]
-    out_of_fold: OutOfFold | LabelsOutOfFold
+    out_of_fold: OutOfFold | SeveralOutOfFold
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +51,7 @@ class ArmResult:
 
     arm: Arm
     contract: PreprocessingContract  # the cohort's, less what the arm does not read
-    out_of_fold: OutOfFold | LabelsOutOfFold
+    out_of_fold: OutOfFold | SeveralOutOfFold
     folds: tuple[FoldModel, ...]
     folder: Path  # holds the folds' weights and tokenizers
     deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
@@ -66,7 +64,7 @@ class Course:
 
     cohort: Cohort
     config: TrainConfig
-    classes: tuple[str, ...]
+    task: Task
     out: Path
     origin: Origin
     tracked: Run
@@ -78,7 +76,7 @@ def cross_validate(
     cohort: Cohort,
     plan: SplitPlan,
     config: TrainConfig,
-    classes: tuple[str, ...],
+    task: Task,
     *,
     out: Path,
     tracked: Run,
@@ -101,7 +99,7 @@ def cross_validate(
     for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:
         shutil.rmtree(earlier, ignore_errors=True)
     report_weights(config, contract, out)
-    course = Course(cohort, config, classes, out, origin_of(config, plan.digest, cohort), tracked, advance)
+    course = Course(cohort, config, task, out, origin_of(config, plan.digest, cohort), tracked, advance)
     results = {}
     for arm in arms:
         folder = out / ("model" if arm == main_arm(arms) else f"model_{arm}")
@@ -122,14 +120,13 @@ def _train_arm(
         done = kept.finished()
         count = EpochCount(child, course.advance, course.config.training.epochs)
         if done is None:
-            done = train_fold(split, course.cohort, contract, course.classes, course.config, kept, count)
-        own = predict_fold(*done, ordered=course.config.task.ordered)
-        if own.model.labels is None:
-            child.log_metrics({"temperature": own.model.temperature, "threshold": own.model.threshold})
+            done = train_fold(split, course.cohort, contract, course.task, course.config, kept, count)
+        own = predict_fold(*done, task=course.task)
+        child.log_metrics(_decided(own.model))
         child.end()
         found.append(own)
         count.finish()
-    return _assemble(arm, contract, folds, found, folder)
+    return _assemble(arm, contract, folds, found, folder, course.task)
 
 
 def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) -> tuple[SmallerTraining, ...]:
@@ -142,7 +139,8 @@ def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) 
     if not fractions:
         return ()
     patients, seed = [member.sample.patient_key for member in members], config.training.seed
-    parts = nested_subsets(folds, patients, course.cohort.targets, fractions, seed=seed)
+    truth = course.cohort.labels or course.cohort.targets
+    parts = nested_subsets(folds, patients, truth, fractions, seed=seed)
     untested = config.evaluation.model_copy(update={"permutations": 0})  # use of modalities is told of whole trainings
     less = replace(course, config=config.model_copy(update={"evaluation": untested}))
     found = []
@@ -154,22 +152,24 @@ def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) 
     return tuple(found)
 
 
+def _decided(model: FoldModel) -> dict[str, float]:
+    """Return temperature and threshold, of several targets by `temperature_TARGET`, for tracking."""
+    each = {f"_{name}": own for name, own in model.targets.items()} or {"": model}
+    return {f"{what}{end}": getattr(own, what) for end, own in each.items() for what in ("temperature", "threshold")}
+
+
 def _assemble(
     arm: Arm,
     contract: PreprocessingContract,
     splits: Sequence[FoldSplit],
     folds: Sequence[FoldPrediction],
     folder: Path,
+    task: Task,
 ) -> ArmResult:
     order = np.concatenate([split.test for split in splits]).argsort()
     logits = np.concatenate([found.logits for found in folds])[order]
     predicted = np.concatenate([found.predicted for found in folds])[order]
-    out_of_fold: OutOfFold | LabelsOutOfFold
-    if folds[0].model.labels is not None:
-        out_of_fold = LabelsOutOfFold(arm, label_probabilities(logits), logits, predicted)
-    else:
-        sets = np.concatenate([found.sets for found in folds if found.sets is not None])[order]
-        shown = logits[:, 0] if logits.shape[1] == 1 else logits
-        out_of_fold = OutOfFold(arm, to_probabilities(shown), shown, predicted, sets)
+    sets = np.concatenate([found.sets for found in folds if found.sets is not None])[order]
     deprived = assemble([(split.test, found.deprived) for split, found in zip(splits, folds, strict=True)], len(order))
-    return ArmResult(arm, contract, out_of_fold, tuple(found.model for found in folds), folder, deprived)
+    said = out_of_fold(arm, logits, predicted, sets, task)
+    return ArmResult(arm, contract, said, tuple(found.model for found in folds), folder, deprived)

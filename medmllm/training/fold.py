@@ -15,11 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from medmllm.config import TrainConfig
 from medmllm.documents import PreprocessingContract
-from medmllm.evaluation.calibration import to_probabilities
-from medmllm.evaluation.conformal import conformal_sets
 from medmllm.evaluation.discrimination import BoolArray, IntArray
-from medmllm.evaluation.ordinal import median_class
-from medmllm.model_documents import FoldModel
+from medmllm.evaluation.fold_decisions import calibrate_fold, class_probabilities, fold_sets, predicted_classes
+from medmllm.model_documents import FoldModel, Task
 from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
 from medmllm.provenance import file_digest
@@ -27,7 +25,6 @@ from medmllm.records import FloatArray, Sample
 from medmllm.table_documents import TableCodes
 from medmllm.training.cohort import Cohort
 from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
-from medmllm.training.label_fold import label_probabilities, labels_predicted
 from medmllm.training.loop import Tracker, fit, predict_logits
 from medmllm.training.machine import Machine
 from medmllm.training.modality_test import FoldDeprived, take_away
@@ -35,7 +32,7 @@ from medmllm.training.note_features import read_notes
 from medmllm.training.resuming import Kept
 from medmllm.training.splits import FoldSplit
 from medmllm.training.starting_weights import start_from_weights
-from medmllm.training.tuning_part import decide_on_tuning
+from medmllm.training.tuning_part import UNDECIDED, decide_each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,8 +41,8 @@ class FoldPrediction:
 
     model: FoldModel
     logits: FloatArray  # (studies, outputs), calibrated
-    predicted: IntArray | BoolArray  # (studies,) class index; or (studies, labels)
-    sets: BoolArray | None  # (studies, classes): in the conformal set; None for several labels
+    predicted: IntArray  # (studies, targets) class index
+    sets: BoolArray | None  # (studies, classes): in the conformal set
     deprived: FoldDeprived  # the same studies, with each modality taken away
 
 
@@ -53,7 +50,7 @@ def train_fold(
     split: FoldSplit,
     cohort: Cohort,
     contract: PreprocessingContract,
-    classes: tuple[str, ...],
+    task: Task,
     config: TrainConfig,
     kept: Kept,
     tracker: Tracker,
@@ -63,7 +60,7 @@ def train_fold(
     seed = settings.seed + 1000 * (split.fold + 1)
     torch.manual_seed(seed)
     tokenizer, codes = fold_tokenizer(cohort, split, contract), fold_codes(cohort, split, contract)
-    member = _new_member(tokenizer, codes, contract, classes, config, labels=bool(cohort.labels))
+    member = _new_member(tokenizer, codes, contract, task, config)
     samples = read_notes(member, tokenize_cohort(cohort, contract, tokenizer, codes), contract, settings)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
     done = fit(
@@ -80,27 +77,24 @@ def train_fold(
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
     raw = {name: predict_logits(member, parts[name], contract, settings, machine) for name in ("tune", "test")}
     truth = np.array([sample.target for sample in parts["tune"]])
-    decided = decide_on_tuning(raw["tune"], truth, config.evaluation)
-    logits = decided.calibrate(raw["test"])
-
-    def predict(changed: Sequence[Sample]) -> FloatArray:
-        found = predict_logits(member, changed, contract, settings, machine)
-        return chances(decided.calibrate(found), labels=decided.labels is not None)
-
-    repeats = 0 if cohort.labels else config.evaluation.permutations  # told for one target only
-    deprived = take_away(predict, parts["test"], member.network.modalities, permutations=repeats, seed=seed)
+    decided = decide_each(raw["tune"], truth, config.evaluation, task)
     write_weights(kept.folder, split.fold, member)
     model = FoldModel(
         fold=split.fold,
         weights=weights_name(split.fold),
         weights_sha256=file_digest(kept.folder / weights_name(split.fold)),
         best_epoch=done.best_epoch,
-        temperature=decided.temperature,
-        isotonic=decided.isotonic,
-        threshold=decided.threshold,
-        conformal_thresholds=decided.conformal_thresholds,
-        labels=decided.labels,
+        targets=dict(zip(task.names, decided, strict=True)) if task.several else {},
+        **dict(UNDECIDED if task.several else decided[0]),
     )
+    logits = calibrate_fold(raw["test"], model, task)
+
+    def predict(changed: Sequence[Sample]) -> FloatArray:
+        found = predict_logits(member, changed, contract, settings, machine)
+        return class_probabilities(calibrate_fold(found, model, task), task)
+
+    repeats = config.evaluation.permutations
+    deprived = take_away(predict, parts["test"], member.network.modalities, permutations=repeats, seed=seed)
     kept.finish(model, logits, deprived)
     return model, logits, deprived
 
@@ -109,49 +103,20 @@ def _new_member(
     tokenizer: PreTrainedTokenizerBase | None,
     codes: TableCodes | None,
     contract: PreprocessingContract,
-    classes: tuple[str, ...],
+    task: Task,
     config: TrainConfig,
-    *,
-    labels: bool,
 ) -> FoldNetwork:
     """Return what a fold's training starts from, and learns of."""
     text_network = None
     if contract.text is not None and tokenizer is not None:
         text_network = new_text_network(contract.text, config.model, tokenizer)
-    network = build_network(
-        contract, config.model, classes, text_network, codes, ordered=config.task.ordered, labels=labels
-    )
+    network = build_network(contract, config.model, task, text_network, codes)
     start_from_weights(network, config.model)
     limit_training(network, config.text)
     return FoldNetwork(network, tokenizer, codes)
 
 
-def predict_fold(model: FoldModel, logits: FloatArray, deprived: FoldDeprived, *, ordered: bool) -> FoldPrediction:
+def predict_fold(model: FoldModel, logits: FloatArray, deprived: FoldDeprived, *, task: Task) -> FoldPrediction:
     """Return what a fold's model says of its test part, from its logits calibrated."""
-    if model.labels is not None:
-        return FoldPrediction(model, logits, labels_predicted(logits, model.labels), None, deprived)
-    assert model.conformal_thresholds is not None  # this training has them
-    sets = conformal_sets(chances(logits), model.conformal_thresholds)
-    return FoldPrediction(model, logits, decide(logits, model.threshold, ordered=ordered), sets, deprived)
-
-
-def chances(logits: FloatArray, *, labels: bool = False) -> FloatArray:
-    """Return probabilities, of each label or of each class, from calibrated logits (studies, outputs)."""
-    if labels:
-        return label_probabilities(logits)
-    return to_probabilities(logits[:, 0] if logits.shape[1] == 1 else logits)
-
-
-def decide(logits: FloatArray, threshold: float, *, ordered: bool = False) -> IntArray:
-    """Return the class index of each study: at the threshold when binary, the median when ordered, else the likeliest.
-
-    Args:
-        logits: Shape (studies, outputs), calibrated.
-        threshold: On the positive class's probability; read only when there is one output.
-        ordered: The classes have an order.
-    """
-    if ordered:
-        return median_class(to_probabilities(logits))
-    if logits.shape[1] == 1:
-        return (to_probabilities(logits[:, 0])[:, 1] >= threshold).astype(np.int64)
-    return logits.argmax(axis=1)
+    sets = fold_sets(class_probabilities(logits, task), model, task)
+    return FoldPrediction(model, logits, predicted_classes(logits, model, task), sets, deprived)

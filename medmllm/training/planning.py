@@ -92,7 +92,8 @@ def settle_folds(
         remarks += remark_sites(plan, _strata(cohort), settings.group_out)
     if settings.learning_curve:  # refused before anything is trained
         patients = [member.sample.patient_key for member in cohort.members]
-        nested_subsets(plan.folds, patients, cohort.targets, settings.learning_curve, seed=settings.seed)
+        truth = cohort.labels or cohort.targets
+        nested_subsets(plan.folds, patients, truth, settings.learning_curve, seed=settings.seed)
     remarks += audit(cohort, plan, settings)
     remarks += remark_columns(cohort, labels)
     write_splits(plan, keys, out)

@@ -36,10 +36,8 @@ def cohort(**changes: object) -> CohortEvaluation:
     return replace(good, **fields)  # type: ignore[arg-type]
 
 
-def said(
-    evaluation: CohortEvaluation, confidence: float = 0.95, samples: int = 2000, *, labels: bool = False
-) -> list[str]:
-    return list(remarks(evaluation, confidence=confidence, samples=samples, labels=labels))
+def said(evaluation: CohortEvaluation, confidence: float = 0.95, samples: int = 2000) -> list[str]:
+    return list(remarks(evaluation, confidence=confidence, samples=samples))
 
 
 def test_an_estimate_outside_of_its_interval_is_said_once_per_metric_with_the_reason() -> None:
@@ -52,13 +50,6 @@ def test_an_estimate_outside_of_its_interval_is_said_once_per_metric_with_the_re
         "An estimate of brier lies outside of its 95% interval (image arm for nodule: 0.200 against 0.210 to 0.250): "
         "resampling shifts this measure, so take neither as exact.",
     ]
-
-
-def test_labels_side_by_side_are_not_called_classes() -> None:
-    found = said(cohort(classes=("nodule", "effusion"), class_patients=(9, 140)), labels=True)
-    assert found[0].startswith("The rarer answer to label nodule has 9 patients, fewer than 10")
-    assert "rarest answer to a label has 9 patients; below 100 per answer" in found[1]
-    assert not any("class" in line.lower() for line in found)
 
 
 def test_numbers_that_are_in_order_call_for_no_remark() -> None:
