@@ -237,7 +237,7 @@ def left_out(index: StudyIndex, missing: Sequence[str], target: str, *, syntheti
     unclaimed = sum(problem.code == "row_without_study" for problem in index.problems)
     if unclaimed:
         said.append(f"{unclaimed} rows of the label table fit no study of the folder.")
-    damaged = Counter(p.code for p in index.problems if p.severity == "refused" and p.where_key.startswith("fi-"))
+    damaged = Counter(p.code for p in index.problems if p.severity == "refused" and p.study_key is None)
     if damaged:
         codes = ", ".join(f"{count} {code}" for code, count in sorted(damaged.items()))
         said.append(
