@@ -128,7 +128,7 @@ def _score_all(
     explained = 0
     with ExitStack() as stack:
         predictions = stack.enter_context(
-            table_writer(out / "predictions.csv", PredictionRow, classes=package.card.task.classes)
+            table_writer(out / "predictions.csv", PredictionRow, classes=package.card.task.columns)
         )
         ledger = stack.enter_context(table_writer(out / "ledger.csv", LedgerRow))
         quality = stack.enter_context(table_writer(out / "quality.csv", QualityRow))

@@ -46,7 +46,7 @@ FAULTS: dict[str, tuple[str | int, ...]] = {
     "image_weights": ("sha256",),  # cut short
     "quality_config": ("quality", "decisions", "ct_double_rescale"),  # ignore
     "out_of_fold_row": ("study_key",),  # a UID where a key belongs
-    "labels_out_of_fold_row": ("fold",),  # -1
+    "targets_out_of_fold_row": ("fold",),  # -1
     "train_config": ("image", "spacing"),  # it is called spacing_mm
     "score_config": ("workers",),  # 0
     "deidentify_config": ("dicom", "dates"),  # "guess"

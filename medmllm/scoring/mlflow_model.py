@@ -77,8 +77,9 @@ def _rows(number: int, results: Iterable[Scored | Refused], package: ModelPackag
             rows.append({"row": number, "study_key": study.study_key, "patient_key": study.patient_key} | what)
             continue
         row = prediction_row(result.prediction, package.card, predicted_class(result.prediction, package))
-        flat = row.model_dump(exclude={"probabilities"})
-        rows.append({"row": number} | flat | {f"probabilities[{c}]": p for c, p in row.probabilities.items()})
+        flat = row.model_dump(exclude={"probabilities", "predictions"})
+        flat |= {f"probabilities[{c}]": p for c, p in row.probabilities.items()}
+        rows.append({"row": number} | flat | {f"predictions[{t}]": c for t, c in row.predictions.items()})
     return rows
 
 
@@ -96,6 +97,7 @@ def output_columns(card: ModelCard) -> list[ColSpec]:
         *(ColSpec(text, name, required=False) for name in ("predicted", "modalities_used", "weights_digest")),
         *(ColSpec(number, name, required=False) for name in ("probability", "interval_low", "interval_high")),
         *(ColSpec(number, f"probabilities[{name}]", required=False) for name in card.task.classes),
+        *(ColSpec(text, f"predictions[{name}]", required=False) for name in card.task.names),
         ColSpec(DataType.boolean, "training_patient", required=False),
         *(ColSpec(text, name, required=False) for name in ("stage", "code", "reason")),
     ]
