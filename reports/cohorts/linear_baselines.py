@@ -78,7 +78,7 @@ LINEAR = (
     LinearTask(
         "nodule_stacks",
         cells(Cells(crop=(64, 64, 16), cells=(8, 8, 8))),
-        others={"slice count": slice_count, "six measures of size and brightness": size_features},
+        others={"slice count": slice_count, "logarithms of size and brightness": size_features},
     ),
     LinearTask("lgg_sex", cells(BRAIN)),
     LinearTask("lgg_death", cells(BRAIN), words=True),
@@ -249,6 +249,13 @@ def spread(logits: Mapping[int, FloatArray], positive: BoolArray) -> dict[str, f
     return found | {"mean": mean(values)} | ({"deviation": stdev(values)} if len(values) > 1 else {})
 
 
+def write_results(known: Mapping[str, object]) -> None:
+    """Write linear_baselines.json, the tasks in their order."""
+    command = "python reports/cohorts/linear_baselines.py DATA OUT"
+    ordered = {"command": command} | {task.name: known[task.name] for task in LINEAR if task.name in known}
+    RESULTS.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Read the command line and run what it asks for."""
     parser = argparse.ArgumentParser(description="Fit the logistic regressions and write linear_baselines.json.")
@@ -260,9 +267,7 @@ def main() -> None:
     for task in LINEAR:
         if asked.only is None or task.name in asked.only:
             known[task.name] = run_task(task, asked.data, asked.out)
-    command = "python reports/cohorts/linear_baselines.py DATA OUT"
-    ordered = {"command": command} | {task.name: known[task.name] for task in LINEAR if task.name in known}
-    RESULTS.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
+            write_results(known)
 
 
 if __name__ == "__main__":

@@ -55,22 +55,17 @@ def cell_means(voxels: FloatArray, how: Cells) -> FloatArray:
 
 
 def size_features(studies: Sequence[Study]) -> FloatArray:
-    """Return slices, voxels that are not zero, their sum, largest and mean value, and the largest area in a slice."""
+    """Return logarithms of each study's only series, (studies, 7): what a nodule cut out of its surroundings is like.
+
+    Slices, voxels that are not zero, sum and maximum of all, largest area in a slice, extent along x and along y.
+    """
     rows = []
     for study in studies:
-        voxels = _voxels(study.series[0].files[0])
+        voxels = _voxels(study.series[0].files[0]) / 255
         inside = voxels > 0
-        rows.append(
-            [
-                voxels.shape[2],
-                inside.sum(),
-                voxels.sum(),
-                voxels.max(),
-                voxels[inside].mean(),
-                inside.sum(axis=(0, 1)).max(),
-            ]
-        )
-    return np.array(rows, dtype=np.float64)
+        extents = [int(inside.any(axis=axes).sum()) for axes in ((1, 2), (0, 2))]
+        rows.append([len(voxels.T), inside.sum(), voxels.sum(), voxels.max(), inside.sum(axis=(0, 1)).max(), *extents])
+    return np.log1p(np.array(rows, dtype=np.float64))
 
 
 def slice_count(studies: Sequence[Study]) -> FloatArray:
