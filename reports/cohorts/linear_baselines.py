@@ -145,6 +145,7 @@ def regression(patients: Sequence[str], targets: IntArray, seed: int) -> Logisti
     inner = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(patients, targets, patients)
     return LogisticRegressionCV(
         Cs=STRENGTHS,
+        l1_ratios=(0,),
         cv=list(inner),
         scoring="neg_log_loss",
         class_weight="balanced",

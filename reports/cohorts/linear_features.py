@@ -45,7 +45,7 @@ def cell_means(voxels: FloatArray, how: Cells) -> FloatArray:
     """Return the mean of each cell of a volume's middle; where the volume is smaller than the crop, zeros fill it.
 
     >>> cell_means(np.arange(16.0).reshape(4, 2, 2), Cells((2, 2, 2), (1, 2, 1)))
-    array([ 6.5,  8.5])
+    array([6.5, 8.5])
     """
     middle = voxels if how.crop is None else _middle(voxels, how.crop)
     for axis, cells in enumerate(how.cells):
