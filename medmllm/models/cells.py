@@ -57,8 +57,10 @@ def count_tones(image: Tensor) -> Tensor:
     """
     lowest, highest, tones = TONES
     place = (image.flatten(2).clamp(lowest, highest) - lowest) * ((tones - 1) / (highest - lowest))
-    # Tone by tone: all at once would be 49 times the image..
-    counts = [(1 - (place - tone).abs()).clamp(min=0).sum(dim=2) for tone in range(tones)]
+    first, last = place.aminmax()
+    used, none = range(int(first), int(last.ceil()) + 1), place.new_zeros(place.shape[:2])
+    # Tone by tone: all at once would be 49 times the image. A window, 0 to 1, spends it on nine of them.
+    counts = [(1 - (place - tone).abs()).clamp(min=0).sum(dim=2) if tone in used else none for tone in range(tones)]
     return torch.stack(counts, dim=2)
 
 

@@ -26,6 +26,8 @@ from medmllm.training.splits import SplitPlan
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "against_linear.json"
 ARMS = ("image", "text", "fused")
+ADDED = "image + text"
+"""A run's two arms with their logits added, as the regressions' fused is: tells what its fusion gains or costs."""
 
 
 def read_run(run: Path, cohort: Cohort, plan: SplitPlan) -> dict[str, FloatArray]:
@@ -43,17 +45,19 @@ def read_run(run: Path, cohort: Cohort, plan: SplitPlan) -> dict[str, FloatArray
         if set(ordered.index) != set(keys) or (ordered.loc[keys, "fold"].to_numpy() != plan.test_fold).any():
             raise SystemExit(f"{run.name}: its folds are not those of the regressions")
         found[str(arm)] = ordered.loc[keys, logit].to_numpy(dtype=np.float64)
+    if {"image", "text"} <= set(found):
+        found[ADDED] = found["image"] + found["text"]
     return found
 
 
 def compare(own: Mapping[str, FloatArray], linear: Mapping[str, FloatArray], cohort: Cohort) -> dict[str, object]:
     """Return arm -> AUROC of the run minus that of the regression, with its interval."""
     positive, wanted = cohort.targets == 1, cohort.settings.evaluation
-    arms = [arm for arm in ARMS if arm in own and arm in linear]
+    against = {arm: "fused" if arm == ADDED else arm for arm in (*ARMS, ADDED) if arm in own}
     measures: dict[str, Measure] = {}
-    for arm in arms:
+    for arm, other in against.items():
         measures[f"run {arm}"] = partial(weighted_auroc, positive, own[arm])
-        measures[f"linear {arm}"] = partial(weighted_auroc, positive, linear[arm])
+        measures[f"linear {other}"] = partial(weighted_auroc, positive, linear[other])
     drawn = resample(
         measures,
         targets=cohort.targets,
@@ -62,8 +66,10 @@ def compare(own: Mapping[str, FloatArray], linear: Mapping[str, FloatArray], coh
         seed=cohort.settings.training.seed,
     )
     found: dict[str, object] = {}
-    for arm in arms:
-        interval = drawn.difference(f"run {arm}", f"linear {arm}", wanted.confidence)
+    for arm, other in against.items():
+        if arm == ADDED:
+            found["image + text auroc"] = drawn.estimates[f"run {arm}"]
+        interval = drawn.difference(f"run {arm}", f"linear {other}", wanted.confidence)
         found[arm] = {key: getattr(interval, key) for key in ("estimate", "low", "high")}
     return found
 

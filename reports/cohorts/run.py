@@ -45,7 +45,7 @@ INNER = (
 )
 """What a task is trained with for the third time: with inner folds, and images as they are."""
 
-VARIANTS = ("_cells", "_inner")
+VARIANTS = ("_cells", "_inner", "_tones")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +92,17 @@ SMALLER_FIELD = "image.spacing_mm=[1.0, 1.0, 1.0]"  # 24 mm, not 32
 AGAIN = {
     "lidc_spiculation": (*INNER, SMALLER_FIELD),
     "lidc_malignancy": (*INNER, SMALLER_FIELD),
-    "nodule_stacks": (*INNER, 'model.image_encoder="cells_tones"', "training.inner_folds=3"),
-    "lgg_death": INNER,
 }
 """Task that was trained for the third time -> its changes."""
+
+TONES = (
+    *CELLS,
+    'model.image_encoder="cells_tones"',
+    "model.dropout=0.2",
+    "training.flips=false",
+    "training.shift_voxels=0",
+)
+"""What the stacks are trained with for the third time: tones counted beside cells, and images as they are."""
 
 
 def variants(plain: CohortTask) -> Iterator[CohortTask]:
@@ -104,6 +111,8 @@ def variants(plain: CohortTask) -> Iterator[CohortTask]:
     yield replace(plain, name=f"{plain.name}_cells", changes=CELLS)
     if plain.name in AGAIN:
         yield replace(plain, name=f"{plain.name}_inner", changes=AGAIN[plain.name])
+    if plain.name == "nodule_stacks":
+        yield replace(plain, name=f"{plain.name}_tones", changes=TONES)
 
 
 TASKS = tuple(task for plain in RESNETS for task in variants(plain))
