@@ -347,6 +347,8 @@ class Metric:
     n: int  # studies
     patients: int
     group: str = "all"
+    lowest: float | None = None  # of several repeats of the cross-validation; `estimate` is then their mean
+    highest: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,11 @@ def _read_run(folder: Path, arm: str | None) -> Entrant:
         evaluation = EvaluationDocument.read(folder / "evaluation.json")
         if evaluation.task.several:
             raise MisuseError(f"{name} was trained for several targets: runs are compared in one target only")
+        if evaluation.repeats > 1:
+            raise MisuseError(
+                f"{name} has {evaluation.repeats} repeats of its folds: runs are compared in one draw only. Train with "
+                "training.repeats=1 to compare; the estimates with their intervals stand in each report."
+            )
         arm = arm or ModelCard.read(folder / "model" / "model.json").arm
         rows = {row.study_key: row for row in read_table(folder / TABLE, OutOfFoldRow) if row.arm == arm}
     except PackageError as error:

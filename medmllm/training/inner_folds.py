@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from medmllm.errors import SplitError
+from medmllm.records import UNKNOWN
 from medmllm.training.label_splits import BoolArray, Labels, stratify
 from medmllm.training.splits import (
     ATTEMPTS,
@@ -49,10 +50,13 @@ def hold_classes(targets: Sequence[int]) -> Held:
 
 
 def hold_labels(labels: Labels, names: Sequence[str]) -> Held:
-    """Return what a cohort of several labels holds: both values of each, where they are known."""
-    table = np.asarray(labels)
-    said = (*(f"{name!r} absent" for name in names), *(f"{name!r} present" for name in names))
-    return Held(np.concatenate([table == 0, table == 1], axis=1), said)
+    """Return what a cohort of several labels holds: all values of each that are known."""
+    columns, said = [], []
+    for name, own in zip(names, np.asarray(labels).T, strict=True):
+        for value in np.unique(own[own != UNKNOWN]):
+            columns.append(own == value)
+            said.append(f"{name!r} of class {value}")
+    return Held(np.stack(columns, axis=1), tuple(said))
 
 
 def nest(
