@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from medmllm.errors import SplitError
 from medmllm.training.arms import split_cohort
@@ -147,8 +148,10 @@ def test_sites_and_learning_curves_are_refused_with_repeats() -> None:
 # --- trained --------------------------------------------------------------------------------
 
 
-def run(out: Path, *, told: Told | None = None, resume: bool = False, changed: bool = False) -> tuple[ArmResult, ...]:
-    config, cohort = a_config(epochs=2, repeats=2, deterministic=True), a_cohort(20)
+def run(
+    out: Path, *, told: Told | None = None, resume: bool = False, changed: bool = False, **more: object
+) -> tuple[ArmResult, ...]:
+    config, cohort = a_config(**({"epochs": 2, "repeats": 2, "deterministic": True} | more)), a_cohort(20)
     patients = [member.sample.patient_key for member in cohort.members]
     names = [member.sample.study_key for member in cohort.members]
 
@@ -183,6 +186,14 @@ def test_all_arms_are_trained_on_all_draws_and_only_the_first_draws_networks_are
     kept = {path.parent.name for path in tmp_path.rglob("fold_*.safetensors")}
     assert kept == {"model", "model_image", "text_repeat_1", "image_repeat_1"}
     assert all(FOLDER in str(path) for path in tmp_path.rglob("*_repeat_1"))
+
+
+def test_networks_of_each_draw_start_differently(tmp_path: Path) -> None:
+    run(tmp_path, epochs=1, learning_rate=1e-12)  # they end where they started
+    folders = (tmp_path / "model_image", tmp_path / FOLDER / "image_repeat_1")
+    first, second = (load_file(folder / "fold_0_0.safetensors") for folder in folders)
+    name = next(name for name, value in first.items() if value.ndim == 5)
+    assert (first[name] - second[name]).abs().max() > 1e-2
 
 
 def test_a_study_is_predicted_in_each_draw_by_networks_that_did_not_see_it(tmp_path: Path) -> None:
