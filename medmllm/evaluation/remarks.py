@@ -8,6 +8,7 @@ non-events (Collins et al., Stat Med 2016; Van Calster et al., J Clin Epidemiol 
 
 from collections.abc import Iterator
 
+from medmllm.evaluation.calibration import LEANS_UPWARDS
 from medmllm.records import CohortEvaluation, Metric
 
 FEWEST_PATIENTS = 10
@@ -39,6 +40,7 @@ def remarks(evaluation: CohortEvaluation, *, confidence: float, samples: int) ->
         *_on_chance(evaluation, level),
         *_on_fusion(evaluation, level),
         *_on_calibration(evaluation, level),
+        *_on_estimates_outside(evaluation, level),
         *_on_resamples(evaluation, samples),
     )
 
@@ -114,6 +116,25 @@ def _on_calibration(evaluation: CohortEvaluation, level: str) -> Iterator[str]:
                 f"Probabilities of the {arm} arm are {fault} on average: the {level} of the calibration intercept is "
                 f"{intercept.low:+.2f} to {intercept.high:+.2f}, 0 is right."
             )
+
+
+def _on_estimates_outside(evaluation: CohortEvaluation, level: str) -> Iterator[str]:
+    outside: dict[str, list[str]] = {}
+    for arm in evaluation.arms:
+        for metric in arm.metrics:
+            if metric.estimate is None or metric.low is None or metric.high is None:
+                continue
+            if not metric.low <= metric.estimate <= metric.high:
+                whose = f"{arm.arm} arm" if metric.group == "all" else f"{arm.arm} arm for {metric.group}"
+                numbers = f"{metric.estimate:.3f} against {metric.low:.3f} to {metric.high:.3f}"
+                outside.setdefault(metric.name, []).append(f"{whose}: {numbers}")
+    for name, found in outside.items():
+        why = (
+            "noise alone makes it too large in small cohorts, and the interval takes that off"
+            if name in LEANS_UPWARDS
+            else "resampling shifts this measure, so take neither as exact"
+        )
+        yield f"An estimate of {name} lies outside of its {level} ({'; '.join(found)}): {why}."
 
 
 def _on_resamples(evaluation: CohortEvaluation, samples: int) -> Iterator[str]:

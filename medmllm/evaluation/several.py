@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from medmllm.errors import EvaluationError
-from medmllm.evaluation.calibration import to_probabilities
+from medmllm.evaluation.calibration import LEANS_UPWARDS, to_probabilities
 from medmllm.evaluation.cohort import COMPARED_ARM, COMPARED_METRIC, OutOfFold, measures_of
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.fold_decisions import plain
@@ -129,7 +129,10 @@ def evaluate_means(
 
     def means(arm: str) -> tuple[Metric, ...]:
         own = {name.removeprefix(f"{arm} "): name for name in measures if name.startswith(f"{arm} ")}
-        return tuple(metric(name, drawn.interval(key, confidence)) for name, key in own.items())
+        return tuple(
+            metric(name, drawn.interval(key, confidence, leans_upwards=name in LEANS_UPWARDS))
+            for name, key in own.items()
+        )
 
     return CohortEvaluation(
         classes=task.classes,

@@ -204,7 +204,7 @@ def lacking_label(parts: Sequence[FoldSplit], labels: Labels, names: Sequence[st
             for target, value in sorted(values_of(labels)):
                 if not (table[members, target] == value).any():
                     what = f"{names[target]!r} {words_of(target, value, labels)}"
-                    return f"the {side} part of fold {part.fold} has no study with {what}"
+                    return f"the {side} part of fold {part.name} has no study with {what}"
     return ""
 
 
@@ -231,6 +231,12 @@ def values_of(labels: Labels | IntArray) -> tuple[tuple[int, int], ...]:
     )
 
 
+def holds_of(labels: Labels | IntArray) -> BoolArray:
+    """Return whether each study is of each class of each target; shape (studies, `values_of`)."""
+    table = np.asarray(labels)
+    return np.stack([table[:, target] == value for target, value in values_of(table)], axis=1)
+
+
 def words_of(target: int, value: int, labels: Labels | IntArray) -> str:
     """Return a class in words: present or absent where a target has two."""
     if (target, 2) in values_of(labels):
@@ -251,8 +257,7 @@ def held(owner: IntArray, labels: Labels | IntArray) -> BoolArray:
         owner: Patient number of each study, from 0.
         labels: Of each study.
     """
-    table = np.asarray(labels)
-    values = values_of(table)
-    held = np.zeros((owner.max() + 1, len(values)), dtype=bool)
-    np.logical_or.at(held, owner, np.stack([table[:, target] == value for target, value in values], axis=1))
+    own = holds_of(labels)
+    held = np.zeros((owner.max() + 1, own.shape[1]), dtype=bool)
+    np.logical_or.at(held, owner, own)
     return held

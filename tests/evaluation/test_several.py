@@ -7,8 +7,10 @@ import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, recall_score, roc_auc_score
 
 from medmllm.errors import EvaluationError
+from medmllm.evaluation.calibration import weighted_ece
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.remarks import remarks
+from medmllm.evaluation.resampling import draw_weights
 from medmllm.evaluation.several import SeveralOutOfFold, evaluate_means, of_studies, out_of_fold
 from medmllm.model_documents import Task
 from medmllm.records import UNKNOWN, CohortEvaluation
@@ -64,6 +66,19 @@ def test_outputs_and_classes_of_a_target_are_its_own() -> None:
     assert found.probabilities.shape == (2, 5)
     assert found.logits.tolist() == logits.tolist()
     assert isinstance(out_of_fold("fused", logits[:, :1], np.array([[1], [0]]), sets[:, :2], task.parts[0]), OutOfFold)
+
+
+def test_the_interval_of_the_mean_calibration_error_is_the_basic_one() -> None:
+    weights = np.concatenate(list(draw_weights(PATIENTS, samples=200, seed=1)))
+    known = TARGETS != UNKNOWN
+    errors = [
+        weighted_ece(TARGETS[known[:, k], k] == 1, own.probabilities[known[:, k], 1], weights[:, known[:, k]])
+        for k, own in enumerate(ARMS[0].targets)
+    ]
+    found = next(metric for metric in FOUND.arms[0].metrics if metric.name == "ece")
+    assert found.estimate is not None
+    low, high = np.quantile(np.mean(errors, axis=0), [0.05, 0.95])
+    assert (found.low, found.high) == pytest.approx((max(0.0, 2 * found.estimate - high), 2 * found.estimate - low))
 
 
 def test_the_mean_counts_every_target_alike_where_it_is_known() -> None:

@@ -16,7 +16,7 @@ from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.fold_decisions import decide
 from medmllm.model_documents import FoldModel, Task
 from medmllm.preprocessing.contract import VolumeFacts
-from medmllm.records import Note, Section
+from medmllm.records import Note, Refusal, Section, Study
 from medmllm.training import fold as one_fold
 from medmllm.training.arms import arm_contract, main_arm, mean_image, split_cohort, usable_arms
 from medmllm.training.cohort import Cohort, Member, draft_contract
@@ -366,6 +366,14 @@ def test_a_table_has_an_arm_and_makes_a_fused_one_with_any_other_modality() -> N
     assert usable_arms(Cohort(noted, ()), config)[0] == ["text", "table", "fused"]
     contract = arm_contract(draft_contract(IMAGE, TEXT, table=TABLE), "table")
     assert (contract.image, contract.text, contract.table) == (None, None, TABLE)
+
+
+def test_an_arm_that_is_not_there_is_not_blamed_on_studies_that_were_refused() -> None:
+    there = a_cohort(4, notes=False)
+    refused = (Study("st-9", "pt-9", "folder"), Refusal("read", "note_unreadable", "no text", retryable=False))
+    _, said = usable_arms(Cohort(there.members, (refused,)), a_config())
+    read = f"the {len(there.members)} studies that can be read lack what it reads"
+    assert said[:1] == [f"No text arm: {read}; others were refused (1), see training_ledger.csv."]
 
 
 def test_a_cohort_that_feeds_no_arm_asked_for_is_refused() -> None:
