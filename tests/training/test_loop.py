@@ -28,6 +28,7 @@ def settings(**changes: object) -> TrainingSettings:
     plain = {
         "folds": 2,
         "tuning_fraction": 0.2,
+        "inner_folds": 1,
         "same_pixels": "refuse",
         "copied_notes": "warn",
         "group_out": "",
