@@ -19,6 +19,7 @@ import typer
 
 from medmllm import __version__
 from medmllm.errors import MedmllmError, MisuseError
+from medmllm.launch import among_others, launched
 
 Parameters = ParamSpec("Parameters")
 
@@ -49,6 +50,10 @@ Studies = Annotated[
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; made if absent.")]
 Labels = Annotated[
     Path | None, typer.Option("--labels", help="CSV or TSV with a study_id or patient_id column.", dir_okay=False)
+]
+Table = Annotated[
+    Path | None,
+    typer.Option("--table", help="CSV or TSV with a study_id or patient_id and the columns that the model reads."),
 ]
 Linkage = Annotated[
     Path | None,
@@ -96,12 +101,15 @@ def show_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "warning",
 ) -> None:
     """Set up logging for every verb."""
+    if launched() and context.invoked_subcommand != "train":
+        raise typer.BadParameter("only `medmllm train` is shared by several processes: start this without torchrun")
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
         raise typer.BadParameter(f"{log_level!r} is none of debug, info, warning, error", param_hint="--log-level")
@@ -138,6 +146,7 @@ def index(
 def select(
     studies: Annotated[Path, typer.Argument(help="Folder of DICOM or NIfTI studies.")],
     model: Annotated[Path | None, typer.Option("--model", help="Take the channels of this model, RUN/model.")] = None,
+    table: Table = None,
     out: Annotated[Path | None, typer.Option("--out", help="Also write selection.csv into this folder.")] = None,
     only: Annotated[
         Literal["all", "incomplete", "ambiguous", "refused"],
@@ -156,12 +165,12 @@ def select(
 
     if model is not None and (config is not None or set_):
         raise MisuseError("--model brings its own channels: leave out --config and --set, or --model")
-    image = None if model else load_config(TrainConfig, "train", file=config, overrides=set_ or ()).image
+    settings = None if model else load_config(TrainConfig, "train", file=config, overrides=set_ or ())
     from medmllm.pipelines import select as story
 
     result = story.run(
-        studies, image=image, model=model, out=out, only=only, as_json=as_json, show_descriptions=show_descriptions,
-        overwrite=overwrite,
+        studies, config=settings, model=model, table=table, out=out, only=only, as_json=as_json,
+        show_descriptions=show_descriptions, overwrite=overwrite,
     )  # fmt: skip
     typer.echo(result.text)
     return ExitCode.PARTIAL if result.refused else ExitCode.OK
@@ -194,11 +203,12 @@ def quality(
 
 @app.command()
 @honest
+@among_others(ExitCode.OK, ExitCode.FAILED)
 def train(
     studies: Annotated[Path, typer.Option("--studies", help="Folder of DICOM or NIfTI studies, or a list of them.")],
     target: Annotated[
         list[str],
-        typer.Option("--target", help='Column, or a threshold on one: "spiculation>=3". Several: labels side by side.'),
+        typer.Option("--target", help='Column, or a threshold on one: "spiculation>=3". Several: learnt side by side.'),
     ],
     out: Out,
     labels: Labels = None,
@@ -214,7 +224,8 @@ def train(
     """Cross-validate models of each modality alone and fused on a folder; write the model and its report."""
     from medmllm.config import TrainConfig, load_config
 
-    settings = load_config(TrainConfig, "train", file=config, overrides=set_ or ())
+    processes = [f"training.processes={launched()}"] if launched() else []
+    settings = load_config(TrainConfig, "train", file=config, overrides=[*(set_ or ()), *processes])
     from medmllm.pipelines import train as story  # torch loads here, after the settings are known to be right
 
     result = story.run(
@@ -271,10 +282,7 @@ def score(
     model: Annotated[Path, typer.Option("--model", help="Model package: RUN/model of `medmllm train`.")],
     out: Out,
     explain: Annotated[bool, typer.Option("--explain", help="Also explain each study.")] = False,
-    table: Annotated[
-        Path | None,
-        typer.Option("--table", help="CSV or TSV with a study_id or patient_id and the columns that the model reads."),
-    ] = None,
+    table: Table = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Studies per forward pass.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Studies read ahead in parallel.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = None,
@@ -384,3 +392,7 @@ def schemas(
     stale = story.run(out, check=check)
     typer.echo(f"{len(stale)} schemas {'differ' if check else 'written'}" + "".join(f"\n  {name}" for name in stale))
     return ExitCode.FAILED if check and stale else ExitCode.OK
+
+
+if __name__ == "__main__":
+    app(prog_name="medmllm")

@@ -19,8 +19,7 @@ import numpy as np
 import pandas as pd
 
 from medmllm.errors import SplitError
-from medmllm.records import UNKNOWN
-from medmllm.training.label_splits import BoolArray, Labels, stratify
+from medmllm.training.label_splits import BoolArray, Labels, holds_of, stratify, values_of, words_of
 from medmllm.training.splits import (
     ATTEMPTS,
     FoldSplit,
@@ -50,13 +49,9 @@ def hold_classes(targets: Sequence[int]) -> Held:
 
 
 def hold_labels(labels: Labels, names: Sequence[str]) -> Held:
-    """Return what a cohort of several labels holds: all values of each that are known."""
-    columns, said = [], []
-    for name, own in zip(names, np.asarray(labels).T, strict=True):
-        for value in np.unique(own[own != UNKNOWN]):
-            columns.append(own == value)
-            said.append(f"{name!r} of class {value}")
-    return Held(np.stack(columns, axis=1), tuple(said))
+    """Return what a cohort of several targets holds: every class of each, where it is known."""
+    said = (f"{names[target]!r} {words_of(target, value, labels)}" for target, value in values_of(labels))
+    return Held(holds_of(labels), tuple(said))
 
 
 def nest(

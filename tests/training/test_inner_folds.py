@@ -133,7 +133,7 @@ def test_a_draw_that_leaves_a_part_without_a_value_is_drawn_again_and_refused_wh
     assert [{half[k % 7][2] for k in part.tune} for part in nested_labels(half).folds] == [{0, 1}] * 4
     hopeless = [(1, 0, 1), (0, 1, 1), (1, 1, 0), (0, 0, 0), (1, 0, 1), (1, 0, 1)]
     with pytest.raises(
-        SplitError, match=r"fold 0\.0 lacks '.*' of class 1 in each of 20 shuffles: set training\.inner_folds lower"
+        SplitError, match=r"fold 0\.0 lacks '.*' present in each of 20 shuffles: set training\.inner_folds lower"
     ):
         nested_labels(hopeless)
 
