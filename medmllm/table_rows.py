@@ -13,6 +13,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from medmllm.documents import Document, FileKey, PatientKey, Probability, SeriesKey, Sha256, StudyKey
 from medmllm.records import Plane, QualityFinding, Refusal, Severity, Stage
 
+Part = Literal["train", "tune", "test"]
+Shared = Literal["pixels", "recording", "note"]
+
 
 class StudyRow(Document):
     """studies.csv: one row per study found."""
@@ -205,6 +208,19 @@ class TargetsOutOfFoldRow(Document):
     abstained: dict[str, bool] = Field(description="by target: the conformal set is not a single class")
 
 
+class LeakRow(Document):
+    """leaks.csv: one row per fold and pair of its parts that share something, with the first such study of each."""
+
+    shared: Shared
+    fold: str = Field(description="or inner fold: 0.1")
+    study_key: StudyKey
+    patient_key: PatientKey
+    part: Part
+    other_study_key: StudyKey
+    other_patient_key: PatientKey
+    other_part: Part
+
+
 ROWS: Mapping[str, type[Document]] = {
     "studies_row": StudyRow,
     "series_row": SeriesRow,
@@ -217,5 +233,6 @@ ROWS: Mapping[str, type[Document]] = {
     "quality_row": QualityRow,
     "out_of_fold_row": OutOfFoldRow,
     "targets_out_of_fold_row": TargetsOutOfFoldRow,
+    "leaks_row": LeakRow,
 }
 """Schema name -> document of one row."""
