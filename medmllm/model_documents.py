@@ -5,8 +5,9 @@
 The rules of `medmllm.documents` hold.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
@@ -188,10 +189,25 @@ class TuningDecisions(Document):
     )
 
 
+def fold_name(fold: int, inner: int | None) -> str:
+    """Return how people write a fold, or an inner fold of it.
+
+    >>> fold_name(0, None), fold_name(0, 1)
+    ('0', '0.1')
+    """
+    return f"{fold}" if inner is None else f"{fold}.{inner}"
+
+
 class FoldModel(TuningDecisions):
-    """One fold's model within the package."""
+    """One network within the package: a fold's, or that of one of its inner folds."""
 
     fold: int = Field(ge=0)
+    inner: int | None = Field(
+        default=None,
+        ge=0,
+        description="inner fold; the fold's model is then the mean of its networks' calibrated logits, and all that is "
+        "decided but best_epoch was decided on all their tuning parts together; null: the fold has one network",
+    )
     weights: str = Field(description="file name of the safetensors")
     weights_sha256: Sha256
     best_epoch: PositiveInt
@@ -202,6 +218,16 @@ class FoldModel(TuningDecisions):
     def decisions(self, task: Task) -> tuple[TuningDecisions, ...]:
         """Return what is decided for each target, in the order of `Task.places`."""
         return tuple(self.targets[name] for name in task.names) or (self,)
+
+    @property
+    def name(self) -> str:
+        """The fold as people write it: 0, or 0.1 for an inner fold."""
+        return fold_name(self.fold, self.inner)
+
+    @property
+    def decided(self) -> dict[str, object]:
+        """What the networks of one fold have in common."""
+        return self.model_dump(exclude={"inner", "weights", "weights_sha256", "best_epoch"})
 
 
 class ModelCard(Document):
@@ -214,7 +240,7 @@ class ModelCard(Document):
     contract: PreprocessingContract
     contract_fingerprint: Sha256
     model: ModelSettings
-    folds: tuple[FoldModel, ...] = Field(min_length=1)
+    folds: tuple[FoldModel, ...] = Field(min_length=1, description="networks; those of a fold stand side by side")
     files: dict[str, Sha256] = Field(description="every other file of the package -> sha256")
     operating_point: Probability = Field(description="mean of the folds' thresholds")
     operating_points: dict[str, Probability] | None = Field(
@@ -232,3 +258,27 @@ class ModelCard(Document):
     split_digest: Sha256
     synthetic: bool = Field(description="trained on synthetic data: no clinical meaning at all")
     provenance: Provenance
+
+    @field_validator("folds")
+    @classmethod
+    def _networks_of_a_fold_agree(cls, folds: tuple[FoldModel, ...]) -> tuple[FoldModel, ...]:
+        outer = group_folds(folds)
+        if len(outer) != len({own[0].fold for own in outer}) or len({len(own) for own in outer}) > 1:
+            raise ValueError("the networks of a fold stand side by side, and each fold has as many")
+        for own in outer:
+            numbers = [one.inner for one in own]
+            if numbers != (list(range(len(own))) if len(own) > 1 else [None]):
+                raise ValueError("inner folds are numbered from 0; a single network is no inner fold")
+            if any(one.decided != own[0].decided for one in own):
+                raise ValueError("the networks of a fold share its calibration and thresholds")
+        return folds
+
+    @property
+    def outer_folds(self) -> tuple[tuple[FoldModel, ...], ...]:
+        """The networks of each fold; one alone where there are no inner folds."""
+        return group_folds(self.folds)
+
+
+def group_folds(folds: Sequence[FoldModel]) -> tuple[tuple[FoldModel, ...], ...]:
+    """Return networks by fold."""
+    return tuple(tuple(own) for _, own in groupby(folds, key=lambda one: one.fold))

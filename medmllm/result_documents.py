@@ -8,7 +8,7 @@ The forms and rules are those of `medmllm.documents`.
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
 from medmllm.documents import (
     RESEARCH_USE_ONLY,
@@ -19,7 +19,7 @@ from medmllm.documents import (
     Sha256,
     StudyKey,
 )
-from medmllm.model_documents import ModelCard, Task
+from medmllm.model_documents import ModelCard, Task, fold_name
 from medmllm.records import Provenance
 from medmllm.table_documents import TableCodes
 from medmllm.trust_documents import (
@@ -73,9 +73,10 @@ class ArmDocument(Document):
 
 
 class FoldDocument(Document):
-    """One fold of the split: how many, and what was chosen on its tuning part."""
+    """What one network of the split sees: how many studies and patients."""
 
     fold: int
+    inner: int | None = Field(default=None, ge=0, description="inner fold; null where the fold has one network")
     training_studies: int
     tuning_studies: int
     test_studies: int
@@ -83,19 +84,43 @@ class FoldDocument(Document):
     tuning_patients: int
     test_patients: int
 
+    @property
+    def name(self) -> str:
+        """The fold as people write it: 0, or 0.1 for an inner fold."""
+        return fold_name(self.fold, self.inner)
+
 
 class FoldStudies(Document):
     """Which studies one fold trains on, tunes on and tests on."""
 
     train: tuple[StudyKey, ...]
-    tune: tuple[StudyKey, ...] = Field(description="for early stopping, temperature and threshold")
+    tune: tuple[StudyKey, ...] = Field(
+        description="for early stopping, temperature and threshold; empty where there are inner folds"
+    )
     test: tuple[StudyKey, ...] = Field(min_length=1)
+    inner: tuple[tuple[StudyKey, ...], ...] = Field(
+        default=(),
+        description="inner folds of `train`: each is the tuning part of a network that trains on the others; empty: "
+        "one network, with `tune`",
+    )
+
+    @field_validator("inner")
+    @classmethod
+    def _parts_the_training_studies(
+        cls, inner: tuple[tuple[str, ...], ...], info: ValidationInfo
+    ) -> tuple[tuple[str, ...], ...]:
+        train, tune = info.data.get("train"), info.data.get("tune")  # absent when they are themselves wrong
+        if not inner or train is None or tune is None:
+            return inner
+        if len(inner) < 2 or tune or sorted(key for own in inner for key in own) != sorted(train):
+            raise ValueError("two inner folds or more hold each study of train once, and tune is empty")
+        return inner
 
 
 class SplitDocument(Document):
     """RUN/splits.json: the folds of a run, by study key; `medmllm train --splits` takes it again."""
 
-    digest: Sha256 = Field(description="sha256 over fold, part and study key of every membership")
+    digest: Sha256 = Field(description="sha256 over fold (and inner fold), part and study key of every membership")
     folds: tuple[FoldStudies, ...] = Field(min_length=2)
 
 
@@ -170,7 +195,7 @@ class PredictionDocument(Document):
     modalities_used: tuple[str, ...]
     unknown_categories: dict[str, PositiveInt] = Field(
         default={},
-        description="column of the table -> fold models that do not know the category in it, and read it as missing",
+        description="column of the table -> networks that do not know the category in it, and read it as missing",
     )
     training_patient: bool
     synthetic: bool

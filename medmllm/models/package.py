@@ -3,7 +3,7 @@
     fold models + tokenizers + card -> folder -> the same models, checked
 
     model.json                 the card (model_documents.ModelCard): task, contract, calibration, digests
-    fold_K.safetensors         weights of fold K
+    fold_K.safetensors         weights of fold K; fold_K_I of its inner fold I, as below
     tokenizer/fold_K/          tokenizer and text-encoder configuration of fold K
     table/fold_K.json          how fold K codes the columns of the label table
     background.safetensors     the attribution baseline: the mean training image
@@ -51,7 +51,7 @@ TABLE = "table"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoldNetwork:
-    """One fold's network and the tokenizer it was trained with."""
+    """One network of a fold, and the tokenizer it was trained with."""
 
     network: StudyClassifier
     tokenizer: PreTrainedTokenizerBase | None  # None where no note is read
@@ -68,7 +68,7 @@ class ModelPackage:
     """A loaded package, ready to score."""
 
     card: ModelCard
-    folds: tuple[FoldNetwork, ...]
+    folds: tuple[FoldNetwork, ...]  # as in the card
     background: Tensor | None  # (channels, x, y, z); None without an image encoder
 
     @property
@@ -138,28 +138,38 @@ def new_text_network(text: TextSettings, settings: ModelSettings, tokenizer: Pre
     return network
 
 
-def write_weights(folder: Path, fold: int, member: FoldNetwork) -> None:
-    """Write one fold's weights, tokenizer and text-encoder configuration into a package folder."""
+def write_weights(folder: Path, fold: int, member: FoldNetwork, inner: int | None = None) -> None:
+    """Write one network's weights, tokenizer and text-encoder configuration into a package folder."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in member.network.state_dict().items()}
-    save_file(state, folder / weights_name(fold))
+    save_file(state, folder / weights_name(fold, inner))
     if member.tokenizer is not None and member.network.text_encoder is not None:
-        target = folder / "tokenizer" / f"fold_{fold}"
+        target = folder / tokenizer_name(fold, inner)
         member.tokenizer.save_pretrained(str(target))
         member.network.text_encoder.config.save_pretrained(str(target))
     if member.codes is not None:
         (folder / TABLE).mkdir(exist_ok=True)
-        member.codes.write(folder / codes_name(fold))
+        member.codes.write(folder / codes_name(fold, inner))
 
 
-def weights_name(fold: int) -> str:
-    """Return the file name of a fold's weights."""
-    return f"fold_{fold}.safetensors"
+def network_name(fold: int, inner: int | None = None) -> str:
+    """Return what the files of a fold's network, or of an inner fold's, are called."""
+    return f"fold_{fold}" if inner is None else f"fold_{fold}_{inner}"
 
 
-def codes_name(fold: int) -> str:
-    """Return the relative file name of how a fold codes the table."""
-    return f"{TABLE}/fold_{fold}.json"
+def weights_name(fold: int, inner: int | None = None) -> str:
+    """Return the file name of a network's weights."""
+    return f"{network_name(fold, inner)}.safetensors"
+
+
+def codes_name(fold: int, inner: int | None = None) -> str:
+    """Return the relative file name of how a network codes the table."""
+    return f"{TABLE}/{network_name(fold, inner)}.json"
+
+
+def tokenizer_name(fold: int, inner: int | None = None) -> str:
+    """Return the relative name of the folder with a network's tokenizer."""
+    return f"tokenizer/{network_name(fold, inner)}"
 
 
 def write_background(folder: Path, background: Tensor) -> None:
@@ -222,7 +232,7 @@ def check_package(folder: Path, card: ModelCard) -> None:
     expected = dict(card.files) | {fold.weights: fold.weights_sha256 for fold in card.folds}
     if card.contract.image is not None and BACKGROUND not in expected:
         raise PackageError(f"{CARD} does not list {BACKGROUND}, which a model that reads images has.")
-    lacking = [codes_name(fold.fold) for fold in card.folds if codes_name(fold.fold) not in expected]
+    lacking = [name for name in (codes_name(fold.fold, fold.inner) for fold in card.folds) if name not in expected]
     if card.contract.table is not None and lacking:
         raise PackageError(f"{CARD} does not list {lacking[0]}, which a model that reads a table has.")
     # A file more beside a tokenizer would be read with it: these folders hold what the card lists, and nothing else.
@@ -240,10 +250,10 @@ def check_package(folder: Path, card: ModelCard) -> None:
 def _load_fold(folder: Path, card: ModelCard, fold: FoldModel, device: torch.device | str) -> FoldNetwork:
     tokenizer, text_network = None, None
     if card.contract.text is not None:
-        home = folder / "tokenizer" / f"fold_{fold.fold}"
+        home = folder / tokenizer_name(fold.fold, fold.inner)
         tokenizer = load_tokenizer(home, local_files_only=True)
         text_network = from_config(read_config(home))
-    codes = None if card.contract.table is None else TableCodes.read(folder / codes_name(fold.fold))
+    codes = None if card.contract.table is None else TableCodes.read(folder / codes_name(fold.fold, fold.inner))
     network = build_network(card.contract, card.model, card.task, text_network, codes)
     try:
         network.load_state_dict(_read_tensors(folder / fold.weights))

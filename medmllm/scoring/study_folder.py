@@ -73,7 +73,7 @@ class Refused:
 class _Prepared:
     study: Study
     parts: StudyParts
-    samples: tuple[Sample, ...]  # one per fold: each fold has its own word pieces
+    samples: tuple[Sample, ...]  # one per network: each has its own word pieces
     findings: Findings = ()
 
 
@@ -127,7 +127,7 @@ def _prepare(study: Study, package: ModelPackage, policy: QualityPolicy) -> _Pre
 
 
 def _samples(study: Study, parts: StudyParts, package: ModelPackage) -> tuple[Sample, ...]:
-    """Return what each fold's model sees of a study."""
+    """Return what each network sees of a study."""
     contract = package.card.contract
     values, one = parts.values, package.folds[0]
     first = prepare_sample(
@@ -157,13 +157,15 @@ def _samples(study: Study, parts: StudyParts, package: ModelPackage) -> tuple[Sa
 
 
 def _log_unknown(study: Study, values: Values, package: ModelPackage) -> None:
-    """Name the columns whose category a fold model does not know; the cell counts as empty there."""
+    """Name the columns whose category a network does not know; the cell counts as empty there."""
     for column, lacking in _unknown(values, package).items():
-        logger.warning("study %s: the category in column %s is unknown to %d folds", study.study_key, column, lacking)
+        logger.warning(
+            "study %s: the category in column %s is unknown to %d networks", study.study_key, column, lacking
+        )
 
 
 def _unknown(values: Values | None, package: ModelPackage) -> Mapping[str, int]:
-    """Return the columns whose category some fold models do not know, and how many of them."""
+    """Return the columns whose category some networks do not know, and how many of them."""
     if values is None:
         return {}
     coded = [member.codes for member in package.folds if member.codes is not None]
@@ -232,19 +234,27 @@ def _predict_all(ready: Sequence[_Prepared], package: ModelPackage) -> list[Pred
 def predict(ready: Sequence[_Prepared], package: ModelPackage) -> list[Prediction]:
     """Return the prediction of each prepared study: the folds' calibrated logits, averaged.
 
+    A fold with inner folds is first averaged over its networks, as it was when it was evaluated.
+
     Args:
         ready: Studies prepared under the package's contract.
-        package: The fold models.
+        package: The networks.
     """
-    per_fold = []
+    per_network = []
     for number, (member, fold) in enumerate(zip(package.folds, package.card.folds, strict=True)):
         device = next(member.network.parameters()).device
         samples = [item.samples[number] for item in ready]
         batch = to_device(collate(samples, package.card.contract, pad_token_id=member.pad_token_id), device)
         raw = member.network(batch).double().cpu().numpy()
-        per_fold.append(calibrate_fold(raw, fold, package.card.task))
-    stacked = np.stack(per_fold)  # (folds, studies, outputs)
+        per_network.append(calibrate_fold(raw, fold, package.card.task))
+    stacked = _per_fold(np.stack(per_network), package.card)
     return [_prediction(item, stacked[:, row], package) for row, item in enumerate(ready)]
+
+
+def _per_fold(logits: FloatArray, card: ModelCard) -> FloatArray:
+    """Return the mean over each fold's networks, (folds, studies, outputs), from (networks, studies, outputs)."""
+    ends = np.cumsum([len(networks) for networks in card.outer_folds])
+    return np.stack([own.mean(axis=0) for own in np.split(logits, ends[:-1])])
 
 
 def was_trained_on(study: Study, card: ModelCard) -> bool:
@@ -279,7 +289,7 @@ def conformal_set(each: FloatArray, card: ModelCard) -> tuple[int, ...] | None:
         card: Gives the thresholds.
     """
     sets = []
-    for probabilities, fold in zip(each, card.folds, strict=True):
+    for probabilities, (fold, *_) in zip(each, card.outer_folds, strict=True):
         own = fold_sets(probabilities[None], fold, card.task)
         if own is None:
             return None

@@ -1,9 +1,10 @@
 """Cross-validate models of each modality alone, and of all fused, on the same folds.
 
-    cohort, splits -> per arm and fold: fit; calibration, threshold and conformal thresholds on the tuning part
+    cohort, splits -> per arm and fold: fit one network, or one per inner fold; calibration, threshold and conformal
+    thresholds on their tuning parts
     -> out-of-fold predictions, also with each modality taken away, and of smaller trainings for a learning curve
 
-Each fold's network is written to its arm's folder as soon as it is trained, so memory stays flat. A run that was killed
+Each network is written to its arm's folder as soon as it is trained, so memory stays flat. A run that was killed
 goes on where it was: see resuming.
 """
 
@@ -25,12 +26,12 @@ from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
 from medmllm.training.checkpoint import Origin
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
 from medmllm.training.epoch_count import EpochCount
-from medmllm.training.fold import FoldPrediction, predict_fold, train_fold
+from medmllm.training.fold import FoldPrediction, decide_fold, train_network
 from medmllm.training.followers import followers_stay
 from medmllm.training.machine import set_determinism
 from medmllm.training.modality_test import assemble
 from medmllm.training.resuming import Kept, origin_of
-from medmllm.training.splits import FoldSplit, SplitPlan
+from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, outer_folds
 from medmllm.training.starting_weights import report_weights
 from medmllm.training.subsets import nested_subsets
 from medmllm.training.tracking import Run
@@ -53,8 +54,8 @@ class ArmResult:
     arm: Arm
     contract: PreprocessingContract  # the cohort's, less what the arm does not read
     out_of_fold: OutOfFold | SeveralOutOfFold
-    folds: tuple[FoldModel, ...]
-    folder: Path  # holds the folds' weights and tokenizers
+    folds: tuple[FoldModel, ...]  # one per network, those of a fold side by side
+    folder: Path  # holds the networks' weights and tokenizers
     deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
     smaller: tuple[SmallerTraining, ...] = ()  # of the main arm, where a learning curve is asked for
 
@@ -84,11 +85,11 @@ def cross_validate(
     advance: Callable[[int], None],
     resume: bool = False,
 ) -> tuple[ArmResult, ...]:
-    """Train every arm on the same folds, each fold in a child run of its own.
+    """Train every arm on the same folds, each network in a child run of its own.
 
-    Packages go to OUT/model (the main arm) and OUT/model_ARM; a fold's weights are written as soon as it is trained.
+    Packages go to OUT/model (the main arm) and OUT/model_ARM; a network's weights are written as soon as it is trained.
     What is reached is kept in OUT/checkpoints; with `resume`, training goes on from there. `advance` is told of every
-    epoch, and of those that a fold did not need when it is done.
+    epoch, and of those that a network did not need when it is done.
     """
     set_determinism(config.training)
     text = config.text.reading if cohort.has_notes else None
@@ -116,19 +117,25 @@ def _train_arm(
 ) -> ArmResult:
     """Train one arm on all folds; under `name` its runs are tracked and its checkpoints kept."""
     found = []
-    for split in folds:
-        child = course.tracked.child(f"{name} fold {split.fold}")
-        kept = Kept(course.out, folder, course.origin, name.replace(" ", "_"), split.fold)
-        done = kept.finished()
-        count = EpochCount(child, course.advance, course.config.training.epochs)
-        if done is None:
-            done = train_fold(split, course.cohort, contract, course.task, course.config, kept, count)
-        own = predict_fold(*done, task=course.task)
-        child.log_metrics(_decided(own.model))
-        child.end()
+    for splits in outer_folds(folds):
+        children, trained = [], []
+        for split in splits:
+            child = course.tracked.child(f"{name} fold {split.name}")
+            kept = Kept(course.out, folder, course.origin, name.replace(" ", "_"), split.fold, split.inner)
+            done = kept.finished()
+            count = EpochCount(child, course.advance, course.config.training.epochs)
+            if done is None:
+                done = train_network(split, course.cohort, contract, course.task, course.config, kept, count)
+            children.append(child)
+            trained.append(done)
+            count.finish()
+        own = decide_fold(splits, trained, course.cohort, course.task, course.config, folder)
+        for child, model in zip(children, own.models, strict=True):
+            child.log_metrics(_decided(model))
+            child.end()
         found.append(own)
-        count.finish()
-    return _assemble(arm, contract, folds, found, folder, course.task)
+    tests = [splits[0].test for splits in outer_folds(folds)]
+    return _assemble(arm, contract, tests, found, folder, course.task)
 
 
 def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) -> tuple[SmallerTraining, ...]:
@@ -163,15 +170,17 @@ def _decided(model: FoldModel) -> dict[str, float]:
 def _assemble(
     arm: Arm,
     contract: PreprocessingContract,
-    splits: Sequence[FoldSplit],
+    tests: Sequence[IntArray],
     folds: Sequence[FoldPrediction],
     folder: Path,
     task: Task,
 ) -> ArmResult:
-    order = np.concatenate([split.test for split in splits]).argsort()
+    """Lay the folds' test parts together, in the order of the cohort."""
+    order = np.concatenate(tests).argsort()
     logits = np.concatenate([found.logits for found in folds])[order]
     predicted = np.concatenate([found.predicted for found in folds])[order]
     sets = np.concatenate([found.sets for found in folds if found.sets is not None])[order]
-    deprived = assemble([(split.test, found.deprived) for split, found in zip(splits, folds, strict=True)], len(order))
+    deprived = assemble([(test, found.deprived) for test, found in zip(tests, folds, strict=True)], len(order))
     said = out_of_fold(arm, logits, predicted, sets, task)
-    return ArmResult(arm, contract, said, tuple(found.model for found in folds), folder, deprived)
+    models = tuple(model for found in folds for model in found.models)
+    return ArmResult(arm, contract, said, models, folder, deprived)

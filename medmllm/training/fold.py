@@ -1,13 +1,15 @@
-"""Train one fold's network of one arm, decide on its tuning part, and predict its test part.
+"""Train the networks of one fold of one arm, decide on their tuning parts, and predict the fold's test part.
 
-    split, cohort, contract -> fit -> temperature, threshold and conformal thresholds from the tuning part
-    -> the fold's entry in the card, calibrated logits of the test part, also with each modality taken away
+    split, cohort, contract -> fit -> raw logits of the tuning and the test part
+    tuning logits of the fold's networks, pooled -> temperature, threshold and conformal thresholds
+    -> entries in the card, calibrated logits of the test part, also with each modality taken away
 
-The test part has no say in anything that is decided. The network is written before the next one is trained.
+The test part has no say in anything that is decided. Each network is written before the next one is trained.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from medmllm.config import TrainConfig
 from medmllm.documents import PreprocessingContract
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.fold_decisions import calibrate_fold, class_probabilities, fold_sets, predicted_classes
-from medmllm.model_documents import FoldModel, Task
+from medmllm.model_documents import FoldModel, Task, TuningDecisions
 from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
 from medmllm.provenance import file_digest
@@ -29,7 +31,7 @@ from medmllm.training.loop import Tracker, fit, predict_logits
 from medmllm.training.machine import Machine
 from medmllm.training.modality_test import FoldDeprived, take_away
 from medmllm.training.note_features import read_notes
-from medmllm.training.resuming import Kept
+from medmllm.training.resuming import Kept, NetworkResult
 from medmllm.training.splits import FoldSplit
 from medmllm.training.starting_weights import start_from_weights
 from medmllm.training.tuning_part import UNDECIDED, decide_each
@@ -39,14 +41,14 @@ from medmllm.training.tuning_part import UNDECIDED, decide_each
 class FoldPrediction:
     """One fold's model on its test part."""
 
-    model: FoldModel
-    logits: FloatArray  # (studies, outputs), calibrated
+    models: tuple[FoldModel, ...]  # its networks: one, or one per inner fold
+    logits: FloatArray  # (studies, outputs), calibrated; mean over the networks
     predicted: IntArray  # (studies, targets) class index
     sets: BoolArray | None  # (studies, classes): in the conformal set
-    deprived: FoldDeprived  # the same studies, with each modality taken away
+    deprived: FoldDeprived  # probabilities of the same studies, with each modality taken away
 
 
-def train_fold(
+def train_network(
     split: FoldSplit,
     cohort: Cohort,
     contract: PreprocessingContract,
@@ -54,10 +56,11 @@ def train_fold(
     config: TrainConfig,
     kept: Kept,
     tracker: Tracker,
-) -> tuple[FoldModel, FloatArray, FoldDeprived]:
-    """Train one fold; return its entry in the card, the logits of its test part, and those without a modality."""
+) -> NetworkResult:
+    """Train the network of a fold, or of an inner fold, and return its raw logits of the tuning and the test part."""
     settings = config.training
-    seed = settings.seed + 1000 * (split.fold + 1)
+    fold_seed = settings.seed + 1000 * (split.fold + 1)
+    seed = fold_seed if split.inner is None else _inner_seed(fold_seed, split.inner)
     torch.manual_seed(seed)
     tokenizer, codes = fold_tokenizer(cohort, split, contract), fold_codes(cohort, split, contract)
     member = _new_member(tokenizer, codes, contract, task, config)
@@ -75,28 +78,23 @@ def train_fold(
     )
     merge_adapters(member.network)  # before it predicts: what is calibrated is what is packaged
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
-    raw = {name: predict_logits(member, parts[name], contract, settings, machine) for name in ("tune", "test")}
-    truth = np.array([sample.target for sample in parts["tune"]])
-    decided = decide_each(raw["tune"], truth, config.evaluation, task)
-    write_weights(kept.folder, split.fold, member)
-    model = FoldModel(
-        fold=split.fold,
-        weights=weights_name(split.fold),
-        weights_sha256=file_digest(kept.folder / weights_name(split.fold)),
-        best_epoch=done.best_epoch,
-        targets=dict(zip(task.names, decided, strict=True)) if task.several else {},
-        **dict(UNDECIDED if task.several else decided[0]),
-    )
-    logits = calibrate_fold(raw["test"], model, task)
 
-    def predict(changed: Sequence[Sample]) -> FloatArray:
-        found = predict_logits(member, changed, contract, settings, machine)
-        return class_probabilities(calibrate_fold(found, model, task), task)
+    def predict(samples: Sequence[Sample]) -> FloatArray:
+        return predict_logits(member, samples, contract, settings, machine)
 
-    repeats = config.evaluation.permutations
-    deprived = take_away(predict, parts["test"], member.network.modalities, permutations=repeats, seed=seed)
-    kept.finish(model, logits, deprived)
-    return model, logits, deprived
+    tune, test = predict(parts["tune"]), predict(parts["test"])
+    permutations = config.evaluation.permutations
+    # By the fold's seed: all its networks are given the same patients' inputs, as their mean is what is tested.
+    deprived = take_away(predict, parts["test"], member.network.modalities, permutations=permutations, seed=fold_seed)
+    write_weights(kept.folder, split.fold, member, split.inner)
+    own = NetworkResult(done.best_epoch, tune, test, deprived)
+    kept.finish(own)
+    return own
+
+
+def _inner_seed(fold_seed: int, inner: int) -> int:
+    """Return the seed of an inner fold's network, far from those of other folds and of other seeds of a run."""
+    return int(np.random.SeedSequence([fold_seed, inner]).generate_state(1)[0])
 
 
 def _new_member(
@@ -116,7 +114,81 @@ def _new_member(
     return FoldNetwork(network, tokenizer, codes)
 
 
-def predict_fold(model: FoldModel, logits: FloatArray, deprived: FoldDeprived, *, task: Task) -> FoldPrediction:
-    """Return what a fold's model says of its test part, from its logits calibrated."""
-    sets = fold_sets(class_probabilities(logits, task), model, task)
-    return FoldPrediction(model, logits, predicted_classes(logits, model, task), sets, deprived)
+def decide_fold(
+    splits: Sequence[FoldSplit],
+    trained: Sequence[NetworkResult],
+    cohort: Cohort,
+    task: Task,
+    config: TrainConfig,
+    folder: Path,
+) -> FoldPrediction:
+    """Decide on the tuning parts of a fold's networks, and return what they say together of its test part.
+
+    With inner folds the tuning parts together are all of the fold's training studies, each predicted by the one network
+    that did not learn from its patient. Temperature, operating point and conformal thresholds are decided once, on all
+    of them: on single networks' logits, as of an average no training study is out of sample.
+
+    Each network's logits are calibrated, and then averaged. For a temperature the order makes no difference; a curve
+    holds for the logits it was fitted on, those of single networks. Where networks disagree their mean lies nearer to 0
+    than a calibrated model's would (Rahaman & Thiery, NeurIPS 2021): probabilities err towards 0.5, and the calibration
+    slope out of fold tells by how much.
+
+    One conformal threshold over the scores of several networks is cross-conformal prediction (Vovk 2015) as far as the
+    networks agree. CV+, which compares a study under each network with that network's scores, covers at least 1 - 2
+    alpha less sqrt(2 / n) however they differ (Barber, Candes, Ramdas & Tibshirani, Annals of Statistics 2021), where a
+    single tuning part promises 1 - alpha. For averaged logits neither is proven: coverage is measured out of fold.
+
+    Args:
+        splits: Of the fold's networks.
+        trained: What they said, in the same order.
+        cohort: All studies.
+        task: Says which outputs are of which target.
+        config: What is asked of calibration and sets.
+        folder: Of the arm's package, with the networks' weights.
+    """
+    truth = np.array([cohort.members[k].sample.target for split in splits for k in split.tune])
+    decided = decide_each(np.concatenate([own.tune for own in trained]), truth, config.evaluation, task)
+    models = tuple(_entry(split, own, decided, task, folder) for split, own in zip(splits, trained, strict=True))
+    logits = _together([own.test for own in trained], models[0], task)
+    sets = fold_sets(class_probabilities(logits, task), models[0], task)
+    predicted = predicted_classes(logits, models[0], task)
+    return FoldPrediction(
+        models, logits, predicted, sets, _deprived([own.deprived for own in trained], models[0], task)
+    )
+
+
+def _entry(
+    split: FoldSplit, own: NetworkResult, decided: Sequence[TuningDecisions], task: Task, folder: Path
+) -> FoldModel:
+    """Return a network's entry in the card; what was decided is the same for all networks of a fold."""
+    weights = weights_name(split.fold, split.inner)
+    return FoldModel(
+        fold=split.fold,
+        inner=split.inner,
+        weights=weights,
+        weights_sha256=file_digest(folder / weights),
+        best_epoch=own.best_epoch,
+        targets=dict(zip(task.names, decided, strict=True)) if task.several else {},
+        **dict(UNDECIDED if task.several else decided[0]),
+    )
+
+
+def _together(raw: Sequence[FloatArray], model: FoldModel, task: Task) -> FloatArray:
+    """Return the mean over networks of their calibrated logits, (studies, outputs)."""
+    return np.mean([calibrate_fold(logits, model, task) for logits in raw], axis=0)
+
+
+def _deprived(networks: Sequence[FoldDeprived], model: FoldModel, task: Task) -> FoldDeprived:
+    """Return probabilities of the fold's model, from its networks' logits with each modality taken away."""
+
+    def say(raw: Sequence[FloatArray]) -> FloatArray:
+        return class_probabilities(_together(raw, model, task), task)
+
+    names = [name for name in networks[0].permuted if all(name in own.permuted for own in networks)]
+    return FoldDeprived(
+        permuted={
+            name: np.stack([say(drawn) for drawn in np.stack([own.permuted[name] for own in networks], axis=1)])
+            for name in names
+        },
+        absent={name: say([own.absent[name] for own in networks]) for name in names},
+    )

@@ -205,7 +205,7 @@ def lacking_label(parts: Sequence[FoldSplit], labels: Labels, names: Sequence[st
             for label, name in enumerate(names):
                 for value in (0, 1):
                     if not (table[members, label] == value).any():
-                        return f"the {side} part of fold {part.fold} has no study with {name!r} {_word(value)}"
+                        return f"the {side} part of fold {part.name} has no study with {name!r} {_word(value)}"
     return ""
 
 

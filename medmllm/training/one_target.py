@@ -77,4 +77,4 @@ def _folds(folds: tuple[FoldSplit, ...], inside: BoolArray) -> tuple[FoldSplit, 
         own: IntArray = place[part[inside[part]]]
         return own
 
-    return tuple(FoldSplit(own.fold, kept(own.train), kept(own.tune), kept(own.test)) for own in folds)
+    return tuple(replace(own, train=kept(own.train), tune=kept(own.tune), test=kept(own.test)) for own in folds)

@@ -32,9 +32,9 @@ from medmllm.training.starting_weights import REPORT
 from medmllm.training.tracking import Run
 
 CALIBRATIONS = {
-    "temperature": "temperature scaling, fitted per fold on its tuning part; the folds' logits are then averaged",
-    "isotonic": "temperature scaling, then isotonic regression, fitted per fold on its tuning part; the folds' "
-    "log-odds are then averaged. Explanations are of the logit before the isotonic curve",
+    "temperature": "temperature scaling, fitted per fold on {where}; {whose} logits are then averaged",
+    "isotonic": "temperature scaling, then isotonic regression, fitted per fold on {where}; {whose} log-odds are then "
+    "averaged. Explanations are of the logit before the isotonic curve",
 }
 
 
@@ -74,7 +74,7 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
         operating_point=float(np.mean([fold.threshold for fold in arm.folds])),
         operating_points=_operating_points(trained.task, arm.folds),
         conformal_coverage=trained.config.evaluation.coverage,
-        calibration=CALIBRATIONS[trained.config.evaluation.calibration],
+        calibration=_calibration(trained),
         intended_use=trained.config.intended_use,
         training_patients=tuple(sorted({key_digest(key) for key in trained.patients})),
         training_studies=tuple(sorted(key_digest(m.sample.study_key) for m in trained.cohort.members)),
@@ -84,6 +84,14 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
     )
     card.write(arm.folder / CARD)
     return card
+
+
+def _calibration(trained: Trained) -> str:
+    """Return in words how probabilities were calibrated."""
+    networks = len(trained.plan.outer[0])
+    where = "its tuning part" if networks == 1 else f"the tuning parts of its {networks} networks together"
+    whose = "the folds'" if networks == 1 else "its networks', and the folds',"
+    return CALIBRATIONS[trained.config.evaluation.calibration].format(where=where, whose=whose)
 
 
 def _operating_points(task: Task, folds: Sequence[FoldModel]) -> dict[str, float] | None:

@@ -12,6 +12,7 @@ from medmllm.evaluation.cohort import OutOfFold, evaluate_arms
 from medmllm.evaluation.conformal import SetEvaluation, evaluate_sets, missed_remarks, too_few_remarks
 from medmllm.evaluation.remarks import remarks
 from medmllm.evaluation.several import SeveralOutOfFold, evaluate_means
+from medmllm.model_documents import group_folds
 from medmllm.records import MODALITIES, CohortEvaluation, Metric
 from medmllm.result_documents import (
     ArmDocument,
@@ -53,7 +54,8 @@ def tell_target(trained: Trained) -> Told:
     said = trust.remarks + learning_remark(curve, confidence=settings.confidence)
     said += remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples)
     said += tuple(line for arm, own in sets.items() for line in missed_remarks(arm, own))
-    thresholds = [fold.conformal_thresholds for fold in trained.arms[0].folds if fold.conformal_thresholds]
+    folds = group_folds(trained.arms[0].folds)
+    thresholds = [own[0].conformal_thresholds for own in folds if own[0].conformal_thresholds]
     said += tuple(too_few_remarks(trained.task.classes, thresholds, coverage=settings.coverage))
     document = _document(trained, found, sets).model_copy(
         update={
