@@ -28,10 +28,12 @@ TECHNIQUE_TAGS = (
     "ConvolutionKernel", "Manufacturer", "ManufacturerModelName", "MagneticFieldStrength",
 )  # fmt: skip
 _TELLING = (*TECHNIQUE_TAGS, "SliceThickness")
+_OF_THE_SCANNER = tuple(map(_TELLING.index, ("Manufacturer", "ManufacturerModelName")))
 NO_AGENT = frozenset({"NONE", "NO", "N", "NO CONTRAST", "WITHOUT", "WITHOUT CONTRAST", "NON CONTRAST", "NATIVE", "0"})
 _TIMES = (("AcquisitionDateTime",), ("AcquisitionDate", "AcquisitionTime"), ("SeriesDate", "SeriesTime"))
 _TIME = re.compile(r"(\d{10,14})(\.\d{1,6})?")  # to the hour at least; an offset from UTC is left aside
 _KERNEL = re.compile(r"[A-Za-z0-9 _.,+/\\-]{1,32}")
+_WORD = re.compile(r"[^\W\d_]{3,}")
 _SCANNER = re.compile(r"[A-Za-z0-9 _.,+/()&-]{1,64}")
 
 
@@ -55,7 +57,18 @@ def told_by(values: Mapping[str, str], empty: Collection[str]) -> ToldTechnique:
         values: By keyword, as text.
         empty: Keywords that are there without a value.
     """
-    return _told(tuple(map(values.get, _TELLING)), "ContrastBolusAgent" in empty)
+    texts = list(map(values.get, _TELLING))
+    named = set(_words(values.get("PatientName", "")))
+    for place in _OF_THE_SCANNER:
+        text = texts[place]
+        if text and not named.isdisjoint(_words(text)):
+            texts[place] = None  # shown in results, where no patient is named
+    return _told(tuple(texts), "ContrastBolusAgent" in empty)
+
+
+@lru_cache(1024)
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(text.upper()))
 
 
 @lru_cache(1024)

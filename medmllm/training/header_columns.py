@@ -53,7 +53,7 @@ def with_headers(studies: Sequence[Study], config: TrainConfig) -> Sequence[Stud
 
 
 def _cells(study: Study, columns: Sequence[str], config: TrainConfig) -> dict[str, str]:
-    channels = select_series(study, config.image).channels
+    channels = select_series(study, config.image, reads_more=True).channels
     series = [channel.chosen for channel in channels if channel.chosen] or study.series
     found = {}
     for column in columns:

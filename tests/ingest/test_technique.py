@@ -85,6 +85,12 @@ def test_the_scanner_of_a_series_reaches_the_index_in_capitals_and_what_is_no_na
     assert (told.manufacturer, told.field_strength_t) == (None, None)
 
 
+def test_a_scanner_that_bears_a_patients_name_is_not_told() -> None:
+    scanner = {"Manufacturer": "Philips", "ManufacturerModelName": "scanner of Meier"}
+    told = told_by(scanner | {"PatientName": "Meier^Philip"}, ())
+    assert (told.manufacturer, told.model) == ("PHILIPS", None)
+
+
 # --- when ----------------------------------------------------------------------------------
 
 
