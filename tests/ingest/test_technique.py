@@ -27,7 +27,7 @@ def test_the_technique_of_a_dicom_series_reaches_the_index(tmp_path: Path) -> No
     write_dicom_study(tmp_path, note=None)
     edit_dicom(tmp_path, ConvolutionKernel="B70f", ContrastBolusAgent="Ultravist 370", SliceThickness="1.5",
                AcquisitionDate="20200102", AcquisitionTime="101500")  # fmt: skip
-    scanner = {"manufacturer": "MEDMLLM", "model": "SYNTHETIC"}
+    scanner = {"manufacturer": "MEDMLLM"}  # the model is SYNTHETIC, as its patient is called
     assert indexed(tmp_path) == [Technique("B70f", "axial", True, 1.5, 2, 1, **scanner)]
 
 
