@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from medmllm.reporting.comparison import ComparisonDocument
 from medmllm.result_documents import EvaluationDocument
 from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import UNTRACKED, Trained, invoke, site_key, train
@@ -81,10 +82,29 @@ def test_the_runs_own_file_gives_the_same_draws_again_and_only_with_as_many_repe
         assert said in " ".join(refused.stderr.split())
 
 
-def test_runs_with_repeats_are_not_compared(repeated_run: Trained, tmp_path: Path) -> None:
-    outcome = invoke("compare", repeated_run.run, repeated_run.run.parent / "run.toml", "--out", tmp_path / "out")
+def test_runs_with_repeats_are_compared_by_their_means(repeated_run: Trained, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    asked = ("--set", 'training.arms=["text", "fused"]', "--set", "training.learning_rate=0.1")
+    assert train(repeated_run.studies, repeated_run.labels, other, *REPEATED, *asked).code == 0
+    outcome = invoke("compare", repeated_run.run, other, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.stderr
+    comparison = ComparisonDocument.read(tmp_path / "out" / "comparison.json")
+    for run, folder in zip(comparison.runs, (repeated_run.run, other), strict=True):
+        evaluation = EvaluationDocument.read(folder / "evaluation.json")
+        (fused,) = (arm for arm in evaluation.arms if arm.arm == "fused")
+        assert run.metrics == fused.metrics  # to the last digit, with the lowest and the highest
+    means = [next(m.estimate for m in run.metrics if m.name == "brier") for run in comparison.runs]
+    (gain,) = (one for one in comparison.differences if one.metric == "brier")
+    assert gain.estimate == pytest.approx(float(means[0] or 0) - float(means[1] or 0))
+    assert "repeats: " in (tmp_path / "out" / "comparison.html").read_text()
+
+
+def test_a_run_with_repeats_is_not_compared_with_one_without(repeated_run: Trained, tmp_path: Path) -> None:
+    asked = ("--set", 'training.arms=["fused"]', "--set", "training.repeats=1")
+    assert train(repeated_run.studies, repeated_run.labels, tmp_path / "one", *REPEATED, *asked).code == 0
+    outcome = invoke("compare", repeated_run.run, tmp_path / "one", "--out", tmp_path / "out")
     assert outcome.code == 2
-    assert "has 2 repeats of its folds" in " ".join(outcome.stderr.split())
+    assert "were not split alike" in " ".join(outcome.stderr.split())
 
 
 def test_several_targets_with_inner_folds_are_repeated_alike(tmp_path: Path) -> None:
