@@ -14,16 +14,31 @@ from medmllm.documents import Document, PreprocessingContract, Probability, Sha2
 from medmllm.records import Provenance
 
 
+class SurvivalTask(Document):
+    """What is asked about the time to an event."""
+
+    event: str = Field(description="column that says whether the event ended the time")
+    model: Literal["discrete_time", "cox"]
+    horizons: tuple[PositiveFloat, ...] = Field(min_length=1, description="rising, in time_unit")
+    time_unit: str
+
+    @property
+    def horizon_names(self) -> tuple[str, ...]:
+        """The horizons with their unit, e.g. `365 days`."""
+        return tuple(f"{horizon:g} {self.time_unit}" for horizon in self.horizons)
+
+
 class Task(Document):
     """What is predicted."""
 
     target: str = Field(description="column or expression, e.g. spiculation>=3")
-    kind: Literal["binary", "multiclass", "ordinal", "multilabel"]
+    kind: Literal["binary", "multiclass", "ordinal", "multilabel", "survival"]
     classes: tuple[str, ...] = Field(
         min_length=2,
         description="binary: negative first, positive second; ordinal: lowest first; multilabel: the labels, which do "
-        "not exclude each other",
+        "not exclude each other; survival: no event by the largest horizon, the event by then",
     )
+    survival: SurvivalTask | None = Field(default=None, description="survival alone")
 
     @classmethod
     def of(cls, target: str, classes: tuple[str, ...], *, ordered: bool = False) -> Self:
@@ -109,6 +124,28 @@ class IsotonicMap(Document):
         return calibrated
 
 
+class FoldSurvival(Document):
+    """The intervals of one fold, whose networks give a logit of the hazard in each."""
+
+    bounds: tuple[PositiveFloat, ...] = Field(
+        min_length=1, description="upper bounds of the intervals, the first of which starts at 0; rising"
+    )
+    everybody: tuple[float, ...] = Field(
+        description="logit of the hazard of all studies outside the test part, one per interval: what the temperature "
+        "draws a study's logits towards"
+    )
+
+    @field_validator("everybody")
+    @classmethod
+    def _fits_rising_bounds(cls, everybody: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        bounds = info.data.get("bounds", everybody)  # absent when it is itself wrong
+        if len(everybody) != len(bounds):
+            raise ValueError(f"{len(bounds)} intervals want as many logits")
+        if any(second <= first for first, second in pairwise(info.data.get("bounds", ()))):
+            raise ValueError("the bounds of intervals rise")
+        return everybody
+
+
 class FoldModel(Document):
     """One fold's model within the package."""
 
@@ -123,7 +160,8 @@ class FoldModel(Document):
     )
     best_epoch: PositiveInt
     threshold: Probability = Field(
-        description="operating point (Youden's J) on the fold's tuning part; 0.5 when not binary"
+        description="operating point (Youden's J) on the fold's tuning part; 0.5 when not binary; survival: the tuning "
+        "part's median risk"
     )
     conformal_thresholds: tuple[Probability, ...] | None = Field(
         default=None,
@@ -131,6 +169,9 @@ class FoldModel(Document):
     )
     labels: tuple[LabelDecision, ...] | None = Field(
         default=None, description="multilabel: temperature and threshold of each label, in place of the fold's own"
+    )
+    survival: FoldSurvival | None = Field(
+        default=None, description="survival alone; temperature then divides the distance from everybody's logits"
     )
 
     def temperature_of(self, output: int) -> float:

@@ -21,6 +21,7 @@ from medmllm.documents import (
 )
 from medmllm.model_documents import ModelCard, Task
 from medmllm.records import Provenance
+from medmllm.survival_documents import SurvivalArmDocument
 from medmllm.table_documents import TableCodes
 from medmllm.trust_documents import (
     AurocDifferenceDocument,
@@ -123,6 +124,7 @@ class EvaluationDocument(Document):
         default=(), description="of the packaged arm; empty: none asked for"
     )
     policy: tuple[RuleDocument, ...] = Field(default=(), description="rules of [policy]; empty: none")
+    survival: tuple[SurvivalArmDocument, ...] = Field(default=(), description="of a time to an event alone")
     learning_curve: LearningCurveDocument | None = Field(
         default=None, description="of the packaged arm; null: not asked for"
     )

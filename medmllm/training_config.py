@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from medmllm.documents import Document, TextSettings
+from medmllm.survival_config import SurvivalSettings
 from medmllm.trust_config import SubgroupSettings
 
 Arm = Literal["image", "text", "recording", "table", "fused"]
@@ -53,13 +54,21 @@ class TextEncoderSettings(TextSettings):
         return TextSettings.model_validate(self.model_dump(include=set(TextSettings.model_fields)))
 
 
-class TaskSettings(Document):
+class TaskSettings(SurvivalSettings):
     """What kind of thing the target is."""
 
-    kind: Literal["classes", "ordinal"] = Field(
-        description="classes: two or more without an order; ordinal: three or more in an order, such as grades"
+    kind: Literal["classes", "ordinal", "survival"] = Field(
+        description="classes: two or more without an order; ordinal: three or more in an order, such as grades; "
+        "survival: the time to an event, not seen to come in all"
     )
     order: tuple[str, ...] = Field(description="classes of an ordinal target, lowest first; empty: they are numbers")
+
+    @field_validator("kind")
+    @classmethod
+    def _names_the_event(cls, kind: str, info: ValidationInfo) -> str:
+        if kind == "survival" and not info.data.get("event", "event"):  # absent when it is itself wrong
+            raise ValueError("survival wants event, the column that says whether the event ended the time")
+        return kind
 
     @field_validator("order")
     @classmethod
@@ -72,6 +81,16 @@ class TaskSettings(Document):
     def ordered(self) -> bool:
         """Whether the classes have an order."""
         return self.kind == "ordinal"
+
+    @property
+    def survival(self) -> bool:
+        """Whether the target is the time to an event."""
+        return self.kind == "survival"
+
+    @property
+    def asked_horizons(self) -> tuple[float, ...]:
+        """The horizons of a time to an event; empty for other kinds."""
+        return self.horizons if self.survival else ()
 
 
 class TrainingSettings(Document):

@@ -98,8 +98,9 @@ def _read_run(folder: Path, arm: str | None) -> Entrant:
         raise MisuseError(f"{name} holds no evaluation.json: give folders that `medmllm train` wrote, whole")
     try:
         evaluation = EvaluationDocument.read(folder / "evaluation.json")
-        if evaluation.task.kind == "multilabel":
-            raise MisuseError(f"{name} was trained for several labels: runs are compared in one target only")
+        if evaluation.task.kind in ("multilabel", "survival"):
+            what = "several labels" if evaluation.task.kind == "multilabel" else "the time to an event"
+            raise MisuseError(f"{name} was trained for {what}: runs are compared in one target's classes only")
         arm = arm or ModelCard.read(folder / "model" / "model.json").arm
         rows = {row.study_key: row for row in read_table(folder / TABLE, OutOfFoldRow) if row.arm == arm}
     except PackageError as error:

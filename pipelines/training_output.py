@@ -17,6 +17,12 @@ from medmllm.training.label_run import evaluate_label_arms, write_labels_out_of_
 from medmllm.training.policy import judge
 from medmllm.training.resuming import forget
 from medmllm.training.run import Trained, evaluation_document, write_out_of_fold, write_package
+from medmllm.training.survival_run import (
+    assess_survival,
+    evaluate_survival_arms,
+    survival_documents,
+    write_survival_out_of_fold,
+)
 from medmllm.training.trust import Trust, assess, packaged_arm
 
 TABLE = "out_of_fold.csv"
@@ -31,6 +37,9 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
     if trained.task.labels:
         write_labels_out_of_fold(out / TABLE, trained)
         found, trust = evaluate_label_arms(trained), Trust()
+    elif trained.task.survival is not None:
+        write_survival_out_of_fold(out / TABLE, trained)
+        found, trust = evaluate_survival_arms(trained), assess_survival(trained)
     else:
         write_out_of_fold(out / TABLE, trained)
         found = _evaluate(trained, arms)
@@ -38,7 +47,8 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
     own = next(arm for arm in found.arms if arm.arm == packaged.arm)
     reads = [name for name in MODALITIES if getattr(packaged.contract, name) is not None]
     rules = judge(config.policy, own, reads=reads, subgroups=trust.subgroups, uses=trust.modality_use)
-    evaluation = evaluation_document(trained, found, trust, rules, more=said)
+    survival = survival_documents(trained) if trained.task.survival is not None else ()
+    evaluation = evaluation_document(trained, found, trust, rules, more=said, survival=survival)
     card, page = cards[packaged.arm], out / "report.html"
     figures = draw_figures(evaluation, arms, targets)
     write_figures(out / FIGURES, figures, synthetic=evaluation.synthetic)

@@ -1,6 +1,6 @@
 """Turn one target or several into the task of a training: classes, grades, or labels side by side.
 
-    one target -> classes of each study, ordered where asked
+    one target -> classes of each study, ordered where asked; or the time to an event
     several targets, each of two classes -> per study one label each: 1, 0 or UNKNOWN
 
 A study counts as soon as it has one label: those that are missing are masked, not guessed. Messages name columns, never
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from medmllm.errors import LabelError
 from medmllm.ingest.ordering import order_classes
+from medmllm.ingest.survival import read_survival, survival_task
 from medmllm.ingest.tables import Target, assign_targets
 from medmllm.model_documents import Task
 from medmllm.records import UNKNOWN, Study
@@ -38,8 +39,10 @@ def assign_task(studies: Sequence[Study], targets: Sequence[Target], settings: T
 
     Raises:
         LabelError: As of `assign_targets` and `order_classes`; among several: one named twice, or of more than two
-            classes, or an order asked for.
+            classes, or an order asked for; as of `read_survival` and `survival_task`.
     """
+    if settings.survival:
+        return _assign_survival(studies, targets, settings)
     if len(targets) > 1:
         return _assign_labels(studies, targets, settings)
     found = assign_targets(studies, targets[0])
@@ -47,6 +50,17 @@ def assign_task(studies: Sequence[Study], targets: Sequence[Target], settings: T
         found = order_classes(found, targets[0], settings.order)
     task = Task.of(targets[0].expression, found.classes, ordered=settings.ordered)
     return Assigned(task, found.by_study, found.missing)
+
+
+def _assign_survival(studies: Sequence[Study], targets: Sequence[Target], settings: TaskSettings) -> Assigned:
+    if len(targets) > 1:
+        raise LabelError(
+            f'[task] kind = "survival" learns the time to one event, and {len(targets)} targets were given: train for '
+            "each on its own"
+        )
+    found = read_survival(studies, targets[0], settings)
+    missing = tuple(study.study_key for study in studies if study.study_key not in found)
+    return Assigned(survival_task(found, targets[0], settings), found, missing)
 
 
 def _assign_labels(studies: Sequence[Study], targets: Sequence[Target], settings: TaskSettings) -> Assigned:

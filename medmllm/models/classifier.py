@@ -81,7 +81,7 @@ class StudyClassifier(nn.Module):
         self.fusion = FUSIONS[settings.fusion](
             widths, hidden=settings.fusion_width, outputs=1 if ordered else outputs, dropout=settings.dropout
         )
-        self.head = OrdinalHead(outputs) if ordered else nn.Identity()
+        self.head: nn.Module = OrdinalHead(outputs) if ordered else nn.Identity()
         self.modality_dropout = settings.modality_dropout if len(self.modalities) > 1 else 0.0
 
     def forward(self, batch: Batch) -> Tensor:

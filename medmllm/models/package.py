@@ -30,6 +30,7 @@ from medmllm.models.audio_encoder import AudioEncoder
 from medmllm.models.classifier import StudyClassifier, output_count
 from medmllm.models.image_encoder import ImageEncoder, check_grid
 from medmllm.models.note_windows import Windows
+from medmllm.models.survival_head import CoxHead, HazardHead
 from medmllm.models.table_encoder import TableEncoder
 from medmllm.models.text_encoder import (
     TextEncoder,
@@ -86,6 +87,8 @@ def build_network(
     *,
     ordered: bool = False,
     labels: bool = False,
+    intervals: int = 0,
+    cox: bool = False,
 ) -> StudyClassifier:
     """Return a classifier for a contract; all but `text_network` has fresh weights.
 
@@ -97,6 +100,8 @@ def build_network(
         codes: Of the fold; None when the contract reads no table.
         ordered: The classes stand in an order, lowest first.
         labels: The classes are labels side by side, with a logit each.
+        intervals: Of a time to an event, in which the hazards are told; 0: another kind of target.
+        cox: They come from one log-risk and a baseline.
 
     Raises:
         ConfigError: An unknown part, or a grid too small for the network.
@@ -104,7 +109,8 @@ def build_network(
     if contract.image is not None:
         check_grid(settings, contract.image.size)
     windows = None if contract.text is None else Windows(contract.text.window, contract.text.overlap)
-    return StudyClassifier(
+    outputs = len(classes) if labels else output_count(classes)
+    network = StudyClassifier(
         settings,
         image_encoder=None if contract.image is None else ImageEncoder(settings, len(contract.image.channels)),
         text_encoder=None
@@ -112,9 +118,12 @@ def build_network(
         else TextEncoder(text_network, batch_norm=settings.text_batch_norm, windows=windows),
         audio_encoder=None if contract.recording is None else AudioEncoder(settings, contract.recording.mels),
         table_encoder=None if codes is None else TableEncoder(settings, codes),
-        outputs=len(classes) if labels else output_count(classes),
+        outputs=(1 if cox else intervals) or outputs,
         ordered=ordered,
     )
+    if intervals:
+        network.head = CoxHead(intervals) if cox else HazardHead(intervals)
+    return network
 
 
 def new_text_network(text: TextSettings, settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
@@ -258,6 +267,8 @@ def _load_fold(folder: Path, card: ModelCard, fold: FoldModel, device: torch.dev
         codes,
         ordered=kind == "ordinal",
         labels=kind == "multilabel",
+        intervals=0 if fold.survival is None else len(fold.survival.bounds),
+        cox=card.task.survival is not None and card.task.survival.model == "cox",
     )
     try:
         network.load_state_dict(_read_tensors(folder / fold.weights))

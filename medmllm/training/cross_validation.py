@@ -20,6 +20,7 @@ from medmllm.evaluation.calibration import to_probabilities
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.modality_use import Deprived
 from medmllm.evaluation.multilabel import LabelsOutOfFold
+from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.model_documents import FoldModel
 from medmllm.training.arms import arm_contract, main_arm
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
@@ -44,7 +45,7 @@ class SmallerTraining:
 
     fraction: float
     folds: tuple[FoldSplit, ...]
-    out_of_fold: OutOfFold | LabelsOutOfFold
+    out_of_fold: OutOfFold | LabelsOutOfFold | SurvivalOutOfFold
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +54,7 @@ class ArmResult:
 
     arm: Arm
     contract: PreprocessingContract  # the cohort's, less what the arm does not read
-    out_of_fold: OutOfFold | LabelsOutOfFold
+    out_of_fold: OutOfFold | LabelsOutOfFold | SurvivalOutOfFold
     folds: tuple[FoldModel, ...]
     folder: Path  # holds the folds' weights and tokenizers
     deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
@@ -123,13 +124,14 @@ def _train_arm(
         count = EpochCount(child, course.advance, course.config.training.epochs)
         if done is None:
             done = train_fold(split, course.cohort, contract, course.classes, course.config, kept, count)
-        own = predict_fold(*done, ordered=course.config.task.ordered)
+        task = course.config.task
+        own = predict_fold(*done, ordered=task.ordered, horizons=len(task.asked_horizons))
         if own.model.labels is None:
             child.log_metrics({"temperature": own.model.temperature, "threshold": own.model.threshold})
         child.end()
         found.append(own)
         count.finish()
-    return _assemble(arm, contract, folds, found, folder)
+    return _assemble(arm, contract, folds, found, folder, course.config.task.asked_horizons)
 
 
 def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) -> tuple[SmallerTraining, ...]:
@@ -160,12 +162,15 @@ def _assemble(
     splits: Sequence[FoldSplit],
     folds: Sequence[FoldPrediction],
     folder: Path,
+    horizons: tuple[float, ...],
 ) -> ArmResult:
     order = np.concatenate([split.test for split in splits]).argsort()
     logits = np.concatenate([found.logits for found in folds])[order]
     predicted = np.concatenate([found.predicted for found in folds])[order]
-    out_of_fold: OutOfFold | LabelsOutOfFold
-    if folds[0].model.labels is not None:
+    out_of_fold: OutOfFold | LabelsOutOfFold | SurvivalOutOfFold
+    if horizons:
+        out_of_fold = SurvivalOutOfFold(arm, horizons, logits, predicted)
+    elif folds[0].model.labels is not None:
         out_of_fold = LabelsOutOfFold(arm, label_probabilities(logits), logits, predicted)
     else:
         sets = np.concatenate([found.sets for found in folds if found.sets is not None])[order]

@@ -19,6 +19,7 @@ from medmllm.evaluation.calibration import to_probabilities
 from medmllm.evaluation.conformal import conformal_sets
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.ordinal import median_class
+from medmllm.evaluation.survival import horizon_chances
 from medmllm.model_documents import FoldModel
 from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
@@ -35,6 +36,7 @@ from medmllm.training.note_features import read_notes
 from medmllm.training.resuming import Kept
 from medmllm.training.splits import FoldSplit
 from medmllm.training.starting_weights import start_from_weights
+from medmllm.training.survival_fold import Timeline, fold_timeline, survived_of
 from medmllm.training.tuning_part import decide_on_tuning
 
 
@@ -45,7 +47,7 @@ class FoldPrediction:
     model: FoldModel
     logits: FloatArray  # (studies, outputs), calibrated
     predicted: IntArray | BoolArray  # (studies,) class index; or (studies, labels)
-    sets: BoolArray | None  # (studies, classes): in the conformal set; None for several labels
+    sets: BoolArray | None  # (studies, classes): in the conformal set; None for several labels and times
     deprived: FoldDeprived  # the same studies, with each modality taken away
 
 
@@ -63,9 +65,13 @@ def train_fold(
     seed = settings.seed + 1000 * (split.fold + 1)
     torch.manual_seed(seed)
     tokenizer, codes = fold_tokenizer(cohort, split, contract), fold_codes(cohort, split, contract)
-    member = _new_member(tokenizer, codes, contract, classes, config, labels=bool(cohort.labels))
+    timeline = fold_timeline(cohort, split, config.task)
+    member = _new_member(tokenizer, codes, contract, classes, config, timeline, labels=bool(cohort.labels))
     samples = read_notes(member, tokenize_cohort(cohort, contract, tokenizer, codes), contract, settings)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
+    survived = {name: survived_of(own) for name, own in parts.items()}
+    if timeline is not None:
+        parts = {name: timeline.code(own) for name, own in parts.items()}
     done = fit(
         member,
         parts["train"],
@@ -78,14 +84,21 @@ def train_fold(
     )
     merge_adapters(member.network)  # before it predicts: what is calibrated is what is packaged
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
-    raw = {name: predict_logits(member, parts[name], contract, settings, machine) for name in ("tune", "test")}
-    truth = np.array([sample.target for sample in parts["tune"]])
-    decided = decide_on_tuning(raw["tune"], truth, config.evaluation)
-    logits = decided.calibrate(raw["test"])
+
+    def raw(samples: Sequence[Sample]) -> FloatArray:
+        return predict_logits(member, samples, contract, settings, machine)
+
+    if timeline is None:
+        truth = np.array([sample.target for sample in parts["tune"]])
+        decided = decide_on_tuning(raw(parts["tune"]), truth, config.evaluation)
+    else:
+        timeline.settle(member.network, survived["train"], lambda: raw(parts["train"]))
+        decided = timeline.decide(raw(parts["tune"]), survived["tune"], config.task.horizons)
+    logits = decided.calibrate(raw(parts["test"]))
+    horizons = len(config.task.asked_horizons)
 
     def predict(changed: Sequence[Sample]) -> FloatArray:
-        found = predict_logits(member, changed, contract, settings, machine)
-        return chances(decided.calibrate(found), labels=decided.labels is not None)
+        return chances(decided.calibrate(raw(changed)), labels=decided.labels is not None, horizons=horizons)
 
     repeats = 0 if cohort.labels else config.evaluation.permutations  # told for one target only
     deprived = take_away(predict, parts["test"], member.network.modalities, permutations=repeats, seed=seed)
@@ -100,6 +113,7 @@ def train_fold(
         threshold=decided.threshold,
         conformal_thresholds=decided.conformal_thresholds,
         labels=decided.labels,
+        survival=decided.survival,
     )
     kept.finish(model, logits, deprived)
     return model, logits, deprived
@@ -111,6 +125,7 @@ def _new_member(
     contract: PreprocessingContract,
     classes: tuple[str, ...],
     config: TrainConfig,
+    timeline: Timeline | None,
     *,
     labels: bool,
 ) -> FoldNetwork:
@@ -119,15 +134,30 @@ def _new_member(
     if contract.text is not None and tokenizer is not None:
         text_network = new_text_network(contract.text, config.model, tokenizer)
     network = build_network(
-        contract, config.model, classes, text_network, codes, ordered=config.task.ordered, labels=labels
+        contract,
+        config.model,
+        classes,
+        text_network,
+        codes,
+        ordered=config.task.ordered,
+        labels=labels,
+        intervals=0 if timeline is None else len(timeline.fold.bounds),
+        cox=timeline is not None and timeline.cox,
     )
+    if timeline is not None:
+        timeline.start(network)
     start_from_weights(network, config.model)
     limit_training(network, config.text)
     return FoldNetwork(network, tokenizer, codes)
 
 
-def predict_fold(model: FoldModel, logits: FloatArray, deprived: FoldDeprived, *, ordered: bool) -> FoldPrediction:
+def predict_fold(
+    model: FoldModel, logits: FloatArray, deprived: FoldDeprived, *, ordered: bool, horizons: int
+) -> FoldPrediction:
     """Return what a fold's model says of its test part, from its logits calibrated."""
+    if model.survival is not None:
+        above = chances(logits, horizons=horizons)[:, 1] > model.threshold
+        return FoldPrediction(model, logits, above.astype(np.int64), None, deprived)
     if model.labels is not None:
         return FoldPrediction(model, logits, labels_predicted(logits, model.labels), None, deprived)
     assert model.conformal_thresholds is not None  # this training has them
@@ -135,8 +165,13 @@ def predict_fold(model: FoldModel, logits: FloatArray, deprived: FoldDeprived, *
     return FoldPrediction(model, logits, decide(logits, model.threshold, ordered=ordered), sets, deprived)
 
 
-def chances(logits: FloatArray, *, labels: bool = False) -> FloatArray:
-    """Return probabilities, of each label or of each class, from calibrated logits (studies, outputs)."""
+def chances(logits: FloatArray, *, labels: bool = False, horizons: int = 0) -> FloatArray:
+    """Return probabilities, of each label or of each class, from calibrated logits (studies, outputs).
+
+    With horizons these are log cumulative hazards, and the classes no event by the largest horizon, and the event.
+    """
+    if horizons:
+        return horizon_chances(logits, horizons)
     if labels:
         return label_probabilities(logits)
     return to_probabilities(logits[:, 0] if logits.shape[1] == 1 else logits)

@@ -17,6 +17,8 @@ from torch.nn import functional
 from medmllm.errors import ConfigError
 from medmllm.records import Sample
 from medmllm.training.label_loss import EFFECTIVE_BETA, make_label_loss
+from medmllm.training.survival_loss import CoxLoss, HazardLoss
+from medmllm.training.survival_targets import AtRisk, Ranked
 from medmllm.training_config import TrainingSettings
 
 _SMALLEST = 1e-12  # a power below 1 has no slope at 0
@@ -32,11 +34,17 @@ class Loss(Protocol):
 
 
 def make_loss(train: Sequence[Sample], settings: TrainingSettings, outputs: int, device: torch.device) -> Loss:
-    """Return the loss for these samples, its classes weighted and its studies focused on as asked; see also label_loss.
+    """Return the loss for these samples, its classes weighted and its studies focused on as asked.
+
+    Of several labels see label_loss, of times to an event survival_loss.
 
     Raises:
         ConfigError: Weights are given for another number of classes.
     """
+    if isinstance(train[0].target, AtRisk):
+        return HazardLoss()
+    if isinstance(train[0].target, Ranked):
+        return CoxLoss()
     if isinstance(train[0].target, tuple):
         return make_label_loss(train, settings, device)
     weights = class_weights(train, settings, max(2, outputs)).to(device)

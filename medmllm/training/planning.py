@@ -17,6 +17,7 @@ from medmllm.training.sites import check_sites, read_folds, remark_sites, site_f
 from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
 from medmllm.training.splits import SplitPlan, check_enough
 from medmllm.training.subsets import nested_subsets
+from medmllm.training.survival_strata import coarse_stratum, target_strata
 from medmllm.training.telling_columns import remark_columns
 from medmllm.training_config import TrainingSettings
 
@@ -45,13 +46,14 @@ def look_ahead(
     """
     labelled = [study for study in studies if study.study_key in targets]
     if splits is None and settings.group_out:
-        return site_folds(labelled, {key: _stratum(target) for key, target in targets.items()}, settings.group_out)
+        kinds = zip(targets, map(coarse_stratum, targets.values()), strict=True)
+        return site_folds(labelled, dict(kinds), settings.group_out)
     if splits is None:
         patients, known = [study.patient_key for study in labelled], [targets[study.study_key] for study in labelled]
         if labels:
             check_enough_labels(patients, [own for own in known if isinstance(own, tuple)], labels, settings.folds)
         else:
-            check_enough(patients, list(map(_stratum, known)), settings.folds)
+            check_enough(patients, target_strata(known, patients, settings.folds), settings.folds)
         return None
     patient_of = {study.study_key: study.patient_key for study in studies}
     given = read_split_file(splits, load_keyring().study, patient_of)
@@ -60,11 +62,6 @@ def look_ahead(
     if settings.group_out:
         check_sites(given, labelled, settings.group_out)
     return given
-
-
-def _stratum(target: Target) -> int:
-    """Return what given folds are checked and carved by: the class; several labels are looked at on their own."""
-    return target if isinstance(target, int) else 0
 
 
 def settle_folds(
@@ -100,7 +97,8 @@ def settle_folds(
 
 
 def _strata(cohort: Cohort) -> list[int]:
-    return cohort.targets or [0] * len(cohort.members)
+    """Return what given folds are checked and carved by."""
+    return [0 if own.sample.target is None else coarse_stratum(own.sample.target) for own in cohort.members]
 
 
 def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, labels: Sequence[str]) -> SplitPlan:

@@ -16,6 +16,7 @@ from medmllm.errors import ConfigError
 from medmllm.evaluation.cohort import OutOfFold, measures_of
 from medmllm.evaluation.fairness import GAPS, group_measures
 from medmllm.evaluation.multilabel import MEANS
+from medmllm.evaluation.survival import OVERALL
 from medmllm.model_documents import Task
 from medmllm.records import ArmEvaluation, Study
 from medmllm.training.groups import Groups
@@ -94,6 +95,8 @@ def _measured(task: Task) -> tuple[Sequence[str], Sequence[str]]:
 
     They are asked of an arm that says nothing, so that what is measured is listed in one place only.
     """
+    if task.survival is not None:
+        return OVERALL, ()
     if task.labels:
         return MEANS, ()
     count, ordered = len(task.classes), task.kind == "ordinal"

@@ -29,6 +29,7 @@ from medmllm.result_documents import (
     EvaluationDocument,
     MetricDocument,
 )
+from medmllm.survival_documents import SurvivalArmDocument
 from medmllm.table_rows import OutOfFoldRow
 from medmllm.training.arms import mean_image
 from medmllm.training.cohort import Cohort
@@ -47,6 +48,14 @@ CALIBRATIONS = {
     "isotonic": "temperature scaling, then isotonic regression, fitted per fold on its tuning part; the folds' "
     "log-odds are then averaged. Explanations are of the logit before the isotonic curve",
 }
+
+SURVIVAL = (
+    "temperature scaling of each hazard's distance from the training studies' own, fitted per fold on its tuning part; "
+    "the folds' log cumulative hazards are then averaged"
+)
+
+FIRST = {"auroc": "AUROC", "c_index": "C-index"}
+"""The metric that the terminal shows of each kind of target, and how it is called."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,8 +93,8 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
         files={name: digest for name, digest in digest_files(arm.folder).items() if name not in weights},
         operating_point=float(np.mean([fold.threshold for fold in arm.folds])),
         operating_points=_operating_points(trained.task, arm.folds),
-        conformal_coverage=None if trained.cohort.labels else trained.config.evaluation.coverage,
-        calibration=CALIBRATIONS[trained.config.evaluation.calibration],
+        conformal_coverage=trained.config.evaluation.coverage if trained.cohort.targets else None,
+        calibration=SURVIVAL if trained.cohort.survived else CALIBRATIONS[trained.config.evaluation.calibration],
         intended_use=trained.config.intended_use,
         training_patients=tuple(sorted({key_digest(key) for key in trained.patients})),
         training_studies=tuple(sorted(key_digest(m.sample.study_key) for m in trained.cohort.members)),
@@ -157,7 +166,13 @@ def write_out_of_fold(path: Path, trained: Trained) -> None:
 
 
 def evaluation_document(
-    trained: Trained, found: CohortEvaluation, trust: Trust, rules: tuple[RuleDocument, ...], *, more: Sequence[str]
+    trained: Trained,
+    found: CohortEvaluation,
+    trust: Trust,
+    rules: tuple[RuleDocument, ...],
+    *,
+    more: Sequence[str],
+    survival: tuple[SurvivalArmDocument, ...] = (),
 ) -> EvaluationDocument:
     """Return the evaluation as written to RUN/evaluation.json.
 
@@ -167,6 +182,7 @@ def evaluation_document(
         trust: As of `assess`.
         rules: Of the policy, judged.
         more: Remarks of the pipeline's own, before those that the numbers call for.
+        survival: As of `survival_documents`.
     """
     settings = trained.config.evaluation
     curve = trace_learning(packaged_arm(trained.arms), trained.plan.folds, trained.cohort, trained.config)
@@ -200,6 +216,7 @@ def evaluation_document(
         subgroups=trust.subgroups,
         policy=rules,
         learning_curve=curve,
+        survival=survival,
         folds=count_folds(trained.plan, trained.patients),
         split_digest=trained.plan.digest,
         contract_fingerprint=trained.arms[-1].contract.fingerprint,
@@ -278,10 +295,11 @@ def summary(evaluation: EvaluationDocument, out: Path) -> str:
     word = "SYNTHETIC cohort: " if evaluation.synthetic else ""
     lines = [f"{word}{evaluation.n} studies of {evaluation.patients} patients, {evaluation.task.target}, out of fold:"]
     for arm in evaluation.arms:
-        found = next((metric for metric in arm.metrics if metric.name == "auroc"), None)
+        found = next((metric for metric in arm.metrics if metric.name in FIRST), None)
         if found is not None and None not in (found.estimate, found.low, found.high):
             synthetic = " (synthetic)" if evaluation.synthetic else ""
-            lines.append(f"  {arm.arm:6s} AUROC {found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]{synthetic}")
+            told = f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]{synthetic}"
+            lines.append(f"  {arm.arm:6s} {FIRST[found.name]} {told}")
     if evaluation.learning_curve is not None:
         lines.append(f"  {learning_line(evaluation.learning_curve, synthetic=evaluation.synthetic)}")
     lines += [f"  {remark}" for remark in evaluation.remarks]

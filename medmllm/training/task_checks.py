@@ -16,9 +16,12 @@ def check_task(config: TrainConfig, task: Task) -> None:
 
     Raises:
         ConfigError: Class weights of another number of classes; a rule of the policy on what is not measured; for
-            several labels, what is told of one target only.
+            several labels, what is told of one target only; for a time to an event, what is told of classes only.
     """
     check_rules(config, task)
+    if task.survival is not None:
+        check_survival_settings(config)
+        return
     if not task.labels:
         check_weights(config.training, len(task.classes))
         return
@@ -31,3 +34,23 @@ def check_task(config: TrainConfig, task: Task) -> None:
         raise ConfigError('[evaluation] calibration = "temperature" is what several labels can have, each its own')
     if config.policy.may_not_ignore:
         raise ConfigError("[policy] may_not_ignore: use of modalities is tested for one target, and several were given")
+
+
+def check_survival_settings(config: TrainConfig) -> None:
+    """Refuse settings that only make sense for classes.
+
+    Raises:
+        ConfigError: Names the first.
+    """
+    training = config.training
+    wrong = {
+        '[training] loss = "focal"': training.loss != "cross_entropy",
+        "[training] class_weights, a list": not isinstance(training.class_weights, str),
+        '[training] sampling = "balanced"': training.sampling != "shuffle",
+        "[training] learning_curve": bool(training.learning_curve),
+        "[evaluation.subgroups] columns": bool(config.evaluation.subgroups.columns),
+        '[evaluation] calibration = "isotonic"': config.evaluation.calibration != "temperature",
+    }
+    for what, asked in wrong.items():
+        if asked:
+            raise ConfigError(f"{what} is of classes, and the target is the time to an event: leave it out")

@@ -67,7 +67,7 @@ def assess(
         line for own in found for line in gap_remarks(own, arm=packaged_arm(arms).arm, confidence=settings.confidence)
     )
     return Trust(
-        modality_use=tuple(map(_use, uses)),
+        modality_use=tuple(map(use_document, uses)),
         subgroups=tuple(_subgroup(own, packaged_arm(arms).arm, classes) for own in found),
         delong=tuple(_delong(arms, cohort, config)),
         decision_curves=tuple(_decision_curves(arms, cohort, config)),
@@ -179,7 +179,8 @@ def _subgroup(found: Subgroups, arm: str, classes: tuple[str, ...]) -> SubgroupD
     )
 
 
-def _use(found: ModalityUse) -> ModalityUseDocument:
+def use_document(found: ModalityUse) -> ModalityUseDocument:
+    """Return what an arm takes from a modality as written to evaluation.json."""
     return ModalityUseDocument(
         arm=found.arm,
         modality=found.modality,
@@ -192,6 +193,7 @@ def _use(found: ModalityUse) -> ModalityUseDocument:
         fall_absent=_estimate(found.fall_absent),
         bound=found.bound,
         verdict=found.verdict,
+        metric=found.metric,
     )
 
 

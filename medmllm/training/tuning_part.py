@@ -7,11 +7,14 @@ The test part has no say in any of them.
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from medmllm.evaluation.calibration import fit_temperature, to_probabilities
 from medmllm.evaluation.conformal import class_thresholds
 from medmllm.evaluation.discrimination import IntArray, choose_threshold
 from medmllm.evaluation.isotonic import calibrate, fit_isotonic
-from medmllm.model_documents import IsotonicMap, LabelDecision
+from medmllm.evaluation.survival_curve import log_hazards
+from medmllm.model_documents import FoldSurvival, IsotonicMap, LabelDecision
 from medmllm.records import FloatArray
 from medmllm.training.label_fold import calibrate_labels, decide_labels
 from medmllm.training_config import EvaluationSettings
@@ -26,9 +29,13 @@ class TuningDecisions:
     threshold: float  # on the positive class's probability; 0.5, and not read, when multiclass
     conformal_thresholds: tuple[float, ...] | None  # per class; None for several labels
     labels: tuple[LabelDecision, ...] | None = None  # of several labels, in place of temperature and threshold
+    survival: FoldSurvival | None = None  # of a time to an event, whose logits become log cumulative hazards
+    times: tuple[float, ...] = ()  # at these
 
     def calibrate(self, logits: FloatArray) -> FloatArray:
         """Return raw logits, shape (studies, outputs), calibrated: each label by its own temperature."""
+        if self.survival is not None:
+            return log_hazards(logits, self.temperature, self.survival, np.array(self.times))
         if self.labels is not None:
             return calibrate_labels(logits, self.labels)
         return calibrate(logits, self.temperature, self.isotonic)

@@ -1,13 +1,14 @@
 import pytest
 
+from medmllm.config import TrainConfig, load_config
 from medmllm.errors import LabelError
 from medmllm.ingest.labels import Assigned, assign_task
 from medmllm.ingest.tables import parse_target
 from medmllm.records import UNKNOWN, Study
 from medmllm.training_config import TaskSettings
 
-CLASSES = TaskSettings(kind="classes", order=())
-ORDINAL = TaskSettings(kind="ordinal", order=())
+CLASSES = load_config(TrainConfig, "train").task
+ORDINAL = CLASSES.model_copy(update={"kind": "ordinal"})
 ROWS = [
     {"nodule": "yes", "effusion": "1", "grade": "1"},
     {"nodule": "no", "effusion": "", "grade": "2"},
