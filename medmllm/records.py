@@ -272,6 +272,7 @@ class Prediction:
     weights_digest: str
     conformal_set: tuple[int, ...] | None = None
     training_patient: bool = False  # the patient was in the training cohort: not a test result
+    unknown_categories: Mapping[str, int] = field(default_factory=dict)  # column -> folds that do not know its category
 
 
 @dataclass(frozen=True, slots=True, eq=False)

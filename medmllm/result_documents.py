@@ -154,6 +154,10 @@ class PredictionDocument(Document):
     calibration: str
     conformal_set: tuple[str, ...] | None
     modalities_used: tuple[str, ...]
+    unknown_categories: dict[str, PositiveInt] = Field(
+        default={},
+        description="column of the table -> fold models that do not know the category in it, and read it as missing",
+    )
     training_patient: bool
     synthetic: bool
     weights_digest: Sha256

@@ -144,6 +144,9 @@ class TrainingSettings(Document):
     processes: PositiveInt = Field(
         description="that share every batch: on GPUs one each; on the CPU they share the threads. 1: this one alone"
     )
+    sync_batch_norm: bool = Field(
+        description="batch normalisation over the batch of all processes, as one would; false: over each one's part"
+    )
     cache: str = Field(
         description="folder where prepared images are kept for other runs; empty: in RUN, and deleted once it is whole"
     )

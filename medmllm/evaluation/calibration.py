@@ -5,7 +5,9 @@
 
 Brier score: Brier, Monthly Weather Review 1950. Slope and intercept: Cox 1958; the hierarchy of Van Calster et
 al., J Clin Epidemiol 2016 (mean, weak, moderate, strong). Expected calibration error and temperature: Guo et al.,
-ICML 2017. A logit is a single number per study for a binary task (log-odds of class 1), else one per class.
+ICML 2017. The weak prior on the temperature follows Gelman et al., Ann Appl Stat 2008, who regularise logistic
+regressions of few cases alike. A logit is a single number per study for a binary task (log-odds of class 1), else
+one per class.
 """
 
 from dataclasses import dataclass
@@ -22,6 +24,14 @@ BINS = 10
 """Bins of equal width over 0 to 1, each closed below; the last also holds 1."""
 
 TEMPERATURE_BOUNDS = (0.05, 20.0)
+
+PRIOR_DEVIATION = 1.0
+"""Of the temperature's natural logarithm, normal around 0: two thirds of the prior lie between 1 / e and e.
+
+Worth about one study: a dozen studies alone would give temperatures anywhere between the bounds, and hundreds of them
+hardly feel it. In simulated tuning parts of 8 to 30 studies whose right temperature is 0.5 to 4 it lowers the log loss
+of new studies almost throughout; a prior of half the width harms networks that are much too sure.
+"""
 
 _SMALLEST = 1e-12  # probabilities are kept this far from 0 in a logarithm
 _STEPS = 60
@@ -133,11 +143,11 @@ def calibration_intercept(targets: IntArray, logits: FloatArray) -> float | None
 
 
 def fit_temperature(logits: FloatArray, targets: IntArray) -> float:
-    """Return the temperature that minimises the negative log-likelihood of logits / temperature.
+    """Return the most probable temperature: by the likelihood of logits / temperature, and a weak prior around 1.
 
-    One number, so the order of studies and the predicted class do not change. Searched between the
-    TEMPERATURE_BOUNDS. When every study is already on its right side, the likelihood would sharpen without end on
-    no evidence: then the temperature is 1.
+    One number, so the order of studies and the predicted class do not change. Its logarithm is drawn towards 0 by
+    the PRIOR_DEVIATION, less and less as studies come; it is searched between the TEMPERATURE_BOUNDS. When every study
+    is already on its right side, they all ask for more sureness, on no evidence: then the temperature is 1.
 
     Args:
         logits: Shape (studies,) for a binary task, else (studies, classes).
@@ -160,7 +170,8 @@ def fit_temperature(logits: FloatArray, targets: IntArray) -> float:
 
     def loss(log_temperature: float) -> float:
         scaled = scores / np.exp(log_temperature)
-        return float(np.mean(logsumexp(scaled, axis=1) - own / np.exp(log_temperature)))
+        prior = (log_temperature / PRIOR_DEVIATION) ** 2 / 2
+        return float(np.sum(logsumexp(scaled, axis=1) - own / np.exp(log_temperature)) + prior)
 
     bounds = (float(np.log(TEMPERATURE_BOUNDS[0])), float(np.log(TEMPERATURE_BOUNDS[1])))
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})

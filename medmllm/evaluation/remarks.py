@@ -24,17 +24,18 @@ NOTICEABLE_SKIPS = 0.01
 """Share of the resamples left out that is worth a sentence."""
 
 
-def remarks(evaluation: CohortEvaluation, *, confidence: float, samples: int) -> tuple[str, ...]:
+def remarks(evaluation: CohortEvaluation, *, confidence: float, samples: int, labels: bool = False) -> tuple[str, ...]:
     """Return the sentences that the numbers call for, most serious first.
 
     Args:
         evaluation: The cohort's result.
         confidence: Level of its intervals.
         samples: Number of its bootstrap resamples.
+        labels: Its classes are labels side by side, each of them there or not.
     """
     level = f"{confidence:.0%} interval" if round(confidence * 100, 6).is_integer() else f"{confidence:.1%} interval"
     return (
-        *_on_size(evaluation),
+        *_on_size(evaluation, labels=labels),
         *_on_leaks(evaluation),
         *_on_chance(evaluation, level),
         *_on_fusion(evaluation, level),
@@ -43,17 +44,19 @@ def remarks(evaluation: CohortEvaluation, *, confidence: float, samples: int) ->
     )
 
 
-def _on_size(evaluation: CohortEvaluation) -> Iterator[str]:
+def _on_size(evaluation: CohortEvaluation, *, labels: bool) -> Iterator[str]:
     for name, patients in zip(evaluation.classes, evaluation.class_patients, strict=False):
         if patients < FEWEST_PATIENTS:
+            what = f"The rarer answer to label {name}" if labels else f"Class {name}"
             yield (
-                f"Class {name} has {patients} patients, fewer than {FEWEST_PATIENTS}: "
+                f"{what} has {patients} patients, fewer than {FEWEST_PATIENTS}: "
                 "no conclusion can be drawn from these numbers."
             )
     fewest = min(evaluation.class_patients, default=PATIENTS_FOR_CALIBRATION)
     if fewest < PATIENTS_FOR_CALIBRATION:
+        smallest, each = ("rarest answer to a label", "answer") if labels else ("smallest class", "class")
         yield (
-            f"The smallest class has {fewest} patients; below {PATIENTS_FOR_CALIBRATION} per class "
+            f"The {smallest} has {fewest} patients; below {PATIENTS_FOR_CALIBRATION} per {each} "
             "calibration slope and intercept are rough."
         )
 

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from medmllm.errors import ConfigError
 from medmllm.model_documents import ModelSettings
 from medmllm.models.audio_encoder import AudioEncoder
+from medmllm.models.batch_norm import share_statistics
 from medmllm.models.cross_attention import CrossAttention
 from medmllm.models.fusion import FUSIONS
 from medmllm.models.image_encoder import ImageEncoder
 from medmllm.models.ordinal_head import OrdinalHead
 from medmllm.models.prefix import OCTANTS, Prefix
+from medmllm.models.shared_statistics import anywhere
 from medmllm.models.table_encoder import TableEncoder
 from medmllm.models.text_encoder import TextEncoder
 from medmllm.models.tokens import Tokens
@@ -83,6 +85,13 @@ class StudyClassifier(nn.Module):
         )
         self.head: nn.Module = OrdinalHead(outputs) if ordered else nn.Identity()
         self.modality_dropout = settings.modality_dropout if len(self.modalities) > 1 else 0.0
+        self.sharing: frozenset[str] = frozenset()
+
+    def share_statistics(self, shared: bool) -> None:
+        """Take batch statistics, while training, over all processes that share a batch, or over this one's part."""
+        encoders = {"image": self.image_encoder, "text": self.text_encoder}
+        found = {name for name, encoder in encoders.items() if share_statistics(encoder, shared)}
+        self.sharing = frozenset(found if shared else ())
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits, shape (batch, outputs); a missing modality's stored value does not change them."""
@@ -162,7 +171,9 @@ class StudyClassifier(nn.Module):
         Rows that lack the modality are not read, and have zeros.
         """
         rows = batch.present[:, MODALITIES.index(name)].nonzero()[:, 0]
-        found = self._encode_rows(name, rows, batch, given) if len(rows) else None
+        # What shares its statistics is asked of no rows too, as long as another process has some.
+        asked = anywhere(rows) if self.training and name in self.sharing else len(rows) > 0
+        found = self._encode_rows(name, rows, batch, given) if asked else None
         if found is not None and len(rows) == len(batch.present):
             return found
         if found is None:

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, BertConfig, PretrainedConfig
 from medmllm.documents import TextSettings
 from medmllm.errors import ConfigError
 from medmllm.model_documents import ModelSettings
+from medmllm.models.batch_norm import LoneRowNorm
 from medmllm.models.note_windows import Windows
 from medmllm.models.prefix import PREFIX_TOKENS
 from medmllm.models.tokens import Tokens
@@ -122,7 +123,7 @@ class TextEncoder(nn.Module):
         if hasattr(network, "pooler"):
             network.pooler = None  # type: ignore[assignment]  # the mean of the pieces is used; an unused layer would get no gradient
         self.width = int(self.config.hidden_size)
-        self.norm = nn.BatchNorm1d(self.width) if batch_norm else None
+        self.norm = LoneRowNorm(self.width) if batch_norm else None
         self.frozen = False
 
     def freeze(self) -> None:
@@ -163,6 +164,8 @@ class TextEncoder(nn.Module):
             token_mask: Shape (batch, tokens); what is not real comes last, changes nothing and gives zeros.
             prefix: How many tokens at the start are no words and stand before every window; of these any may be real.
         """
+        if not len(embedded):
+            return embedded.new_zeros(*token_mask.shape, self.width)
         states = (
             self._read(embedded, token_mask)
             if self.windows is None
@@ -211,9 +214,8 @@ class TextEncoder(nn.Module):
         """Return what `pool` gave, standardised over the batch if asked."""
         return pooled if self.norm is None else self._standardise(self.norm, pooled, token_mask.any(dim=1))
 
-    def _standardise(self, norm: nn.BatchNorm1d, pooled: Tensor, real: Tensor) -> Tensor:
+    def _standardise(self, norm: LoneRowNorm, pooled: Tensor, real: Tensor) -> Tensor:
         """Batch normalisation over the rows that hold a note; a lone note is measured by the running statistics."""
-        norm.train(self.training and int(real.sum()) > 1)
         standardised = pooled.clone()
         standardised[real] = norm(pooled[real])
         return standardised

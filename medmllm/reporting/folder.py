@@ -29,6 +29,7 @@ class ScoredStudy:
     """One row of the table of scored studies."""
 
     row: PredictionRow
+    probability_of: str | None  # of several labels, the one whose probability is shown; else None
     explained: bool
     report: str | None  # relative link; None when there is no such file
     prediction: str | None
@@ -74,6 +75,7 @@ def write_folder_index(
         scored=tuple(
             ScoredStudy(
                 row=row,
+                probability_of=_label_shown(row, card),
                 explained=row.study_key in explained,
                 report=_link(out, f"studies/{row.study_key}/report.html"),
                 prediction=_link(out, f"studies/{row.study_key}/prediction.json"),
@@ -89,7 +91,16 @@ def write_folder_index(
 def _shown(card: ModelCard) -> str:
     if card.task.kind == "binary":
         return f"“{card.task.classes[1]}”"
-    return "the label that leads" if card.task.kind == "multilabel" else "the predicted class"
+    return "the label named beside it" if card.task.kind == "multilabel" else "the predicted class"
+
+
+def _label_shown(row: PredictionRow, card: ModelCard) -> str | None:
+    """Return the likeliest label of those that reach their operating points, or of all where none does."""
+    if card.task.kind != "multilabel":
+        return None
+    points = card.operating_points or {}
+    reached = [name for name, chance in row.probabilities.items() if chance >= points[name]]
+    return max(reached or row.probabilities, key=row.probabilities.__getitem__)
 
 
 def _link(out: Path, relative: str) -> str | None:

@@ -59,6 +59,7 @@ def prediction_document(
         calibration=card.calibration,
         conformal_set=None if chosen is None else tuple(card.task.classes[index] for index in chosen),
         modalities_used=prediction.modalities_used,
+        unknown_categories=dict(prediction.unknown_categories),
         training_patient=prediction.training_patient,
         synthetic=card.synthetic,
         weights_digest=prediction.weights_digest,

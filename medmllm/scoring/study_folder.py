@@ -8,8 +8,8 @@ that study.
 """
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -161,10 +161,16 @@ def _samples(study: Study, parts: StudyParts, package: ModelPackage) -> tuple[Sa
 
 def _log_unknown(study: Study, values: Values, package: ModelPackage) -> None:
     """Name the columns whose category a fold model does not know; the cell counts as empty there."""
-    found = [unknown_categories(values, member.codes) for member in package.folds if member.codes is not None]
-    for column in dict.fromkeys(column for columns in found for column in columns):
-        lacking = sum(column in columns for columns in found)
+    for column, lacking in _unknown(values, package).items():
         logger.warning("study %s: the category in column %s is unknown to %d folds", study.study_key, column, lacking)
+
+
+def _unknown(values: Values | None, package: ModelPackage) -> Mapping[str, int]:
+    """Return the columns whose category some fold models do not know, and how many of them."""
+    if values is None:
+        return {}
+    coded = [member.codes for member in package.folds if member.codes is not None]
+    return Counter(column for codes in coded for column in unknown_categories(values, codes))
 
 
 def _modalities_used(samples: Sequence[Sample]) -> tuple[str, ...]:
@@ -273,6 +279,7 @@ def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage) -> P
         weights_digest=package.weights_digest,
         conformal_set=conformal_set(each, package.card),
         training_patient=was_trained_on(item.study, package.card),
+        unknown_categories=_unknown(item.parts.values, package),
     )
 
 

@@ -33,13 +33,23 @@ def batches(
     """
     order = list(range(len(samples))) if generator is None else draw_order(samples, settings, generator)
     size = settings.batch_size
-    starts = list(range(0, len(order), size))
-    if generator is not None and len(starts) > 1 and len(order) - starts[-1] < 2 * crew.size:
-        starts.pop()  # batch normalisation needs two
+    starts = list(range(0, len(order), size)) if generator is None else training_starts(len(order), size, crew.size)
     for number, start in enumerate(starts):
         stop = len(order) if number == len(starts) - 1 else start + size
         chosen = [samples[k] for k in crew.part(order[start:stop])]
         yield collate(chosen, contract, pad_token_id=pad_token_id, pin_memory=pin_memory)
+
+
+def training_starts(studies: int, batch_size: int, processes: int) -> list[int]:
+    """Return where each batch of one epoch begins; the last one reaches to the end.
+
+    >>> training_starts(9, 4, 1), training_starts(10, 4, 1)
+    ([0, 4], [0, 4, 8])
+    """
+    starts = list(range(0, studies, batch_size))
+    if len(starts) > 1 and studies - starts[-1] < 2 * processes:
+        starts.pop()  # batch normalisation needs two
+    return starts
 
 
 def draw_order(samples: Sequence[Sample], settings: TrainingSettings, generator: torch.Generator) -> list[int]:

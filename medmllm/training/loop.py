@@ -22,7 +22,7 @@ from medmllm.errors import ConfigError, MedmllmError
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.package import FoldNetwork
 from medmllm.records import Sample
-from medmllm.training.batches import batches
+from medmllm.training.batches import batches, training_starts
 from medmllm.training.checkpoint import Checkpoint, FitState
 from medmllm.training.epoch import Learner, train_epoch
 from medmllm.training.feeding import feed
@@ -107,6 +107,7 @@ def _lead(
             state.best_weights = copy.deepcopy(state.network.state_dict())
         if checkpoint is not None:
             checkpoint.save(state)
+    member.network.share_statistics(False)
     return _best(state)
 
 
@@ -136,6 +137,7 @@ def _begin(
     checkpoint: Checkpoint | None,
 ) -> tuple[Learner, FitState]:
     torch.manual_seed(seed)
+    network.share_statistics(settings.sync_batch_norm and crew.size > 1)
     learner = new_learner(network, train, settings, crew)
     state = FitState(network, learner.optimizer, learner.schedule, torch.Generator().manual_seed(seed))
     if checkpoint is not None:
@@ -174,7 +176,7 @@ def new_learner(
     device = settings.device if crew.size == 1 else str(crew.device)
     machine = Machine.of(device, settings.precision, channels_last=settings.channels_last)
     machine.place(network)
-    drawn = math.ceil(len(train) / settings.batch_size)
+    drawn = len(training_starts(len(train), settings.batch_size, crew.size))
     optimizer, schedule = _optimizer(network, settings, math.ceil(drawn / settings.accumulate))
     loss_of = make_loss(train, settings, network.outputs, machine.device)
     return Learner(network, machine, loss_of, optimizer, schedule, settings, crew)

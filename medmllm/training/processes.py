@@ -4,8 +4,9 @@
 
 The one that starts them leads: it alone predicts the tuning part, chooses the epoch, writes and tracks; the others
 follow. All run on one machine: on processors they talk by gloo over the loopback, on GPUs, one each, by NCCL. The sum
-of the parts' gradients is that of the whole batch, but batch normalisation is over each part; running statistics are
-averaged after each epoch. Samples and networks go to the others through memory, never through a file.
+of the parts' gradients is that of the whole batch. Batch normalisation is over each part, its running statistics are
+averaged after each epoch, unless that is shared too (see models.batch_norm). Samples and networks go to the others
+through memory, never through a file.
 """
 
 import os

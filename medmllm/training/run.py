@@ -190,7 +190,12 @@ def evaluation_document(
         unmet(rules)
         + trust.remarks
         + learning_remark(curve, confidence=settings.confidence)
-        + remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples)
+        + remarks(
+            found,
+            confidence=settings.confidence,
+            samples=settings.bootstrap_samples,
+            labels=bool(trained.task.labels),
+        )
     )
     sets = _evaluate_sets(trained)
     said += tuple(line for arm, own in sets.items() for line in missed_remarks(arm, own))

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.calibration import (
+    PRIOR_DEVIATION,
     TEMPERATURE_BOUNDS,
     apply_temperature,
     brier,
@@ -195,17 +196,17 @@ def test_probabilities_that_are_right_have_slope_1_and_intercept_0() -> None:
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
 def test_a_temperature_that_was_put_in_is_found_again_for_a_binary_task(temperature: float) -> None:
-    # Exactly calibrated by construction: 100 studies at each logit, events in the very share it says.
+    # Exactly calibrated by construction: 10,000 studies at each logit, events in the very share it says.
     levels = logit(np.array([0.1, 0.3, 0.6, 0.9]))
-    logits = np.repeat(levels, 100) * temperature
-    targets = np.concatenate([[1] * events + [0] * (100 - events) for events in (10, 30, 60, 90)])
+    logits = np.repeat(levels, 10_000) * temperature
+    targets = np.concatenate([[1] * events + [0] * (10_000 - events) for events in (1000, 3000, 6000, 9000)])
     assert fit_temperature(logits, targets) == pytest.approx(temperature, rel=1e-3)
 
 
 def test_a_temperature_that_was_put_in_is_found_again_for_three_classes() -> None:
     shares = np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]])
-    logits = np.repeat(np.log(shares), 10, axis=0) * 2.5 + 4.0  # adding the same to all classes changes nothing
-    targets = np.concatenate([[0] * 6 + [1] * 3 + [2], [0] * 2 + [1] * 2 + [2] * 6])
+    logits = np.repeat(np.log(shares), 10_000, axis=0) * 2.5 + 4.0  # adding the same to all classes changes nothing
+    targets = np.repeat(np.concatenate([[0] * 6 + [1] * 3 + [2], [0] * 2 + [1] * 2 + [2] * 6]), 1000)
     assert fit_temperature(logits, targets) == pytest.approx(2.5, rel=1e-3)
 
 
@@ -217,7 +218,7 @@ def test_a_binary_logit_is_the_same_as_two_classes_with_a_zero() -> None:
 
 
 def test_the_temperature_lowers_the_loss_below_that_of_its_neighbours() -> None:
-    targets, logits = binary_cohort(6, 80)
+    targets, logits = binary_cohort(6, 4000)  # so many that the prior counts for next to nothing
     best = fit_temperature(logits * 5, targets)
 
     def loss(temperature: float) -> float:
@@ -233,8 +234,28 @@ def test_studies_all_on_their_right_side_do_not_sharpen_the_probabilities() -> N
     assert fit_temperature(np.array([-0.3, 0.0, 1.5]), np.array([0, 1, 1])) != 1.0
 
 
+@pytest.mark.parametrize("logits", [[2.0, 3.0, -1.0], [2.0, 3.0, -1.0, 0.1], [40.0, -30.0, 5.0]])
+def test_few_studies_that_are_wrong_flatten_the_model_only_as_far_as_the_prior_lets_them(logits: list[float]) -> None:
+    score, targets = np.array(logits), np.array([0, 0, 1, 1])[: len(logits)]
+    found = fit_temperature(score, targets)
+    # Where the density is highest, the pull of the likelihood on log T is that of a normal prior, log T / variance.
+    pull = float(np.sum((expit(score / found) - targets) * score / found))
+    assert np.log(found) / PRIOR_DEVIATION**2 == pytest.approx(pull, abs=1e-4)
+    assert 1.5 < found < 0.7 * TEMPERATURE_BOUNDS[1]
+
+
+def test_the_prior_is_worth_less_the_more_studies_there_are() -> None:
+    score, targets = np.array([2.0, 2.0, -2.0, -2.0, 2.0]), np.array([1, 0, 0, 0, 1])  # right at log-odds log 4
+    likeliest = 2.0 / np.log(4)
+    distances = [
+        abs(fit_temperature(np.tile(score, times), np.tile(targets, times)) - likeliest) for times in (1, 10, 100)
+    ]
+    assert distances[0] > 5 * distances[1] > 25 * distances[2] > 0
+
+
 def test_a_model_that_is_wrong_throughout_is_flattened_as_far_as_allowed() -> None:
-    found = fit_temperature(np.array([2.0, 3.0, -1.0]), np.array([0, 0, 1]))
+    times = 10_000  # no prior holds out against so many
+    found = fit_temperature(np.tile([2.0, 3.0, -1.0], times), np.tile([0, 0, 1], times))
     assert found == pytest.approx(TEMPERATURE_BOUNDS[1], rel=1e-3)
 
 

@@ -36,8 +36,17 @@ def cohort(**changes: object) -> CohortEvaluation:
     return replace(good, **fields)  # type: ignore[arg-type]
 
 
-def said(evaluation: CohortEvaluation, confidence: float = 0.95, samples: int = 2000) -> list[str]:
-    return list(remarks(evaluation, confidence=confidence, samples=samples))
+def said(
+    evaluation: CohortEvaluation, confidence: float = 0.95, samples: int = 2000, *, labels: bool = False
+) -> list[str]:
+    return list(remarks(evaluation, confidence=confidence, samples=samples, labels=labels))
+
+
+def test_labels_side_by_side_are_not_called_classes() -> None:
+    found = said(cohort(classes=("nodule", "effusion"), class_patients=(9, 140)), labels=True)
+    assert found[0].startswith("The rarer answer to label nodule has 9 patients, fewer than 10")
+    assert "rarest answer to a label has 9 patients; below 100 per answer" in found[1]
+    assert not any("class" in line.lower() for line in found)
 
 
 def test_numbers_that_are_in_order_call_for_no_remark() -> None:

@@ -1,6 +1,7 @@
 """Train and score on every modality at once: arms, packages, a table for scoring, and what is refused or missing."""
 
 import csv
+import html
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from medmllm.errors import PackageError
 from medmllm.ingest.keys import Keyring
 from medmllm.model_documents import ModelCard
 from medmllm.models.package import load_package
-from medmllm.result_documents import ExplanationDocument
+from medmllm.result_documents import ExplanationDocument, PredictionDocument
 from medmllm.table_documents import TableCodes
 from medmllm.table_rows import LedgerRow, OutOfFoldRow, PredictionRow
 from tests.factories import write_nifti_cohort
@@ -145,6 +146,19 @@ def test_a_table_that_fits_no_study_stops_the_scoring_and_one_of_no_use_is_remar
     unread = score(run.studies, run.run / "model_text", tmp_path / "text", "--table", run.labels)
     assert unread.code in (0, 3)
     assert "the model reads no column of the --table" in unread.log
+
+
+def test_an_unknown_category_stands_in_the_prediction_and_on_the_case_page_by_its_column(
+    run: Trained, tmp_path: Path
+) -> None:
+    shutil.copytree(run.studies / "case-005-0", tmp_path / "studies" / "case-005-0")
+    write_rows(tmp_path / "facts.csv", [{"study_id": "case-005-0", "age": "66", "sex": ODD_SEX}])
+    score(tmp_path / "studies", run.run / "model", tmp_path / "out", "--table", tmp_path / "facts.csv", *EXPLAINED)
+    folder = tmp_path / "out" / "studies" / KEYRING.study("case-005-0")
+    assert PredictionDocument.read(folder / "prediction.json").unknown_categories == {"sex": 2}  # of two folds
+    page = (folder / "report.html").read_text()
+    assert "Unknown category in the table's column sex: the model read the cell as missing" in html.unescape(page)
+    assert ODD_SEX not in page
 
 
 def test_a_required_row_refuses_a_study_that_has_none(run: Trained, tmp_path: Path) -> None:

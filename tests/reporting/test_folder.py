@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from medmllm.model_documents import Task
 from medmllm.reporting.folder import write_folder_index
 from medmllm.table_rows import LedgerRow, PredictionRow
 from tests.reporting import made_up
@@ -99,6 +100,24 @@ def test_a_study_scored_without_note_is_told_apart(tmp_path: Path) -> None:
     cells = [e.text for e in index(tmp_path, rows, []).all("td")]
     assert "image" in cells
     assert "image + note" in cells
+
+
+def test_of_several_labels_each_number_says_which_label_it_is_of_also_where_none_is_reached(tmp_path: Path) -> None:
+    card = made_up.card().model_copy(
+        update={
+            "task": Task(target="nodule, effusion", kind="multilabel", classes=("nodule", "effusion")),
+            "operating_points": {"nodule": 0.6, "effusion": 0.1},
+        }
+    )
+    rows = [
+        made_up.prediction_row(1, 0.5, predicted="none", probabilities={"nodule": 0.5, "effusion": 0.0625}),
+        made_up.prediction_row(2, 0.25, predicted="effusion", probabilities={"nodule": 0.375, "effusion": 0.25}),
+    ]
+    write_folder_index(
+        tmp_path / "index.html", predictions=rows, ledger=(), summary=made_up.summary(2, []), explained=set(), card=card
+    )
+    cells = [e.text for e in Page.read(tmp_path / "index.html").all("td")]
+    assert [cell for cell in cells if cell.startswith(("nodule", "effusion "))] == ["nodule 0.500", "effusion 0.250"]
 
 
 @pytest.mark.parametrize("studies", [3000])

@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 
 from medmllm.config import TrainConfig, load_config
 from medmllm.errors import ConfigError
-from medmllm.evaluation.calibration import TEMPERATURE_BOUNDS
+from medmllm.evaluation.calibration import PRIOR_DEVIATION, TEMPERATURE_BOUNDS
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.model_documents import FoldModel
 from medmllm.preprocessing.contract import VolumeFacts
@@ -187,7 +187,8 @@ def test_temperature_minimises_the_tuning_loss_and_threshold_maximises_youdens_j
 
         def loss(log_temperature: float, z: np.ndarray = logits, y: np.ndarray = truth) -> float:
             cooled = z / np.exp(log_temperature)
-            return float(np.mean(np.logaddexp(0, cooled) - y * cooled))
+            prior = (log_temperature / PRIOR_DEVIATION) ** 2 / 2
+            return float(np.sum(np.logaddexp(0, cooled) - y * cooled)) + prior
 
         best = minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded")
         assert loss(float(np.log(fold.temperature))) <= best.fun + 1e-4

@@ -69,3 +69,13 @@ def test_the_rate_falls_by_steps_and_not_by_batches() -> None:
         [0.25, 0.5, 0.25 * (1 + math.cos(math.pi / 3)), 0.25 * (1 + math.cos(2 * math.pi / 3))]
     )
     assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_rate_has_fallen_to_nothing_after_the_last_epoch_also_where_a_lone_study_joins_the_batch_before() -> None:
+    asked = settings(batch_size=4, epochs=3, warmup_epochs=1.0, learning_rate=0.5)
+    member, samples = a_member("text"), cohort(9)  # 4 and 5, not 4, 4 and 1
+    learner, order = new_learner(member.network, samples, asked), torch.Generator().manual_seed(3)
+    for _ in range(3):
+        train_epoch(learner, batches(samples, contract_of("text"), asked, 0, order), order)
+    assert learner.schedule.last_epoch == 6
+    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)

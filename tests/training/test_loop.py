@@ -53,6 +53,7 @@ def settings(**changes: object) -> TrainingSettings:
         "precision": "auto",
         "channels_last": False,
         "processes": 1,
+        "sync_batch_norm": False,
         "cache": "",
         "threads": 1,
         "deterministic": False,

@@ -2,11 +2,13 @@
 
 import os
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from medmllm.errors import ConfigError, MedmllmError
 from medmllm.training.batches import batches
@@ -34,6 +36,41 @@ def test_two_processes_have_the_loss_curve_of_one() -> None:
     for found, expected in zip(both, alone, strict=True):
         assert found == pytest.approx(expected, rel=1e-4)
     assert alone[0]["train_loss"] - alone[-1]["train_loss"] > 0.01, "something was learnt"
+
+
+def shared_fit(processes: int, *, shared: bool, **parts: object) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Losses of a network that normalises over batches, images and notes, many of which are missing; its statistics."""
+    told = Told()
+    # Adam makes whole steps of the rounding in gradients that are 0, as that of a shift before a norm is: short steps.
+    asked = settings(processes=processes, sync_batch_norm=shared, learning_rate=3e-4, text_learning_rate=1e-5)
+    train = [
+        replace(
+            sample,
+            image=sample.image if k % 3 == 0 else None,
+            # Alike notes would have no spread, and what normalises them would make much of their rounding.
+            token_ids=None if k % 4 == 1 else torch.randperm(20, generator=torch.Generator().manual_seed(k))[:7] + 5,
+        )
+        for k, sample in enumerate(cohort(13))
+    ]
+    member = a_member("fused", text_batch_norm=True, **parts)
+    fit(member, train, cohort(6, first=100), contract_of("fused"), asked, seed=7, tracker=told)
+    assert not member.network.sharing
+    state = member.network.state_dict()
+    return told.metrics, {name: value for name, value in state.items() if "running" in name or "tracked" in name}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [{}, {"image_encoder": "cells", "fusion": "cross_attention"}])
+def test_with_shared_batch_statistics_two_processes_learn_and_remember_what_one_does(parts: dict[str, object]) -> None:
+    alone, expected = shared_fit(1, shared=True, **parts)
+    both, found = shared_fit(2, shared=True, **parts)
+    apart, _ = shared_fit(2, shared=False, **parts)
+    for one, two in zip(alone, both, strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
+    assert {"image_encoder", "text_encoder"} == {name.partition(".")[0] for name in found}
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+    assert max(abs(two["train_loss"] - one["train_loss"]) for one, two in zip(alone, apart, strict=True)) > 1e-2
 
 
 @pytest.mark.slow
