@@ -13,6 +13,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_va
 from medmllm.documents import Document, PreprocessingContract, Probability, Sha256
 from medmllm.records import Provenance
 
+RISK_GROUPS = ("lower risk", "higher risk")
+"""What a study is called below its operating point, the median risk of tuning parts, and from there on."""
+
 
 class SurvivalTask(Document):
     """What is asked about the time to an event."""

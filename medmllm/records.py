@@ -260,6 +260,14 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class SurvivalEstimate:
+    """What the model says of one study's time to an event."""
+
+    event_free: tuple[float, ...]  # probability of no event until each horizon of the task
+    median_time: float | None  # by which the event is as likely as not; None: after the largest horizon
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What the model says of one study."""
 
@@ -272,6 +280,7 @@ class Prediction:
     weights_digest: str
     conformal_set: tuple[int, ...] | None = None
     training_patient: bool = False  # the patient was in the training cohort: not a test result
+    survival: SurvivalEstimate | None = None  # of a time to an event; then `logits` is one log cumulative hazard
     unknown_categories: Mapping[str, int] = field(default_factory=dict)  # column -> folds that do not know its category
 
 

@@ -3,7 +3,7 @@
 calibration at horizons, curves of risk groups -> parts of `result_documents.EvaluationDocument`
 """
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from medmllm.documents import Document, Probability
 
@@ -49,3 +49,13 @@ class SurvivalArmDocument(Document):
     logrank_p: Probability | None = Field(
         description="of the two curves being one, studies taken as independent; null: a group is empty"
     )
+
+
+class SurvivalEstimateDocument(Document):
+    """What the model says of one scored study's time to the event."""
+
+    event_free: dict[str, Probability] = Field(description="probability of no event until each horizon, with its unit")
+    median_time: NonNegativeFloat | None = Field(
+        description="by which the event is as likely as not, in time_unit; null: after the largest horizon"
+    )
+    time_unit: str

@@ -99,8 +99,7 @@ def _read_run(folder: Path, arm: str | None) -> Entrant:
     try:
         evaluation = EvaluationDocument.read(folder / "evaluation.json")
         if evaluation.task.kind in ("multilabel", "survival"):
-            what = "several labels" if evaluation.task.kind == "multilabel" else "the time to an event"
-            raise MisuseError(f"{name} was trained for {what}: runs are compared in one target's classes only")
+            raise MisuseError(f"{name} was trained for several labels, or for times: one target's classes are compared")
         arm = arm or ModelCard.read(folder / "model" / "model.json").arm
         rows = {row.study_key: row for row in read_table(folder / TABLE, OutOfFoldRow) if row.arm == arm}
     except PackageError as error:

@@ -34,7 +34,7 @@ class SurvivalOutOfFold:
     arm: str
     horizons: tuple[float, ...]
     logits: FloatArray = field(repr=False)  # (studies, times): log cumulative hazards at `shared_times`, calibrated
-    predicted: IntArray = field(repr=False)  # (studies,) 1: above the median risk of the fold's tuning part
+    predicted: IntArray = field(repr=False)  # (studies,) 1: at or above the median risk of the fold's tuning part
 
     @property
     def log_hazard(self) -> FloatArray:
@@ -109,8 +109,8 @@ def evaluate_survival(
         own = survival_measures(arm, followed, folds, horizons)
         named[arm.arm] = {f"{arm.arm} {name} {group}": (name, group) for name, group in own}
         measures |= {f"{arm.arm} {name} {group}": measure for (name, group), measure in own.items()}
-    event_counts = followed.event.astype(np.int64)
-    drawn = resample(measures, targets=event_counts, patients=patients, samples=samples, seed=seed)
+    came = followed.event.astype(np.int64)
+    drawn = resample(measures, targets=came, patients=patients, samples=samples, seed=seed)
     n, owners = len(patients), np.array(patients)
 
     def metric(name: str, group: str, found: Interval) -> Metric:
@@ -119,10 +119,10 @@ def evaluate_survival(
     key = f"{{}} {COMPARED_METRIC} all".format
     others = [arm for arm in named if arm != COMPARED_ARM] if COMPARED_ARM in named else []
     return CohortEvaluation(
-        classes=("censored", event),
+        classes=(event, "censored"),
         n=n,
         patients=len(set(patients)),
-        class_counts=tuple(np.bincount(event_counts, minlength=2).tolist()),
+        class_counts=(int(came.sum()), int((1 - came).sum())),
         arms=tuple(
             ArmEvaluation(arm, tuple(metric(*what, drawn.interval(key, confidence)) for key, what in own.items()))
             for arm, own in named.items()
@@ -130,7 +130,7 @@ def evaluate_survival(
         differences=tuple(
             metric(COMPARED_METRIC, arm, drawn.difference(key(COMPARED_ARM), key(arm), confidence)) for arm in others
         ),
-        class_patients=tuple(len(set(owners[event_counts == value])) for value in (0, 1)),
+        class_patients=(len(set(owners[followed.event])),),  # how many are censored limits nothing by itself
         resamples_lacking_a_class=drawn.lacking_a_class,
     )
 

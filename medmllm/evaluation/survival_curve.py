@@ -15,9 +15,8 @@ Baseline hazard of the Cox model: Breslow's estimator (in the discussion of Cox 
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
-from medmllm.evaluation.calibration import TEMPERATURE_BOUNDS
+from medmllm.evaluation.calibration import most_probable_temperature
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.model_documents import FoldSurvival
 from medmllm.records import FloatArray
@@ -103,7 +102,7 @@ def breslow_baseline(log_risk: FloatArray, time: FloatArray, event: BoolArray, a
 
 
 def fit_hazard_temperature(raw: FloatArray, at_risk: IntArray, everybody: Sequence[float]) -> float:
-    """Return the temperature that gives a tuning part the highest likelihood.
+    """Return the most probable temperature of a tuning part, as `calibration.fit_temperature` does of classes.
 
     Args:
         raw: Logits of the hazards; shape (studies, intervals).
@@ -114,9 +113,7 @@ def fit_hazard_temperature(raw: FloatArray, at_risk: IntArray, everybody: Sequen
     inside = number < at_risk[:, :1]
     sign = np.where((number == at_risk[:, :1] - 1) & (at_risk[:, 1:] == 1), -1.0, 1.0)
 
-    def loss(log_temperature: float) -> float:
-        drawn = base + (raw - base) / np.exp(log_temperature)
-        return float(np.logaddexp(0.0, sign * drawn)[inside].sum())
+    def surprise_at(temperature: float) -> float:
+        return float(np.logaddexp(0.0, sign * (base + (raw - base) / temperature))[inside].sum())
 
-    bounds = (float(np.log(TEMPERATURE_BOUNDS[0])), float(np.log(TEMPERATURE_BOUNDS[1])))
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
+    return most_probable_temperature(surprise_at)

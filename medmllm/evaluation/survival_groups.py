@@ -14,6 +14,7 @@ from scipy.stats import CensoredData, ecdf, logrank
 
 from medmllm.evaluation.discrimination import BoolArray
 from medmllm.evaluation.kaplan_meier import Followed
+from medmllm.model_documents import RISK_GROUPS
 from medmllm.records import FloatArray
 
 QUARTERS = 4
@@ -87,7 +88,7 @@ def risk_groups(followed: Followed, higher: BoolArray, *, confidence: float) -> 
     """
     times = np.linspace(0.0, followed.time.max(), POINTS)
     found = []
-    for name, inside in (("lower risk", ~higher), ("higher risk", higher)):
+    for name, inside in zip(RISK_GROUPS, (~higher, higher), strict=True):
         if not inside.any():
             continue
         share, low, high = _curve(followed, inside, times, confidence)

@@ -13,7 +13,7 @@ from pathlib import Path
 from medmllm.model_documents import ModelCard
 from medmllm.reporting.page import write_page
 from medmllm.result_documents import ScoringSummary
-from medmllm.table_rows import LedgerRow, PredictionRow
+from medmllm.table_rows import LedgerRow, PredictionRow, SurvivalPredictionRow
 
 TABLES = {
     "predictions.csv": "one row per scored study",
@@ -28,7 +28,7 @@ TABLES = {
 class ScoredStudy:
     """One row of the table of scored studies."""
 
-    row: PredictionRow
+    row: PredictionRow | SurvivalPredictionRow
     probability_of: str | None  # of several labels, the one whose probability is shown; else None
     explained: bool
     report: str | None  # relative link; None when there is no such file
@@ -50,7 +50,7 @@ class FolderPage:
 def write_folder_index(
     path: Path,
     *,
-    predictions: Iterable[PredictionRow],
+    predictions: Iterable[PredictionRow | SurvivalPredictionRow],
     ledger: Iterable[LedgerRow],
     summary: ScoringSummary,
     explained: Set[str],
@@ -89,14 +89,14 @@ def write_folder_index(
 
 
 def _shown(card: ModelCard) -> str:
-    if card.task.kind == "binary":
+    if card.task.kind in ("binary", "survival"):
         return f"“{card.task.classes[1]}”"
     return "the label named beside it" if card.task.kind == "multilabel" else "the predicted class"
 
 
-def _label_shown(row: PredictionRow, card: ModelCard) -> str | None:
+def _label_shown(row: PredictionRow | SurvivalPredictionRow, card: ModelCard) -> str | None:
     """Return the likeliest label of those that reach their operating points, or of all where none does."""
-    if card.task.kind != "multilabel":
+    if card.task.kind != "multilabel" or isinstance(row, SurvivalPredictionRow):
         return None
     points = card.operating_points or {}
     reached = [name for name, chance in row.probabilities.items() if chance >= points[name]]

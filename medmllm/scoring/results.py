@@ -6,16 +6,17 @@ Prediction, ModelCard -> PredictionRow, PredictionDocument
 from collections.abc import Mapping
 
 from medmllm.ingest.study_folder import StudyIndex
-from medmllm.model_documents import ModelCard
+from medmllm.model_documents import RISK_GROUPS, ModelCard
 from medmllm.records import Prediction, Provenance
 from medmllm.result_documents import PredictionDocument, ScoringSummary
 from medmllm.scoring.labels import predicted_labels
-from medmllm.table_rows import PredictionRow
+from medmllm.scoring.survival import survival_estimate, survival_row
+from medmllm.table_rows import PredictionRow, SurvivalPredictionRow
 
 NO_LABEL = "none"
 
 
-def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> PredictionRow:
+def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> PredictionRow | SurvivalPredictionRow:
     """Return the row of predictions.csv.
 
     Args:
@@ -23,6 +24,8 @@ def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> P
         card: Gives the classes.
         predicted: Class index at the operating point.
     """
+    if card.task.survival is not None:
+        return survival_row(prediction, card, predicted)
     classes, chosen = card.task.classes, prediction.conformal_set
     return PredictionRow(
         study_key=prediction.study_key,
@@ -38,6 +41,16 @@ def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> P
         training_patient=prediction.training_patient,
         weights_digest=prediction.weights_digest,
     )
+
+
+def row_type(card: ModelCard) -> type[PredictionRow] | type[SurvivalPredictionRow]:
+    """Return what a row of predictions.csv is."""
+    return PredictionRow if card.task.survival is None else SurvivalPredictionRow
+
+
+def row_columns(card: ModelCard) -> tuple[str, ...]:
+    """Return the names of the columns that a field of several numbers has: classes, or horizons."""
+    return card.task.classes if card.task.survival is None else card.task.survival.horizon_names
 
 
 def prediction_document(
@@ -58,6 +71,7 @@ def prediction_document(
         operating_point=(card.operating_points or {}).get(card.task.classes[predicted], card.operating_point),
         calibration=card.calibration,
         conformal_set=None if chosen is None else tuple(card.task.classes[index] for index in chosen),
+        survival=survival_estimate(prediction, card),
         modalities_used=prediction.modalities_used,
         unknown_categories=dict(prediction.unknown_categories),
         training_patient=prediction.training_patient,
@@ -72,12 +86,12 @@ def predicted_name(prediction: Prediction, card: ModelCard, predicted: int) -> s
     """Return the name of the predicted class; of several labels those that reach their operating points."""
     if card.task.kind == "multilabel":
         return "; ".join(predicted_labels(prediction.probabilities, card)) or NO_LABEL
-    return card.task.classes[predicted]
+    return RISK_GROUPS[predicted] if card.task.kind == "survival" else card.task.classes[predicted]
 
 
 def shown_probability(prediction: Prediction, card: ModelCard, predicted: int) -> float:
-    """Return the probability that is shown: of the positive class when binary, else of the predicted class or label."""
-    return prediction.probabilities[1 if card.task.kind == "binary" else predicted]
+    """Return the probability that is shown: of the positive class or event, else of the predicted class or label."""
+    return prediction.probabilities[1 if card.task.kind in ("binary", "survival") else predicted]
 
 
 def summarise(

@@ -24,6 +24,8 @@ from medmllm.evaluation.calibration import to_probabilities
 from medmllm.evaluation.conformal import conformal_sets, vote
 from medmllm.evaluation.isotonic import calibrate
 from medmllm.evaluation.ordinal import median_class
+from medmllm.evaluation.survival import horizon_chances
+from medmllm.evaluation.survival_curve import log_hazards, median_times, risks, shared_times, time_grid
 from medmllm.model_documents import ModelCard
 from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.contract import nothing_to_read
@@ -42,6 +44,7 @@ from medmllm.records import (
     Sample,
     Stage,
     Study,
+    SurvivalEstimate,
     Values,
 )
 from medmllm.scoring.labels import leading_label
@@ -239,13 +242,15 @@ def predict(ready: Sequence[_Prepared], package: ModelPackage) -> list[Predictio
         ready: Studies prepared under the package's contract.
         package: The fold models.
     """
-    per_fold = []
+    per_fold, asked = [], package.card.task.survival
     for number, (member, fold) in enumerate(zip(package.folds, package.card.folds, strict=True)):
         device = next(member.network.parameters()).device
         samples = [item.samples[number] for item in ready]
         batch = to_device(collate(samples, package.card.contract, pad_token_id=member.pad_token_id), device)
         raw = member.network(batch).double().cpu().numpy()
-        if fold.labels is not None:
+        if fold.survival is not None and asked is not None:
+            per_fold.append(log_hazards(raw, fold.temperature, fold.survival, shared_times(asked.horizons)))
+        elif fold.labels is not None:
             per_fold.append(calibrate_labels(raw, fold.labels))
         else:
             per_fold.append(calibrate(raw, fold.temperature, fold.isotonic))
@@ -260,6 +265,8 @@ def was_trained_on(study: Study, card: ModelCard) -> bool:
 
 
 def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage) -> Prediction:
+    if package.card.task.survival is not None:
+        return _timed(item, logits, package)
     mean = logits.mean(axis=0)
     if package.card.task.kind == "multilabel":
         probabilities, each = label_probabilities(mean), label_probabilities(logits)
@@ -280,6 +287,29 @@ def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage) -> P
         conformal_set=conformal_set(each, package.card),
         training_patient=was_trained_on(item.study, package.card),
         unknown_categories=_unknown(item.parts.values, package),
+    )
+
+
+def _timed(item: _Prepared, log_hazards: FloatArray, package: ModelPackage) -> Prediction:
+    """Return the prediction of a time to an event, from every fold's log cumulative hazards (folds, times)."""
+    asked = package.card.task.survival
+    assert asked is not None  # of this kind of task
+    mean, count = log_hazards.mean(axis=0), len(asked.horizons)
+    each = horizon_chances(log_hazards, count)[:, 1]
+    median = float(median_times(mean[None, count:], time_grid(asked.horizons[-1]))[0])
+    return Prediction(
+        study_key=item.study.study_key,
+        patient_key=item.study.patient_key,
+        probabilities=tuple(map(float, horizon_chances(mean[None], count)[0])),
+        logits=(float(mean[count - 1]),),
+        interval=(float(each.min()), float(each.max())),
+        modalities_used=_modalities_used(item.samples),
+        weights_digest=package.weights_digest,
+        training_patient=was_trained_on(item.study, package.card),
+        survival=SurvivalEstimate(
+            event_free=tuple(map(float, 1 - risks(mean[:count]))),
+            median_time=None if np.isnan(median) else median,
+        ),
     )
 
 

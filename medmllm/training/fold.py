@@ -156,7 +156,7 @@ def predict_fold(
 ) -> FoldPrediction:
     """Return what a fold's model says of its test part, from its logits calibrated."""
     if model.survival is not None:
-        above = chances(logits, horizons=horizons)[:, 1] > model.threshold
+        above = chances(logits, horizons=horizons)[:, 1] >= model.threshold
         return FoldPrediction(model, logits, above.astype(np.int64), None, deprived)
     if model.labels is not None:
         return FoldPrediction(model, logits, labels_predicted(logits, model.labels), None, deprived)

@@ -14,7 +14,7 @@ from medmllm.evaluation.modality_use import evaluate_use_by, use_remarks
 from medmllm.evaluation.resampling import Measure
 from medmllm.evaluation.survival import SurvivalOutOfFold, c_index_measure, evaluate_survival
 from medmllm.evaluation.survival_groups import calibration_quarters, logrank_p, risk_groups
-from medmllm.model_documents import SurvivalTask
+from medmllm.model_documents import RISK_GROUPS, SurvivalTask
 from medmllm.records import CohortEvaluation, FloatArray
 from medmllm.survival_documents import (
     CalibrationGroupDocument,
@@ -25,9 +25,6 @@ from medmllm.survival_documents import (
 from medmllm.table_rows import SurvivalOutOfFoldRow
 from medmllm.training.run import Trained
 from medmllm.training.trust import Trust, use_document
-
-RISKS = ("lower risk", "higher risk")
-"""What a study is called below and above the median risk of a tuning part."""
 
 
 def evaluate_survival_arms(trained: Trained) -> CohortEvaluation:
@@ -112,7 +109,7 @@ def write_survival_out_of_fold(path: Path, trained: Trained) -> None:
             fold=fold,
             time=float(followed.time[k]),
             event=bool(followed.event[k]),
-            predicted=RISKS[int(arm.predicted[k])],
+            predicted=RISK_GROUPS[int(arm.predicted[k])],
             probability=float(arm.probabilities[k, 1]),
             event_free=dict(zip(names, map(float, arm.event_free[k]), strict=True)),
             median_time=None if np.isnan(median) else median,
