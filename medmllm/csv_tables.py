@@ -6,7 +6,7 @@ documents -> CSV on disk, row by row -> documents
 import csv
 import io
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -26,19 +26,23 @@ Row = TypeVar("Row", bound=Document)
 
 PARQUET_ROWS = 10_000
 
-_DICTS = (dict[str, Probability], dict[str, float], dict[str, bool])
+_DICTS = (dict[str, Probability], dict[str, float], dict[str, bool], dict[str, str])
+
+Columns = tuple[str, ...] | Mapping[str, tuple[str, ...]]
+"""The class names of all fields that hold something by class; or those of each field."""
 
 LOCK = ".medmllm.lock"
 
 
 @contextmanager
-def table_writer(path: Path, row_type: type[Row], *, classes: tuple[str, ...] = ()) -> Iterator["RowWriter[Row]"]:
+def table_writer(path: Path, row_type: type[Row], *, classes: Columns = ()) -> Iterator["RowWriter[Row]"]:
     """Open a CSV for rows of one document type; each row is on disk when `write` returns.
 
     Args:
         path: The file; replaced if it exists.
         row_type: The document of one row; it also gives the header.
-        classes: For documents with `probabilities` or `logits`: the class names, in order.
+        classes: For documents with `probabilities` or `logits`: the class names, in order; for several targets, of
+            each field (`Task.columns`).
     """
     with path.open("w", encoding="utf-8", newline="") as stream:
         yield RowWriter(stream, row_type, classes)
@@ -47,17 +51,15 @@ def table_writer(path: Path, row_type: type[Row], *, classes: tuple[str, ...] = 
 class RowWriter(Generic[Row]):
     """Writes documents as CSV rows; a dict field becomes one column per class, `field[class]`."""
 
-    def __init__(
-        self, stream: TextIO, row_type: type[Row], classes: tuple[str, ...] = (), *, header: bool = True
-    ) -> None:
+    def __init__(self, stream: TextIO, row_type: type[Row], classes: Columns = (), *, header: bool = True) -> None:
         self._stream = stream
-        self._classes = classes
+        nested = [name for name, field in row_type.model_fields.items() if field.annotation in _DICTS]
+        self._classes = {name: classes if isinstance(classes, tuple) else classes[name] for name in nested}
         self._header = [
             column
-            for name, field in row_type.model_fields.items()
-            for column in ([f"{name}[{c}]" for c in classes] if field.annotation in _DICTS else [name])
+            for name in row_type.model_fields
+            for column in ([f"{name}[{c}]" for c in self._classes[name]] if name in self._classes else [name])
         ]
-        self._nested = any(field.annotation in _DICTS for field in row_type.model_fields.values())
         self._line = _Line()
         self._writer = csv.writer(self._line, lineterminator="\n")
         self._quoting_writer = csv.writer(self._line, lineterminator="\n", quoting=csv.QUOTE_ALL)
@@ -80,20 +82,21 @@ class RowWriter(Generic[Row]):
         Raises:
             PackageError: As `write`.
         """
-        if not self._nested:
+        if not self._classes:
             self._put(["" if value is None else value for value in vars(row).values()])
             self.count += 1
             return
         flat: dict[str, object] = {}
         for name, value in row:
             if isinstance(value, dict):
-                unknown = value.keys() - set(self._classes)
+                own = self._classes[name]
+                unknown = value.keys() - set(own)
                 if unknown:
-                    raise PackageError(f"{name} holds {len(unknown)} classes that are not among {self._classes}")
-                flat |= {f"{name}[{c}]": value.get(c, "") for c in self._classes}
+                    raise PackageError(f"{name} holds {len(unknown)} classes that are not among {own}")
+                flat |= {f"{name}[{c}]": value.get(c, "") for c in own}
             else:
                 flat[name] = "" if value is None else value
-        self._put([flat[name] for name in self._header] if self._classes else flat.values())
+        self._put([flat[name] for name in self._header])
         self.count += 1
 
     def add_lines(self, lines: str, count: int) -> None:
@@ -127,7 +130,7 @@ def as_lines(row_type: type[Row], rows: Iterable[Row]) -> str:
     return stream.getvalue()
 
 
-def write_table(path: Path, row_type: type[Row], rows: Iterable[Row], *, classes: tuple[str, ...] = ()) -> int:
+def write_table(path: Path, row_type: type[Row], rows: Iterable[Row], *, classes: Columns = ()) -> int:
     """Write a whole CSV and return the number of rows."""
     with table_writer(path, row_type, classes=classes) as writer:
         for row in rows:

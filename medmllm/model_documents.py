@@ -5,7 +5,9 @@
 The rules of `medmllm.documents` hold.
 """
 
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
 from typing import Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
@@ -38,10 +40,13 @@ class Task(Document):
     kind: Literal["binary", "multiclass", "ordinal", "multilabel", "survival"]
     classes: tuple[str, ...] = Field(
         min_length=2,
-        description="binary: negative first, positive second; ordinal: lowest first; multilabel: the labels, which do "
-        "not exclude each other; survival: no event by the largest horizon, the event by then",
+        description="binary: negative first, positive second; ordinal: lowest first; multilabel: those of each target "
+        "in turn; survival: no event by the largest horizon, the event by then",
     )
     survival: SurvivalTask | None = Field(default=None, description="survival alone")
+    parts: tuple["Task", ...] = Field(
+        default=(), description="multilabel: each target on its own, of two classes; they do not exclude each other"
+    )
 
     @classmethod
     def of(cls, target: str, classes: tuple[str, ...], *, ordered: bool = False) -> Self:
@@ -49,10 +54,78 @@ class Task(Document):
         kind: Literal["binary", "multiclass", "ordinal"] = "binary" if len(classes) == 2 else "multiclass"
         return cls(target=target, kind="ordinal" if ordered else kind, classes=classes)
 
+    @classmethod
+    def of_several(cls, parts: tuple[Self, ...]) -> Self:
+        """Return the task of learning several targets side by side."""
+        classes = tuple(name for part in parts for name in part.classes)
+        return cls(target=", ".join(part.target for part in parts), kind="multilabel", classes=classes, parts=parts)
+
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels side by side; empty where there is one target."""
-        return self.classes if self.kind == "multilabel" else ()
+    def several(self) -> bool:
+        """Whether several targets are learnt side by side."""
+        return bool(self.parts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The targets side by side; empty where there is one."""
+        return tuple(part.target for part in self.parts)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the classes have an order."""
+        return self.kind == "ordinal"
+
+    @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """The columns that a table has for each of its fields that hold something by class, or by target."""
+        by_class = dict.fromkeys(("probabilities", "conformal_set"), self.classes)
+        by_target = dict.fromkeys(("target", "predicted", "predictions", "abstained", "undecided"), self.names)
+        shown = tuple(name for place in self.places for name in place.task.classes[-place.task.outputs :])
+        by_horizon = {"event_free": () if self.survival is None else self.survival.horizon_names}
+        return {**by_class, **by_target, **by_horizon, "logits": shown if self.several else self.classes}
+
+    @property
+    def outputs(self) -> int:
+        """Logits per study: one of a binary target, else one per class; of several targets those of each in turn.
+
+        Of a time to an event, one that is explained; how many its network gives is a matter of each fold.
+        """
+        if self.parts:
+            return sum(part.outputs for part in self.parts)
+        return 1 if self.kind in ("binary", "survival") else len(self.classes)
+
+    @property
+    def places(self) -> tuple["Place", ...]:
+        """Where each target stands among the outputs and the classes; one place where there is one target."""
+        found, output, label = [], 0, 0
+        for part in self.parts or (self,):
+            found.append(Place(part, slice(output, output + part.outputs), slice(label, label + len(part.classes))))
+            output, label = output + part.outputs, label + len(part.classes)
+        return tuple(found)
+
+    def place_of(self, label: int) -> "Place":
+        """Return the place of the target that a class is of; `label` is the index of the class."""
+        return next(place for place in self.places if label < place.classes.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a target stands among the outputs of a network, and among the classes of its task."""
+
+    task: Task  # of this target alone
+    outputs: slice
+    classes: slice
+
+    def output_of(self, label: int) -> tuple[int, float]:
+        """Return the output that a class goes by, and its sign: of a binary target both classes have one logit.
+
+        >>> Task.of("nodule", ("no", "yes")).places[0].output_of(0)
+        (0, -1.0)
+        """
+        own = label - self.classes.start
+        if self.task.outputs == 1:
+            return self.outputs.start, 1.0 if own else -1.0
+        return self.outputs.start + own, 1.0
 
 
 class ModelSettings(Document):
@@ -102,13 +175,6 @@ class ModelSettings(Document):
     )
 
 
-class LabelDecision(Document):
-    """What one fold's tuning part decides for one of several labels."""
-
-    temperature: PositiveFloat = Field(description="the label's logit is divided by this")
-    threshold: Probability = Field(description="operating point (Youden's J)")
-
-
 class IsotonicMap(Document):
     """A rising curve from probability to calibrated probability: straight between its knots, flat outside them."""
 
@@ -149,19 +215,15 @@ class FoldSurvival(Document):
         return everybody
 
 
-class FoldModel(Document):
-    """One fold's model within the package."""
+class TuningDecisions(Document):
+    """What a fold's tuning part decides for a target: calibration, operating point, conformal thresholds."""
 
-    fold: int = Field(ge=0)
-    weights: str = Field(description="file name of the safetensors")
-    weights_sha256: Sha256
     temperature: PositiveFloat = Field(description="logits are divided by this; fitted on the fold's tuning part")
     isotonic: tuple[IsotonicMap, ...] | None = Field(
         default=None,
         description="then followed by the probability of the positive class, or of each class, which are scaled to sum "
         "to 1; null: temperature alone",
     )
-    best_epoch: PositiveInt
     threshold: Probability = Field(
         description="operating point (Youden's J) on the fold's tuning part; 0.5 when not binary; survival: the tuning "
         "part's median risk"
@@ -170,16 +232,50 @@ class FoldModel(Document):
         default=None,
         description="per class, largest 1 - probability at which it stays in the set; from the fold's tuning part",
     )
-    labels: tuple[LabelDecision, ...] | None = Field(
-        default=None, description="multilabel: temperature and threshold of each label, in place of the fold's own"
-    )
     survival: FoldSurvival | None = Field(
         default=None, description="survival alone; temperature then divides the distance from everybody's logits"
     )
 
-    def temperature_of(self, output: int) -> float:
-        """Return what the logit of an output is divided by."""
-        return self.temperature if self.labels is None else self.labels[output].temperature
+
+def fold_name(fold: int, inner: int | None) -> str:
+    """Return how people write a fold, or an inner fold of it.
+
+    >>> fold_name(0, None), fold_name(0, 1)
+    ('0', '0.1')
+    """
+    return f"{fold}" if inner is None else f"{fold}.{inner}"
+
+
+class FoldModel(TuningDecisions):
+    """One network within the package: a fold's, or that of one of its inner folds."""
+
+    fold: int = Field(ge=0)
+    inner: int | None = Field(
+        default=None,
+        ge=0,
+        description="inner fold; the fold's model is then the mean of its networks' calibrated logits, and all that is "
+        "decided but best_epoch was decided on all their tuning parts together; null: the fold has one network",
+    )
+    weights: str = Field(description="file name of the safetensors")
+    weights_sha256: Sha256
+    best_epoch: PositiveInt
+    targets: dict[str, TuningDecisions] = Field(
+        default={}, description="multilabel: what is decided for each target, in place of the fold's own"
+    )
+
+    def decisions(self, task: Task) -> tuple[TuningDecisions, ...]:
+        """Return what is decided for each target, in the order of `Task.places`."""
+        return tuple(self.targets[name] for name in task.names) or (self,)
+
+    @property
+    def name(self) -> str:
+        """The fold as people write it: 0, or 0.1 for an inner fold."""
+        return fold_name(self.fold, self.inner)
+
+    @property
+    def decided(self) -> dict[str, object]:
+        """What the networks of one fold have in common."""
+        return self.model_dump(exclude={"inner", "weights", "weights_sha256", "best_epoch"})
 
 
 class ModelCard(Document):
@@ -192,11 +288,11 @@ class ModelCard(Document):
     contract: PreprocessingContract
     contract_fingerprint: Sha256
     model: ModelSettings
-    folds: tuple[FoldModel, ...] = Field(min_length=1)
+    folds: tuple[FoldModel, ...] = Field(min_length=1, description="networks; those of a fold stand side by side")
     files: dict[str, Sha256] = Field(description="every other file of the package -> sha256")
     operating_point: Probability = Field(description="mean of the folds' thresholds")
     operating_points: dict[str, Probability] | None = Field(
-        default=None, description="multilabel: mean of the folds' thresholds of each label"
+        default=None, description="multilabel: mean of the folds' thresholds of each target"
     )
     calibration: str = Field(description="how probabilities were calibrated, in words")
     conformal_coverage: Probability | None = Field(
@@ -210,3 +306,27 @@ class ModelCard(Document):
     split_digest: Sha256
     synthetic: bool = Field(description="trained on synthetic data: no clinical meaning at all")
     provenance: Provenance
+
+    @field_validator("folds")
+    @classmethod
+    def _networks_of_a_fold_agree(cls, folds: tuple[FoldModel, ...]) -> tuple[FoldModel, ...]:
+        outer = group_folds(folds)
+        if len(outer) != len({own[0].fold for own in outer}) or len({len(own) for own in outer}) > 1:
+            raise ValueError("the networks of a fold stand side by side, and each fold has as many")
+        for own in outer:
+            numbers = [one.inner for one in own]
+            if numbers != (list(range(len(own))) if len(own) > 1 else [None]):
+                raise ValueError("inner folds are numbered from 0; a single network is no inner fold")
+            if any(one.decided != own[0].decided for one in own):
+                raise ValueError("the networks of a fold share its calibration and thresholds")
+        return folds
+
+    @property
+    def outer_folds(self) -> tuple[tuple[FoldModel, ...], ...]:
+        """The networks of each fold; one alone where there are no inner folds."""
+        return group_folds(self.folds)
+
+
+def group_folds(folds: Sequence[FoldModel]) -> tuple[tuple[FoldModel, ...], ...]:
+    """Return networks by fold."""
+    return tuple(tuple(own) for _, own in groupby(folds, key=lambda one: one.fold))

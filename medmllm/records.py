@@ -281,7 +281,7 @@ class Prediction:
     conformal_set: tuple[int, ...] | None = None
     training_patient: bool = False  # the patient was in the training cohort: not a test result
     survival: SurvivalEstimate | None = None  # of a time to an event; then `logits` is one log cumulative hazard
-    unknown_categories: Mapping[str, int] = field(default_factory=dict)  # column -> folds that do not know its category
+    unknown_categories: Mapping[str, int] = field(default_factory=dict)  # column -> networks that lack its category
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,7 @@ The forms and rules are those of `medmllm.documents`.
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
 from medmllm.documents import (
     RESEARCH_USE_ONLY,
@@ -19,7 +19,7 @@ from medmllm.documents import (
     Sha256,
     StudyKey,
 )
-from medmllm.model_documents import ModelCard, Task
+from medmllm.model_documents import ModelCard, Task, fold_name
 from medmllm.records import Provenance
 from medmllm.survival_documents import SurvivalArmDocument, SurvivalEstimateDocument
 from medmllm.table_documents import TableCodes
@@ -74,9 +74,10 @@ class ArmDocument(Document):
 
 
 class FoldDocument(Document):
-    """One fold of the split: how many, and what was chosen on its tuning part."""
+    """What one network of the split sees: how many studies and patients."""
 
     fold: int
+    inner: int | None = Field(default=None, ge=0, description="inner fold; null where the fold has one network")
     training_studies: int
     tuning_studies: int
     test_studies: int
@@ -84,33 +85,53 @@ class FoldDocument(Document):
     tuning_patients: int
     test_patients: int
 
+    @property
+    def name(self) -> str:
+        """The fold as people write it: 0, or 0.1 for an inner fold."""
+        return fold_name(self.fold, self.inner)
+
 
 class FoldStudies(Document):
     """Which studies one fold trains on, tunes on and tests on."""
 
     train: tuple[StudyKey, ...]
-    tune: tuple[StudyKey, ...] = Field(description="for early stopping, temperature and threshold")
+    tune: tuple[StudyKey, ...] = Field(
+        description="for early stopping, temperature and threshold; empty where there are inner folds"
+    )
     test: tuple[StudyKey, ...] = Field(min_length=1)
+    inner: tuple[tuple[StudyKey, ...], ...] = Field(
+        default=(),
+        description="inner folds of `train`: each is the tuning part of a network that trains on the others; empty: "
+        "one network, with `tune`",
+    )
+
+    @field_validator("inner")
+    @classmethod
+    def _parts_the_training_studies(
+        cls, inner: tuple[tuple[str, ...], ...], info: ValidationInfo
+    ) -> tuple[tuple[str, ...], ...]:
+        train, tune = info.data.get("train"), info.data.get("tune")  # absent when they are themselves wrong
+        if not inner or train is None or tune is None:
+            return inner
+        if len(inner) < 2 or tune or sorted(key for own in inner for key in own) != sorted(train):
+            raise ValueError("two inner folds or more hold each study of train once, and tune is empty")
+        return inner
 
 
 class SplitDocument(Document):
     """RUN/splits.json: the folds of a run, by study key; `medmllm train --splits` takes it again."""
 
-    digest: Sha256 = Field(description="sha256 over fold, part and study key of every membership")
+    digest: Sha256 = Field(description="sha256 over fold (and inner fold), part and study key of every membership")
     folds: tuple[FoldStudies, ...] = Field(min_length=2)
 
 
-class EvaluationDocument(Document):
-    """RUN/evaluation.json: the cross-validated result, all arms on the same folds."""
+class TargetEvaluation(Document):
+    """How one target did, on the studies where it is known; all arms on the same folds."""
 
     task: Task
-    synthetic: bool
     n: int
     patients: int
     class_counts: dict[str, int]
-    excluded: int = Field(ge=0, description="studies left out; training_ledger.csv says why")
-    confidence: Probability = Field(description="level of the intervals")
-    bootstrap_samples: int
     arms: tuple[ArmDocument, ...]
     differences: tuple[MetricDocument, ...]
     delong: tuple[AurocDifferenceDocument, ...] = Field(
@@ -123,16 +144,33 @@ class EvaluationDocument(Document):
     subgroups: tuple[SubgroupDocument, ...] = Field(
         default=(), description="of the packaged arm; empty: none asked for"
     )
-    policy: tuple[RuleDocument, ...] = Field(default=(), description="rules of [policy]; empty: none")
     survival: tuple[SurvivalArmDocument, ...] = Field(default=(), description="of a time to an event alone")
     learning_curve: LearningCurveDocument | None = Field(
         default=None, description="of the packaged arm; null: not asked for"
     )
+
+
+class EvaluationDocument(TargetEvaluation):
+    """RUN/evaluation.json: the cross-validated result; of several targets, the means over them and then each."""
+
+    targets: tuple[TargetEvaluation, ...] = Field(
+        default=(), description="of several, each on its own; metrics and differences above are then their means"
+    )
+    policy: tuple[RuleDocument, ...] = Field(default=(), description="rules of [policy]; empty: none")
+    synthetic: bool
+    excluded: int = Field(ge=0, description="studies left out; training_ledger.csv says why")
+    confidence: Probability = Field(description="level of the intervals")
+    bootstrap_samples: int
     folds: tuple[FoldDocument, ...]
     split_digest: Sha256
     contract_fingerprint: Sha256
     remarks: tuple[str, ...] = Field(description="plain words on what the numbers do not support")
     provenance: Provenance
+
+    @property
+    def each(self) -> tuple[TargetEvaluation, ...]:
+        """What is told of each target; of one target, the whole."""
+        return self.targets or (self,)
 
 
 class PredictionDocument(Document):
@@ -144,7 +182,10 @@ class PredictionDocument(Document):
     predicted: str
     probability: Probability
     probability_of: str | None = Field(
-        default=None, description="multilabel: the label that leads, see predictions.csv"
+        default=None, description="several targets: the class that leads, see predictions.csv"
+    )
+    predictions: dict[str, str] = Field(
+        default={}, description="several targets: target -> class at its operating point"
     )
     probabilities: dict[str, Probability]
     logits: tuple[float, ...]
@@ -155,13 +196,13 @@ class PredictionDocument(Document):
     conformal_set: tuple[str, ...] | None
     survival: SurvivalEstimateDocument | None = Field(
         default=None,
-        description="of a time to an event; logits is then the log of the cumulative hazard until the "
-        "largest horizon, and probability that of the event by then",
+        description="of a time to an event; logits is then the log of the cumulative hazard until the largest horizon, "
+        "and probability that of the event by then",
     )
     modalities_used: tuple[str, ...]
     unknown_categories: dict[str, PositiveInt] = Field(
         default={},
-        description="column of the table -> fold models that do not know the category in it, and read it as missing",
+        description="column of the table -> networks that do not know the category in it, and read it as missing",
     )
     training_patient: bool
     synthetic: bool

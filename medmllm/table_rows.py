@@ -107,10 +107,11 @@ class PredictionRow(Document):
     study_key: StudyKey
     patient_key: PatientKey
     predicted: str = Field(
-        description="class at the model's operating point; of several labels those that reach theirs, joined by '; '"
+        description="class at the model's operating point; of several targets the positive classes that reach theirs, "
+        "joined by '; '"
     )
     probability: Probability = Field(
-        description="of the positive class when binary, else of `predicted`; of several labels the highest of those "
+        description="of the positive class when binary, else of `predicted`; of several targets the highest of those "
         "that reach their operating points, or of all"
     )
     probabilities: dict[str, Probability] = Field(description="in CSV one column per class: probabilities[CLASS]")
@@ -119,7 +120,15 @@ class PredictionRow(Document):
     conformal_set: dict[str, bool] = Field(
         description="whether the class cannot be ruled out, one column per class; empty: a model without thresholds"
     )
-    abstained: bool | None = Field(description="the conformal set is not a single class")
+    abstained: bool | None = Field(
+        description="the conformal set is not a single class; empty: no thresholds, or several targets"
+    )
+    predictions: dict[str, str] = Field(
+        default={}, description="several targets: class at the operating point, one column per target"
+    )
+    undecided: dict[str, bool] = Field(
+        default={}, description="several targets: the target's conformal set is not a single class"
+    )
     modalities_used: str = Field(description="joined by +")
     training_patient: bool = Field(description="the patient was in the training cohort: not a test result")
     weights_digest: Sha256
@@ -181,17 +190,19 @@ class OutOfFoldRow(Document):
     abstained: bool | None = Field(description="the conformal set is not a single class")
 
 
-class LabelsOutOfFoldRow(Document):
-    """out_of_fold.csv of several labels: one row per study and arm, one column per label of each of the last four."""
+class TargetsOutOfFoldRow(Document):
+    """out_of_fold.csv of several targets: one row per study and arm, a column per target or class of each field."""
 
     study_key: StudyKey
     patient_key: PatientKey
     arm: str = Field(description="image, text or fused")
     fold: int = Field(ge=0)
-    target: dict[str, bool] = Field(description="whether the label is present; empty: not known, not evaluated")
-    predicted: dict[str, bool] = Field(description="at the label's operating point of this fold's tuning part")
-    probabilities: dict[str, Probability]
-    logits: dict[str, float] = Field(description="after temperature")
+    target: dict[str, str] = Field(description="true class by target; empty: not known, not evaluated")
+    predicted: dict[str, str] = Field(description="by target, at the operating point of this fold's tuning part")
+    probabilities: dict[str, Probability] = Field(description="by class; those of a target sum to 1")
+    logits: dict[str, float] = Field(description="calibrated; the positive class alone of a binary target")
+    conformal_set: dict[str, bool] = Field(description="by class: whether it cannot be ruled out")
+    abstained: dict[str, bool] = Field(description="by target: the conformal set is not a single class")
 
 
 class SurvivalPredictionRow(Document):
@@ -250,7 +261,7 @@ ROWS: Mapping[str, type[Document]] = {
     "ledger_row": LedgerRow,
     "quality_row": QualityRow,
     "out_of_fold_row": OutOfFoldRow,
-    "labels_out_of_fold_row": LabelsOutOfFoldRow,
+    "targets_out_of_fold_row": TargetsOutOfFoldRow,
     "survival_predictions_row": SurvivalPredictionRow,
     "survival_out_of_fold_row": SurvivalOutOfFoldRow,
 }

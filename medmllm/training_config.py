@@ -103,7 +103,12 @@ class TrainingSettings(Document):
     tuning_fraction: float = Field(
         gt=0,
         lt=0.5,
-        description="part of each training fold kept for early stopping, temperature and threshold",
+        description="part of each training fold kept for early stopping, temperature and threshold; not used with "
+        "inner folds",
+    )
+    inner_folds: PositiveInt = Field(
+        description="networks of each fold, each tuned on another part of its training studies, which decide together; "
+        "1: one network, tuned on tuning_fraction"
     )
     same_pixels: OnLeakage = Field(
         description="studies of different patients with the same voxels, in two parts of a fold"
@@ -155,7 +160,10 @@ class TrainingSettings(Document):
 
     @field_validator("learning_curve")
     @classmethod
-    def _increases(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
+    def _increases(cls, fractions: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        if fractions and info.data.get("inner_folds", 1) > 1:  # absent when it is itself wrong
+            # Networks of one fold would each draw other patients: together they would have seen more than the part.
+            raise ValueError("a curve is told of one network per fold: inner_folds 1, or an empty learning_curve")
         if any(second <= first for first, second in pairwise(fractions)):
             raise ValueError(f"each fraction must be larger than the one before it, got {list(fractions)}")
         return fractions

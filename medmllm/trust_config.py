@@ -6,7 +6,7 @@ train.toml -> SubgroupSettings, PolicySettings
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
@@ -18,10 +18,12 @@ MetricName = Literal[
     "mean_absolute_error", "ranked_probability_score", "c_index", "c_index_within_folds", "c_index_uno",
     "integrated_brier",
 ]  # fmt: skip
+MetricOfTarget = Annotated[str, Field(pattern=rf"^({'|'.join(get_args(MetricName))})\[.+\]$")]
+"""A metric of one of several targets, e.g. auroc[spiculation>=3]."""
 GapName = Literal["auroc_gap", "true_positive_rate_gap", "true_negative_rate_gap", "accuracy_gap", "calibration_gap"]
 
 _SHARE, _ANY = (0.0, 1.0), (-math.inf, math.inf)
-RANGES: Mapping[MetricName | GapName, tuple[float, float]] = {
+RANGES: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("auroc", "auroc_within_folds", "auprc", "balanced_accuracy"), _SHARE),
     **dict.fromkeys(("sensitivity", "specificity", "accuracy", "ece", "ranked_probability_score"), _SHARE),
     **dict.fromkeys(("calibration_slope", "calibration_intercept"), _ANY),
@@ -63,10 +65,13 @@ class SubgroupSettings(Document):
 
 
 class PolicySettings(Document):
-    """What the packaged arm must fulfil out of fold; estimates are judged, not their intervals. Empty asks nothing."""
+    """What the packaged arm must fulfil out of fold; estimates are judged, not their intervals. Empty asks nothing.
 
-    least: dict[MetricName, float] = Field(description="metric -> smallest value")
-    most: dict[MetricName, float] = Field(description="metric -> largest value")
+    Of several targets each must; `METRIC[TARGET]` sets the bound of one apart.
+    """
+
+    least: dict[MetricName | MetricOfTarget, float] = Field(description="metric -> smallest value")
+    most: dict[MetricName | MetricOfTarget, float] = Field(description="metric -> largest value")
     gap: dict[GapName, float] = Field(description="largest difference between groups, in every column of subgroups")
     may_not_ignore: tuple[Literal["image", "text", "recording", "table"], ...] = Field(
         description="modalities; see evaluation.permutations"

@@ -29,7 +29,7 @@ from medmllm.quality.gate import log_warnings
 from medmllm.records import Explanation, Provenance
 from medmllm.reporting.folder import write_folder_index
 from medmllm.result_documents import ScoringSummary
-from medmllm.scoring.results import prediction_row, row_columns, row_type, summarise
+from medmllm.scoring.results import prediction_row, row_type, summarise
 from medmllm.scoring.study_folder import Refused, predicted_class, score_folder
 from medmllm.table_rows import LedgerRow, ProblemRow, QualityRow
 from medmllm.training.machine import Machine
@@ -128,7 +128,7 @@ def _score_all(
     explained = 0
     with ExitStack() as stack:
         predictions = stack.enter_context(
-            table_writer(out / "predictions.csv", row_type(package.card), classes=row_columns(package.card))
+            table_writer(out / "predictions.csv", row_type(package.card), classes=package.card.task.columns)
         )
         ledger = stack.enter_context(table_writer(out / "ledger.csv", LedgerRow))
         quality = stack.enter_context(table_writer(out / "quality.csv", QualityRow))

@@ -102,12 +102,12 @@ def run(
     labelled = [study for study in index.studies if study.study_key in found.by_study]
     groups = read_groups(labelled, config.evaluation.subgroups)
     check_gaps(config, groups, labelled)
-    given = look_ahead(index.studies, found.by_study, config.training, splits, labels=task.labels)
+    given = look_ahead(index.studies, found.by_study, config.training, splits, labels=task.names)
     cache = ImageCache.open(Path(config.training.cache or out / RUN_FOLDER), folder_of(studies))
     cohort = _read(labelled, found.by_study, cache, config, out)
     config.write(out / "settings.json")
     arms, said = usable_arms(cohort, config)
-    plan, leaks = settle_folds(cohort, config.training, given, out, labels=task.labels)
+    plan, leaks = settle_folds(cohort, config.training, given, out, labels=task.names)
     said += [*left_out(index, found.missing, task.target, synthetic=synthetic), *leaks]
     asked = " ".join(f"--target '{target.expression}'" for target in parsed)
     provenance = stamp(
@@ -122,7 +122,7 @@ def run(
         epochs = (len(arms) + len(config.training.learning_curve)) * len(plan.folds) * config.training.epochs
         with progress_bar("Training fold models, epochs", epochs) as more:
             done = cross_validate(
-                arms, cohort, plan, config, task.classes, out=out, tracked=tracked, advance=more, resume=resume
+                arms, cohort, plan, config, task, out=out, tracked=tracked, advance=more, resume=resume
             )
         trained = Trained(task, cohort, plan, done, config, provenance, synthetic, groups)
         evaluation = write_run(trained, out, said)

@@ -8,66 +8,66 @@ from pathlib import Path
 
 import numpy as np
 
-from medmllm.evaluation.cohort import OutOfFold, evaluate_arms
-from medmllm.records import MODALITIES, CohortEvaluation
+from medmllm.evaluation.cohort import OutOfFold
 from medmllm.reporting.cohort import write_training_report
 from medmllm.reporting.training_figures import FIGURES, draw_figures, write_figures
 from medmllm.result_documents import EvaluationDocument
-from medmllm.training.label_run import evaluate_label_arms, write_labels_out_of_fold
-from medmllm.training.policy import judge
+from medmllm.training.one_target import one_by_one
+from medmllm.training.policy import unmet
 from medmllm.training.resuming import forget
-from medmllm.training.run import Trained, evaluation_document, write_out_of_fold, write_package
-from medmllm.training.survival_run import (
-    assess_survival,
-    evaluate_survival_arms,
-    survival_documents,
-    write_survival_out_of_fold,
-)
-from medmllm.training.trust import Trust, assess, packaged_arm
+from medmllm.training.run import Trained, write_out_of_fold, write_package
+from medmllm.training.splits import count_folds
+from medmllm.training.survival_run import tell_survival, write_survival_out_of_fold
+from medmllm.training.target_evaluation import Told, of_target, tell_means, tell_target
+from medmllm.training.trust import packaged_arm
 
 TABLE = "out_of_fold.csv"
 
 
 def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDocument:
     """Write the packages, the out-of-fold table, the evaluation and its report."""
-    config, targets = trained.config, np.array(trained.cohort.targets)
-    arms = [arm.out_of_fold for arm in trained.arms if isinstance(arm.out_of_fold, OutOfFold)]
     cards = {arm.arm: write_package(trained, arm) for arm in trained.arms}
-    packaged = packaged_arm(trained.arms)
-    if trained.task.labels:
-        write_labels_out_of_fold(out / TABLE, trained)
-        found, trust = evaluate_label_arms(trained), Trust()
-    elif trained.task.survival is not None:
-        write_survival_out_of_fold(out / TABLE, trained)
-        found, trust = evaluate_survival_arms(trained), assess_survival(trained)
-    else:
-        write_out_of_fold(out / TABLE, trained)
-        found = _evaluate(trained, arms)
-        trust = assess(trained.arms, trained.cohort, trained.groups, classes=trained.task.classes, config=config)
-    own = next(arm for arm in found.arms if arm.arm == packaged.arm)
-    reads = [name for name in MODALITIES if getattr(packaged.contract, name) is not None]
-    rules = judge(config.policy, own, reads=reads, subgroups=trust.subgroups, uses=trust.modality_use)
-    survival = survival_documents(trained) if trained.task.survival is not None else ()
-    evaluation = evaluation_document(trained, found, trust, rules, more=said, survival=survival)
-    card, page = cards[packaged.arm], out / "report.html"
-    figures = draw_figures(evaluation, arms, targets)
+    timed = trained.task.survival is not None
+    (write_survival_out_of_fold if timed else write_out_of_fold)(out / TABLE, trained)
+    each = one_by_one(trained)
+    evaluation = _evaluation(trained, [(tell_survival if timed else tell_target)(one) for one in each], said)
+    figures = [
+        draw_figures(
+            told,
+            [arm.out_of_fold for arm in one.arms if isinstance(arm.out_of_fold, OutOfFold)],
+            np.array(one.cohort.targets),
+            confidence=evaluation.confidence,
+            synthetic=evaluation.synthetic,
+            end=f"_{number}" if trained.task.several else "",
+        )
+        for number, (told, one) in enumerate(zip(evaluation.each, each, strict=True), start=1)
+    ]
     write_figures(out / FIGURES, figures, synthetic=evaluation.synthetic)
-    write_training_report(page, evaluation=evaluation, figures=figures, card=card, settings=config)
+    card, page = cards[packaged_arm(trained.arms).arm], out / "report.html"
+    write_training_report(page, evaluation=evaluation, figures=figures, card=card, settings=trained.config)
     evaluation.write(out / "evaluation.json")  # last: it marks the run as whole
     forget(out)
     return evaluation
 
 
-def _evaluate(trained: Trained, arms: Sequence[OutOfFold]) -> CohortEvaluation:
-    """Return every arm's metrics for one target."""
-    return evaluate_arms(
-        arms,
-        targets=np.array(trained.cohort.targets),
-        patients=trained.patients,
-        folds=trained.plan.test_fold,
-        classes=trained.task.classes,
+def _evaluation(trained: Trained, each: Sequence[Told], more: Sequence[str]) -> EvaluationDocument:
+    """Return the evaluation as written to RUN/evaluation.json; `more` are remarks of the pipeline's own."""
+    whole, targets = each[0], list[Told]()
+    if trained.task.several:
+        whole, targets = tell_means(trained), [of_target(told) for told in each]
+    every = (whole, *targets)
+    rules = tuple(rule for told in every for rule in told.rules)
+    return EvaluationDocument(
+        **dict(whole.document),
+        targets=tuple(told.document for told in targets),
+        policy=rules,
+        synthetic=trained.synthetic,
+        excluded=len(trained.cohort.refused),
         confidence=trained.config.evaluation.confidence,
-        samples=trained.config.evaluation.bootstrap_samples,
-        seed=trained.config.training.seed,
-        ordered=trained.config.task.ordered,
+        bootstrap_samples=trained.config.evaluation.bootstrap_samples,
+        folds=count_folds(trained.plan, trained.patients),
+        split_digest=trained.plan.digest,
+        contract_fingerprint=trained.arms[-1].contract.fingerprint,
+        remarks=(*more, *unmet(rules), *(line for told in every for line in told.remarks)),
+        provenance=trained.provenance,
     )

@@ -67,7 +67,8 @@ def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: 
         package: Gives network, temperature and the mean training image.
         fold: Index into the package's folds.
         sample: The study, tokenised by this fold's tokenizer.
-        explained_class: Index into the task's classes; of a binary task, class 0 has the negative logit of class 1.
+        explained_class: Index into the task's classes; of a binary target, the first class has the negative logit of
+            the second.
 
     Raises:
         AttributionError: The sample holds nothing that the network reads (`nothing_to_explain`).
@@ -93,7 +94,8 @@ def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: 
         ends["recording"] = (torch.zeros_like(batch.recording), batch.recording)  # standardised: 0 is its mean
     if "table" in here:
         ends["table"] = (_cells_hidden(network, batch), network.embed_cells(batch))
-    binary = card.task.kind == "binary"
+    place = card.task.place_of(explained_class)
+    (output, sign), decided = place.output_of(explained_class), card.folds[fold].decisions(card.task)
     return Line(
         network=network,
         batch=batch,
@@ -101,9 +103,8 @@ def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: 
         modalities=here,
         start=tuple(ends[name][0] for name in here),
         end=tuple(ends[name][1] for name in here),
-        output=0 if binary else explained_class,
-        factor=(-1.0 if binary and explained_class == 0 else 1.0)
-        / card.folds[fold].temperature_of(0 if binary else explained_class),
+        output=output,
+        factor=sign / decided[card.task.places.index(place)].temperature,
         baseline=_in_words(member, here),
         of_hazards=_of_hazards(card, fold),
     )

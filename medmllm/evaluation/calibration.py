@@ -24,6 +24,9 @@ from medmllm.records import FloatArray
 BINS = 10
 """Bins of equal width over 0 to 1, each closed below; the last also holds 1."""
 
+LEANS_UPWARDS = frozenset({"ece"})
+"""Metrics that noise makes larger: their intervals are basic ones, see `resampling`."""
+
 TEMPERATURE_BOUNDS = (0.05, 20.0)
 
 PRIOR_DEVIATION = 1.0
@@ -79,7 +82,7 @@ def log_loss(targets: IntArray, probabilities: FloatArray) -> float:
 def expected_calibration_error(events: BoolArray, probabilities: FloatArray, *, bins: int = BINS) -> float:
     """Return the mean distance between event rate and mean probability over equal-width bins.
 
-    Bins count by how many studies they hold. The estimate leans upwards in small cohorts, and so does its bootstrap.
+    Bins count by how many studies they hold. The estimate leans upwards in small cohorts, and more so its bootstrap.
 
     Args:
         events: Whether it happened: class 1 (binary), or the top class was right (multiclass); shape (studies,).

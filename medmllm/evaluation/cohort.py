@@ -15,6 +15,7 @@ import numpy as np
 
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.calibration import (
+    LEANS_UPWARDS,
     squared_error,
     surprise,
     weighted_ece,
@@ -99,6 +100,9 @@ def evaluate_arms(
     def metric(name: str, found: Interval, group: str = "all") -> Metric:
         return Metric(name, found.estimate, found.low, found.high, target.size, patient_count, group)
 
+    def told(arm: str, name: str) -> Metric:
+        return metric(name, drawn.interval(f"{arm} {name}", confidence, leans_upwards=name in LEANS_UPWARDS))
+
     return CohortEvaluation(
         classes=tuple(classes),
         n=target.size,
@@ -109,8 +113,7 @@ def evaluate_arms(
             for label in range(len(classes))
         ),
         arms=tuple(
-            ArmEvaluation(arm, tuple(metric(name, drawn.interval(f"{arm} {name}", confidence)) for name in own_names))
-            for arm, own_names in names.items()
+            ArmEvaluation(arm, tuple(told(arm, name) for name in own_names)) for arm, own_names in names.items()
         ),
         differences=tuple(
             metric(COMPARED_METRIC, difference, arm) for arm, difference in _differences(drawn, list(names), confidence)

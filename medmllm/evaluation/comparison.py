@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medmllm.errors import EvaluationError
+from medmllm.evaluation.calibration import LEANS_UPWARDS
 from medmllm.evaluation.cohort import COMPARED_METRIC, OutOfFold, measures_of
 from medmllm.evaluation.discrimination import IntArray
 from medmllm.evaluation.resampling import Interval, Measure, resample
@@ -113,7 +114,7 @@ def compare_models(
     drawn = resample(measures, targets=targets, patients=patients, samples=samples, seed=seed)
 
     def metric(number: int, name: str) -> Metric:
-        found = drawn.interval(f"{number} {name}", confidence)
+        found = drawn.interval(f"{number} {name}", confidence, leans_upwards=name in LEANS_UPWARDS)
         return Metric(name, found.estimate, found.low, found.high, np.size(targets), len(set(patients)), "all")
 
     return Comparison(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medmllm.errors import EvaluationError
-from medmllm.evaluation.calibration import weighted_ece
+from medmllm.evaluation.calibration import LEANS_UPWARDS, weighted_ece
 from medmllm.evaluation.cohort import OutOfFold, auroc_measure
 from medmllm.evaluation.discrimination import (
     BoolArray,
@@ -125,7 +125,10 @@ def evaluate_groups(
                 n=int(inside[name].sum()),
                 patients=owners[name],
                 class_counts=tuple(np.bincount(targets[inside[name]], minlength=classes).tolist()),
-                metrics={metric: drawn.interval(f"{metric} {name}", confidence) for metric in metrics},
+                metrics={
+                    metric: drawn.interval(f"{metric} {name}", confidence, leans_upwards=metric in LEANS_UPWARDS)
+                    for metric in metrics
+                },
             )
             for name in shown
         ),

@@ -8,6 +8,7 @@ non-events (Collins et al., Stat Med 2016; Van Calster et al., J Clin Epidemiol 
 
 from collections.abc import Iterator
 
+from medmllm.evaluation.calibration import LEANS_UPWARDS
 from medmllm.records import CohortEvaluation, Metric
 
 NAMES = {"auroc": "AUROC", "c_index": "C-index"}
@@ -27,42 +28,40 @@ NOTICEABLE_SKIPS = 0.01
 """Share of the resamples left out that is worth a sentence."""
 
 
-def remarks(evaluation: CohortEvaluation, *, confidence: float, samples: int, labels: bool = False) -> tuple[str, ...]:
+def remarks(evaluation: CohortEvaluation, *, confidence: float, samples: int) -> tuple[str, ...]:
     """Return the sentences that the numbers call for, most serious first.
 
     Args:
         evaluation: The cohort's result.
         confidence: Level of its intervals.
         samples: Number of its bootstrap resamples.
-        labels: Its classes are labels side by side, each of them there or not.
     """
     level = f"{confidence:.0%} interval" if round(confidence * 100, 6).is_integer() else f"{confidence:.1%} interval"
     return (
-        *_on_size(evaluation, labels=labels),
+        *_on_size(evaluation),
         *_on_leaks(evaluation),
         *_on_chance(evaluation, level),
         *_on_fusion(evaluation, level),
         *_on_calibration(evaluation, level),
+        *_on_estimates_outside(evaluation, level),
         *_on_resamples(evaluation, samples),
     )
 
 
-def _on_size(evaluation: CohortEvaluation, *, labels: bool) -> Iterator[str]:
+def _on_size(evaluation: CohortEvaluation) -> Iterator[str]:
     timed = any(True for _ in _each(evaluation, "c_index"))
     for name, patients in zip(evaluation.classes, evaluation.class_patients, strict=False):
         if patients < FEWEST_PATIENTS:
-            what = f"The rarer answer to label {name}" if labels else f"{'Event' if timed else 'Class'} {name}"
             yield (
-                f"{what} has {patients} patients, fewer than {FEWEST_PATIENTS}: "
+                f"{'Event' if timed else 'Class'} {name} has {patients} patients, fewer than {FEWEST_PATIENTS}: "
                 "no conclusion can be drawn from these numbers."
             )
     fewest = min(evaluation.class_patients, default=PATIENTS_FOR_CALIBRATION)
     if timed and fewest < PATIENTS_FOR_CALIBRATION:
         yield f"{fewest} patients have the event; below {PATIENTS_FOR_CALIBRATION} all calibration is rough."
     elif fewest < PATIENTS_FOR_CALIBRATION:
-        smallest, each = ("rarest answer to a label", "answer") if labels else ("smallest class", "class")
         yield (
-            f"The {smallest} has {fewest} patients; below {PATIENTS_FOR_CALIBRATION} per {each} "
+            f"The smallest class has {fewest} patients; below {PATIENTS_FOR_CALIBRATION} per class "
             "calibration slope and intercept are rough."
         )
 
@@ -124,6 +123,25 @@ def _on_calibration(evaluation: CohortEvaluation, level: str) -> Iterator[str]:
                 f"Probabilities of the {arm} arm are {fault} on average: the {level} of the calibration intercept is "
                 f"{intercept.low:+.2f} to {intercept.high:+.2f}, 0 is right."
             )
+
+
+def _on_estimates_outside(evaluation: CohortEvaluation, level: str) -> Iterator[str]:
+    outside: dict[str, list[str]] = {}
+    for arm in evaluation.arms:
+        for metric in arm.metrics:
+            if metric.estimate is None or metric.low is None or metric.high is None:
+                continue
+            if not metric.low <= metric.estimate <= metric.high:
+                whose = f"{arm.arm} arm" if metric.group == "all" else f"{arm.arm} arm for {metric.group}"
+                numbers = f"{metric.estimate:.3f} against {metric.low:.3f} to {metric.high:.3f}"
+                outside.setdefault(metric.name, []).append(f"{whose}: {numbers}")
+    for name, found in outside.items():
+        why = (
+            "noise alone makes it too large in small cohorts, and the interval takes that off"
+            if name in LEANS_UPWARDS
+            else "resampling shifts this measure, so take neither as exact"
+        )
+        yield f"An estimate of {name} lies outside of its {level} ({'; '.join(found)}): {why}."
 
 
 def _on_resamples(evaluation: CohortEvaluation, samples: int) -> Iterator[str]:

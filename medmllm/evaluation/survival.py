@@ -18,7 +18,7 @@ from medmllm.evaluation.concordance import weighted_harrell, weighted_uno
 from medmllm.evaluation.discrimination import IntArray
 from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.evaluation.resampling import Interval, Measure, resample
-from medmllm.evaluation.survival_curve import GRID, median_times, risks, time_grid
+from medmllm.evaluation.survival_curve import GRID, horizon_chances, median_times, risks, time_grid
 from medmllm.evaluation.survival_scores import weighted_brier, weighted_excess, weighted_integrated_brier
 from medmllm.records import ArmEvaluation, CohortEvaluation, FloatArray, Metric
 
@@ -61,17 +61,6 @@ class SurvivalOutOfFold:
     def median(self) -> FloatArray:
         """Time by which half have had the event; NaN where that is after the largest horizon; shape (studies,)."""
         return median_times(self.logits[:, len(self.horizons) :], time_grid(self.horizons[-1]))
-
-
-def horizon_chances(logits: FloatArray, horizons: int) -> FloatArray:
-    """Return the probabilities of no event by the largest horizon and of the event by then, shape (studies, 2).
-
-    Args:
-        logits: Log cumulative hazards at `shared_times`; shape (studies, times).
-        horizons: How many.
-    """
-    came = risks(logits[:, horizons - 1])
-    return np.stack([1 - came, came], axis=1)
 
 
 def evaluate_survival(

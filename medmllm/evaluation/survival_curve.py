@@ -69,6 +69,17 @@ def risks(log_hazard: FloatArray) -> FloatArray:
     return chance
 
 
+def horizon_chances(logits: FloatArray, horizons: int) -> FloatArray:
+    """Return the probabilities of no event by the largest horizon and of the event by then, shape (studies, 2).
+
+    Args:
+        logits: Log cumulative hazards at `shared_times`; shape (studies, times).
+        horizons: How many.
+    """
+    came = risks(logits[:, horizons - 1])
+    return np.stack([1 - came, came], axis=1)
+
+
 def median_times(log_hazard: FloatArray, at: FloatArray) -> FloatArray:
     """Return the time by which half have had the event, shape (studies,); NaN where it comes after the last time.
 

@@ -44,7 +44,7 @@ def assign_task(studies: Sequence[Study], targets: Sequence[Target], settings: T
     if settings.survival:
         return _assign_survival(studies, targets, settings)
     if len(targets) > 1:
-        return _assign_labels(studies, targets, settings)
+        return _assign_several(studies, targets, settings)
     found = assign_targets(studies, targets[0])
     if settings.ordered:
         found = order_classes(found, targets[0], settings.order)
@@ -63,7 +63,7 @@ def _assign_survival(studies: Sequence[Study], targets: Sequence[Target], settin
     return Assigned(survival_task(found, targets[0], settings), found, missing)
 
 
-def _assign_labels(studies: Sequence[Study], targets: Sequence[Target], settings: TaskSettings) -> Assigned:
+def _assign_several(studies: Sequence[Study], targets: Sequence[Target], settings: TaskSettings) -> Assigned:
     names = tuple(target.expression for target in targets)
     if len(set(names)) < len(names):
         raise LabelError(f"of the {len(names)} targets {', '.join(names)} one is named twice: name each label once")
@@ -81,5 +81,16 @@ def _assign_labels(studies: Sequence[Study], targets: Sequence[Target], settings
     keys = [study.study_key for study in studies]
     every = {key: tuple(own.by_study.get(key, UNKNOWN) for own in found) for key in keys}
     by_study = {key: labels for key, labels in every.items() if any(label != UNKNOWN for label in labels)}
-    task = Task(target=", ".join(names), kind="multilabel", classes=names)
-    return Assigned(task, by_study, tuple(key for key in keys if key not in by_study))
+    parts = tuple(
+        Task.of(target.expression, _told_apart(target, own.classes)) for target, own in zip(targets, found, strict=True)
+    )
+    return Assigned(Task.of_several(parts), by_study, tuple(key for key in keys if key not in by_study))
+
+
+def _told_apart(target: Target, classes: Sequence[str]) -> tuple[str, ...]:
+    """Return names of classes that say which target they are of.
+
+    >>> _told_apart(Target("side"), ("left", "right"))
+    ('side=left', 'side=right')
+    """
+    return tuple(classes) if target.operator is not None else tuple(f"{target.column}={name}" for name in classes)

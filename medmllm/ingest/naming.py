@@ -17,7 +17,7 @@ from medmllm.ingest.looking import PURPOSE, StoredRow, recognised_of
 from medmllm.ingest.recognise import Kind, Recognised
 from medmllm.ingest.sealing import Seal
 from medmllm.ingest.walk import FoundFile
-from medmllm.records import NoteReference, RecordingReference, SeriesReference, Study
+from medmllm.records import NoteReference, RecordingReference, Refusal, SeriesReference, Study
 from medmllm.table_rows import LinkageRow, ProblemRow
 
 Told = TypeVar("Told")
@@ -66,7 +66,13 @@ class Maker(Generic[Told]):
         draft.recordings = [item.found for item in items if item.kind is Kind.RECORDING]
         linkage: dict[str, LinkageRow] = {}
         study = _name_study(draft, self.keyring, linkage)
-        return IndexedStudy(study, tuple(_problems_of(draft, study)), tuple(linkage.values()))
+        problems = [*_problems_of(draft, study)]
+        for item in items:
+            if item.kind is Kind.RECORDING and item.refusal:
+                key = self.keyring.file(item.found.relative)
+                linkage[key] = link(key, "file", item.found.relative)
+                problems.append(_problem(key, study.study_key, item.refusal))
+        return IndexedStudy(study, tuple(problems), tuple(linkage.values()))
 
 
 def _fates(study: Study, items: Sequence[Recognised]) -> list[Fate]:
@@ -78,6 +84,9 @@ def _fates(study: Study, items: Sequence[Recognised]) -> list[Fate]:
     known: dict[tuple[int, ...], Fate] = {}
     fates = []
     for item in items:
+        if item.kind is Kind.RECORDING and item.refusal:
+            fates.append(_refused(study, item.refusal))
+            continue
         held = holding.get(item.dicom[0].file if item.dicom else item.found.path, ())
         if held not in known:
             known[held] = _fate(study, [study.series[number] for number in held])
@@ -88,15 +97,12 @@ def _fates(study: Study, items: Sequence[Recognised]) -> list[Fate]:
 def _fate(study: Study, series: Sequence[SeriesReference]) -> Fate:
     first = series[0] if series else None
     refusal = first.refusal if first and all(one.refusal for one in series) else None
-    return Fate(
-        status="refused" if refusal else "used",
-        code=refusal.code if refusal else None,
-        reason=refusal.reason if refusal else None,
-        retryable=refusal.retryable if refusal else False,
-        study_key=study.study_key,
-        series_key=first.series_key if first else None,
-        series=len(series),
-    )
+    fate = _refused(study, refusal) if refusal else Fate("used", study_key=study.study_key)
+    return fate._replace(series_key=first.series_key if first else None, series=len(series))
+
+
+def _refused(study: Study, refusal: Refusal) -> Fate:
+    return Fate("refused", refusal.code, refusal.reason, refusal.retryable, study.study_key)
 
 
 def _problems_of(draft: StudyDraft, study: Study) -> Iterator[ProblemRow]:
@@ -104,16 +110,14 @@ def _problems_of(draft: StudyDraft, study: Study) -> Iterator[ProblemRow]:
     for series, reference in zip(draft.series, study.series, strict=True):
         yield from (_problem(reference.series_key, study.study_key, remark) for remark in series.remarks)
         if reference.refusal:
-            yield ProblemRow(
-                where_key=reference.series_key, study_key=study.study_key, severity="refused",
-                code=reference.refusal.code, reason=reference.refusal.reason, retryable=reference.refusal.retryable,
-            )  # fmt: skip
+            yield _problem(reference.series_key, study.study_key, reference.refusal)
 
 
-def _problem(where_key: str, study_key: str, remark: Remark) -> ProblemRow:
+def _problem(where_key: str, study_key: str, found: Remark | Refusal) -> ProblemRow:
+    severity, retryable = ("refused", found.retryable) if isinstance(found, Refusal) else (found.severity, False)
     return ProblemRow(
-        where_key=where_key, study_key=study_key, severity=remark.severity, code=remark.code, reason=remark.reason,
-        retryable=False,
+        where_key=where_key, study_key=study_key, severity=severity, code=found.code, reason=found.reason,
+        retryable=retryable,
     )  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def recognise(found: FoundFile) -> Recognised:
         if kind is Kind.NIFTI:
             return _recognise_nifti(found)
         if kind is Kind.RECORDING:
-            audio.check_recording(found.path)
+            return _recognise_recording(found)
         problem = _not_for_us(found) if kind is Kind.OTHER else None
         return Recognised(found, kind, problem=problem)
     except MedmllmError as error:
@@ -114,6 +114,17 @@ def _recognise_nifti(found: FoundFile) -> Recognised:
         return Recognised(found, Kind.NIFTI, nifti=nifti.read_header(found.path))
     except IngestError as error:
         return Recognised(found, Kind.NIFTI, refusal=Refusal.of(error, "index"))
+
+
+def _recognise_recording(found: FoundFile) -> Recognised:
+    """A damaged recording still belongs to its study, unless it is a hidden file, such as those that macOS leaves."""
+    try:
+        audio.check_recording(found.path)
+    except IngestError as error:
+        if found.name.startswith("."):
+            raise
+        return Recognised(found, Kind.RECORDING, refusal=Refusal.of(error, "index"))
+    return Recognised(found, Kind.RECORDING)
 
 
 def _not_for_us(found: FoundFile) -> FileProblem:

@@ -230,8 +230,3 @@ class StudyClassifier(nn.Module):
         hidden = torch.rand(present.shape, device=present.device) < self.modality_dropout
         kept = present & ~hidden
         return torch.where(kept.any(dim=1, keepdim=True), kept, present)
-
-
-def output_count(classes: tuple[str, ...]) -> int:
-    """Return the number of logits for a task: one when binary, else one per class."""
-    return 1 if len(classes) == 2 else len(classes)

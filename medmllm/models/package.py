@@ -3,7 +3,7 @@
     fold models + tokenizers + card -> folder -> the same models, checked
 
     model.json                 the card (model_documents.ModelCard): task, contract, calibration, digests
-    fold_K.safetensors         weights of fold K
+    fold_K.safetensors         weights of fold K; fold_K_I of its inner fold I, as below
     tokenizer/fold_K/          tokenizer and text-encoder configuration of fold K
     table/fold_K.json          how fold K codes the columns of the label table
     background.safetensors     the attribution baseline: the mean training image
@@ -25,9 +25,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from medmllm.documents import PreprocessingContract, TextSettings
 from medmllm.errors import ConfigError, PackageError
-from medmllm.model_documents import FoldModel, ModelCard, ModelSettings
+from medmllm.model_documents import FoldModel, FoldSurvival, ModelCard, ModelSettings, Task
 from medmllm.models.audio_encoder import AudioEncoder
-from medmllm.models.classifier import StudyClassifier, output_count
+from medmllm.models.classifier import StudyClassifier
 from medmllm.models.image_encoder import ImageEncoder, check_grid
 from medmllm.models.note_windows import Windows
 from medmllm.models.survival_head import CoxHead, HazardHead
@@ -52,7 +52,7 @@ TABLE = "table"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoldNetwork:
-    """One fold's network and the tokenizer it was trained with."""
+    """One network of a fold, and the tokenizer it was trained with."""
 
     network: StudyClassifier
     tokenizer: PreTrainedTokenizerBase | None  # None where no note is read
@@ -69,7 +69,7 @@ class ModelPackage:
     """A loaded package, ready to score."""
 
     card: ModelCard
-    folds: tuple[FoldNetwork, ...]
+    folds: tuple[FoldNetwork, ...]  # as in the card
     background: Tensor | None  # (channels, x, y, z); None without an image encoder
 
     @property
@@ -81,27 +81,21 @@ class ModelPackage:
 def build_network(
     contract: PreprocessingContract,
     settings: ModelSettings,
-    classes: tuple[str, ...],
+    task: Task,
     text_network: nn.Module | None,
     codes: TableCodes | None = None,
     *,
-    ordered: bool = False,
-    labels: bool = False,
-    intervals: int = 0,
-    cox: bool = False,
+    survival: FoldSurvival | None = None,
 ) -> StudyClassifier:
     """Return a classifier for a contract; all but `text_network` has fresh weights.
 
     Args:
         contract: Says which modalities the model reads, and through which channels.
         settings: The parts by name.
-        classes: Class names; two make a binary task with one logit.
+        task: Says how many logits there are, and whether they come from one score.
         text_network: The Hugging Face encoder; None when the contract reads no text.
         codes: Of the fold; None when the contract reads no table.
-        ordered: The classes stand in an order, lowest first.
-        labels: The classes are labels side by side, with a logit each.
-        intervals: Of a time to an event, in which the hazards are told; 0: another kind of target.
-        cox: They come from one log-risk and a baseline.
+        survival: Of the fold; None when the task is no time to an event.
 
     Raises:
         ConfigError: An unknown part, or a grid too small for the network.
@@ -109,7 +103,8 @@ def build_network(
     if contract.image is not None:
         check_grid(settings, contract.image.size)
     windows = None if contract.text is None else Windows(contract.text.window, contract.text.overlap)
-    outputs = len(classes) if labels else output_count(classes)
+    intervals = 0 if survival is None else len(survival.bounds)
+    cox = task.survival is not None and task.survival.model == "cox"
     network = StudyClassifier(
         settings,
         image_encoder=None if contract.image is None else ImageEncoder(settings, len(contract.image.channels)),
@@ -118,8 +113,8 @@ def build_network(
         else TextEncoder(text_network, batch_norm=settings.text_batch_norm, windows=windows),
         audio_encoder=None if contract.recording is None else AudioEncoder(settings, contract.recording.mels),
         table_encoder=None if codes is None else TableEncoder(settings, codes),
-        outputs=(1 if cox else intervals) or outputs,
-        ordered=ordered,
+        outputs=task.outputs if cox or not intervals else intervals,
+        ordered=task.kind == "ordinal",
     )
     if intervals:
         network.head = CoxHead(intervals) if cox else HazardHead(intervals)
@@ -152,28 +147,38 @@ def new_text_network(text: TextSettings, settings: ModelSettings, tokenizer: Pre
     return network
 
 
-def write_weights(folder: Path, fold: int, member: FoldNetwork) -> None:
-    """Write one fold's weights, tokenizer and text-encoder configuration into a package folder."""
+def write_weights(folder: Path, fold: int, member: FoldNetwork, inner: int | None = None) -> None:
+    """Write one network's weights, tokenizer and text-encoder configuration into a package folder."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in member.network.state_dict().items()}
-    save_file(state, folder / weights_name(fold))
+    save_file(state, folder / weights_name(fold, inner))
     if member.tokenizer is not None and member.network.text_encoder is not None:
-        target = folder / "tokenizer" / f"fold_{fold}"
+        target = folder / tokenizer_name(fold, inner)
         member.tokenizer.save_pretrained(str(target))
         member.network.text_encoder.config.save_pretrained(str(target))
     if member.codes is not None:
         (folder / TABLE).mkdir(exist_ok=True)
-        member.codes.write(folder / codes_name(fold))
+        member.codes.write(folder / codes_name(fold, inner))
 
 
-def weights_name(fold: int) -> str:
-    """Return the file name of a fold's weights."""
-    return f"fold_{fold}.safetensors"
+def network_name(fold: int, inner: int | None = None) -> str:
+    """Return what the files of a fold's network, or of an inner fold's, are called."""
+    return f"fold_{fold}" if inner is None else f"fold_{fold}_{inner}"
 
 
-def codes_name(fold: int) -> str:
-    """Return the relative file name of how a fold codes the table."""
-    return f"{TABLE}/fold_{fold}.json"
+def weights_name(fold: int, inner: int | None = None) -> str:
+    """Return the file name of a network's weights."""
+    return f"{network_name(fold, inner)}.safetensors"
+
+
+def codes_name(fold: int, inner: int | None = None) -> str:
+    """Return the relative file name of how a network codes the table."""
+    return f"{TABLE}/{network_name(fold, inner)}.json"
+
+
+def tokenizer_name(fold: int, inner: int | None = None) -> str:
+    """Return the relative name of the folder with a network's tokenizer."""
+    return f"tokenizer/{network_name(fold, inner)}"
 
 
 def write_background(folder: Path, background: Tensor) -> None:
@@ -236,7 +241,7 @@ def check_package(folder: Path, card: ModelCard) -> None:
     expected = dict(card.files) | {fold.weights: fold.weights_sha256 for fold in card.folds}
     if card.contract.image is not None and BACKGROUND not in expected:
         raise PackageError(f"{CARD} does not list {BACKGROUND}, which a model that reads images has.")
-    lacking = [codes_name(fold.fold) for fold in card.folds if codes_name(fold.fold) not in expected]
+    lacking = [name for name in (codes_name(fold.fold, fold.inner) for fold in card.folds) if name not in expected]
     if card.contract.table is not None and lacking:
         raise PackageError(f"{CARD} does not list {lacking[0]}, which a model that reads a table has.")
     # A file more beside a tokenizer would be read with it: these folders hold what the card lists, and nothing else.
@@ -254,22 +259,11 @@ def check_package(folder: Path, card: ModelCard) -> None:
 def _load_fold(folder: Path, card: ModelCard, fold: FoldModel, device: torch.device | str) -> FoldNetwork:
     tokenizer, text_network = None, None
     if card.contract.text is not None:
-        home = folder / "tokenizer" / f"fold_{fold.fold}"
+        home = folder / tokenizer_name(fold.fold, fold.inner)
         tokenizer = load_tokenizer(home, local_files_only=True)
         text_network = from_config(read_config(home))
-    codes = None if card.contract.table is None else TableCodes.read(folder / codes_name(fold.fold))
-    kind = card.task.kind
-    network = build_network(
-        card.contract,
-        card.model,
-        card.task.classes,
-        text_network,
-        codes,
-        ordered=kind == "ordinal",
-        labels=kind == "multilabel",
-        intervals=0 if fold.survival is None else len(fold.survival.bounds),
-        cox=card.task.survival is not None and card.task.survival.model == "cox",
-    )
+    codes = None if card.contract.table is None else TableCodes.read(folder / codes_name(fold.fold, fold.inner))
+    network = build_network(card.contract, card.model, card.task, text_network, codes, survival=fold.survival)
     try:
         network.load_state_dict(_read_tensors(folder / fold.weights))
     except RuntimeError as error:

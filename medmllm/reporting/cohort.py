@@ -6,7 +6,7 @@ Every number of a table is evaluation.json's. At the top stand the document's re
 interval lies above zero; a difference whose interval includes zero is never called one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from medmllm.config import TrainConfig
 from medmllm.model_documents import ModelCard
 from medmllm.reporting.page import write_page
 from medmllm.reporting.training_figures import TrainingFigures
-from medmllm.result_documents import EvaluationDocument, MetricDocument
+from medmllm.result_documents import EvaluationDocument, MetricDocument, TargetEvaluation
 
 METRICS = {
     "auroc": ("AUROC", "chance that a study of a class ranks above one of another; 0.5 is guessing, 1 is perfect"),
@@ -46,17 +46,26 @@ class MetricLine:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetPart:
+    """What the page tells of one target, or of the means over several."""
+
+    told: TargetEvaluation
+    number: str  # ends the ids of its headings; empty where there is one target
+    lines: tuple[MetricLine, ...]
+    differences: tuple[tuple[str, MetricDocument], ...]  # in words, the difference
+    figures: TrainingFigures | None
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingPage:
     """What the template training.html.j2 reads."""
 
     evaluation: EvaluationDocument
     card: ModelCard
     settings: TrainConfig | None
-    lines: tuple[MetricLine, ...]
-    by_label: tuple[tuple[str, MetricDocument], ...]  # arm, metric of one of several labels
-    differences: tuple[tuple[str, MetricDocument], ...]  # in words, the difference
+    means: TargetPart | None  # over several targets
+    targets: tuple[TargetPart, ...]
     gains: tuple[str, ...]
-    figures: TrainingFigures
     labels: Mapping[str, str]  # metric -> how it is called
 
 
@@ -64,7 +73,7 @@ def write_training_report(
     path: Path,
     *,
     evaluation: EvaluationDocument,
-    figures: TrainingFigures,
+    figures: Sequence[TrainingFigures],
     card: ModelCard,
     settings: TrainConfig | None = None,
 ) -> None:
@@ -73,7 +82,7 @@ def write_training_report(
     Args:
         path: RUN/report.html; its folder exists.
         evaluation: Every number in a table comes from here.
-        figures: As of `draw_figures`.
+        figures: As of `draw_figures`, of each target.
         card: The packaged model.
         settings: The resolved settings, for the summary.
     """
@@ -81,19 +90,35 @@ def write_training_report(
         evaluation=evaluation,
         card=card,
         settings=settings,
-        lines=metric_lines(evaluation),
-        by_label=tuple((arm.arm, metric) for arm in evaluation.arms for metric in arm.metrics if metric.group != "all"),
-        differences=tuple((_describe(metric), metric) for metric in evaluation.differences),
-        gains=tuple(filter(None, (_gain(metric, evaluation.confidence) for metric in evaluation.differences))),
-        figures=figures,
+        means=_part(evaluation) if evaluation.targets else None,
+        targets=tuple(
+            _part(told, own, str(number) if evaluation.targets else "")
+            for number, (told, own) in enumerate(zip(evaluation.each, figures, strict=True), start=1)
+        ),
+        gains=tuple(_gains(evaluation)),
         labels={name: label for name, (label, _) in METRICS.items()},
     )
     write_page(path, "training.html.j2", synthetic=evaluation.synthetic or card.synthetic, page=page)
 
 
-def metric_lines(evaluation: EvaluationDocument) -> tuple[MetricLine, ...]:
+def _part(told: TargetEvaluation, figures: TrainingFigures | None = None, number: str = "") -> TargetPart:
+    differences = tuple((_describe(metric), metric) for metric in told.differences)
+    return TargetPart(told, number, metric_lines(told), differences, figures)
+
+
+def _gains(evaluation: EvaluationDocument) -> Iterator[str]:
+    """Yield what fusion gains, also for each of several targets, in words."""
+    for told in (evaluation, *evaluation.targets):
+        start = "" if told is evaluation else f"{told.task.target}: "
+        for metric in told.differences:
+            gain = _gain(metric, evaluation.confidence)
+            if gain is not None:
+                yield start + gain
+
+
+def metric_lines(told: TargetEvaluation) -> tuple[MetricLine, ...]:
     """Return the metrics over all studies, one line each, in the order of their first arm."""
-    tables = [{m.name: m for m in arm.metrics if m.group == "all"} for arm in evaluation.arms]
+    tables = [{m.name: m for m in arm.metrics if m.group == "all"} for arm in told.arms]
     names = list(dict.fromkeys(name for table in tables for name in table))
     lines = []
     for name in names:

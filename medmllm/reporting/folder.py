@@ -10,6 +10,7 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from medmllm.evaluation.leading import leading_label
 from medmllm.model_documents import ModelCard
 from medmllm.reporting.page import write_page
 from medmllm.result_documents import ScoringSummary
@@ -29,7 +30,7 @@ class ScoredStudy:
     """One row of the table of scored studies."""
 
     row: PredictionRow | SurvivalPredictionRow
-    probability_of: str | None  # of several labels, the one whose probability is shown; else None
+    probability_of: str | None  # of several targets, the class whose probability is shown; else None
     explained: bool
     report: str | None  # relative link; None when there is no such file
     prediction: str | None
@@ -75,7 +76,7 @@ def write_folder_index(
         scored=tuple(
             ScoredStudy(
                 row=row,
-                probability_of=_label_shown(row, card),
+                probability_of=_class_shown(row, card),
                 explained=row.study_key in explained,
                 report=_link(out, f"studies/{row.study_key}/report.html"),
                 prediction=_link(out, f"studies/{row.study_key}/prediction.json"),
@@ -89,18 +90,17 @@ def write_folder_index(
 
 
 def _shown(card: ModelCard) -> str:
-    if card.task.kind in ("binary", "survival"):
+    if card.task.outputs == 1:
         return f"“{card.task.classes[1]}”"
-    return "the label named beside it" if card.task.kind == "multilabel" else "the predicted class"
+    return "the class named beside it" if card.task.several else "the predicted class"
 
 
-def _label_shown(row: PredictionRow | SurvivalPredictionRow, card: ModelCard) -> str | None:
-    """Return the likeliest label of those that reach their operating points, or of all where none does."""
-    if card.task.kind != "multilabel" or isinstance(row, SurvivalPredictionRow):
+def _class_shown(row: PredictionRow | SurvivalPredictionRow, card: ModelCard) -> str | None:
+    """Return of several targets the class that leads; None where there is one target."""
+    if not card.task.several or isinstance(row, SurvivalPredictionRow):
         return None
-    points = card.operating_points or {}
-    reached = [name for name, chance in row.probabilities.items() if chance >= points[name]]
-    return max(reached or row.probabilities, key=row.probabilities.__getitem__)
+    classes = card.task.classes
+    return classes[leading_label([row.probabilities[name] for name in classes], card)]
 
 
 def _link(out: Path, relative: str) -> str | None:

@@ -10,17 +10,18 @@ import re
 import shutil
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from markupsafe import Markup
 
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.discrimination import IntArray
+from medmllm.model_documents import Task
 from medmllm.reporting.curves import decision_chart, learning_chart, reliability_points, roc_points
 from medmllm.reporting.page import environment, write_page
-from medmllm.result_documents import EvaluationDocument
-from medmllm.trust_documents import DecisionCurveDocument
+from medmllm.result_documents import TargetEvaluation
+from medmllm.trust_documents import DecisionCurveDocument, LearningCurveDocument
 
 FIGURES = "figures"  # folder in RUN
 CAPTION_LETTERS = 54  # that fit side by side under a figure
@@ -55,7 +56,7 @@ class TrainingFigure:
 class TrainingFigures:
     """The figures of a training, by the section that shows them."""
 
-    curves: tuple[TrainingFigure, ...]  # ROC, then the reliability of each arm; empty for several labels
+    curves: tuple[TrainingFigure, ...]  # ROC, then the reliability of each arm
     decision: TrainingFigure | None  # binary alone
     learning: TrainingFigure | None  # where it was asked for
 
@@ -63,6 +64,15 @@ class TrainingFigures:
     def all(self) -> tuple[TrainingFigure, ...]:
         """All of them, in the order of the report."""
         return (*self.curves, *filter(None, [self.decision, self.learning]))
+
+    def named(self, end: str) -> "TrainingFigures":
+        """Return the same figures with an ending to the names of their files."""
+
+        def one(figure: TrainingFigure | None) -> TrainingFigure | None:
+            return figure and replace(figure, name=figure.name + end)
+
+        curves = tuple(replace(figure, name=figure.name + end) for figure in self.curves)
+        return TrainingFigures(curves, one(self.decision), one(self.learning))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,30 +85,42 @@ class FigurePage:
     height: int  # with the caption
 
 
-def draw_figures(evaluation: EvaluationDocument, arms: Sequence[OutOfFold], targets: IntArray) -> TrainingFigures:
-    """Return the figures of one training.
+def draw_figures(
+    told: TargetEvaluation,
+    arms: Sequence[OutOfFold],
+    targets: IntArray,
+    *,
+    confidence: float,
+    synthetic: bool = False,
+    end: str = "",
+) -> TrainingFigures:
+    """Return the figures of one target.
 
     Args:
-        evaluation: Its result.
+        told: Its result.
         arms: What each arm said of every study.
         targets: True class index of the same studies; shape (studies,).
+        confidence: Level of the intervals.
+        synthetic: The studies are.
+        end: Of the files' names, where there are several targets.
     """
-    curves = (_roc(evaluation, arms, targets), *_reliability(evaluation, arms, targets)) if arms else ()
-    decision = _decision(evaluation.decision_curves, evaluation.task.classes[-1])
-    return TrainingFigures(curves, decision, _learning(evaluation))
+    curves = (_roc(told, arms, targets), *_reliability(told.task, arms, targets, synthetic=synthetic))
+    decision = _decision(told.decision_curves, told.task.classes[-1])
+    drawn = TrainingFigures(curves, decision, _learning(told.learning_curve, confidence))
+    return drawn.named(end)
 
 
-def write_figures(folder: Path, figures: TrainingFigures, *, synthetic: bool) -> None:
+def write_figures(folder: Path, figures: Sequence[TrainingFigures], *, synthetic: bool) -> None:
     """Write each figure as FOLDER/NAME.svg, in place of those that are there.
 
     Args:
         folder: RUN/figures.
-        figures: Of the training.
+        figures: Of each target.
         synthetic: The word "synthetic" stands in each.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for figure in figures.all:
+    for figure in (figure for own in figures for figure in own.all):
         words = figure.caption + (" (synthetic)" if synthetic else "") + "."
         lines = tuple(textwrap.wrap(words, CAPTION_LETTERS))
         page = FigurePage(figure, _light_style(), lines, figure.height + LINE_HEIGHT * (len(lines) + 1))
@@ -119,8 +141,8 @@ def _draw(macro: str, *arguments: object) -> Markup:
     return drawn
 
 
-def _roc(evaluation: EvaluationDocument, arms: Sequence[OutOfFold], targets: IntArray) -> TrainingFigure:
-    task = evaluation.task
+def _roc(told: TargetEvaluation, arms: Sequence[OutOfFold], targets: IntArray) -> TrainingFigure:
+    task = told.task
     ordered = task.kind == "ordinal"
     paths = [(arm.arm, _path(roc_points(arm.probabilities, targets, ordered=ordered))) for arm in arms]
     of_what = (
@@ -137,11 +159,11 @@ def _roc(evaluation: EvaluationDocument, arms: Sequence[OutOfFold], targets: Int
 
 
 def _reliability(
-    evaluation: EvaluationDocument, arms: Sequence[OutOfFold], targets: IntArray
+    task: Task, arms: Sequence[OutOfFold], targets: IntArray, *, synthetic: bool
 ) -> tuple[TrainingFigure, ...]:
     points = [reliability_points(arm.probabilities, targets) for arm in arms]
     largest = max((point.n for own in points for point in own), default=1)
-    of_what = "the likeliest class" if evaluation.task.kind != "binary" else f"“{evaluation.task.classes[1]}”"
+    of_what = "the likeliest class" if task.kind != "binary" else f"“{task.classes[1]}”"
     found = []
     for number, (arm, own) in enumerate(zip(arms, points, strict=True)):
         told = "; ".join(f"predicted {p.predicted:.2f}, observed {p.observed:.2f} in {p.n}" for p in own)
@@ -151,7 +173,7 @@ def _reliability(
                 f"Reliability of the {arm.arm} arm: {told}",
                 f"Reliability, {arm.arm}: probability of {of_what} in ten bins; area shows the number of studies, "
                 "bars 95 % intervals. On the diagonal is calibrated",
-                _draw("reliability", number, own, largest, FRAME, evaluation.synthetic),
+                _draw("reliability", number, own, largest, FRAME, synthetic),
             )
         )
     return tuple(found)
@@ -171,8 +193,8 @@ def _decision(curves: Sequence[DecisionCurveDocument], event: str) -> TrainingFi
     )
 
 
-def _learning(evaluation: EvaluationDocument) -> TrainingFigure | None:
-    curve, chart = evaluation.learning_curve, learning_chart(evaluation.learning_curve)
+def _learning(curve: LearningCurveDocument | None, confidence: float) -> TrainingFigure | None:
+    chart = learning_chart(curve)
     if curve is None or chart is None:
         return None
     told = "; ".join(f"{mark.auroc:.3f} from {mark.patients:.0f}" for mark in chart.marks)
@@ -180,7 +202,7 @@ def _learning(evaluation: EvaluationDocument) -> TrainingFigure | None:
         "learning_curve",
         f"AUROC of the {curve.arm} arm by training patients: {told}",
         f"AUROC of the {curve.arm} arm out of fold by the training patients of a fold, on average; bars "
-        f"{100 * evaluation.confidence:g} % intervals, dashed: guessing",
+        f"{100 * confidence:g} % intervals, dashed: guessing",
         _draw("learning", chart, _path(tuple((mark.x, mark.y) for mark in chart.marks)), FRAME),
     )
 

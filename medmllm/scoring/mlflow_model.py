@@ -23,7 +23,7 @@ from medmllm.ingest.keys import load_keyring
 from medmllm.ingest.study_folder import index_folder
 from medmllm.model_documents import ModelCard
 from medmllm.models.package import CARD, ModelPackage, load_package
-from medmllm.scoring.results import prediction_row, row_columns
+from medmllm.scoring.results import prediction_row
 from medmllm.scoring.study_folder import Refused, Scored, predicted_class, score_folder
 from medmllm.training.machine import Machine
 
@@ -79,7 +79,7 @@ def _rows(number: int, results: Iterable[Scored | Refused], package: ModelPackag
         row = prediction_row(result.prediction, package.card, predicted_class(result.prediction, package))
         each: dict[str, object] = {"row": number}
         for name, value in row:
-            each |= {f"{name}[{c}]": p for c, p in value.items()} if isinstance(value, dict) else {name: value}
+            each |= {f"{name}[{c}]": own for c, own in value.items()} if isinstance(value, dict) else {name: value}
         rows.append(each)
     return rows
 
@@ -91,17 +91,18 @@ def output_columns(card: ModelCard) -> list[ColSpec]:
     probability.
     """
     text, number = DataType.string, DataType.double
-    several, more = (
-        ("probabilities", ()) if card.task.survival is None else ("event_free", ("median_time", "log_hazard"))
-    )
+    numbers = [f"probabilities[{name}]" for name in card.task.classes]
+    if card.task.survival is not None:
+        free = [f"event_free[{name}]" for name in card.task.survival.horizon_names]
+        numbers = [*free, "median_time", "log_hazard"]
     return [
         ColSpec(DataType.long, "row"),
         ColSpec(text, "study_key"),
         ColSpec(text, "patient_key"),
         *(ColSpec(text, name, required=False) for name in ("predicted", "modalities_used", "weights_digest")),
         *(ColSpec(number, name, required=False) for name in ("probability", "interval_low", "interval_high")),
-        *(ColSpec(number, f"{several}[{name}]", required=False) for name in row_columns(card)),
-        *(ColSpec(number, name, required=False) for name in more),
+        *(ColSpec(number, name, required=False) for name in numbers),
+        *(ColSpec(text, f"predictions[{name}]", required=False) for name in card.task.names),
         ColSpec(DataType.boolean, "training_patient", required=False),
         *(ColSpec(text, name, required=False) for name in ("stage", "code", "reason")),
     ]

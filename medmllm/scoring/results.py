@@ -3,17 +3,22 @@
 Prediction, ModelCard -> PredictionRow, PredictionDocument
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from medmllm.evaluation.leading import predicted_labels, told_labels
 from medmllm.ingest.study_folder import StudyIndex
-from medmllm.model_documents import RISK_GROUPS, ModelCard
+from medmllm.model_documents import RISK_GROUPS, ModelCard, Task
 from medmllm.records import Prediction, Provenance
 from medmllm.result_documents import PredictionDocument, ScoringSummary
-from medmllm.scoring.labels import predicted_labels
 from medmllm.scoring.survival import survival_estimate, survival_row
 from medmllm.table_rows import PredictionRow, SurvivalPredictionRow
 
 NO_LABEL = "none"
+
+
+def row_type(card: ModelCard) -> type[PredictionRow] | type[SurvivalPredictionRow]:
+    """Return what a row of predictions.csv is."""
+    return PredictionRow if card.task.survival is None else SurvivalPredictionRow
 
 
 def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> PredictionRow | SurvivalPredictionRow:
@@ -36,21 +41,13 @@ def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> P
         interval_low=prediction.interval[0],
         interval_high=prediction.interval[1],
         conformal_set={} if chosen is None else {name: index in chosen for index, name in enumerate(classes)},
-        abstained=None if chosen is None else len(chosen) != 1,
+        abstained=None if chosen is None or card.task.several else len(chosen) != 1,
+        predictions=target_predictions(prediction, card),
+        undecided={} if chosen is None else undecided(chosen, card.task),
         modalities_used="+".join(prediction.modalities_used),
         training_patient=prediction.training_patient,
         weights_digest=prediction.weights_digest,
     )
-
-
-def row_type(card: ModelCard) -> type[PredictionRow] | type[SurvivalPredictionRow]:
-    """Return what a row of predictions.csv is."""
-    return PredictionRow if card.task.survival is None else SurvivalPredictionRow
-
-
-def row_columns(card: ModelCard) -> tuple[str, ...]:
-    """Return the names of the columns that a field of several numbers has: classes, or horizons."""
-    return card.task.classes if card.task.survival is None else card.task.survival.horizon_names
 
 
 def prediction_document(
@@ -64,11 +61,14 @@ def prediction_document(
         task=card.task,
         predicted=predicted_name(prediction, card, predicted),
         probability=shown_probability(prediction, card, predicted),
-        probability_of=card.task.classes[predicted] if card.task.kind == "multilabel" else None,
+        probability_of=card.task.classes[predicted] if card.task.several else None,
         probabilities=dict(zip(card.task.classes, prediction.probabilities, strict=True)),
         logits=prediction.logits,
         interval=prediction.interval,
-        operating_point=(card.operating_points or {}).get(card.task.classes[predicted], card.operating_point),
+        operating_point=(card.operating_points or {}).get(
+            card.task.place_of(predicted).task.target, card.operating_point
+        ),
+        predictions=target_predictions(prediction, card),
         calibration=card.calibration,
         conformal_set=None if chosen is None else tuple(card.task.classes[index] for index in chosen),
         survival=survival_estimate(prediction, card),
@@ -82,16 +82,33 @@ def prediction_document(
     )
 
 
+def target_predictions(prediction: Prediction, card: ModelCard) -> dict[str, str]:
+    """Return the class predicted for each of several targets; nothing where there is one."""
+    predicted = predicted_labels(prediction.probabilities, card)
+    return {name: card.task.classes[label] for name, label in zip(card.task.names, predicted, strict=False)}
+
+
+def undecided(chosen: Sequence[int], task: Task) -> dict[str, bool]:
+    """Return of each of several targets whether its conformal set is not a single class; nothing where there is one.
+
+    Args:
+        chosen: Class indices in the sets.
+        task: Says which classes are whose.
+    """
+    sizes = [sum(place.classes.start <= label < place.classes.stop for label in chosen) for place in task.places]
+    return {name: size != 1 for name, size in zip(task.names, sizes, strict=False)}
+
+
 def predicted_name(prediction: Prediction, card: ModelCard, predicted: int) -> str:
-    """Return the name of the predicted class; of several labels those that reach their operating points."""
-    if card.task.kind == "multilabel":
-        return "; ".join(predicted_labels(prediction.probabilities, card)) or NO_LABEL
-    return RISK_GROUPS[predicted] if card.task.kind == "survival" else card.task.classes[predicted]
+    """Return the name of the predicted class; of several targets the classes that are told in short."""
+    if card.task.several:
+        return "; ".join(told_labels(predicted_labels(prediction.probabilities, card), card)) or NO_LABEL
+    return RISK_GROUPS[predicted] if card.task.survival is not None else card.task.classes[predicted]
 
 
 def shown_probability(prediction: Prediction, card: ModelCard, predicted: int) -> float:
     """Return the probability that is shown: of the positive class or event, else of the predicted class or label."""
-    return prediction.probabilities[1 if card.task.kind in ("binary", "survival") else predicted]
+    return prediction.probabilities[1 if card.task.outputs == 1 else predicted]
 
 
 def summarise(

@@ -20,12 +20,9 @@ import torch
 from medmllm.attribution.gradients import class_to_explain, explain_study
 from medmllm.config import QualityPolicy, ScoreConfig
 from medmllm.errors import MedmllmError
-from medmllm.evaluation.calibration import to_probabilities
-from medmllm.evaluation.conformal import conformal_sets, vote
-from medmllm.evaluation.isotonic import calibrate
-from medmllm.evaluation.ordinal import median_class
-from medmllm.evaluation.survival import horizon_chances
-from medmllm.evaluation.survival_curve import log_hazards, median_times, risks, shared_times, time_grid
+from medmllm.evaluation.conformal import vote
+from medmllm.evaluation.fold_decisions import calibrate_fold, class_probabilities, fold_sets
+from medmllm.evaluation.leading import leading_label, predicted_labels
 from medmllm.model_documents import ModelCard
 from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.contract import nothing_to_read
@@ -44,12 +41,10 @@ from medmllm.records import (
     Sample,
     Stage,
     Study,
-    SurvivalEstimate,
     Values,
 )
-from medmllm.scoring.labels import leading_label
+from medmllm.scoring.survival import estimate, explained
 from medmllm.training.cohort import StudyParts, compare_note, inspect_parts, read_parts, stage_of
-from medmllm.training.label_fold import calibrate_labels, label_probabilities
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +74,7 @@ class Refused:
 class _Prepared:
     study: Study
     parts: StudyParts
-    samples: tuple[Sample, ...]  # one per fold: each fold has its own word pieces
+    samples: tuple[Sample, ...]  # one per network: each has its own word pieces
     findings: Findings = ()
 
 
@@ -133,7 +128,7 @@ def _prepare(study: Study, package: ModelPackage, policy: QualityPolicy) -> _Pre
 
 
 def _samples(study: Study, parts: StudyParts, package: ModelPackage) -> tuple[Sample, ...]:
-    """Return what each fold's model sees of a study."""
+    """Return what each network sees of a study."""
     contract = package.card.contract
     values, one = parts.values, package.folds[0]
     first = prepare_sample(
@@ -163,13 +158,15 @@ def _samples(study: Study, parts: StudyParts, package: ModelPackage) -> tuple[Sa
 
 
 def _log_unknown(study: Study, values: Values, package: ModelPackage) -> None:
-    """Name the columns whose category a fold model does not know; the cell counts as empty there."""
+    """Name the columns whose category a network does not know; the cell counts as empty there."""
     for column, lacking in _unknown(values, package).items():
-        logger.warning("study %s: the category in column %s is unknown to %d folds", study.study_key, column, lacking)
+        logger.warning(
+            "study %s: the category in column %s is unknown to %d networks", study.study_key, column, lacking
+        )
 
 
 def _unknown(values: Values | None, package: ModelPackage) -> Mapping[str, int]:
-    """Return the columns whose category some fold models do not know, and how many of them."""
+    """Return the columns whose category some networks do not know, and how many of them."""
     if values is None:
         return {}
     coded = [member.codes for member in package.folds if member.codes is not None]
@@ -238,24 +235,27 @@ def _predict_all(ready: Sequence[_Prepared], package: ModelPackage) -> list[Pred
 def predict(ready: Sequence[_Prepared], package: ModelPackage) -> list[Prediction]:
     """Return the prediction of each prepared study: the folds' calibrated logits, averaged.
 
+    A fold with inner folds is first averaged over its networks, as it was when it was evaluated.
+
     Args:
         ready: Studies prepared under the package's contract.
-        package: The fold models.
+        package: The networks.
     """
-    per_fold, asked = [], package.card.task.survival
+    per_network = []
     for number, (member, fold) in enumerate(zip(package.folds, package.card.folds, strict=True)):
         device = next(member.network.parameters()).device
         samples = [item.samples[number] for item in ready]
         batch = to_device(collate(samples, package.card.contract, pad_token_id=member.pad_token_id), device)
         raw = member.network(batch).double().cpu().numpy()
-        if fold.survival is not None and asked is not None:
-            per_fold.append(log_hazards(raw, fold.temperature, fold.survival, shared_times(asked.horizons)))
-        elif fold.labels is not None:
-            per_fold.append(calibrate_labels(raw, fold.labels))
-        else:
-            per_fold.append(calibrate(raw, fold.temperature, fold.isotonic))
-    stacked = np.stack(per_fold)  # (folds, studies, outputs)
+        per_network.append(calibrate_fold(raw, fold, package.card.task))
+    stacked = _per_fold(np.stack(per_network), package.card)
     return [_prediction(item, stacked[:, row], package) for row, item in enumerate(ready)]
+
+
+def _per_fold(logits: FloatArray, card: ModelCard) -> FloatArray:
+    """Return the mean over each fold's networks, (folds, studies, outputs), from (networks, studies, outputs)."""
+    ends = np.cumsum([len(networks) for networks in card.outer_folds])
+    return np.stack([own.mean(axis=0) for own in np.split(logits, ends[:-1])])
 
 
 def was_trained_on(study: Study, card: ModelCard) -> bool:
@@ -265,51 +265,22 @@ def was_trained_on(study: Study, card: ModelCard) -> bool:
 
 
 def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage) -> Prediction:
-    if package.card.task.survival is not None:
-        return _timed(item, logits, package)
-    mean = logits.mean(axis=0)
-    if package.card.task.kind == "multilabel":
-        probabilities, each = label_probabilities(mean), label_probabilities(logits)
-        shown = each[:, leading_label(probabilities.tolist(), package.card)]
-    else:
-        binary = logits.shape[1] == 1
-        probabilities = to_probabilities(mean if binary else mean[None])[0]
-        each = to_probabilities(logits[:, 0] if binary else logits)
-        shown = each[:, 1] if binary else each[:, chosen_class(probabilities, package.card)]
+    mean, task = logits.mean(axis=0), package.card.task
+    probabilities, each = class_probabilities(mean[None], task)[0], class_probabilities(logits, task)
+    shown = each[:, shown_class(probabilities.tolist(), package.card)]
+    survival = None if task.survival is None else estimate(mean, task.survival)
     return Prediction(
         study_key=item.study.study_key,
         patient_key=item.study.patient_key,
         probabilities=tuple(map(float, probabilities)),
-        logits=tuple(map(float, mean)),
+        logits=tuple(map(float, mean if task.survival is None else explained(mean, task.survival))),
         interval=(float(shown.min()), float(shown.max())),
         modalities_used=_modalities_used(item.samples),
         weights_digest=package.weights_digest,
         conformal_set=conformal_set(each, package.card),
         training_patient=was_trained_on(item.study, package.card),
+        survival=survival,
         unknown_categories=_unknown(item.parts.values, package),
-    )
-
-
-def _timed(item: _Prepared, log_hazards: FloatArray, package: ModelPackage) -> Prediction:
-    """Return the prediction of a time to an event, from every fold's log cumulative hazards (folds, times)."""
-    asked = package.card.task.survival
-    assert asked is not None  # of this kind of task
-    mean, count = log_hazards.mean(axis=0), len(asked.horizons)
-    each = horizon_chances(log_hazards, count)[:, 1]
-    median = float(median_times(mean[None, count:], time_grid(asked.horizons[-1]))[0])
-    return Prediction(
-        study_key=item.study.study_key,
-        patient_key=item.study.patient_key,
-        probabilities=tuple(map(float, horizon_chances(mean[None], count)[0])),
-        logits=(float(mean[count - 1]),),
-        interval=(float(each.min()), float(each.max())),
-        modalities_used=_modalities_used(item.samples),
-        weights_digest=package.weights_digest,
-        training_patient=was_trained_on(item.study, package.card),
-        survival=SurvivalEstimate(
-            event_free=tuple(map(float, 1 - risks(mean[:count]))),
-            median_time=None if np.isnan(median) else median,
-        ),
     )
 
 
@@ -321,33 +292,29 @@ def conformal_set(each: FloatArray, card: ModelCard) -> tuple[int, ...] | None:
         card: Gives the thresholds.
     """
     sets = []
-    for probabilities, fold in zip(each, card.folds, strict=True):
-        if fold.conformal_thresholds is None:
+    for probabilities, (fold, *_) in zip(each, card.outer_folds, strict=True):
+        own = fold_sets(probabilities[None], fold, card.task)
+        if own is None:
             return None
-        sets.append(conformal_sets(probabilities[None], fold.conformal_thresholds)[0])
+        sets.append(own[0])
     return tuple(map(int, np.flatnonzero(vote(np.stack(sets)))))
+
+
+def shown_class(probabilities: Sequence[float], card: ModelCard) -> int:
+    """Return the class whose probability is shown: the positive one or the event, else that of `predicted_class`."""
+    return 1 if card.task.outputs == 1 else _predicted(probabilities, card)
 
 
 def predicted_class(prediction: Prediction, package: ModelPackage) -> int:
     """Return the class index: at the operating point when binary, the median when ordered, else the most probable.
 
-    Of several labels it is the one that leads.
+    Of several targets it is the class that leads.
     """
-    if package.card.task.kind == "multilabel":
-        return leading_label(prediction.probabilities, package.card)
-    if len(prediction.probabilities) == 2:
-        return int(prediction.probabilities[1] >= package.card.operating_point)
-    return chosen_class(np.array(prediction.probabilities), package.card)
+    return _predicted(prediction.probabilities, package.card)
 
 
-def chosen_class(probabilities: FloatArray, card: ModelCard) -> int:
-    """Return the index of the median class when the classes have an order, else of the most probable one.
-
-    Args:
-        probabilities: Of one study; shape (classes,).
-        card: Gives the kind of task.
-    """
-    return int(median_class(probabilities[None])[0] if card.task.kind == "ordinal" else probabilities.argmax())
+def _predicted(probabilities: Sequence[float], card: ModelCard) -> int:
+    return leading_label(probabilities, card) if card.task.several else predicted_labels(probabilities, card)[0]
 
 
 def _explain(

@@ -1,12 +1,28 @@
-"""What a scored study's time to an event looks like in files.
+"""What the model says of a scored study's time to an event, and what it looks like in files.
 
-Prediction, ModelCard -> SurvivalPredictionRow, SurvivalEstimateDocument
+log cumulative hazards -> SurvivalEstimate; Prediction, ModelCard -> SurvivalPredictionRow, SurvivalEstimateDocument
 """
 
-from medmllm.model_documents import RISK_GROUPS, ModelCard
-from medmllm.records import Prediction
+import numpy as np
+
+from medmllm.evaluation.survival_curve import median_times, risks, time_grid
+from medmllm.model_documents import RISK_GROUPS, ModelCard, SurvivalTask
+from medmllm.records import FloatArray, Prediction, SurvivalEstimate
 from medmllm.survival_documents import SurvivalEstimateDocument
 from medmllm.table_rows import SurvivalPredictionRow
+
+
+def estimate(log_hazards: FloatArray, asked: SurvivalTask) -> SurvivalEstimate:
+    """Return what log cumulative hazards at the times that folds share say of one study; shape (times,)."""
+    count = len(asked.horizons)
+    median = float(median_times(log_hazards[None, count:], time_grid(asked.horizons[-1]))[0])
+    free = 1 - risks(log_hazards[:count])
+    return SurvivalEstimate(tuple(map(float, free)), None if np.isnan(median) else median)
+
+
+def explained(log_hazards: FloatArray, asked: SurvivalTask) -> FloatArray:
+    """Return the one that is explained, at the largest horizon; shape (1,)."""
+    return log_hazards[len(asked.horizons) - 1 : len(asked.horizons)]
 
 
 def survival_row(prediction: Prediction, card: ModelCard, predicted: int) -> SurvivalPredictionRow:

@@ -44,7 +44,9 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
     off = {"recording": not config.recording.enabled, "table": not config.table.columns}
     asked = [arm for arm in config.training.arms if not off.get(arm, False)]
     arms = [arm for arm in asked if has[arm]]
-    said = [f"No {arm} arm: the studies lack what it reads." for arm in asked if not has[arm]]
+    left = f"; others were refused ({len(cohort.refused)}), see training_ledger.csv" if cohort.refused else ""
+    lacking = f"the {len(cohort.members)} studies that can be read lack what it reads{left}"
+    said = [f"No {arm} arm: {lacking}." for arm in asked if not has[arm]]
     said += remark_missing(cohort, config.image.channels)
     if not arms:
         raise ConfigError("no study has what [training] arms reads: add notes or images, or name other arms")

@@ -1,7 +1,7 @@
 """Keep what training has reached, so that a killed run goes on to the result it would have had.
 
-    after each epoch: network, optimizer, schedule, random states, best weights -> ARM_fold_K.safetensors
-    after each fold:  its entry in the model card, its test logits -> ARM_fold_K.done.safetensors
+    after each epoch:   network, optimizer, schedule, random states, best weights -> ARM_fold_K.safetensors
+    after each network: its best epoch, its tuning and test logits -> ARM_fold_K.done.safetensors
 
 They lie in RUN/checkpoints until the run is whole. One file per state: tensors, and the rest as JSON in the header, so
 that one rename replaces all of it. No pickle. Each file carries the digests of the settings, the split and the cohort

@@ -30,7 +30,6 @@ from medmllm.records import (
     Note,
     QualityFinding,
     Recording,
-    RecordingReference,
     Refusal,
     Sample,
     SeriesReference,
@@ -120,6 +119,11 @@ class Cohort:
         return [member.sample.target for member in self.members if isinstance(member.sample.target, int)]
 
     @property
+    def known(self) -> list[Target]:
+        """Target of each member, of whichever kind."""
+        return [member.sample.target for member in self.members if member.sample.target is not None]
+
+    @property
     def survived(self) -> list[Survival]:
         """Time to an event of each member; empty where that is not the target."""
         return [member.sample.target for member in self.members if isinstance(member.sample.target, Survival)]
@@ -170,7 +174,7 @@ def read_parts(
     volumes = {name: read_volume(one, regrid=regrid) for name, one in series.items()} if kept is None else {}
     note = read_study_note(study) if contract.text is not None else None
     values = None if contract.table is None else read_values(study, contract.table)
-    recordings = () if contract.recording is None else tuple(map(_read_recording, study.recordings))
+    recordings = () if contract.recording is None else _read_recordings(study)
     return StudyParts(series, volumes, note, recordings, values, key, kept)
 
 
@@ -203,8 +207,12 @@ def pixel_digest(volume: Volume) -> str | None:
     return digest.hexdigest()
 
 
-def _read_recording(reference: RecordingReference) -> Recording:
-    return read_recording(reference.file)
+def _read_recordings(study: Study) -> tuple[Recording, ...]:
+    try:
+        return tuple(read_recording(reference.file) for reference in study.recordings)
+    except IngestError as error:
+        error.add_note(f"(in a recording of study {study.study_key})")
+        raise
 
 
 def sound_digest(recording: Recording) -> str | None:

@@ -1,9 +1,10 @@
 """Cross-validate models of each modality alone, and of all fused, on the same folds.
 
-    cohort, splits -> per arm and fold: fit; calibration, threshold and conformal thresholds on the tuning part
+    cohort, splits -> per arm and fold: fit one network, or one per inner fold; calibration, threshold and conformal
+    thresholds on their tuning parts
     -> out-of-fold predictions, also with each modality taken away, and of smaller trainings for a learning curve
 
-Each fold's network is written to its arm's folder as soon as it is trained, so memory stays flat. A run that was killed
+Each network is written to its arm's folder as soon as it is trained, so memory stays flat. A run that was killed
 goes on where it was: see resuming.
 """
 
@@ -16,23 +17,21 @@ import numpy as np
 
 from medmllm.config import TrainConfig
 from medmllm.documents import PreprocessingContract
-from medmllm.evaluation.calibration import to_probabilities
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.modality_use import Deprived
-from medmllm.evaluation.multilabel import LabelsOutOfFold
+from medmllm.evaluation.several import SeveralOutOfFold, out_of_fold
 from medmllm.evaluation.survival import SurvivalOutOfFold
-from medmllm.model_documents import FoldModel
+from medmllm.model_documents import FoldModel, Task
 from medmllm.training.arms import arm_contract, main_arm
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
 from medmllm.training.checkpoint import Origin
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
 from medmllm.training.epoch_count import EpochCount
-from medmllm.training.fold import FoldPrediction, predict_fold, train_fold
-from medmllm.training.label_fold import label_probabilities
+from medmllm.training.fold import FoldPrediction, decide_fold, train_network
 from medmllm.training.machine import set_determinism
 from medmllm.training.modality_test import assemble
 from medmllm.training.resuming import Kept, origin_of
-from medmllm.training.splits import FoldSplit, SplitPlan
+from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, outer_folds
 from medmllm.training.starting_weights import report_weights
 from medmllm.training.subsets import nested_subsets
 from medmllm.training.tracking import Run
@@ -45,7 +44,7 @@ class SmallerTraining:
 
     fraction: float
     folds: tuple[FoldSplit, ...]
-    out_of_fold: OutOfFold | LabelsOutOfFold | SurvivalOutOfFold
+    out_of_fold: OutOfFold | SeveralOutOfFold | SurvivalOutOfFold
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,9 +53,9 @@ class ArmResult:
 
     arm: Arm
     contract: PreprocessingContract  # the cohort's, less what the arm does not read
-    out_of_fold: OutOfFold | LabelsOutOfFold | SurvivalOutOfFold
-    folds: tuple[FoldModel, ...]
-    folder: Path  # holds the folds' weights and tokenizers
+    out_of_fold: OutOfFold | SeveralOutOfFold | SurvivalOutOfFold
+    folds: tuple[FoldModel, ...]  # one per network, those of a fold side by side
+    folder: Path  # holds the networks' weights and tokenizers
     deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
     smaller: tuple[SmallerTraining, ...] = ()  # of the main arm, where a learning curve is asked for
 
@@ -67,7 +66,7 @@ class Course:
 
     cohort: Cohort
     config: TrainConfig
-    classes: tuple[str, ...]
+    task: Task
     out: Path
     origin: Origin
     tracked: Run
@@ -79,18 +78,18 @@ def cross_validate(
     cohort: Cohort,
     plan: SplitPlan,
     config: TrainConfig,
-    classes: tuple[str, ...],
+    task: Task,
     *,
     out: Path,
     tracked: Run,
     advance: Callable[[int], None],
     resume: bool = False,
 ) -> tuple[ArmResult, ...]:
-    """Train every arm on the same folds, each fold in a child run of its own.
+    """Train every arm on the same folds, each network in a child run of its own.
 
-    Packages go to OUT/model (the main arm) and OUT/model_ARM; a fold's weights are written as soon as it is trained.
+    Packages go to OUT/model (the main arm) and OUT/model_ARM; a network's weights are written as soon as it is trained.
     What is reached is kept in OUT/checkpoints; with `resume`, training goes on from there. `advance` is told of every
-    epoch, and of those that a fold did not need when it is done.
+    epoch, and of those that a network did not need when it is done.
     """
     set_determinism(config.training)
     text = config.text.reading if cohort.has_notes else None
@@ -102,7 +101,7 @@ def cross_validate(
     for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:
         shutil.rmtree(earlier, ignore_errors=True)
     report_weights(config, contract, out)
-    course = Course(cohort, config, classes, out, origin_of(config, plan.digest, cohort), tracked, advance)
+    course = Course(cohort, config, task, out, origin_of(config, plan.digest, cohort), tracked, advance)
     results = {}
     for arm in arms:
         folder = out / ("model" if arm == main_arm(arms) else f"model_{arm}")
@@ -117,21 +116,25 @@ def _train_arm(
 ) -> ArmResult:
     """Train one arm on all folds; under `name` its runs are tracked and its checkpoints kept."""
     found = []
-    for split in folds:
-        child = course.tracked.child(f"{name} fold {split.fold}")
-        kept = Kept(course.out, folder, course.origin, name.replace(" ", "_"), split.fold)
-        done = kept.finished()
-        count = EpochCount(child, course.advance, course.config.training.epochs)
-        if done is None:
-            done = train_fold(split, course.cohort, contract, course.classes, course.config, kept, count)
-        task = course.config.task
-        own = predict_fold(*done, ordered=task.ordered, horizons=len(task.asked_horizons))
-        if own.model.labels is None:
-            child.log_metrics({"temperature": own.model.temperature, "threshold": own.model.threshold})
-        child.end()
+    for splits in outer_folds(folds):
+        children, trained = [], []
+        for split in splits:
+            child = course.tracked.child(f"{name} fold {split.name}")
+            kept = Kept(course.out, folder, course.origin, name.replace(" ", "_"), split.fold, split.inner)
+            done = kept.finished()
+            count = EpochCount(child, course.advance, course.config.training.epochs)
+            if done is None:
+                done = train_network(split, course.cohort, contract, course.task, course.config, kept, count)
+            children.append(child)
+            trained.append(done)
+            count.finish()
+        own = decide_fold(splits, trained, course.cohort, course.task, course.config, folder)
+        for child, model in zip(children, own.models, strict=True):
+            child.log_metrics(_decided(model))
+            child.end()
         found.append(own)
-        count.finish()
-    return _assemble(arm, contract, folds, found, folder, course.config.task.asked_horizons)
+    tests = [splits[0].test for splits in outer_folds(folds)]
+    return _assemble(arm, contract, tests, found, folder, course.task)
 
 
 def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) -> tuple[SmallerTraining, ...]:
@@ -144,7 +147,8 @@ def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) 
     if not fractions:
         return ()
     patients, seed = [member.sample.patient_key for member in members], config.training.seed
-    parts = nested_subsets(folds, patients, course.cohort.targets, fractions, seed=seed)
+    truth = course.cohort.labels or course.cohort.targets
+    parts = nested_subsets(folds, patients, truth, fractions, seed=seed)
     untested = config.evaluation.model_copy(update={"permutations": 0})  # use of modalities is told of whole trainings
     less = replace(course, config=config.model_copy(update={"evaluation": untested}))
     found = []
@@ -156,25 +160,27 @@ def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) 
     return tuple(found)
 
 
+def _decided(model: FoldModel) -> dict[str, float]:
+    """Return temperature and threshold, of several targets by `temperature_TARGET`, for tracking."""
+    each = {f"_{name}": own for name, own in model.targets.items()} or {"": model}
+    return {f"{what}{end}": getattr(own, what) for end, own in each.items() for what in ("temperature", "threshold")}
+
+
 def _assemble(
     arm: Arm,
     contract: PreprocessingContract,
-    splits: Sequence[FoldSplit],
+    tests: Sequence[IntArray],
     folds: Sequence[FoldPrediction],
     folder: Path,
-    horizons: tuple[float, ...],
+    task: Task,
 ) -> ArmResult:
-    order = np.concatenate([split.test for split in splits]).argsort()
+    """Lay the folds' test parts together, in the order of the cohort."""
+    order = np.concatenate(tests).argsort()
     logits = np.concatenate([found.logits for found in folds])[order]
     predicted = np.concatenate([found.predicted for found in folds])[order]
-    out_of_fold: OutOfFold | LabelsOutOfFold | SurvivalOutOfFold
-    if horizons:
-        out_of_fold = SurvivalOutOfFold(arm, horizons, logits, predicted)
-    elif folds[0].model.labels is not None:
-        out_of_fold = LabelsOutOfFold(arm, label_probabilities(logits), logits, predicted)
-    else:
-        sets = np.concatenate([found.sets for found in folds if found.sets is not None])[order]
-        shown = logits[:, 0] if logits.shape[1] == 1 else logits
-        out_of_fold = OutOfFold(arm, to_probabilities(shown), shown, predicted, sets)
-    deprived = assemble([(split.test, found.deprived) for split, found in zip(splits, folds, strict=True)], len(order))
-    return ArmResult(arm, contract, out_of_fold, tuple(found.model for found in folds), folder, deprived)
+    kept = [found.sets for found in folds if found.sets is not None]
+    sets = np.concatenate(kept)[order] if kept else None
+    deprived = assemble([(test, found.deprived) for test, found in zip(tests, folds, strict=True)], len(order))
+    said = out_of_fold(arm, logits, predicted, sets, task)
+    models = tuple(model for found in folds for model in found.models)
+    return ArmResult(arm, contract, said, models, folder, deprived)

@@ -1,13 +1,15 @@
-"""Train one fold's network of one arm, decide on its tuning part, and predict its test part.
+"""Train the networks of one fold of one arm, decide on their tuning parts, and predict the fold's test part.
 
-    split, cohort, contract -> fit -> temperature, threshold and conformal thresholds from the tuning part
-    -> the fold's entry in the card, calibrated logits of the test part, also with each modality taken away
+    split, cohort, contract -> fit -> raw logits of the tuning and the test part
+    tuning logits of the fold's networks, pooled -> temperature, threshold and conformal thresholds
+    -> entries in the card, calibrated logits of the test part, also with each modality taken away
 
-The test part has no say in anything that is decided. The network is written before the next one is trained.
+The test part has no say in anything that is decided. Each network is written before the next one is trained.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,12 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from medmllm.config import TrainConfig
 from medmllm.documents import PreprocessingContract
-from medmllm.evaluation.calibration import to_probabilities
-from medmllm.evaluation.conformal import conformal_sets
 from medmllm.evaluation.discrimination import BoolArray, IntArray
-from medmllm.evaluation.ordinal import median_class
-from medmllm.evaluation.survival import horizon_chances
-from medmllm.model_documents import FoldModel
+from medmllm.evaluation.fold_decisions import calibrate_fold, class_probabilities, fold_sets, predicted_classes
+from medmllm.model_documents import FoldModel, Task, TuningDecisions
 from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
 from medmllm.provenance import file_digest
@@ -28,48 +27,48 @@ from medmllm.records import FloatArray, Sample
 from medmllm.table_documents import TableCodes
 from medmllm.training.cohort import Cohort
 from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
-from medmllm.training.label_fold import label_probabilities, labels_predicted
 from medmllm.training.loop import Tracker, fit, predict_logits
 from medmllm.training.machine import Machine
 from medmllm.training.modality_test import FoldDeprived, take_away
 from medmllm.training.note_features import read_notes
-from medmllm.training.resuming import Kept
+from medmllm.training.resuming import Kept, NetworkResult
 from medmllm.training.splits import FoldSplit
 from medmllm.training.starting_weights import start_from_weights
 from medmllm.training.survival_fold import Timeline, fold_timeline, survived_of
-from medmllm.training.tuning_part import decide_on_tuning
+from medmllm.training.tuning_part import UNDECIDED, decide_each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoldPrediction:
     """One fold's model on its test part."""
 
-    model: FoldModel
-    logits: FloatArray  # (studies, outputs), calibrated
-    predicted: IntArray | BoolArray  # (studies,) class index; or (studies, labels)
-    sets: BoolArray | None  # (studies, classes): in the conformal set; None for several labels and times
-    deprived: FoldDeprived  # the same studies, with each modality taken away
+    models: tuple[FoldModel, ...]  # its networks: one, or one per inner fold
+    logits: FloatArray  # (studies, outputs), calibrated; mean over the networks
+    predicted: IntArray  # (studies, targets) class index
+    sets: BoolArray | None  # (studies, classes): in the conformal set
+    deprived: FoldDeprived  # probabilities of the same studies, with each modality taken away
 
 
-def train_fold(
+def train_network(
     split: FoldSplit,
     cohort: Cohort,
     contract: PreprocessingContract,
-    classes: tuple[str, ...],
+    task: Task,
     config: TrainConfig,
     kept: Kept,
     tracker: Tracker,
-) -> tuple[FoldModel, FloatArray, FoldDeprived]:
-    """Train one fold; return its entry in the card, the logits of its test part, and those without a modality."""
+) -> NetworkResult:
+    """Train the network of a fold, or of an inner fold, and return its raw logits of the tuning and the test part."""
     settings = config.training
-    seed = settings.seed + 1000 * (split.fold + 1)
+    fold_seed = settings.seed + 1000 * (split.fold + 1)
+    seed = fold_seed if split.inner is None else _inner_seed(fold_seed, split.inner)
     torch.manual_seed(seed)
     tokenizer, codes = fold_tokenizer(cohort, split, contract), fold_codes(cohort, split, contract)
     timeline = fold_timeline(cohort, split, config.task)
-    member = _new_member(tokenizer, codes, contract, classes, config, timeline, labels=bool(cohort.labels))
+    member = _new_member(tokenizer, codes, contract, task, config, timeline)
     samples = read_notes(member, tokenize_cohort(cohort, contract, tokenizer, codes), contract, settings)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
-    survived = {name: survived_of(own) for name, own in parts.items()}
+    survived = survived_of(parts["train"])
     if timeline is not None:
         parts = {name: timeline.code(own) for name, own in parts.items()}
     done = fit(
@@ -85,65 +84,40 @@ def train_fold(
     merge_adapters(member.network)  # before it predicts: what is calibrated is what is packaged
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
 
-    def raw(samples: Sequence[Sample]) -> FloatArray:
+    def predict(samples: Sequence[Sample]) -> FloatArray:
         return predict_logits(member, samples, contract, settings, machine)
 
-    if timeline is None:
-        truth = np.array([sample.target for sample in parts["tune"]])
-        decided = decide_on_tuning(raw(parts["tune"]), truth, config.evaluation)
-    else:
-        timeline.settle(member.network, survived["train"], lambda: raw(parts["train"]))
-        decided = timeline.decide(raw(parts["tune"]), survived["tune"], config.task.horizons)
-    logits = decided.calibrate(raw(parts["test"]))
-    horizons = len(config.task.asked_horizons)
+    if timeline is not None:
+        timeline.settle(member.network, survived, lambda: predict(parts["train"]))
+    tune, test = predict(parts["tune"]), predict(parts["test"])
+    permutations = config.evaluation.permutations
+    # By the fold's seed: all its networks are given the same patients' inputs, as their mean is what is tested.
+    deprived = take_away(predict, parts["test"], member.network.modalities, permutations=permutations, seed=fold_seed)
+    write_weights(kept.folder, split.fold, member, split.inner)
+    own = NetworkResult(done.best_epoch, tune, test, deprived)
+    kept.finish(own)
+    return own
 
-    def predict(changed: Sequence[Sample]) -> FloatArray:
-        return chances(decided.calibrate(raw(changed)), labels=decided.labels is not None, horizons=horizons)
 
-    repeats = 0 if cohort.labels else config.evaluation.permutations  # told for one target only
-    deprived = take_away(predict, parts["test"], member.network.modalities, permutations=repeats, seed=seed)
-    write_weights(kept.folder, split.fold, member)
-    model = FoldModel(
-        fold=split.fold,
-        weights=weights_name(split.fold),
-        weights_sha256=file_digest(kept.folder / weights_name(split.fold)),
-        best_epoch=done.best_epoch,
-        temperature=decided.temperature,
-        isotonic=decided.isotonic,
-        threshold=decided.threshold,
-        conformal_thresholds=decided.conformal_thresholds,
-        labels=decided.labels,
-        survival=decided.survival,
-    )
-    kept.finish(model, logits, deprived)
-    return model, logits, deprived
+def _inner_seed(fold_seed: int, inner: int) -> int:
+    """Return the seed of an inner fold's network, far from those of other folds and of other seeds of a run."""
+    return int(np.random.SeedSequence([fold_seed, inner]).generate_state(1)[0])
 
 
 def _new_member(
     tokenizer: PreTrainedTokenizerBase | None,
     codes: TableCodes | None,
     contract: PreprocessingContract,
-    classes: tuple[str, ...],
+    task: Task,
     config: TrainConfig,
     timeline: Timeline | None,
-    *,
-    labels: bool,
 ) -> FoldNetwork:
     """Return what a fold's training starts from, and learns of."""
     text_network = None
     if contract.text is not None and tokenizer is not None:
         text_network = new_text_network(contract.text, config.model, tokenizer)
-    network = build_network(
-        contract,
-        config.model,
-        classes,
-        text_network,
-        codes,
-        ordered=config.task.ordered,
-        labels=labels,
-        intervals=0 if timeline is None else len(timeline.fold.bounds),
-        cox=timeline is not None and timeline.cox,
-    )
+    survival = None if timeline is None else timeline.fold
+    network = build_network(contract, config.model, task, text_network, codes, survival=survival)
     if timeline is not None:
         timeline.start(network)
     start_from_weights(network, config.model)
@@ -151,42 +125,85 @@ def _new_member(
     return FoldNetwork(network, tokenizer, codes)
 
 
-def predict_fold(
-    model: FoldModel, logits: FloatArray, deprived: FoldDeprived, *, ordered: bool, horizons: int
+def decide_fold(
+    splits: Sequence[FoldSplit],
+    trained: Sequence[NetworkResult],
+    cohort: Cohort,
+    task: Task,
+    config: TrainConfig,
+    folder: Path,
 ) -> FoldPrediction:
-    """Return what a fold's model says of its test part, from its logits calibrated."""
-    if model.survival is not None:
-        above = chances(logits, horizons=horizons)[:, 1] >= model.threshold
-        return FoldPrediction(model, logits, above.astype(np.int64), None, deprived)
-    if model.labels is not None:
-        return FoldPrediction(model, logits, labels_predicted(logits, model.labels), None, deprived)
-    assert model.conformal_thresholds is not None  # this training has them
-    sets = conformal_sets(chances(logits), model.conformal_thresholds)
-    return FoldPrediction(model, logits, decide(logits, model.threshold, ordered=ordered), sets, deprived)
+    """Decide on the tuning parts of a fold's networks, and return what they say together of its test part.
 
+    With inner folds the tuning parts together are all of the fold's training studies, each predicted by the one network
+    that did not learn from its patient. Temperature, operating point and conformal thresholds are decided once, on all
+    of them: on single networks' logits, as of an average no training study is out of sample.
 
-def chances(logits: FloatArray, *, labels: bool = False, horizons: int = 0) -> FloatArray:
-    """Return probabilities, of each label or of each class, from calibrated logits (studies, outputs).
+    Each network's logits are calibrated, and then averaged. For a temperature the order makes no difference; a curve
+    holds for the logits it was fitted on, those of single networks. Where networks disagree their mean lies nearer to 0
+    than a calibrated model's would (Rahaman & Thiery, NeurIPS 2021): probabilities err towards 0.5, and the calibration
+    slope out of fold tells by how much.
 
-    With horizons these are log cumulative hazards, and the classes no event by the largest horizon, and the event.
-    """
-    if horizons:
-        return horizon_chances(logits, horizons)
-    if labels:
-        return label_probabilities(logits)
-    return to_probabilities(logits[:, 0] if logits.shape[1] == 1 else logits)
-
-
-def decide(logits: FloatArray, threshold: float, *, ordered: bool = False) -> IntArray:
-    """Return the class index of each study: at the threshold when binary, the median when ordered, else the likeliest.
+    One conformal threshold over the scores of several networks is cross-conformal prediction (Vovk 2015) as far as the
+    networks agree. CV+, which compares a study under each network with that network's scores, covers at least 1 - 2
+    alpha less sqrt(2 / n) however they differ (Barber, Candes, Ramdas & Tibshirani, Annals of Statistics 2021), where a
+    single tuning part promises 1 - alpha. For averaged logits neither is proven: coverage is measured out of fold.
 
     Args:
-        logits: Shape (studies, outputs), calibrated.
-        threshold: On the positive class's probability; read only when there is one output.
-        ordered: The classes have an order.
+        splits: Of the fold's networks.
+        trained: What they said, in the same order.
+        cohort: All studies.
+        task: Says which outputs are of which target.
+        config: What is asked of calibration and sets.
+        folder: Of the arm's package, with the networks' weights.
     """
-    if ordered:
-        return median_class(to_probabilities(logits))
-    if logits.shape[1] == 1:
-        return (to_probabilities(logits[:, 0])[:, 1] >= threshold).astype(np.int64)
-    return logits.argmax(axis=1)
+    tuned = [cohort.members[k].sample for split in splits for k in split.tune]
+    raw, timeline = np.concatenate([own.tune for own in trained]), fold_timeline(cohort, splits[0], config.task)
+    if timeline is None:
+        decided = decide_each(raw, np.array([sample.target for sample in tuned]), config.evaluation, task)
+    else:
+        decided = (timeline.decide(raw, survived_of(tuned), config.task.horizons[-1]),)
+    models = tuple(_entry(split, own, decided, task, folder) for split, own in zip(splits, trained, strict=True))
+    logits = _together([own.test for own in trained], models[0], task)
+    sets = fold_sets(class_probabilities(logits, task), models[0], task)
+    predicted = predicted_classes(logits, models[0], task)
+    return FoldPrediction(
+        models, logits, predicted, sets, _deprived([own.deprived for own in trained], models[0], task)
+    )
+
+
+def _entry(
+    split: FoldSplit, own: NetworkResult, decided: Sequence[TuningDecisions], task: Task, folder: Path
+) -> FoldModel:
+    """Return a network's entry in the card; what was decided is the same for all networks of a fold."""
+    weights = weights_name(split.fold, split.inner)
+    return FoldModel(
+        fold=split.fold,
+        inner=split.inner,
+        weights=weights,
+        weights_sha256=file_digest(folder / weights),
+        best_epoch=own.best_epoch,
+        targets=dict(zip(task.names, decided, strict=True)) if task.several else {},
+        **dict(UNDECIDED if task.several else decided[0]),
+    )
+
+
+def _together(raw: Sequence[FloatArray], model: FoldModel, task: Task) -> FloatArray:
+    """Return the mean over networks of their calibrated logits, (studies, outputs)."""
+    return np.mean([calibrate_fold(logits, model, task) for logits in raw], axis=0)
+
+
+def _deprived(networks: Sequence[FoldDeprived], model: FoldModel, task: Task) -> FoldDeprived:
+    """Return probabilities of the fold's model, from its networks' logits with each modality taken away."""
+
+    def say(raw: Sequence[FloatArray]) -> FloatArray:
+        return class_probabilities(_together(raw, model, task), task)
+
+    names = [name for name in networks[0].permuted if all(name in own.permuted for own in networks)]
+    return FoldDeprived(
+        permuted={
+            name: np.stack([say(drawn) for drawn in np.stack([own.permuted[name] for own in networks], axis=1)])
+            for name in names
+        },
+        absent={name: say([own.absent[name] for own in networks]) for name in names},
+    )

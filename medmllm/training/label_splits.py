@@ -49,7 +49,7 @@ def split_labels(
     """
     check_enough_labels(patients, labels, names, folds)
     owner = _numbers(patients)
-    holds = _held(owner, labels)
+    holds = held(owner, labels)
 
     def draw(generator: np.random.Generator) -> tuple[FoldSplit, ...]:
         tested_in = stratify(holds, [1 / folds] * folds, generator)[owner]
@@ -93,7 +93,7 @@ def carve_label_tuning(
         SplitError: A part lacks a value of a label, a study is not tested exactly once, or a patient is on two sides.
     """
     owner = _numbers(patients)
-    holds = _held(owner, labels)
+    holds = held(owner, labels)
     tested = [np.isin(np.arange(owner.size), test) for test in tests]
 
     def draw(generator: np.random.Generator) -> tuple[FoldSplit, ...]:
@@ -186,7 +186,7 @@ def check_enough_labels(patients: Sequence[str], labels: Labels, names: Sequence
             f"{len(set(patients))} patients cannot fill {folds} folds: set training.folds to at most "
             f"{len(set(patients))}, or add patients."
         )
-    counts = _held(_numbers(patients), labels).sum(axis=0).reshape(2, -1)
+    counts = held(_numbers(patients), labels).sum(axis=0).reshape(2, -1)
     for label, name in enumerate(names):
         for value in (0, 1):
             if counts[value, label] < folds:
@@ -205,7 +205,7 @@ def lacking_label(parts: Sequence[FoldSplit], labels: Labels, names: Sequence[st
             for label, name in enumerate(names):
                 for value in (0, 1):
                     if not (table[members, label] == value).any():
-                        return f"the {side} part of fold {part.fold} has no study with {name!r} {_word(value)}"
+                        return f"the {side} part of fold {part.name} has no study with {name!r} {_word(value)}"
     return ""
 
 
@@ -230,8 +230,13 @@ def _numbers(patients: Sequence[str]) -> IntArray:
     return np.array([numbers.setdefault(patient, len(numbers)) for patient in patients], dtype=np.int64)
 
 
-def _held(owner: IntArray, labels: Labels) -> BoolArray:
-    """Return whether a patient has each label absent, then present, in any study; shape (patients, 2 * labels)."""
+def held(owner: IntArray, labels: Labels | IntArray) -> BoolArray:
+    """Return whether a patient has each label absent, then present, in any study; shape (patients, 2 * labels).
+
+    Args:
+        owner: Patient number of each study, from 0.
+        labels: Of each study.
+    """
     table = np.asarray(labels)
     held = np.zeros((owner.max() + 1, 2 * table.shape[1]), dtype=bool)
     np.logical_or.at(held, owner, np.concatenate([table == 0, table == 1], axis=1))

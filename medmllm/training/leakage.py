@@ -23,7 +23,7 @@ MOST_NAMED = 5
 class Leak:
     """Two studies of one fold that share something although they are in different parts."""
 
-    fold: int
+    fold: str  # or inner fold: 0.1
     one: int  # index into the cohort
     one_part: str
     other: int
@@ -85,7 +85,7 @@ def leaks(plan: SplitPlan, groups: Iterable[Sequence[int]]) -> list[Leak]:
             for k in group:
                 first_in.setdefault(part_of[k], k)
             (part, one), *others = first_in.items()
-            found += [Leak(split.fold, one, part, other, other_part) for other_part, other in others]
+            found += [Leak(split.name, one, part, other, other_part) for other_part, other in others]
     return found
 
 

@@ -18,7 +18,7 @@ from medmllm.trust_documents import EstimateDocument, LearningCurveDocument, Lea
 
 
 def trace_learning(
-    arm: ArmResult, folds: Sequence[FoldSplit], cohort: Cohort, config: TrainConfig
+    arm: ArmResult, folds: Sequence[FoldSplit], cohort: Cohort, config: TrainConfig, *, ordered: bool
 ) -> LearningCurveDocument | None:
     """Return the learning curve of an arm; None where it was not trained on less.
 
@@ -26,7 +26,8 @@ def trace_learning(
         arm: Cross-validated, also on parts of its training patients.
         folds: With their whole training parts.
         cohort: Its studies.
-        config: Level of the intervals, resamples, seed, kind of task.
+        config: Level of the intervals, resamples, seed.
+        ordered: The classes stand in an order, lowest first.
     """
     whole = arm.out_of_fold
     if not arm.smaller or not isinstance(whole, OutOfFold):
@@ -40,7 +41,7 @@ def trace_learning(
         confidence=config.evaluation.confidence,
         samples=config.evaluation.bootstrap_samples,
         seed=config.training.seed,
-        ordered=config.task.ordered,
+        ordered=ordered,
     )
     trained = [*((own.fraction, own.folds) for own in arm.smaller), (1.0, tuple(folds))]
     return LearningCurveDocument(

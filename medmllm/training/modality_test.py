@@ -18,7 +18,7 @@ from medmllm.evaluation.modality_use import Deprived
 from medmllm.records import MODALITIES, FloatArray, Sample
 
 Predict = Callable[[Sequence[Sample]], FloatArray]
-"""Samples -> calibrated probabilities, shape (studies, classes)."""
+"""Samples -> raw logits, shape (studies, outputs)."""
 
 INPUTS: Mapping[str, tuple[str, ...]] = {
     "image": ("image", "channel_present"),
@@ -33,17 +33,17 @@ INPUTS: Mapping[str, tuple[str, ...]] = {
 class FoldDeprived:
     """A fold's test part, predicted again; modalities that could not be permuted are not in it."""
 
-    permuted: Mapping[str, FloatArray] = field(default_factory=dict)  # (permutations, studies, classes), NaN: not
-    absent: Mapping[str, FloatArray] = field(default_factory=dict)  # (studies, classes)
+    permuted: Mapping[str, FloatArray] = field(default_factory=dict)  # (permutations, studies, outputs), NaN: not
+    absent: Mapping[str, FloatArray] = field(default_factory=dict)  # (studies, outputs)
 
 
 def take_away(
     predict: Predict, samples: Sequence[Sample], modalities: Sequence[str], *, permutations: int, seed: int
 ) -> FoldDeprived:
-    """Return what a fold's model says of its test part when each modality is taken away in turn.
+    """Return what a network says of its fold's test part when each modality is taken away in turn.
 
     Args:
-        predict: The fold's trained, calibrated model.
+        predict: The trained network.
         samples: The test part.
         modalities: That the model reads; with fewer than two there is nothing else to go by, and nothing is done.
         permutations: How often each modality is permuted; 0 does nothing.
@@ -124,7 +124,7 @@ def assemble(parts: Sequence[tuple[IntArray, FoldDeprived]], n: int) -> tuple[De
     """Return the folds' predictions laid together, by modality; studies of folds that lack one are NaN.
 
     Args:
-        parts: Test part of each fold, as places in the cohort, and what was predicted of it.
+        parts: Test part of each fold, as places in the cohort, and the probabilities predicted of it.
         n: Studies of the cohort.
     """
     found = []

@@ -1,16 +1,18 @@
 """Settle the folds of a run: what can be refused is refused before a study is read, the rest before training.
 
 labelled studies, --splits or training.group_out -> looked at ahead, in seconds
-cohort as read -> folds made or given -> audit of leakage -> RUN/splits.json, RUN/splits_final.json
+cohort as read -> folds made or given, inner folds in them -> audit of leakage -> RUN/splits.json, RUN/splits_final.json
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from medmllm.errors import SplitError
 from medmllm.ingest.keys import load_keyring
-from medmllm.records import Study, Target
+from medmllm.records import Study, Survival, Target
 from medmllm.training.arms import split_cohort
 from medmllm.training.cohort import Cohort
+from medmllm.training.inner_folds import Held, check_enough_inner, hold_classes, hold_events, hold_labels, nest
 from medmllm.training.label_splits import carve_label_tuning, check_enough_labels, refuse_lacking
 from medmllm.training.leakage import audit
 from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds
@@ -45,23 +47,47 @@ def look_ahead(
         SplitError: Too few patients, one class only, or a split file or column of sites that does not fit.
     """
     labelled = [study for study in studies if study.study_key in targets]
+    patients, known = [study.patient_key for study in labelled], [targets[study.study_key] for study in labelled]
     if splits is None and settings.group_out:
-        kinds = zip(targets, map(coarse_stratum, targets.values()), strict=True)
-        return site_folds(labelled, dict(kinds), settings.group_out)
+        coarse = {key: coarse_stratum(target) for key, target in targets.items()}
+        sites = site_folds(labelled, coarse, settings.group_out)
+        place = {study.study_key: k for k, study in enumerate(labelled)}
+        tests = [[place[key] for key in fold.test] for fold in sites]
+        check_enough_inner(patients, _held(known, labels), tests, settings.inner_folds)
+        return sites
     if splits is None:
-        patients, known = [study.patient_key for study in labelled], [targets[study.study_key] for study in labelled]
         if labels:
             check_enough_labels(patients, [own for own in known if isinstance(own, tuple)], labels, settings.folds)
         else:
             check_enough(patients, target_strata(known, patients, settings.folds), settings.folds)
+        check_enough_inner(patients, _held(known, labels), settings.folds, settings.inner_folds)
         return None
     patient_of = {study.study_key: study.patient_key for study in studies}
     given = read_split_file(splits, load_keyring().study, patient_of)
+    _check_inner_given(given, settings.inner_folds)
     if any(fold.tune is None for fold in given):  # a run's own file lacks what that run could not read
         check_all_given(given, [study.study_key for study in labelled])
     if settings.group_out:
         check_sites(given, labelled, settings.group_out)
     return given
+
+
+def _check_inner_given(given: Given, asked: int) -> None:
+    """Refuse a split file whose tuning parts are not as many as the settings ask for; nnU-Net's has none."""
+    for number, fold in enumerate(given):
+        holds = None if fold.tune is None else max(len(fold.inner), 1)
+        if holds is not None and holds != asked:
+            raise SplitError(
+                f"--splits has {holds} tuning part(s) in fold {number}, and training.inner_folds is {asked}: set it to "
+                f"{holds}, or give the splits_final.json of that run, which has its test parts alone."
+            )
+
+
+def _held(known: Sequence[Target], labels: Sequence[str]) -> Held:
+    if labels:
+        return hold_labels([own for own in known if isinstance(own, tuple)], labels)
+    survived = [own for own in known if isinstance(own, Survival)]
+    return hold_events(survived) if survived else hold_classes(list(map(coarse_stratum, known)))
 
 
 def settle_folds(
@@ -84,21 +110,36 @@ def settle_folds(
     if given is not None and settings.group_out:
         folds, remarks = read_folds(given, keys)
         given = tuple(folds)
-    plan = _plan(cohort, settings, given, labels)
+    plan = _with_inner(_plan(cohort, settings, given, labels), cohort, settings, labels)
     if settings.group_out:
         remarks += remark_sites(plan, _strata(cohort), settings.group_out)
     if settings.learning_curve:  # refused before anything is trained
         patients = [member.sample.patient_key for member in cohort.members]
-        nested_subsets(plan.folds, patients, cohort.targets, settings.learning_curve, seed=settings.seed)
+        truth = cohort.labels or cohort.targets
+        nested_subsets(plan.folds, patients, truth, settings.learning_curve, seed=settings.seed)
     remarks += audit(cohort, plan, settings)
     remarks += remark_columns(cohort, labels)
     write_splits(plan, keys, out)
     return plan, remarks
 
 
+def _with_inner(plan: SplitPlan, cohort: Cohort, settings: TrainingSettings, labels: Sequence[str]) -> SplitPlan:
+    """Return the plan with inner folds where they are asked for; those of a split file stay."""
+    if settings.inner_folds == 1 or plan.folds[0].inner is not None:
+        return plan
+    return nest(
+        plan,
+        [member.sample.patient_key for member in cohort.members],
+        _held(cohort.known, labels),
+        study_keys=[member.sample.study_key for member in cohort.members],
+        inner_folds=settings.inner_folds,
+        seed=settings.seed,
+    )
+
+
 def _strata(cohort: Cohort) -> list[int]:
     """Return what given folds are checked and carved by."""
-    return [0 if own.sample.target is None else coarse_stratum(own.sample.target) for own in cohort.members]
+    return list(map(coarse_stratum, cohort.known))
 
 
 def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, labels: Sequence[str]) -> SplitPlan:

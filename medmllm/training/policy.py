@@ -1,13 +1,13 @@
 """Hold a finished run against [policy]: which rules it meets, which not, with value and bound.
 
-policy, metrics of the packaged arm, groups, use of modalities -> one RuleDocument per rule
+policy, metrics of the packaged arm, groups, use of modalities -> one RuleDocument per rule, for each target
 
 A number that is not defined, or was not measured, meets no rule. What cannot be measured at all with these settings,
 this task and these groups, and a bound outside of what its metric can be, are refused before the training.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from medmllm.config import TrainConfig
 from medmllm.errors import ConfigError
 from medmllm.evaluation.cohort import OutOfFold, measures_of
 from medmllm.evaluation.fairness import GAPS, group_measures
-from medmllm.evaluation.multilabel import MEANS
 from medmllm.evaluation.survival import OVERALL
 from medmllm.model_documents import Task
 from medmllm.records import ArmEvaluation, Study
@@ -34,11 +33,11 @@ def check_policy(config: TrainConfig) -> None:
     policy = config.policy
     for table, rules in (("least", policy.least), ("most", policy.most), ("gap", policy.gap)):
         for name, bound in rules.items():
-            low, high = RANGES[name]
+            low, high = RANGES[_plain(name)]
             if not low <= bound <= high:
                 raise ConfigError(
-                    f"[policy.{table}] {name} = {bound:g} lies outside of what {name} can be, {low:g} to {high:g}: "
-                    "name a bound within, or take the rule out"
+                    f"[policy.{table}] {name} = {bound:g} lies outside of what {_plain(name)} can be, {low:g} to "
+                    f"{high:g}: name a bound within, or take the rule out"
                 )
     if policy.gap and not config.evaluation.subgroups.columns:
         raise ConfigError("[policy.gap] asks for gaps between groups, but [evaluation.subgroups] columns names none")
@@ -52,19 +51,25 @@ def check_policy(config: TrainConfig) -> None:
 
 
 def check_rules(config: TrainConfig, task: Task) -> None:
-    """Refuse rules on a metric or gap that this kind of task does not have.
+    """Refuse rules on a metric or gap that this kind of task does not have, and bounds of other targets.
 
     Raises:
-        ConfigError: Names the rule, and the metrics that there are.
+        ConfigError: Names the rule, and the metrics or targets that there are.
     """
+    _check_targets(config.policy, [part.target for part in task.parts or (task,)])
+    for part in task.parts or (task,):
+        _check_measured(rules_of(config.policy, part.target), part)
+
+
+def _check_measured(policy: PolicySettings, task: Task) -> None:
     metrics, gaps = _measured(task)
-    policy = config.policy
     rules = [("least", name, metrics) for name in policy.least] + [("most", name, metrics) for name in policy.most]
     for table, name, known in [*rules, *(("gap", name, gaps) for name in policy.gap)]:
         if name not in known:
-            what = "several labels" if task.labels else f"a target of kind {task.kind!r}"
             others = f"choose among {', '.join(known)}, or " if known else ""
-            raise ConfigError(f"[policy.{table}] {name} is not measured for {what}: {others}take the rule out")
+            raise ConfigError(
+                f"[policy.{table}] {name} is not measured for a target of kind {task.kind!r}: {others}take the rule out"
+            )
 
 
 def check_gaps(config: TrainConfig, groups: Groups, studies: Sequence[Study]) -> None:
@@ -97,8 +102,6 @@ def _measured(task: Task) -> tuple[Sequence[str], Sequence[str]]:
     """
     if task.survival is not None:
         return OVERALL, ()
-    if task.labels:
-        return MEANS, ()
     count, ordered = len(task.classes), task.kind == "ordinal"
     each, logits = np.arange(count), np.zeros((count, count))
     arm = OutOfFold("none", np.full((count, count), 1 / count), logits[0] if count == 2 else logits, each)
@@ -107,6 +110,34 @@ def _measured(task: Task) -> tuple[Sequence[str], Sequence[str]]:
         [name for name in measures_of(arm, each, each, task.classes, ordered=ordered) if name in RANGES],
         [gap for gap, metric in GAPS.items() if metric in own],
     )
+
+
+def _plain(name: str) -> str:
+    """Return the metric of a rule, without the target that it is of."""
+    return name.partition("[")[0]
+
+
+def _check_targets(policy: PolicySettings, targets: Sequence[str]) -> None:
+    """Refuse bounds of a target that is not trained for."""
+    for kind, bounds in (("least", policy.least), ("most", policy.most)):
+        for name in bounds:
+            _, bracket, rest = name.partition("[")
+            if bracket and rest.removesuffix("]") not in targets:
+                raise ConfigError(
+                    f"[policy.{kind}] {name!r} is of a target that is not trained for; the targets are "
+                    f"{', '.join(targets)}"
+                )
+
+
+def rules_of(policy: PolicySettings, target: str) -> PolicySettings:
+    """Return the policy as it holds for one target: `METRIC[TARGET]` goes before `METRIC`, others' bounds are gone."""
+
+    def own(bounds: Mapping[str, float]) -> dict[str, float]:
+        plain = {name: bound for name, bound in bounds.items() if "[" not in name}
+        end = f"[{target}]"
+        return plain | {name.removesuffix(end): bound for name, bound in bounds.items() if name.endswith(end)}
+
+    return policy.model_copy(update={"least": own(policy.least), "most": own(policy.most)})
 
 
 def judge(

@@ -1,8 +1,8 @@
 """Which folds of a run are done, and may it go on: the folder RUN/checkpoints.
 
-    settings, split, cohort -> Origin; RUN/checkpoints -> per arm and fold: its prediction, its state, or nothing
+    settings, split, cohort -> Origin; RUN/checkpoints -> per arm and network: what it said, its state, or nothing
 
-A fold counts as done only while its weights and tokenizer are, byte for byte, those it was finished with.
+A fold's network counts as done only while its weights and tokenizer are, byte for byte, those it was finished with.
 """
 
 import shutil
@@ -16,8 +16,7 @@ from torch import Tensor
 
 from medmllm.config import TrainConfig
 from medmllm.errors import MisuseError
-from medmllm.model_documents import FoldModel
-from medmllm.models.package import codes_name, weights_name
+from medmllm.models.package import codes_name, network_name, tokenizer_name, weights_name
 from medmllm.preprocessing.stored_image import load_image, voxel_digest
 from medmllm.provenance import file_digest, text_digest
 from medmllm.records import FloatArray, StoredImage
@@ -29,9 +28,9 @@ from medmllm.training.starting_weights import weights_input
 
 UNTRAINED: Mapping[str, bool | set[str]] = {
     "tracking": True, "intended_use": True, "policy": True, "training": {"cache", "learning_curve"},
-    "evaluation": {"bootstrap_samples", "confidence", "ignored_below", "subgroups"},
+    "evaluation": {"bootstrap_samples", "confidence", "ignored_below", "subgroups", "calibration", "coverage"},
 }  # fmt: skip
-"""Settings that no fold depends on."""
+"""Settings that no network depends on: what is kept of one is its weights and raw logits."""
 
 
 def origin_of(config: TrainConfig, split: str, cohort: Cohort) -> Origin:
@@ -76,36 +75,50 @@ def forget(out: Path) -> None:
         shutil.rmtree(out / folder, ignore_errors=True)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkResult:
+    """What one trained network says, before anything is decided on it."""
+
+    best_epoch: int  # on its tuning part, from 1
+    tune: FloatArray  # (studies of its tuning part, outputs), raw logits
+    test: FloatArray  # (studies of its test part, outputs), raw logits
+    deprived: FoldDeprived  # raw logits of its test part, with each modality taken away
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a run keeps of one fold of one arm."""
+    """What a run keeps of one network of one arm."""
 
     out: Path
     folder: Path  # the arm's package
     origin: Origin
     arm: str
     fold: int
+    inner: int | None = None
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The state of a fold in training."""
-        return Checkpoint(self.out / FOLDER / f"{self.arm}_fold_{self.fold}.safetensors", self.origin)
+        """The state of a network in training."""
+        return Checkpoint(self._file("safetensors"), self.origin)
 
     @property
     def _done(self) -> Path:
-        return self.out / FOLDER / f"{self.arm}_fold_{self.fold}.done.safetensors"
+        return self._file("done.safetensors")
 
-    def finish(self, model: FoldModel, logits: FloatArray, deprived: FoldDeprived) -> None:
-        """Note that the fold is done: its weights are written, and what it says of its test part is known."""
-        rest = {"model": model.model_dump(mode="json"), "files": self._digests()}
-        found = {"logits": logits}
-        found |= {f"permuted/{name}": values for name, values in deprived.permuted.items()}
-        found |= {f"absent/{name}": values for name, values in deprived.absent.items()}
+    def _file(self, suffix: str) -> Path:
+        return self.out / FOLDER / f"{self.arm}_{network_name(self.fold, self.inner)}.{suffix}"
+
+    def finish(self, own: NetworkResult) -> None:
+        """Note that a network is done: its weights are written, and what it says is known."""
+        rest = {"best_epoch": own.best_epoch, "files": self._digests()}
+        found = {"tune": own.tune, "test": own.test}
+        found |= {f"permuted/{name}": values for name, values in own.deprived.permuted.items()}
+        found |= {f"absent/{name}": values for name, values in own.deprived.absent.items()}
         write_state(self._done, {name: torch.from_numpy(values) for name, values in found.items()}, rest, self.origin)
         self.checkpoint.remove()
 
-    def finished(self) -> tuple[FoldModel, FloatArray, FoldDeprived] | None:
-        """Return the fold's model and what it says of its test part, or None when it is to be trained."""
+    def finished(self) -> NetworkResult | None:
+        """Return what a network said, or None when it is to be trained."""
         if not self._done.exists():
             return None
         tensors, rest = read_state(self._done, self.origin)
@@ -113,11 +126,12 @@ class Kept:
             return None
         found = {name: value.numpy().astype(np.float64) for name, value in tensors.items()}
         deprived = FoldDeprived(permuted=_under("permuted/", found), absent=_under("absent/", found))
-        return FoldModel.model_validate(rest["model"]), found["logits"], deprived
+        return NetworkResult(rest["best_epoch"], found["tune"], found["test"], deprived)
 
     def _digests(self) -> dict[str, str]:
-        files = [self.folder / name for name in (weights_name(self.fold), codes_name(self.fold))]
-        files += [*(self.folder / "tokenizer" / f"fold_{self.fold}").rglob("*")]
+        own = self.fold, self.inner
+        files = [self.folder / name for name in (weights_name(*own), codes_name(*own))]
+        files += [*(self.folder / tokenizer_name(*own)).rglob("*")]
         return {p.relative_to(self.folder).as_posix(): file_digest(p) for p in sorted(files) if p.is_file()}
 
 

@@ -1,13 +1,13 @@
-"""The result of a cross-validation, as files: model packages, out-of-fold table, evaluation.
+"""The result of a cross-validation, as files: model packages, out-of-fold table, what is tracked and told.
 
-    arms, evaluation -> RUN/model*/, RUN/out_of_fold.csv, EvaluationDocument
+    arms -> RUN/model*/, RUN/out_of_fold.csv; EvaluationDocument -> metrics for tracking, lines for the terminal
 
 `model` is the fused arm where there is one; the other arms' packages lie beside it as `model_ARM`.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,47 +15,31 @@ import pandas as pd
 
 from medmllm.config import TrainConfig
 from medmllm.csv_tables import write_table
-from medmllm.evaluation.cohort import OutOfFold
-from medmllm.evaluation.conformal import SetEvaluation, evaluate_sets, missed_remarks, too_few_remarks
-from medmllm.evaluation.remarks import remarks
+from medmllm.evaluation.remarks import NAMES
+from medmllm.evaluation.several import SeveralOutOfFold
+from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.model_documents import FoldModel, ModelCard, Task
 from medmllm.models.package import CARD, digest_files, key_digest, write_background, write_reference
-from medmllm.records import CohortEvaluation, Metric, Provenance, Survival
-from medmllm.result_documents import (
-    ArmDocument,
-    ClassCoverageDocument,
-    ConformalDocument,
-    EvaluationDocument,
-    MetricDocument,
-)
-from medmllm.survival_documents import SurvivalArmDocument
-from medmllm.table_rows import OutOfFoldRow
+from medmllm.records import UNKNOWN, Provenance, Survival
+from medmllm.result_documents import EvaluationDocument, TargetEvaluation
+from medmllm.table_rows import OutOfFoldRow, TargetsOutOfFoldRow
 from medmllm.training.arms import mean_image
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult
 from medmllm.training.groups import Groups
-from medmllm.training.learning_curve import learning_line, learning_metrics, learning_remark, trace_learning
-from medmllm.training.policy import unmet
-from medmllm.training.splits import SplitPlan, count_folds
+from medmllm.training.learning_curve import learning_line, learning_metrics
+from medmllm.training.splits import SplitPlan
 from medmllm.training.starting_weights import REPORT
 from medmllm.training.tracking import Run
-from medmllm.training.trust import Trust, packaged_arm
-from medmllm.trust_documents import RuleDocument
 
 CALIBRATIONS = {
-    "temperature": "temperature scaling, fitted per fold on its tuning part; the folds' logits are then averaged",
-    "isotonic": "temperature scaling, then isotonic regression, fitted per fold on its tuning part; the folds' "
-    "log-odds are then averaged. Explanations are of the logit before the isotonic curve",
+    "temperature": "temperature scaling, fitted per fold on {where}; {whose} logits are then averaged",
+    "isotonic": "temperature scaling, then isotonic regression, fitted per fold on {where}; {whose} log-odds are then "
+    "averaged. Explanations are of the logit before the isotonic curve",
+    "hazards": "temperature scaling of each hazard's distance from that of all the fold's training studies, fitted per "
+    "fold on {where}; {whose} log cumulative hazards are then averaged",
 }
-
-SURVIVAL = (
-    "temperature scaling of each hazard's distance from the training studies' own, fitted per fold on its tuning part; "
-    "the folds' log cumulative hazards are then averaged"
-)
-
-FIRST = {"auroc": "AUROC", "c_index": "C-index"}
-"""The metric that the terminal shows of each kind of target, and how it is called."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,8 +77,8 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
         files={name: digest for name, digest in digest_files(arm.folder).items() if name not in weights},
         operating_point=float(np.mean([fold.threshold for fold in arm.folds])),
         operating_points=_operating_points(trained.task, arm.folds),
-        conformal_coverage=trained.config.evaluation.coverage if trained.cohort.targets else None,
-        calibration=SURVIVAL if trained.cohort.survived else CALIBRATIONS[trained.config.evaluation.calibration],
+        conformal_coverage=None if trained.cohort.survived else trained.config.evaluation.coverage,
+        calibration=_calibration(trained),
         intended_use=trained.config.intended_use,
         training_patients=tuple(sorted({key_digest(key) for key in trained.patients})),
         training_studies=tuple(sorted(key_digest(m.sample.study_key) for m in trained.cohort.members)),
@@ -106,12 +90,20 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
     return card
 
 
+def _calibration(trained: Trained) -> str:
+    """Return in words how probabilities were calibrated."""
+    networks = len(trained.plan.outer[0])
+    where = "its tuning part" if networks == 1 else f"the tuning parts of its {networks} networks together"
+    whose = "the folds'" if networks == 1 else "its networks', and the folds',"
+    kind = "hazards" if trained.cohort.survived else trained.config.evaluation.calibration
+    return CALIBRATIONS[kind].format(where=where, whose=whose)
+
+
 def _operating_points(task: Task, folds: Sequence[FoldModel]) -> dict[str, float] | None:
-    """Return the mean threshold of each of several labels; None where there is one target."""
-    decided = [fold.labels for fold in folds if fold.labels is not None]
-    if not decided:
+    """Return the mean threshold of each of several targets; None where there is one."""
+    if not task.several:
         return None
-    return {name: float(np.mean([own[k].threshold for own in decided])) for k, name in enumerate(task.classes)}
+    return {name: float(np.mean([fold.targets[name].threshold for fold in folds])) for name in task.names}
 
 
 def _reference(trained: Trained, arm: ArmResult) -> pd.DataFrame:
@@ -123,7 +115,8 @@ def _reference(trained: Trained, arm: ArmResult) -> pd.DataFrame:
         }
         if isinstance(member.sample.target, tuple):
             row |= {
-                f"target[{name}]": own for name, own in zip(trained.task.classes, member.sample.target, strict=True)
+                f"target[{part.target}]": None if own == UNKNOWN else part.classes[own]
+                for part, own in zip(trained.task.parts, member.sample.target, strict=True)
             }
         elif isinstance(member.sample.target, Survival):
             row |= {"time": member.sample.target.time, "event": int(member.sample.target.event)}
@@ -141,141 +134,63 @@ def _reference(trained: Trained, arm: ArmResult) -> pd.DataFrame:
 
 def write_out_of_fold(path: Path, trained: Trained) -> None:
     """Write one row per study and arm."""
-    classes = trained.task.classes
-    binary, targets = len(classes) == 2, trained.cohort.targets
-
-    def row(arm: str, found: OutOfFold, k: int, fold: int) -> OutOfFoldRow:
-        member = trained.cohort.members[k]
-        logits = {classes[1]: found.logits[k]} if binary else dict(zip(classes, found.logits[k], strict=True))
-        return OutOfFoldRow(
-            study_key=member.sample.study_key,
-            patient_key=member.sample.patient_key,
-            arm=arm,
-            fold=fold,
-            target=classes[targets[k]],
-            predicted=classes[int(found.predicted[k])],
-            probabilities=dict(zip(classes, map(float, found.probabilities[k]), strict=True)),
-            logits={name: float(value) for name, value in logits.items()},
-            conformal_set={} if found.sets is None else dict(zip(classes, map(bool, found.sets[k]), strict=True)),
-            abstained=None if found.sets is None else int(found.sets[k].sum()) != 1,
-        )
-
-    arms = [(arm.arm, arm.out_of_fold) for arm in trained.arms if isinstance(arm.out_of_fold, OutOfFold)]
-    rows = (row(*arm, k, int(fold)) for arm in arms for k, fold in enumerate(trained.plan.test_fold))
-    write_table(path, OutOfFoldRow, rows, classes=classes)
-
-
-def evaluation_document(
-    trained: Trained,
-    found: CohortEvaluation,
-    trust: Trust,
-    rules: tuple[RuleDocument, ...],
-    *,
-    more: Sequence[str],
-    survival: tuple[SurvivalArmDocument, ...] = (),
-) -> EvaluationDocument:
-    """Return the evaluation as written to RUN/evaluation.json.
-
-    Args:
-        trained: The run.
-        found: As of `evaluate_arms`.
-        trust: As of `assess`.
-        rules: Of the policy, judged.
-        more: Remarks of the pipeline's own, before those that the numbers call for.
-        survival: As of `survival_documents`.
-    """
-    settings = trained.config.evaluation
-    curve = trace_learning(packaged_arm(trained.arms), trained.plan.folds, trained.cohort, trained.config)
-    said = (
-        unmet(rules)
-        + trust.remarks
-        + learning_remark(curve, confidence=settings.confidence)
-        + remarks(
-            found,
-            confidence=settings.confidence,
-            samples=settings.bootstrap_samples,
-            labels=bool(trained.task.labels),
-        )
-    )
-    sets = _evaluate_sets(trained)
-    said += tuple(line for arm, own in sets.items() for line in missed_remarks(arm, own))
-    thresholds = [fold.conformal_thresholds for fold in trained.arms[0].folds if fold.conformal_thresholds]
-    said += tuple(too_few_remarks(trained.task.classes, thresholds, coverage=settings.coverage))
-    return EvaluationDocument(
-        task=trained.task,
-        synthetic=trained.synthetic,
-        n=found.n,
-        patients=found.patients,
-        class_counts=dict(zip(found.classes, found.class_counts, strict=True)),
-        excluded=len(trained.cohort.refused),
-        confidence=settings.confidence,
-        bootstrap_samples=settings.bootstrap_samples,
-        arms=tuple(
-            ArmDocument(arm=arm.arm, metrics=tuple(map(_metric, arm.metrics)), conformal=_conformal(sets.get(arm.arm)))
-            for arm in found.arms
-        ),
-        differences=tuple(map(_metric, found.differences)),
-        delong=trust.delong,
-        decision_curves=trust.decision_curves,
-        modality_use=trust.modality_use,
-        subgroups=trust.subgroups,
-        policy=rules,
-        learning_curve=curve,
-        survival=survival,
-        folds=count_folds(trained.plan, trained.patients),
-        split_digest=trained.plan.digest,
-        contract_fingerprint=trained.arms[-1].contract.fingerprint,
-        remarks=(*more, *said),
-        provenance=trained.provenance,
-    )
-
-
-def _evaluate_sets(trained: Trained) -> dict[str, SetEvaluation]:
-    settings = trained.config.evaluation
-    return {
-        arm.arm: evaluate_sets(
-            arm.out_of_fold.sets,
-            np.array(trained.cohort.targets),
-            trained.task.classes,
-            coverage=settings.coverage,
-            confidence=settings.confidence,
-        )
+    row_type: type[OutOfFoldRow] | type[TargetsOutOfFoldRow] = OutOfFoldRow
+    if trained.task.several:
+        row_type = TargetsOutOfFoldRow
+    rows = (
+        row_type.model_validate(_row(trained, arm, k, int(fold)))
         for arm in trained.arms
-        if isinstance(arm.out_of_fold, OutOfFold) and arm.out_of_fold.sets is not None
+        for k, fold in enumerate(trained.plan.test_fold)
+    )
+    write_table(path, row_type, rows, classes=trained.task.columns)
+
+
+def _row(trained: Trained, arm: ArmResult, k: int, fold: int) -> dict[str, object]:
+    """Return what an arm said of one study; of several targets, what is one per target goes by the target's name."""
+    task, sample, found = trained.task, trained.cohort.members[k].sample, arm.out_of_fold
+    assert not isinstance(sample.target, Survival)  # see survival_run
+    assert not isinstance(found, SurvivalOutOfFold)
+    each = found.targets if isinstance(found, SeveralOutOfFold) else (found,)
+    truth = sample.target if isinstance(sample.target, tuple) else (sample.target,)
+    by_target: dict[str, dict[str, object]] = {"target": {}, "predicted": {}, "abstained": {}}
+    for place, own, label in zip(task.places, each, truth, strict=True):
+        name, classes = place.task.target, place.task.classes
+        if label is not None and label != UNKNOWN:
+            by_target["target"][name] = classes[label]
+        by_target["predicted"][name] = classes[int(own.predicted[k])]
+        by_target["abstained"][name] = None if own.sets is None else int(own.sets[k].sum()) != 1
+    logits = np.atleast_1d(found.logits[k])
+    shown = task.columns["logits"] if task.several else task.classes[-task.outputs :]
+    return {
+        "study_key": sample.study_key,
+        "patient_key": sample.patient_key,
+        "arm": arm.arm,
+        "fold": fold,
+        "probabilities": dict(zip(task.classes, map(float, found.probabilities[k]), strict=True)),
+        "logits": dict(zip(shown, map(float, logits), strict=True)),
+        "conformal_set": {} if found.sets is None else dict(zip(task.classes, map(bool, found.sets[k]), strict=True)),
+        **{field: of if task.several else of[task.target] for field, of in by_target.items()},
     }
-
-
-def _conformal(found: SetEvaluation | None) -> ConformalDocument | None:
-    if found is None:
-        return None
-    return ConformalDocument(
-        asked=found.asked,
-        classes=tuple(ClassCoverageDocument(**asdict(own)) for own in found.classes),
-        set_sizes=found.set_sizes,
-        abstained=found.abstained,
-    )
-
-
-def _metric(metric: Metric) -> MetricDocument:
-    return MetricDocument(
-        name=metric.name,
-        estimate=metric.estimate,
-        low=metric.low,
-        high=metric.high,
-        n=metric.n,
-        patients=metric.patients,
-        group=metric.group,
-    )
 
 
 def headline(evaluation: EvaluationDocument) -> dict[str, float]:
-    """Return every defined estimate by `ARM_METRIC`, those of a group by `ARM_METRIC_GROUP`, for tracking."""
+    """Return every defined estimate by `ARM_METRIC`, those of one of several targets by `ARM_METRIC_TARGET`.
+
+    For tracking; the AUROC of smaller trainings goes by `ARM_auroc_at_FRACTION`.
+    """
+    found = _estimates(evaluation)
+    for own in evaluation.targets:
+        found |= {f"{name}_{own.task.target}": value for name, value in _estimates(own).items()}
+    return found
+
+
+def _estimates(told: TargetEvaluation) -> dict[str, float]:
     return {
-        f"{arm.arm}_{metric.name}" + ("" if metric.group == "all" else f"_{metric.group}"): metric.estimate
-        for arm in evaluation.arms
+        f"{arm.arm}_{metric.name}": metric.estimate
+        for arm in told.arms
         for metric in arm.metrics
         if metric.estimate is not None
-    }
+    } | learning_metrics(told.learning_curve)
 
 
 def track_result(tracked: Run, evaluation: EvaluationDocument, out: Path, *, register_as: str) -> None:
@@ -287,7 +202,7 @@ def track_result(tracked: Run, evaluation: EvaluationDocument, out: Path, *, reg
         out: RUN.
         register_as: Name of the model in MLflow's registry; empty registers nothing.
     """
-    tracked.log_metrics(headline(evaluation) | learning_metrics(evaluation.learning_curve))
+    tracked.log_metrics(headline(evaluation))
     for name in ("settings.json", "splits.json", "evaluation.json", "out_of_fold.csv", "report.html", "figures"):
         tracked.log_file(out / name)
     if (out / REPORT).is_file():
@@ -299,16 +214,25 @@ def summary(evaluation: EvaluationDocument, out: Path) -> str:
     """Return what the terminal shows at the end of a training."""
     word = "SYNTHETIC cohort: " if evaluation.synthetic else ""
     lines = [f"{word}{evaluation.n} studies of {evaluation.patients} patients, {evaluation.task.target}, out of fold:"]
-    for arm in evaluation.arms:
-        found = next((metric for metric in arm.metrics if metric.name in FIRST), None)
-        if found is not None and None not in (found.estimate, found.low, found.high):
-            synthetic = " (synthetic)" if evaluation.synthetic else ""
-            told = f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]{synthetic}"
-            lines.append(f"  {arm.arm:6s} {FIRST[found.name]} {told}")
-    if evaluation.learning_curve is not None:
-        lines.append(f"  {learning_line(evaluation.learning_curve, synthetic=evaluation.synthetic)}")
+    if evaluation.targets:
+        lines.append("means over the targets:")
+    lines += [f"  {line}" for line in _in_short(evaluation, synthetic=evaluation.synthetic)]
+    for own in evaluation.targets:
+        lines.append(f"{own.task.target}, known of {own.n} studies of {own.patients} patients:")
+        lines += [f"  {line}" for line in _in_short(own, synthetic=evaluation.synthetic)]
     lines += [f"  {remark}" for remark in evaluation.remarks]
     return "\n".join([*lines, f"-> {out / 'report.html'}, {out / 'model'}"])
+
+
+def _in_short(told: TargetEvaluation, *, synthetic: bool) -> Iterator[str]:
+    """Yield the AUROC, or C-index, of each arm, and the AUROC of smaller trainings, as lines for the terminal."""
+    for arm in told.arms:
+        found = next((metric for metric in arm.metrics if metric.name in NAMES), None)
+        if found is not None and None not in (found.estimate, found.low, found.high):
+            numbers = f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
+            yield f"{arm.arm:6s} {NAMES[found.name]} {numbers}{' (synthetic)' if synthetic else ''}"
+    if told.learning_curve is not None:
+        yield learning_line(told.learning_curve, synthetic=synthetic)
 
 
 def left_out(index: StudyIndex, missing: Sequence[str], target: str, *, synthetic: bool) -> list[str]:
@@ -319,7 +243,7 @@ def left_out(index: StudyIndex, missing: Sequence[str], target: str, *, syntheti
     unclaimed = sum(problem.code == "row_without_study" for problem in index.problems)
     if unclaimed:
         said.append(f"{unclaimed} rows of the label table fit no study of the folder.")
-    damaged = Counter(p.code for p in index.problems if p.severity == "refused" and p.where_key.startswith("fi-"))
+    damaged = Counter(p.code for p in index.problems if p.severity == "refused" and p.study_key is None)
     if damaged:
         codes = ", ".join(f"{count} {code}" for code, count in sorted(damaged.items()))
         said.append(

@@ -113,11 +113,11 @@ def read_folds(given: Sequence[GivenFold], study_keys: Sequence[str]) -> tuple[l
 def remark_sites(plan: SplitPlan, targets: Sequence[int], column: str) -> list[str]:
     """Return remarks on what the folds are, and on those whose site lacks a class."""
     said = [
-        f"Each of the {len(plan.folds)} folds tests one site left out of training (training.group_out = {column!r}); "
+        f"Each of the {len(plan.outer)} folds tests one site left out of training (training.group_out = {column!r}); "
         "training.folds was not used."
     ]
     classes = set(targets)
-    lacking = [str(part.fold) for part in plan.folds if {targets[k] for k in part.test} != classes]
+    lacking = [str(part.fold) for part, *_ in plan.outer if {targets[k] for k in part.test} != classes]
     if lacking:
         said.append(
             f"The site of fold {', '.join(lacking)} lacks a class: it counts in the figures over all sites, but its "

@@ -3,11 +3,11 @@
     RUN/splits.json, splits_final.json -> ids as study keys -> checked GivenSplits -> SplitPlan for the cohort as read
     SplitPlan -> RUN/splits.json, RUN/splits_final.json
 
-`splits.json` names train, tune and test of each fold by key, with the digest of the whole. nnU-Net's
-`splits_final.json` is a list of {"train": [...], "val": [...]}: `val` is what we test on, and tuning parts are carved
-from `train`. Its ids are study ids (of the label table, folder names, StudyInstanceUIDs) or study keys. Both are
-written by key alone. A file that leaves studies out, names unknown ones, tests one twice, or has a patient on two
-sides is refused before any study is read; messages count and name keys, never ids.
+`splits.json` names train, tune and test of each fold by key, and its inner folds, with the digest of the whole.
+nnU-Net's `splits_final.json` is a list of {"train": [...], "val": [...]}: `val` is what we test on, and tuning parts
+or inner folds are carved from `train`. Its ids are study ids (of the label table, folder names, StudyInstanceUIDs) or
+study keys. Both are written by key alone. A file that leaves studies out, names unknown ones, tests one twice, or has a
+patient on two sides is refused before any study is read; messages count and name keys, never ids.
 """
 
 import json
@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from medmllm.errors import LeakageError, SplitError
 from medmllm.result_documents import FoldStudies, SplitDocument
+from medmllm.training.inner_folds import check_inner
 from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, carve_tuning, check_partition, digest_of, lacking
 
 OURS, NNUNET = "splits.json", "splits_final.json"
@@ -36,6 +37,18 @@ class GivenFold:
     train: tuple[str, ...] = field(repr=False)
     tune: tuple[str, ...] | None = field(repr=False)  # None: to be carved from train
     test: tuple[str, ...] = field(repr=False)
+    inner: tuple[tuple[str, ...], ...] = field(default=(), repr=False)  # of train; then tune is empty
+
+    @property
+    def parts(self) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
+        """What each network of the fold trains on and tunes on."""
+        if not self.inner:
+            return ((self.train, self.tune or ()),)
+        held = [frozenset(own) for own in self.inner]
+        return tuple(
+            (tuple(key for key in self.train if key not in own), tune)
+            for own, tune in zip(held, self.inner, strict=True)
+        )
 
 
 def read_split_file(path: Path, key_of: Callable[[str], str], known: Mapping[str, str]) -> tuple[GivenFold, ...]:
@@ -94,12 +107,8 @@ def plan_given(
     """
     check_all_given(given, study_keys)
     place = {key: k for k, key in enumerate(study_keys)}
-
-    def members(keys: Sequence[str]) -> IntArray:
-        return np.array(sorted(place[key] for key in keys if key in place), dtype=np.int64)
-
     if any(fold.tune is None for fold in given):
-        tests = [members(fold.test) for fold in given]
+        tests = [_members(fold.test, place) for fold in given]
         return carve_tuning(
             tests,
             patients,
@@ -109,15 +118,32 @@ def plan_given(
             seed=seed,
             whole_tests=whole_tests,
         )
-    parts = tuple(
-        FoldSplit(number, members(fold.train), members(fold.tune or ()), members(fold.test))
-        for number, fold in enumerate(given)
-    )
+    parts = _parts(given, place)
     check_partition(parts, patients)
+    check_inner(parts)
     fault = lacking(parts, np.asarray(targets, dtype=np.int64), whole_tests=whole_tests)
     if fault:
         raise SplitError(f"{fault}: the folds are given, so give others, or choose another --target.")
     return SplitPlan(parts, digest_of(parts, study_keys))
+
+
+def _parts(given: Sequence[GivenFold], place: Mapping[str, int]) -> tuple[FoldSplit, ...]:
+    """Return what each network sees, as indices; studies without a place are passed over."""
+    return tuple(
+        FoldSplit(
+            number,
+            _members(train, place),
+            _members(tune, place),
+            _members(fold.test, place),
+            inner=k if fold.inner else None,
+        )
+        for number, fold in enumerate(given)
+        for k, (train, tune) in enumerate(fold.parts)
+    )
+
+
+def _members(keys: Sequence[str], place: Mapping[str, int]) -> IntArray:
+    return np.array(sorted(place[key] for key in keys if key in place), dtype=np.int64)
 
 
 def check_all_given(given: Sequence[GivenFold], study_keys: Sequence[str]) -> None:
@@ -144,13 +170,19 @@ def write_splits(plan: SplitPlan, study_keys: Sequence[str], out: Path) -> None:
     def named(members: IntArray) -> tuple[str, ...]:
         return tuple(study_keys[k] for k in members)
 
-    folds = tuple(
-        FoldStudies(train=named(part.train), tune=named(part.tune), test=named(part.test)) for part in plan.folds
-    )
+    folds = tuple(_studies(own, named) for own in plan.outer)
     SplitDocument(digest=plan.digest, folds=folds).write(out / OURS)
     # nnU-Net has no third part: its `train` holds our tuning part as well.
     listed = [{"train": sorted([*fold.train, *fold.tune]), "val": sorted(fold.test)} for fold in folds]
     (out / NNUNET).write_text(json.dumps(listed, indent=4) + "\n", encoding="utf-8")
+
+
+def _studies(own: Sequence[FoldSplit], named: Callable[[IntArray], tuple[str, ...]]) -> FoldStudies:
+    first = own[0]
+    if first.inner is None:
+        return FoldStudies(train=named(first.train), tune=named(first.tune), test=named(first.test))
+    train = named(np.sort(np.concatenate([first.train, first.tune])))
+    return FoldStudies(train=train, tune=(), test=named(first.test), inner=tuple(named(part.tune) for part in own))
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -160,16 +192,14 @@ def _of_ours(text: str) -> tuple[GivenFold, ...]:
     document = SplitDocument.model_validate_json(text)
     keys = sorted({key for fold in document.folds for key in (*fold.train, *fold.tune, *fold.test)})
     place = {key: k for k, key in enumerate(keys)}
-    parts = [
-        FoldSplit(number, *(np.array([place[key] for key in side], dtype=np.int64) for side in sides))
-        for number, sides in enumerate((fold.train, fold.tune, fold.test) for fold in document.folds)
-    ]
+    given = tuple(GivenFold(fold.train, fold.tune, fold.test, fold.inner) for fold in document.folds)
+    parts = _parts(given, place)
     if digest_of(parts, keys) != document.digest:
         raise SplitError(
             f"--splits was changed after it was written: its digest does not fit. Take the {OURS} of the run again; "
             f"folds made by hand go into a {NNUNET}."
         )
-    return tuple(GivenFold(fold.train, fold.tune, fold.test) for fold in document.folds)
+    return given
 
 
 def _of_nnunet(text: str, key_of: Callable[[str], str], known: Mapping[str, str]) -> tuple[GivenFold, ...]:
@@ -184,7 +214,8 @@ def _of_nnunet(text: str, key_of: Callable[[str], str], known: Mapping[str, str]
 
 
 def _check_fold(number: int, fold: GivenFold, known: Mapping[str, str]) -> None:
-    sides = {"train": fold.train, "tune": fold.tune or (), "test": fold.test}
+    inner = {f"inner fold {k}": own for k, own in enumerate(fold.inner)}
+    sides = {**(inner or {"train": fold.train, "tune": fold.tune or ()}), "test": fold.test}
     named = Counter(key for side in sides.values() for key in side)
     _refuse(
         [key for key in named if key not in known],

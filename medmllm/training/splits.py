@@ -13,12 +13,14 @@ sites' secrets give the same folds for the same folder.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold
 
 from medmllm.errors import SplitError
+from medmllm.model_documents import fold_name
 from medmllm.provenance import text_digest
 from medmllm.result_documents import FoldDocument
 
@@ -30,28 +32,45 @@ ATTEMPTS = 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoldSplit:
-    """One fold: three sets of studies, no patient in two of them."""
+    """What one network sees: three sets of studies, no patient in two of them."""
 
     fold: int
     train: IntArray = field(repr=False)  # (studies in train,) indices into the cohort, ascending
     tune: IntArray = field(repr=False)  # for early stopping, temperature and threshold
     test: IntArray = field(repr=False)  # predicted by this fold's model alone
+    inner: int | None = None  # number of the inner fold, where several networks share the test part (`inner_folds`)
+
+    @property
+    def name(self) -> str:
+        """The fold as people write it: 0, or 0.1 for an inner fold."""
+        return fold_name(self.fold, self.inner)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SplitPlan:
     """All folds; each study is in exactly one test part."""
 
-    folds: tuple[FoldSplit, ...]
+    folds: tuple[FoldSplit, ...]  # one per network: the inner folds of a fold stand side by side
     digest: str  # sha256 over fold, part and study key of every membership
 
     @property
     def test_fold(self) -> IntArray:
         """The fold in which each study is tested; shape (studies,)."""
-        owner = np.empty(sum(part.test.size for part in self.folds), dtype=np.int64)
-        for part in self.folds:
+        outer = self.outer
+        owner = np.empty(sum(part.test.size for part, *_ in outer), dtype=np.int64)
+        for part, *_ in outer:
             owner[part.test] = part.fold
         return owner
+
+    @property
+    def outer(self) -> tuple[tuple[FoldSplit, ...], ...]:
+        """What the networks of each fold see; one alone where there are no inner folds."""
+        return outer_folds(self.folds)
+
+
+def outer_folds(parts: Sequence[FoldSplit]) -> tuple[tuple[FoldSplit, ...], ...]:
+    """Return parts by fold: those of one fold share its test part."""
+    return tuple(tuple(own) for _, own in groupby(parts, key=lambda part: part.fold))
 
 
 def make_splits(
@@ -166,12 +185,13 @@ def check_partition(parts: Sequence[FoldSplit], patients: Sequence[str]) -> None
             shared = np.intersect1d(owner[sides[one]], owner[sides[other]])
             if shared.size:
                 raise SplitError(
-                    f"fold {part.fold}: {shared.size} patients are in both {one} and {other}. Results on such a "
+                    f"fold {part.name}: {shared.size} patients are in both {one} and {other}. Results on such a "
                     "split would be too good; do not use it, and report this."
                 )
         if not np.array_equal(np.sort(np.concatenate(list(sides.values()))), everyone):
-            raise SplitError(f"fold {part.fold}: train, tune and test are not the whole cohort, each study once")
-    tested = np.sort(np.concatenate([part.test for part in parts])) if parts else np.array([], dtype=np.int64)
+            raise SplitError(f"fold {part.name}: train, tune and test are not the whole cohort, each study once")
+    tests = [own[0].test for own in outer_folds(parts)]
+    tested = np.sort(np.concatenate(tests)) if tests else np.array([], dtype=np.int64)
     if not np.array_equal(tested, everyone):
         raise SplitError(f"the test parts hold {tested.size} studies, not each of the {owner.size} studies once")
 
@@ -299,14 +319,14 @@ def lacking(parts: Sequence[FoldSplit], target: IntArray, *, whole_tests: bool =
         for name, members in sides if whole_tests else sides[1:]:
             absent = np.setdiff1d(target, target[members])
             if absent.size:
-                return f"the {name} part of fold {part.fold} lacks class {absent[0]}"
+                return f"the {name} part of fold {part.name} lacks class {absent[0]}"
     return ""
 
 
 def digest_of(parts: Sequence[FoldSplit], study_keys: Sequence[str]) -> str:
-    """Return sha256 over fold, part and study key of every membership."""
+    """Return sha256 over fold (and inner fold), part and study key of every membership."""
     memberships = sorted(
-        f"{part.fold} {name} {study_keys[index]}"
+        f"{part.name} {name} {study_keys[index]}"
         for part in parts
         for name, members in (("train", part.train), ("tune", part.tune), ("test", part.test))
         for index in members
@@ -315,7 +335,7 @@ def digest_of(parts: Sequence[FoldSplit], study_keys: Sequence[str]) -> str:
 
 
 def count_folds(plan: SplitPlan, patients: Sequence[str]) -> tuple[FoldDocument, ...]:
-    """Return for each fold how many studies and patients its parts hold."""
+    """Return for each fold, or inner fold, how many studies and patients its parts hold."""
 
     def count(members: IntArray) -> tuple[int, int]:
         return len(members), len({patients[k] for k in members})
@@ -326,6 +346,7 @@ def count_folds(plan: SplitPlan, patients: Sequence[str]) -> tuple[FoldDocument,
         found.append(
             FoldDocument(
                 fold=split.fold,
+                inner=split.inner,
                 training_studies=train,
                 tuning_studies=tune,
                 test_studies=test,

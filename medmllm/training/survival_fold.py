@@ -18,16 +18,14 @@ from medmllm.evaluation.survival_curve import (
     fit_hazard_temperature,
     log_hazards,
     risks,
-    shared_times,
 )
-from medmllm.model_documents import FoldSurvival
+from medmllm.model_documents import FoldSurvival, TuningDecisions
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.survival_head import CoxHead, HazardHead
 from medmllm.records import FloatArray, Sample, Survival
 from medmllm.training.cohort import Cohort
 from medmllm.training.splits import FoldSplit
 from medmllm.training.survival_targets import AtRisk, Ranked, at_risk, interval_bounds, rank_times
-from medmllm.training.tuning_part import TuningDecisions
 from medmllm.training_config import TaskSettings
 
 _PSEUDOCOUNT = 0.5  # events and studies without: an interval without an event has a hazard above 0
@@ -87,19 +85,18 @@ class Timeline:
         baseline = breslow_baseline(log_risks()[:, 0], time, event, np.array(self.fold.bounds))
         network.head.settle(np.diff(baseline, prepend=0.0).tolist())
 
-    def decide(self, raw: FloatArray, survived: Sequence[Survival], horizons: Sequence[float]) -> TuningDecisions:
+    def decide(self, raw: FloatArray, survived: Sequence[Survival], horizon: float) -> TuningDecisions:
         """Return what a tuning part decides: the temperature, and its median risk by the largest horizon.
 
         Args:
             raw: Logits of the hazards; shape (studies, intervals).
             survived: Of the same studies.
-            horizons: Rising.
+            horizon: The largest.
         """
         coded: IntArray = np.array([at_risk(one, self.fold.bounds) for one in survived])
         temperature = fit_hazard_temperature(raw, coded, self.fold.everybody)
-        risk = risks(log_hazards(raw, temperature, self.fold, np.array(horizons[-1:])))
-        times = tuple(map(float, shared_times(horizons)))
-        return TuningDecisions(temperature, None, float(np.median(risk)), None, survival=self.fold, times=times)
+        risk = risks(log_hazards(raw, temperature, self.fold, np.array([horizon])))
+        return TuningDecisions(temperature=temperature, threshold=float(np.median(risk)), survival=self.fold)
 
 
 def survived_of(samples: Sequence[Sample]) -> list[Survival]:

@@ -1,6 +1,6 @@
 """The result of a cross-validation of times to an event, as far as it differs from that of classes.
 
-arms -> CohortEvaluation, what is said beside it, RUN/out_of_fold.csv with the share without the event by each horizon
+Trained -> what is told of it, RUN/out_of_fold.csv with the share without the event by each horizon
 """
 
 from dataclasses import asdict
@@ -10,12 +10,13 @@ import numpy as np
 
 from medmllm.csv_tables import write_table
 from medmllm.evaluation.kaplan_meier import Followed
-from medmllm.evaluation.modality_use import evaluate_use_by, use_remarks
+from medmllm.evaluation.modality_use import ModalityUse, evaluate_use_by, use_remarks
+from medmllm.evaluation.remarks import remarks
 from medmllm.evaluation.resampling import Measure
 from medmllm.evaluation.survival import SurvivalOutOfFold, c_index_measure, evaluate_survival
 from medmllm.evaluation.survival_groups import calibration_quarters, logrank_p, risk_groups
 from medmllm.model_documents import RISK_GROUPS, SurvivalTask
-from medmllm.records import CohortEvaluation, FloatArray
+from medmllm.records import MODALITIES, CohortEvaluation, FloatArray
 from medmllm.survival_documents import (
     CalibrationGroupDocument,
     HorizonCalibrationDocument,
@@ -23,8 +24,30 @@ from medmllm.survival_documents import (
     SurvivalArmDocument,
 )
 from medmllm.table_rows import SurvivalOutOfFoldRow
+from medmllm.training.policy import judge
 from medmllm.training.run import Trained
-from medmllm.training.trust import Trust, use_document
+from medmllm.training.target_evaluation import Told, target_document
+from medmllm.training.trust import packaged_arm, use_document
+
+
+def tell_survival(trained: Trained) -> Told:
+    """Return what is told of a run of times to an event."""
+    settings, packaged = trained.config.evaluation, packaged_arm(trained.arms)
+    found, uses = evaluate_survival_arms(trained), survival_uses(trained)
+    documents = tuple(map(use_document, uses))
+    rules = judge(
+        trained.config.policy,
+        next(arm for arm in found.arms if arm.arm == packaged.arm),
+        reads=[name for name in MODALITIES if getattr(packaged.contract, name) is not None],
+        subgroups=(),
+        uses=documents,
+    )
+    said = (
+        *use_remarks(uses, confidence=settings.confidence),
+        *remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples),
+    )
+    told = {"modality_use": documents, "survival": survival_documents(trained)}
+    return Told(target_document(trained, found, {}).model_copy(update=told), rules, said)
 
 
 def evaluate_survival_arms(trained: Trained) -> CohortEvaluation:
@@ -43,14 +66,14 @@ def evaluate_survival_arms(trained: Trained) -> CohortEvaluation:
     )
 
 
-def assess_survival(trained: Trained) -> Trust:
+def survival_uses(trained: Trained) -> list[ModalityUse]:
     """Return which modalities each arm uses, by its C-index."""
     config, followed = trained.config, followed_of(trained)
 
     def measure_of(inside: list[int], chances: FloatArray) -> Measure:
         return c_index_measure(Followed(followed.time[inside], followed.event[inside]), chances[:, 1])
 
-    uses = [
+    return [
         use
         for arm in trained.arms
         if isinstance(arm.out_of_fold, SurvivalOutOfFold)
@@ -68,10 +91,6 @@ def assess_survival(trained: Trained) -> Trust:
             seed=config.training.seed,
         )
     ]
-    return Trust(
-        modality_use=tuple(map(use_document, uses)),
-        remarks=tuple(use_remarks(uses, confidence=config.evaluation.confidence)),
-    )
 
 
 def survival_documents(trained: Trained) -> tuple[SurvivalArmDocument, ...]:
@@ -117,7 +136,7 @@ def write_survival_out_of_fold(path: Path, trained: Trained) -> None:
         )
 
     rows = (row(arm, k, int(fold)) for arm in _arms(trained) for k, fold in enumerate(trained.plan.test_fold))
-    write_table(path, SurvivalOutOfFoldRow, rows, classes=names)
+    write_table(path, SurvivalOutOfFoldRow, rows, classes=trained.task.columns)
 
 
 def followed_of(trained: Trained) -> Followed:

@@ -15,25 +15,17 @@ def check_task(config: TrainConfig, task: Task) -> None:
     """Refuse settings that do not fit the task.
 
     Raises:
-        ConfigError: Class weights of another number of classes; a rule of the policy on what is not measured; for
-            several labels, what is told of one target only; for a time to an event, what is told of classes only.
+        ConfigError: Class weights of another number of classes; for several targets, what is of one target's classes;
+            for a time to an event, what is of classes; a rule of the policy on what is not measured, or is of another
+            target.
     """
     check_rules(config, task)
     if task.survival is not None:
         check_survival_settings(config)
-        return
-    if not task.labels:
+    elif task.several:
+        check_label_settings(config.training)
+    else:
         check_weights(config.training, len(task.classes))
-        return
-    check_label_settings(config.training)
-    if config.training.learning_curve:
-        raise ConfigError("[training] learning_curve: the curve is told of one target, and several were given")
-    if config.evaluation.subgroups.columns:
-        raise ConfigError("[evaluation.subgroups] columns: groups are told of one target, and several were given")
-    if config.evaluation.calibration != "temperature":
-        raise ConfigError('[evaluation] calibration = "temperature" is what several labels can have, each its own')
-    if config.policy.may_not_ignore:
-        raise ConfigError("[policy] may_not_ignore: use of modalities is tested for one target, and several were given")
 
 
 def check_survival_settings(config: TrainConfig) -> None:

@@ -16,6 +16,7 @@ from medmllm.evaluation.delong import compare_aurocs
 from medmllm.evaluation.fairness import Subgroups, evaluate_groups, gap_remarks
 from medmllm.evaluation.modality_use import ModalityUse, evaluate_use, use_remarks
 from medmllm.evaluation.resampling import Interval
+from medmllm.model_documents import Task
 from medmllm.records import FloatArray
 from medmllm.training.arms import main_arm
 from medmllm.training.cohort import Cohort
@@ -48,7 +49,7 @@ def assess(
     cohort: Cohort,
     groups: Groups,
     *,
-    classes: tuple[str, ...],
+    task: Task,
     config: TrainConfig,
 ) -> Trust:
     """Return what the arms can be trusted for.
@@ -57,18 +58,18 @@ def assess(
         arms: Cross-validated.
         cohort: Its studies, with targets and patients.
         groups: As of `read_groups`.
-        classes: Their names.
-        config: Bounds, intervals, seed of the resamples, kind of task.
+        task: One target, its classes and kind.
+        config: Bounds, intervals, seed of the resamples.
     """
     settings = config.evaluation
-    uses = _uses(arms, cohort, config)
-    found = _subgroups(packaged_arm(arms), cohort, groups, config)
+    uses = _uses(arms, cohort, config, ordered=task.ordered)
+    found = _subgroups(packaged_arm(arms), cohort, groups, config, ordered=task.ordered)
     gaps = (
         line for own in found for line in gap_remarks(own, arm=packaged_arm(arms).arm, confidence=settings.confidence)
     )
     return Trust(
         modality_use=tuple(map(use_document, uses)),
-        subgroups=tuple(_subgroup(own, packaged_arm(arms).arm, classes) for own in found),
+        subgroups=tuple(_subgroup(own, packaged_arm(arms).arm, task.classes) for own in found),
         delong=tuple(_delong(arms, cohort, config)),
         decision_curves=tuple(_decision_curves(arms, cohort, config)),
         remarks=(*use_remarks(uses, confidence=settings.confidence), *gaps),
@@ -116,7 +117,7 @@ def packaged_arm(arms: Sequence[ArmResult]) -> ArmResult:
     return next(arm for arm in arms if arm.arm == name)
 
 
-def _uses(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> tuple[ModalityUse, ...]:
+def _uses(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig, *, ordered: bool) -> tuple[ModalityUse, ...]:
     return tuple(
         use
         for arm in arms
@@ -130,12 +131,14 @@ def _uses(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> tup
             confidence=config.evaluation.confidence,
             samples=config.evaluation.bootstrap_samples,
             seed=config.training.seed,
-            ordered=config.task.ordered,
+            ordered=ordered,
         )
     )
 
 
-def _subgroups(arm: ArmResult, cohort: Cohort, groups: Groups, config: TrainConfig) -> tuple[Subgroups, ...]:
+def _subgroups(
+    arm: ArmResult, cohort: Cohort, groups: Groups, config: TrainConfig, *, ordered: bool
+) -> tuple[Subgroups, ...]:
     bands = config.evaluation.subgroups.bands
     return tuple(
         evaluate_groups(
@@ -149,7 +152,7 @@ def _subgroups(arm: ArmResult, cohort: Cohort, groups: Groups, config: TrainConf
             confidence=config.evaluation.confidence,
             samples=config.evaluation.bootstrap_samples,
             seed=config.training.seed,
-            ordered=config.task.ordered,
+            ordered=ordered,
         )
         for column, of in groups.items()
         if isinstance(arm.out_of_fold, OutOfFold)

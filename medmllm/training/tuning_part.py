@@ -1,63 +1,57 @@
 """What a fold's tuning part decides beside the epoch: calibration, operating point, conformal thresholds.
 
-raw logits and targets of the tuning part -> TuningDecisions
+raw logits and targets of the tuning part -> TuningDecisions of each target
 
-The test part has no say in any of them.
+The test part has no say in any of them. Of several targets each is decided on the tuning studies where it is known.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 
 from medmllm.evaluation.calibration import fit_temperature, to_probabilities
 from medmllm.evaluation.conformal import class_thresholds
 from medmllm.evaluation.discrimination import IntArray, choose_threshold
+from medmllm.evaluation.fold_decisions import plain
 from medmllm.evaluation.isotonic import calibrate, fit_isotonic
-from medmllm.evaluation.survival_curve import log_hazards
-from medmllm.model_documents import FoldSurvival, IsotonicMap, LabelDecision
-from medmllm.records import FloatArray
-from medmllm.training.label_fold import calibrate_labels, decide_labels
+from medmllm.model_documents import Task, TuningDecisions
+from medmllm.records import UNKNOWN, FloatArray
 from medmllm.training_config import EvaluationSettings
 
+UNDECIDED = TuningDecisions(temperature=1.0, threshold=0.5)
+"""A fold's own part, where each of several targets has one."""
 
-@dataclass(frozen=True, slots=True)
-class TuningDecisions:
-    """Numbers that go into the fold's entry in the model card."""
 
-    temperature: float
-    isotonic: tuple[IsotonicMap, ...] | None  # None: the temperature alone
-    threshold: float  # on the positive class's probability; 0.5, and not read, when multiclass
-    conformal_thresholds: tuple[float, ...] | None  # per class; None for several labels
-    labels: tuple[LabelDecision, ...] | None = None  # of several labels, in place of temperature and threshold
-    survival: FoldSurvival | None = None  # of a time to an event, whose logits become log cumulative hazards
-    times: tuple[float, ...] = ()  # at these
+def decide_each(
+    logits: FloatArray, truth: IntArray, settings: EvaluationSettings, task: Task
+) -> tuple[TuningDecisions, ...]:
+    """Return what the tuning part decides for each target; one where there is one.
 
-    def calibrate(self, logits: FloatArray) -> FloatArray:
-        """Return raw logits, shape (studies, outputs), calibrated: each label by its own temperature."""
-        if self.survival is not None:
-            return log_hazards(logits, self.temperature, self.survival, np.array(self.times))
-        if self.labels is not None:
-            return calibrate_labels(logits, self.labels)
-        return calibrate(logits, self.temperature, self.isotonic)
+    Args:
+        logits: Raw, shape (studies, outputs).
+        truth: Class index of each study; of several targets one each, or UNKNOWN, shape (studies, targets).
+        settings: As of `decide_on_tuning`.
+        task: Says which outputs are whose.
+    """
+    found = []
+    for place, own in zip(task.places, np.reshape(truth, (len(truth), -1)).T, strict=True):
+        known = own != UNKNOWN
+        found.append(decide_on_tuning(logits[known, place.outputs], own[known], settings))
+    return tuple(found)
 
 
 def decide_on_tuning(logits: FloatArray, truth: IntArray, settings: EvaluationSettings) -> TuningDecisions:
-    """Return what the tuning part decides.
+    """Return what the tuning part decides for one target.
 
     Args:
         logits: Raw, shape (studies, outputs); one output is a binary task.
-        truth: Class index of each study; of several labels 1, 0 or UNKNOWN, shape (studies, labels).
+        truth: Class index of each study.
         settings: Kind of calibration; coverage asked of the conformal sets, per class.
     """
-    if truth.ndim == 2:
-        return TuningDecisions(1.0, None, 0.5, None, decide_labels(logits, truth))
     binary = logits.shape[1] == 1
-    raw = logits[:, 0] if binary else logits
+    raw = plain(logits)
     temperature, maps = fit_temperature(raw, truth), None
     if settings.calibration == "isotonic":
         maps = fit_isotonic(to_probabilities(raw / temperature), truth)
-    calibrated = calibrate(logits, temperature, maps)
-    chances = to_probabilities(calibrated[:, 0] if binary else calibrated)
+    chances = to_probabilities(plain(calibrate(logits, temperature, maps)))
     return TuningDecisions(
         temperature=temperature,
         isotonic=maps,

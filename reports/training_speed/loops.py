@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import BertConfig
 
 from medmllm.documents import ImageSettings, PreprocessingContract, TextSettings
-from medmllm.model_documents import ModelSettings
+from medmllm.model_documents import ModelSettings, Task
 from medmllm.models.package import FoldNetwork, build_network
 from medmllm.models.text_encoder import from_config
 from medmllm.preprocessing.sample import collate
@@ -30,7 +30,7 @@ from medmllm.training.machine import Machine
 from medmllm.training_config import TrainingSettings
 
 SETTINGS = Path(__file__).resolve().parents[2] / "pipelines" / "train.toml"
-CLASSES = ("no", "yes")
+TASK = Task.of("outcome", ("no", "yes"))
 SEED = 20
 
 
@@ -47,7 +47,7 @@ class Case:
     def network(self) -> FoldNetwork:
         """Return fresh random weights, the same each time."""
         torch.manual_seed(SEED)
-        return FoldNetwork(build_network(self.contract, self.model, CLASSES, from_config(self.text)), None)
+        return FoldNetwork(build_network(self.contract, self.model, TASK, from_config(self.text)), None)
 
 
 def packaged(table: str, document: type[Any], **changes: object) -> Any:

@@ -33,7 +33,7 @@ from medmllm.training.cohort import draft_contract, read_cohort
 from medmllm.training.image_cache import ImageCache
 from medmllm.training.loop import fit
 from medmllm.training_config import TrainingSettings
-from reports.training_speed.loops import CLASSES, SEED, packaged
+from reports.training_speed.loops import SEED, TASK, packaged
 
 HERE = Path(__file__).resolve().parent
 EDGE, COUNTS = 64, (200, 2000)
@@ -73,7 +73,7 @@ def train_once(studies: Path, kept: Path | None, count: int, edge: int) -> dict[
     )
     read_s = time.monotonic() - began
     samples = [member.sample for member in cohort.members]
-    network = build_network(contract, packaged("model", ModelSettings, image_width=4), CLASSES, None)
+    network = build_network(contract, packaged("model", ModelSettings, image_width=4), TASK, None)
     settings = packaged("training", TrainingSettings, epochs=1, device="cpu")
     fit(FoldNetwork(network, None), samples[: -count // 5], samples[-count // 5 :], contract, settings,
         seed=SEED, tracker=Silent())  # fmt: skip

@@ -165,7 +165,7 @@ def a_network(
     parts = load_config(TrainConfig, "train", overrides=(*OVERRIDES, f"model.fusion={fusion}")).model
     torch.manual_seed(seed)
     text = None if tokenizer is None else new_text_network(contract.text, parts, tokenizer)
-    network = build_network(contract, parts, classes, text).eval()
+    network = build_network(contract, parts, Task.of("effusion", classes), text).eval()
     with torch.no_grad():
         network.fusion.out.weight *= 10
         if network.text_encoder is not None:

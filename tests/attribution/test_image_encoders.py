@@ -6,6 +6,7 @@ import torch
 
 from medmllm.attribution.gradients import explain_study
 from medmllm.config import TrainConfig, load_config
+from medmllm.model_documents import Task
 from medmllm.models.package import build_network
 from medmllm.preprocessing.sample import collate
 from tests.attribution.made_up import OVERRIDES, a_contract, a_package, a_sample, settings, sources
@@ -17,7 +18,7 @@ def test_attributions_of_voxels_add_up_to_the_change_of_the_logit(encoder: str, 
     overrides = (*OVERRIDES, f"model.image_encoder={encoder}", f"model.image_width={width}")
     parts = load_config(TrainConfig, "train", overrides=overrides).model
     torch.manual_seed(5)
-    network = build_network(contract, parts, ("no", "yes"), None)
+    network = build_network(contract, parts, Task.of("effusion", ("no", "yes")), None)
     with torch.no_grad():
         for seed in range(3):  # batch normalisation learns what images are like
             network(collate([a_sample(contract, seed=10 * seed + k) for k in range(8)], contract))

@@ -7,8 +7,15 @@ import pytest
 from sklearn import metrics
 
 from medmllm.errors import EvaluationError
-from medmllm.evaluation.calibration import calibration_intercept, calibration_slope, to_probabilities
+from medmllm.evaluation.calibration import (
+    calibration_intercept,
+    calibration_slope,
+    expected_calibration_error,
+    to_probabilities,
+    weighted_ece,
+)
 from medmllm.evaluation.cohort import OutOfFold, evaluate_arms
+from medmllm.evaluation.resampling import draw_weights
 from medmllm.records import CohortEvaluation, Metric
 
 N = 90
@@ -86,6 +93,19 @@ def test_every_interval_holds_its_estimate_and_is_wider_at_a_higher_confidence()
     for name in ("auroc", "auprc", "brier", "calibration_slope", "sensitivity"):
         assert narrow[name].low is not None
         assert wide[name].low < narrow[name].low < narrow[name].estimate < narrow[name].high < wide[name].high
+
+
+def basic(event: np.ndarray, chance: np.ndarray, weights: np.ndarray, confidence: float) -> tuple[float, float]:
+    """The basic interval of the calibration error of weighted studies, by its definition."""
+    estimate = expected_calibration_error(event, chance)
+    low, high = np.quantile(weighted_ece(event, chance, weights), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return max(0.0, 2 * estimate - high), 2 * estimate - low
+
+
+def test_the_interval_of_the_calibration_error_is_the_basic_one() -> None:
+    weights = np.concatenate(list(draw_weights(PATIENTS, samples=200, seed=11)))
+    found = of(evaluate(), "image")["ece"]
+    assert (found.low, found.high) == pytest.approx(basic(TARGETS == 1, ARMS[0].probabilities[:, 1], weights, 0.9))
 
 
 def test_the_seed_fixes_every_number() -> None:

@@ -8,7 +8,7 @@ from sklearn import metrics
 
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.calibration import to_probabilities
-from medmllm.evaluation.cohort import OutOfFold
+from medmllm.evaluation.cohort import OutOfFold, evaluate_arms
 from medmllm.evaluation.comparison import Comparison, Difference, better, compare_models, comparison_remarks
 from medmllm.evaluation.resampling import Interval, draw_weights
 
@@ -51,6 +51,15 @@ def test_a_difference_and_its_interval_are_those_of_scikit_learn_on_the_same_pat
     drawn = [gap(weights) for block in draw_weights(PATIENTS, samples=200, seed=11) for weights in block]
     assert found.estimate == pytest.approx(gap(np.ones(N)))
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.05, 0.95])))
+
+
+def test_the_calibration_error_of_a_run_has_the_interval_that_its_own_report_gives_it() -> None:
+    settings = {"patients": PATIENTS, "folds": FOLDS, "classes": ("no", "yes")}
+    alone = evaluate_arms([WEAK], targets=TARGETS, confidence=0.9, samples=200, seed=11, **settings)  # type: ignore[arg-type]
+    (here, there) = (
+        [m for m in run.metrics if m.name == "ece"] for run in (compare(WEAK, STRONG).runs[0], alone.arms[0])
+    )
+    assert here == there
 
 
 def test_every_two_runs_are_compared_once_in_every_metric() -> None:

@@ -5,9 +5,10 @@ import pytest
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 
 from medmllm.errors import EvaluationError
-from medmllm.evaluation.calibration import expected_calibration_error, to_probabilities
+from medmllm.evaluation.calibration import expected_calibration_error, to_probabilities, weighted_ece
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.fairness import GAPS, Gap, Subgroups, evaluate_groups, gap_remarks
+from medmllm.evaluation.resampling import draw_weights
 
 RNG = np.random.default_rng(8)
 N = 240
@@ -58,6 +59,9 @@ def test_each_groups_numbers_are_those_of_its_studies_alone() -> None:
             assert metric.low is not None
             assert metric.high is not None
             assert metric.low < metric.estimate < metric.high  # type: ignore[operator]
+        weights = np.concatenate(list(draw_weights(PATIENTS, samples=300, seed=2)))[:, inside]
+        low = np.quantile(weighted_ece(target == 1, chance, weights), 0.025)
+        assert group.metrics["ece"].high == pytest.approx(2 * estimates["ece"] - low)  # a basic interval
 
 
 def test_a_gap_names_the_two_groups_furthest_apart_and_an_interval_around_their_difference() -> None:

@@ -36,17 +36,20 @@ def cohort(**changes: object) -> CohortEvaluation:
     return replace(good, **fields)  # type: ignore[arg-type]
 
 
-def said(
-    evaluation: CohortEvaluation, confidence: float = 0.95, samples: int = 2000, *, labels: bool = False
-) -> list[str]:
-    return list(remarks(evaluation, confidence=confidence, samples=samples, labels=labels))
+def said(evaluation: CohortEvaluation, confidence: float = 0.95, samples: int = 2000) -> list[str]:
+    return list(remarks(evaluation, confidence=confidence, samples=samples))
 
 
-def test_labels_side_by_side_are_not_called_classes() -> None:
-    found = said(cohort(classes=("nodule", "effusion"), class_patients=(9, 140)), labels=True)
-    assert found[0].startswith("The rarer answer to label nodule has 9 patients, fewer than 10")
-    assert "rarest answer to a label has 9 patients; below 100 per answer" in found[1]
-    assert not any("class" in line.lower() for line in found)
+def test_an_estimate_outside_of_its_interval_is_said_once_per_metric_with_the_reason() -> None:
+    high, low = metric("ece", 0.127, 0.0, 0.12), metric("brier", 0.2, 0.21, 0.25, "nodule")
+    arms = (ArmEvaluation("image", (high, low)), ArmEvaluation("text", (high, metric("ece", 0.1, 0.1, 0.2))))
+    found = said(cohort(arms=arms, differences=()))
+    assert found == [
+        "An estimate of ece lies outside of its 95% interval (image arm: 0.127 against 0.000 to 0.120; text arm: 0.127 "
+        "against 0.000 to 0.120): noise alone makes it too large in small cohorts, and the interval takes that off.",
+        "An estimate of brier lies outside of its 95% interval (image arm for nodule: 0.200 against 0.210 to 0.250): "
+        "resampling shifts this measure, so take neither as exact.",
+    ]
 
 
 def test_numbers_that_are_in_order_call_for_no_remark() -> None:
@@ -104,7 +107,7 @@ def test_fewer_than_a_hundred_patients_make_calibration_rough(patients: int, cou
     [(0.5, 0.7, "is not shown to beat chance"), (0.41, 0.49, "is worse than chance"), (0.501, 0.7, None)],
 )
 def test_an_arm_no_better_than_chance_is_called_so(low: float, high: float, words: str | None) -> None:
-    found = said(cohort(auroc=metric("auroc", 0.48, low, high)))
+    found = said(cohort(auroc=metric("auroc", (low + high) / 2, low, high)))
     assert [sentence for sentence in found if "chance" in sentence] == found
     assert len(found) == (words is not None)
     assert all(sentence.startswith(f"The fused arm {words}") for sentence in found)
@@ -112,7 +115,7 @@ def test_an_arm_no_better_than_chance_is_called_so(low: float, high: float, word
 
 @pytest.mark.parametrize(("low", "high", "words"), [(0.3, 0.8, "too extreme"), (1.2, 1.8, "too timid"), (1, 1.4, None)])
 def test_a_slope_away_from_one_says_in_which_direction(low: float, high: float, words: str | None) -> None:
-    found = said(cohort(calibration_slope=metric("calibration_slope", 0.7, low, high)))
+    found = said(cohort(calibration_slope=metric("calibration_slope", (low + high) / 2, low, high)))
     assert len(found) == (words is not None)
     assert all(f"Probabilities of the fused arm are {words}:" in sentence for sentence in found)
 
@@ -126,7 +129,7 @@ def test_a_slope_that_does_not_exist_is_said() -> None:
     ("low", "high", "words"), [(-0.9, -0.1, "too high"), (0.1, 0.9, "too low"), (-0.1, 0, None), (0, 0.1, None)]
 )
 def test_an_intercept_away_from_zero_says_in_which_direction(low: float, high: float, words: str | None) -> None:
-    found = said(cohort(calibration_intercept=metric("calibration_intercept", 0.1, low, high)))
+    found = said(cohort(calibration_intercept=metric("calibration_intercept", (low + high) / 2, low, high)))
     assert len(found) == (words is not None)
     assert all(f"are {words} on average" in sentence for sentence in found)
     missing = cohort(calibration_intercept=metric("calibration_intercept", None, None, None))

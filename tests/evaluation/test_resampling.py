@@ -1,13 +1,16 @@
 """Resampling: patients are drawn whole, measures share the draws, and intervals are as wide as they should be."""
 
 import time
+from functools import partial
 from itertools import product
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from medmllm.errors import EvaluationError
 from medmllm.evaluation import resampling
+from medmllm.evaluation.calibration import weighted_ece
 from medmllm.evaluation.discrimination import weighted_auroc
 from medmllm.evaluation.resampling import Interval, draw_weights, percentile_interval, resample
 
@@ -83,6 +86,32 @@ def test_a_higher_confidence_widens_the_interval() -> None:
     draws = np.linspace(0, 1, 1001)
     assert percentile_interval(0.4, draws, 0.9) == Interval(0.4, pytest.approx(0.05), pytest.approx(0.95), 0)
     assert percentile_interval(0.4, draws, 0.5) == Interval(0.4, pytest.approx(0.25), pytest.approx(0.75), 0)
+
+
+def test_the_basic_interval_holds_the_true_calibration_error_where_percentiles_lie_above_it() -> None:
+    # Log-odds z that should be z / 3: with many studies the binned error is that of their true chances.
+    many = np.random.default_rng(0).normal(0, 1.5, 1_000_000)
+    place = np.minimum((expit(many) * 10).astype(int), 9)
+    truth = float(np.abs(np.bincount(place, expit(many / 3) - expit(many), 10)).sum()) / len(many)
+    patients, held = [f"p{k}" for k in range(60)], {"basic": 0, "percentile": 0}
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        z = rng.normal(0, 1.5, 60)
+        event = rng.random(60) < expit(z / 3)
+        drawn = resample(
+            {"ece": partial(weighted_ece, event, expit(z))},
+            targets=event * 1,
+            patients=patients,
+            samples=200,
+            seed=seed,
+        )
+        for kind in held:
+            found = drawn.interval("ece", 0.95, leans_upwards=kind == "basic")
+            assert found.low is not None
+            assert found.high is not None
+            held[kind] += found.low <= truth <= found.high
+    assert held["basic"] > 80 * 0.8
+    assert held["percentile"] < 80 * 0.6
 
 
 def test_draws_that_are_not_defined_are_left_out_and_counted() -> None:

@@ -28,7 +28,13 @@ def assign(*targets: str, settings: TaskSettings = CLASSES) -> Assigned:
 def test_several_targets_are_labels_and_empty_cells_are_unknown() -> None:
     found = assign("nodule", "effusion", "grade >= 2")
     assert (found.task.kind, found.task.target) == ("multilabel", "nodule, effusion, grade>=2")
-    assert found.task.classes == ("nodule", "effusion", "grade>=2")
+    assert found.task.names == ("nodule", "effusion", "grade>=2")
+    assert [part.classes for part in found.task.parts] == [
+        ("nodule=no", "nodule=yes"),
+        ("effusion=0", "effusion=1"),
+        ("not grade>=2", "grade>=2"),
+    ]
+    assert all(part.kind == "binary" for part in found.task.parts)
     assert list(found.by_study.values()) == [(1, 1, 0), (0, UNKNOWN, 1), (UNKNOWN, 0, 1)]
     assert found.missing == ("st-0000000000000002",)  # the study without any
 

@@ -72,12 +72,16 @@ def test_an_empty_note_is_a_note(tmp_path: Path) -> None:
     assert put(tmp_path, "note.txt", b"").kind is Kind.NOTE
 
 
-def test_sounds_are_recordings_and_damaged_ones_problems(tmp_path: Path) -> None:
+def test_sounds_are_recordings_and_damaged_ones_stay_recordings_with_a_refusal(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "good.wav", np.zeros(80), 8000)
     assert recognised(tmp_path, "good.wav").kind is Kind.RECORDING
     item = put(tmp_path, "bad.flac", b"fLaC but no more")
-    assert item.problem is not None
-    assert (item.problem.severity, item.problem.code) == ("refused", "recording_unreadable")
+    assert (item.kind, item.problem) == (Kind.RECORDING, None)
+    assert item.refusal is not None
+    assert (item.refusal.stage, item.refusal.code) == ("index", "recording_unreadable")
+    hidden = put(tmp_path, "._good.wav", b"Mac OS X")  # what macOS leaves beside a file is no recording
+    assert hidden.problem is not None
+    assert hidden.problem.severity == "ignored"
 
 
 @pytest.mark.parametrize(

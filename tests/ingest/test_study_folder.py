@@ -267,6 +267,18 @@ def test_notes_and_sounds_belong_to_the_study_whose_images_lie_in_the_nearest_fo
     assert "2 studies" in orphan.reason
 
 
+def test_a_damaged_recording_is_a_problem_of_the_study_that_it_lies_in(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_nifti_study(tmp_path / name, note=None)
+    (tmp_path / "b" / "heart.wav").write_bytes(b"RIFF and no more")
+    found = index(tmp_path)
+    study = study_named(found, "b")
+    assert len(study.recordings) == 1
+    (problem,) = found.problems
+    assert (problem.study_key, problem.severity, problem.code) == (study.study_key, "refused", "recording_unreadable")
+    assert original(found, problem.where_key) == "b/heart.wav"
+
+
 def test_a_note_without_any_study_around_is_an_orphan(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("x")
     found = index(tmp_path)

@@ -14,7 +14,7 @@ from medmllm.documents import (
     TableContract,
     TextSettings,
 )
-from medmllm.model_documents import ModelSettings
+from medmllm.model_documents import ModelSettings, Task
 from medmllm.models.fine_tuning import limit_training
 from medmllm.models.package import FoldNetwork, build_network, new_text_network
 from medmllm.models.prefix import PREFIX_TOKENS
@@ -89,14 +89,19 @@ RECORDING = RecordingSettings(
 WHOLE = CONTRACT.model_copy(update={"recording": RECORDING, "table": TABLE})  # all that a model can read
 
 
+def a_task(classes: tuple[str, ...] = CLASSES, *, ordered: bool = False) -> Task:
+    """Return the task of telling classes apart."""
+    return Task.of("outcome", classes, ordered=ordered)
+
+
 def a_member(arm: str = "fused", *, classes: tuple[str, ...] = CLASSES, seed: int = 3, **parts: object) -> FoldNetwork:
     """Return a fresh network of one arm with its tokenizer, seeded; `parts` change the settings."""
     torch.manual_seed(seed)
     contract, settings = contract_of(arm), PARTS.model_copy(update=parts)
     if contract.text is None:
-        return FoldNetwork(build_network(contract, settings, classes, None), None)
+        return FoldNetwork(build_network(contract, settings, a_task(classes), None), None)
     text = new_text_network(contract.text, settings, TOKENIZER)
-    return FoldNetwork(build_network(contract, settings, classes, text), TOKENIZER)
+    return FoldNetwork(build_network(contract, settings, a_task(classes), text), TOKENIZER)
 
 
 def a_whole_member(*, classes: tuple[str, ...] = CLASSES, seed: int = 3, **parts: object) -> FoldNetwork:
@@ -104,7 +109,7 @@ def a_whole_member(*, classes: tuple[str, ...] = CLASSES, seed: int = 3, **parts
     torch.manual_seed(seed)
     settings = PARTS.model_copy(update=parts)
     text = new_text_network(TEXT, settings, TOKENIZER)
-    return FoldNetwork(build_network(WHOLE, settings, classes, text, CODES), TOKENIZER, CODES)
+    return FoldNetwork(build_network(WHOLE, settings, a_task(classes), text, CODES), TOKENIZER, CODES)
 
 
 def save_bert(folder: Path, *, dropout: float = 0.1) -> Path:
@@ -140,7 +145,7 @@ def a_limited_member(folder: Path, fine_tuning: str, arm: str = "fused", **parts
     text, settings = encoder_settings(fine_tuning, folder), PARTS.model_copy(update=parts)
     torch.manual_seed(3)
     contract = contract_of(arm).model_copy(update={"text": text.reading})
-    network = build_network(contract, settings, CLASSES, new_text_network(text, settings, TOKENIZER))
+    network = build_network(contract, settings, a_task(), new_text_network(text, settings, TOKENIZER))
     limit_training(network, text)
     return FoldNetwork(network, TOKENIZER)
 

@@ -5,10 +5,10 @@ import torch
 from torch.nn import functional
 
 from medmllm.errors import ConfigError
-from medmllm.models.classifier import StudyClassifier, output_count
+from medmllm.models.classifier import StudyClassifier
 from medmllm.models.fusion import FUSIONS
 from medmllm.records import MODALITIES, Batch
-from tests.models.small import CLASSES, PARTS, a_batch, a_member, contract_of
+from tests.models.small import PARTS, a_batch, a_member, a_task, contract_of
 
 IMAGE, TEXT = MODALITIES.index("image"), MODALITIES.index("text")
 
@@ -27,7 +27,7 @@ def test_every_arm_gives_one_logit_when_binary_else_one_per_class(
 ) -> None:
     member = a_member(arm, classes=classes)
     found = logits(member.network, a_batch(contract_of(arm)))
-    assert output_count(classes) == outputs
+    assert a_task(classes).outputs == outputs
     assert found.shape == (4, outputs)
     assert found.dtype == torch.float32
     assert found.isfinite().all()
@@ -248,4 +248,3 @@ def test_a_classifier_of_nothing_and_an_unknown_fusion_are_refused() -> None:
         StudyClassifier(PARTS, image_encoder=None, text_encoder=None, outputs=1)
     with pytest.raises(ConfigError, match="fusion = 'sum' is none of concat"):
         a_member(fusion="sum")
-    assert output_count(CLASSES) == 1

@@ -4,7 +4,7 @@ from torch.nn import functional
 
 from medmllm.models.ordinal_head import LEAST_GAP, OrdinalHead
 from medmllm.models.package import build_network
-from tests.models.small import PARTS, a_batch, a_member, contract_of
+from tests.models.small import PARTS, a_batch, a_member, a_task, contract_of
 
 GRADES = ("mild", "moderate", "severe", "critical")
 
@@ -66,7 +66,7 @@ def test_the_likeliest_cuts_for_studies_alike_are_the_cumulative_frequencies() -
 
 
 def test_an_ordered_classifier_gives_log_probabilities_from_one_score() -> None:
-    network = build_network(contract_of("image"), PARTS, GRADES, None, ordered=True).eval()
+    network = build_network(contract_of("image"), PARTS, a_task(GRADES, ordered=True), None).eval()
     found = network(a_batch())
     assert found.shape == (4, 4)
     torch.testing.assert_close(found.exp().sum(1), torch.ones(4))

@@ -42,6 +42,7 @@ from tests.models.small import (
     a_batch,
     a_member,
     a_sample,
+    a_task,
     contract_of,
 )
 
@@ -301,7 +302,7 @@ def test_a_pretrained_encoder_from_a_folder_lives_on_in_the_package_without_it(
     text = pretrained(bert_folder)
     contract = contract_of("text").model_copy(update={"text": text})
     encoder = new_text_network(text, PARTS, tokenizer)
-    member = FoldNetwork(build_network(contract, PARTS, CLASSES, encoder).eval(), tokenizer)
+    member = FoldNetwork(build_network(contract, PARTS, a_task(), encoder).eval(), tokenizer)
     folder = tmp_path / "model"
     for fold in (0, 1):
         write_weights(folder, fold, member)
@@ -346,7 +347,7 @@ def test_a_packaged_model_reads_notes_longer_than_its_window_as_the_trained_one_
     contract = contract_of("text").model_copy(update={"text": text})
     encoder = new_text_network(text, PARTS, TOKENIZER)
     assert encoder.config.max_position_embeddings == 12
-    member = FoldNetwork(build_network(contract, PARTS, CLASSES, encoder).eval(), TOKENIZER)
+    member = FoldNetwork(build_network(contract, PARTS, a_task(), encoder).eval(), TOKENIZER)
     folder = tmp_path / "model"
     for fold in (0, 1):
         write_weights(folder, fold, member)

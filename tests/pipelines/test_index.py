@@ -106,6 +106,19 @@ def test_files_of_several_series_in_one_study_have_the_fate_of_their_own(tmp_pat
     assert len({row.series_key for row in rows.values()}) == 4
 
 
+def test_a_damaged_recording_is_refused_with_its_studys_key_in_a_second_run_too(tmp_path: Path) -> None:
+    write_nifti_study(tmp_path / "in" / "a", note=None)
+    (tmp_path / "in" / "a" / "heart.wav").write_bytes(b"RIFF and no more")
+    for files_read in (2, 0):
+        done = index.run(tmp_path / "in", out=tmp_path / "out")
+        assert (done.read, done.refused) == (files_read, 1)
+        rows = {row.status: row for row in read_table(tmp_path / "out" / "files.csv", FileRow)}
+        (problem,) = read_table(tmp_path / "out" / "problems.csv", ProblemRow)
+        assert rows["refused"].study_key == rows["used"].study_key == problem.study_key
+        assert rows["refused"].code == problem.code == "recording_unreadable"
+        assert rows["refused"].series_key is None
+
+
 def test_files_may_be_written_as_parquet(studies: Path, tmp_path: Path) -> None:
     index.run(studies, out=tmp_path / "a")
     index.run(studies, out=tmp_path / "b", parquet=True)

@@ -10,10 +10,28 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from medmllm.model_documents import ModelCard
+from medmllm.result_documents import EvaluationDocument
 from tests.factories import write_nifti_cohort
-from tests.pipelines.runs import EXPLAINED, UNTRACKED, Outcome, Trained, invoke, rename_studies, score, site_key, train
+from tests.pipelines.runs import (
+    EXPLAINED,
+    NIFTI_SETTINGS,
+    UNTRACKED,
+    Outcome,
+    Trained,
+    invoke,
+    rename_studies,
+    score,
+    site_key,
+    train,
+)
+from tests.reporting.html_page import Page
 
 LABELS = ("outcome", "effusion", "grade>=4")
+CLASSES = {
+    "outcome": ("outcome=0", "outcome=1"),
+    "effusion": ("effusion=0", "effusion=1"),
+    "grade>=4": ("not grade>=4", "grade>=4"),
+}
 TARGETS = [word for name in LABELS for word in ("--target", name)]
 
 
@@ -27,6 +45,7 @@ def labelled_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     table["effusion"] = np.where(number % 5 == 0, "", (number // 2 % 2).astype(str))
     table.loc[number == 7, ["outcome", "effusion", "grade"]] = ""
     table.loc[number == 8, "grade"] = "n/a"
+    table["site"] = np.where(number % 2, "north", "south")
     table.to_csv(labels, index=False)
     with site_key(folder):
         outcome = train(folder / "data" / "studies", labels, folder / "run", *UNTRACKED, *TARGETS)
@@ -40,13 +59,13 @@ def out_of_fold(trained: Trained, arm: str = "fused") -> pd.DataFrame:
 def test_the_card_holds_the_labels_with_a_temperature_and_an_operating_point_each(labelled_run: Trained) -> None:
     assert labelled_run.outcome.code == 0, labelled_run.outcome.stderr
     card = ModelCard.read(labelled_run.run / "model" / "model.json")
-    assert (card.task.kind, card.task.classes) == ("multilabel", LABELS)
+    assert (card.task.kind, card.task.names) == ("multilabel", LABELS)
+    assert {part.target: part.classes for part in card.task.parts} == CLASSES
     assert card.operating_points is not None
-    for k, name in enumerate(LABELS):
-        thresholds = [fold.labels[k].threshold for fold in card.folds if fold.labels is not None]
-        assert len(thresholds) == 2
-        assert card.operating_points[name] == pytest.approx(np.mean(thresholds))
-    assert card.conformal_coverage is None
+    for name in LABELS:
+        decided = [fold.targets[name] for fold in card.folds]
+        assert len({own.temperature for own in decided}) == 2
+        assert card.operating_points[name] == pytest.approx(np.mean([own.threshold for own in decided]))
 
 
 def test_the_table_has_a_column_per_label_and_empty_cells_where_it_is_missing(labelled_run: Trained) -> None:
@@ -55,31 +74,83 @@ def test_the_table_has_a_column_per_label_and_empty_cells_where_it_is_missing(la
     given = pd.read_csv(labelled_run.labels)
     for name, column in (("outcome", "outcome"), ("effusion", "effusion"), ("grade>=4", "grade")):
         assert rows[f"target[{name}]"].notna().sum() == given[column].notna().sum()
-        chances = 1 / (1 + np.exp(-rows[f"logits[{name}]"]))
-        np.testing.assert_allclose(rows[f"probabilities[{name}]"], chances)
+        negative, positive = CLASSES[name]
+        chances = 1 / (1 + np.exp(-rows[f"logits[{positive}]"]))
+        np.testing.assert_allclose(rows[f"probabilities[{positive}]"], chances)
+        np.testing.assert_allclose(rows[f"probabilities[{negative}]"], 1 - chances)
+        assert f"logits[{negative}]" not in rows
+
+
+def test_sets_and_classes_are_those_of_the_folds_own_decisions_on_each_label(labelled_run: Trained) -> None:
+    rows = out_of_fold(labelled_run)
+    card = ModelCard.read(labelled_run.run / "model" / "model.json")
+    for name, (negative, positive) in CLASSES.items():
+        for fold in card.folds:
+            own = rows[rows["fold"] == fold.fold]
+            decided = fold.targets[name]
+            predicted = np.where(own[f"probabilities[{positive}]"] >= decided.threshold, positive, negative)
+            np.testing.assert_array_equal(own[f"predicted[{name}]"], predicted)
+            assert decided.conformal_thresholds is not None
+            for label, bound in zip((negative, positive), decided.conformal_thresholds, strict=True):
+                inside = 1 - own[f"probabilities[{label}]"] <= bound
+                np.testing.assert_array_equal(own[f"conformal_set[{label}]"], inside)
+        sizes = rows[[f"conformal_set[{negative}]", f"conformal_set[{positive}]"]].sum(axis=1)
+        np.testing.assert_array_equal(rows[f"abstained[{name}]"], sizes != 1)
+
+
+def told(run: Path) -> EvaluationDocument:
+    return EvaluationDocument.read(run / "evaluation.json")
 
 
 def test_the_evaluation_is_that_of_scikit_learn_on_the_table_beside_it(labelled_run: Trained) -> None:
-    rows = out_of_fold(labelled_run)
-    evaluation = json.loads((labelled_run.run / "evaluation.json").read_text())
-    metrics = next(arm["metrics"] for arm in evaluation["arms"] if arm["arm"] == "fused")
-    found = {m["group"]: m for m in metrics if m["name"] == "auroc"}
-    expected = {}
-    for name in LABELS:
+    rows, evaluation = out_of_fold(labelled_run), told(labelled_run.run)
+    expected = []
+    for own, (name, (_, positive)) in zip(evaluation.targets, CLASSES.items(), strict=True):
+        assert own.task.target == name
         known = rows[f"target[{name}]"].notna()
-        truth = rows.loc[known, f"target[{name}]"].astype(bool)
-        expected[name] = roc_auc_score(truth, rows.loc[known, f"probabilities[{name}]"])
-        assert (found[name]["estimate"], found[name]["n"]) == (pytest.approx(expected[name]), known.sum())
-        assert evaluation["class_counts"][name] == truth.sum()
-    assert found["all"]["estimate"] == pytest.approx(np.mean(list(expected.values())))
-    assert "1 studies have no value for outcome, effusion, grade>=4" in " ".join(evaluation["remarks"])
+        truth = rows.loc[known, f"target[{name}]"] == positive
+        expected.append(roc_auc_score(truth, rows.loc[known, f"probabilities[{positive}]"]))
+        fused = next(arm for arm in own.arms if arm.arm == "fused")
+        found = {metric.name: metric for metric in fused.metrics}["auroc"]
+        assert (found.estimate, found.n) == (pytest.approx(expected[-1]), known.sum())
+        assert own.class_counts[positive] == evaluation.class_counts[positive] == truth.sum()
+        assert fused.conformal is not None
+        covered = rows.loc[known, f"conformal_set[{positive}]"][truth].sum()
+        assert (fused.conformal.classes[1].n, fused.conformal.classes[1].covered) == (truth.sum(), covered)
+    means = {m.name: m for arm in evaluation.arms if arm.arm == "fused" for m in arm.metrics}
+    assert means["auroc"].estimate == pytest.approx(np.mean(expected))
+    assert "1 studies have no value for outcome, effusion, grade>=4" in " ".join(evaluation.remarks)
 
 
-def test_the_report_tells_of_each_label(labelled_run: Trained) -> None:
-    page = (labelled_run.run / "report.html").read_text()
-    assert "By label, of the studies where it is known" in page
-    assert "grade&gt;=4" in page
-    assert "ROC" not in page.replace("AUROC", "")  # curves are of one target
+def test_every_label_has_all_that_one_target_has(labelled_run: Trained) -> None:
+    evaluation = told(labelled_run.run)
+    for own in evaluation.targets:
+        assert [gain.group for gain in own.differences] == ["image", "text"]
+        assert [curve.arm for curve in own.decision_curves] == ["image", "text", "fused"]
+        assert [use.modality for use in own.modality_use] == ["image", "text"]
+        assert all(use.n <= own.n and use.permutations == 1 for use in own.modality_use)
+        assert any(line.startswith(f"{own.task.target}: ") for line in evaluation.remarks)
+    assert not evaluation.modality_use  # the whole is not a target
+
+
+def test_deviations_between_arms_are_tested_where_the_label_has_one_study_per_patient(labelled_run: Trained) -> None:
+    rows = out_of_fold(labelled_run)
+    for own in told(labelled_run.run).targets:
+        known = rows[rows[f"target[{own.task.target}]"].notna()]
+        assert bool(own.delong) == (known["patient_key"].nunique() == len(known))
+
+
+def test_the_report_and_the_terminal_tell_of_each_label(labelled_run: Trained) -> None:
+    page = Page.read(labelled_run.run / "report.html")
+    headings = [heading.line for heading in page.all("h2")]
+    assert "Means over the targets, out of fold" in headings
+    for name in LABELS:
+        for what in ("The arms, out of fold", "Which modalities a model uses", "Conformal sets", "Curves"):
+            assert f"{what}: {name}" in headings
+        assert f"{name}, known of" in labelled_run.outcome.stdout
+    identifiers = [heading.attributes["id"] for heading in page.all("h2")]
+    assert len(set(identifiers)) == len(identifiers)
+    assert (labelled_run.run / "figures" / "roc_3.svg").is_file()
 
 
 def test_the_package_scores_and_explains_new_studies_label_by_label(labelled_run: Trained, tmp_path: Path) -> None:
@@ -91,10 +162,14 @@ def test_the_package_scores_and_explains_new_studies_label_by_label(labelled_run
     assert points is not None
     rows = pd.read_csv(tmp_path / "out" / "predictions.csv", keep_default_na=False)
     for _, row in rows.iterrows():
-        chances = {name: row[f"probabilities[{name}]"] for name in LABELS}
-        reached = [name for name in LABELS if chances[name] >= points[name]]
+        chances = {CLASSES[name][1]: row[f"probabilities[{CLASSES[name][1]}]"] for name in LABELS}
+        reached = [CLASSES[name][1] for name in LABELS if chances[CLASSES[name][1]] >= points[name]]
         assert row["predicted"] == ("; ".join(reached) or "none")
-        assert row["probability"] == max(chances[name] for name in reached or LABELS)
+        assert row["probability"] == max(chances[label] for label in reached or chances)
+        for name, (negative, positive) in CLASSES.items():
+            assert row[f"predictions[{name}]"] == (positive if positive in reached else negative)
+            size = row[f"conformal_set[{negative}]"] + row[f"conformal_set[{positive}]"]
+            assert row[f"undecided[{name}]"] == (size != 1)
         assert row["interval_low"] <= row["interval_high"]
         folder = tmp_path / "out" / "studies" / row["study_key"]
         explained = json.loads((folder / "explanation.json").read_text())
@@ -102,10 +177,11 @@ def test_the_package_scores_and_explains_new_studies_label_by_label(labelled_run
         assert chances[explained["explained_class"]] == row["probability"]
         assert said["probability_of"] == explained["explained_class"]
         assert explained["completeness_error"] < 0.01
-        calibrated = dict(zip(LABELS, said["logits"], strict=True))[explained["explained_class"]]
+        assert said["predictions"] == {name: row[f"predictions[{name}]"] for name in LABELS}
+        calibrated = dict(zip(chances, said["logits"], strict=True))[explained["explained_class"]]
         assert explained["logit"] == pytest.approx(calibrated, abs=1e-4)
-        assert "Probability of each label" in (folder / "report.html").read_text()
-    assert "the label that leads" in (tmp_path / "out" / "index.html").read_text()
+        assert "Each target at its operating point" in (folder / "report.html").read_text()
+    assert "the class named beside it" in (tmp_path / "out" / "index.html").read_text()
 
 
 def trained_again(labelled_run: Trained, out: Path, *more: object) -> Outcome:
@@ -130,19 +206,41 @@ def test_one_site_after_the_other_is_left_out(labelled_run: Trained, tmp_path: P
     assert len(json.loads((tmp_path / "run" / "splits.json").read_text())["folds"]) == 3
 
 
-def test_a_policy_judges_the_means_over_the_labels(labelled_run: Trained, tmp_path: Path) -> None:
-    outcome = trained_again(labelled_run, tmp_path / "run", *TARGETS, "--set", "policy.least.auroc=0.999")
-    evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    (rule,) = evaluation["policy"]
-    means = [m for m in evaluation["arms"][0]["metrics"] if (m["name"], m["group"]) == ("auroc", "all")]
-    assert rule["value"] == means[0]["estimate"]
-    assert outcome.code == (0 if rule["met"] else 4)
+def test_curves_groups_learning_and_the_policy_are_of_each_label(labelled_run: Trained, tmp_path: Path) -> None:
+    config = tmp_path / "policy.toml"
+    config.write_text(
+        NIFTI_SETTINGS.replace("[evaluation]", '[evaluation]\ncalibration = "isotonic"')
+        + '[evaluation.subgroups]\ncolumns = ["site"]\nfewest_patients = 2\n'
+        + '[policy.least]\nauroc = 0.999\n"auroc[grade>=4]" = 0.0\n[policy.gap]\nauroc_gap = 0.999\n'
+    )
+    more = (*TARGETS, "--set", 'training.arms=["text"]', "--set", "training.learning_curve=[0.6]")
+    outcome = train(labelled_run.studies, labelled_run.labels, tmp_path / "run", *UNTRACKED, *more,
+                    settings=config.read_text())  # fmt: skip
+    assert outcome.code == 4, outcome.stderr
+    evaluation = told(tmp_path / "run")
+    rules = {rule.rule: rule for rule in evaluation.policy}
+    for own in evaluation.targets:
+        name = own.task.target
+        auroc = {metric.name: metric.estimate for metric in own.arms[0].metrics}["auroc"]
+        asked = rules[f"policy.least.auroc[{name}]"]
+        assert (asked.value, asked.bound) == (auroc, 0.0 if name == "grade>=4" else 0.999)
+        assert f"policy.gap.auroc_gap[{name}]" in rules
+        assert [group.name for group in own.subgroups[0].groups] == ["north", "south"]
+        assert sum(group.n for group in own.subgroups[0].groups) == own.n
+        assert own.learning_curve is not None
+        assert [point.fraction for point in own.learning_curve.points] == [0.6, 1.0]
+        assert own.learning_curve.points[-1].auroc.estimate == auroc
+    card = ModelCard.read(tmp_path / "run" / "model" / "model.json")
+    assert all(fold.targets[name].isotonic for fold in card.folds for name in LABELS)
+    write_nifti_cohort(tmp_path, patients=3, seed=9)
+    rename_studies(tmp_path / "studies", "new-")
+    assert score(tmp_path / "studies", tmp_path / "run" / "model", tmp_path / "out").code == 0
 
 
 def test_several_labels_are_not_compared(labelled_run: Trained, tmp_path: Path) -> None:
     outcome = invoke("compare", labelled_run.run, labelled_run.run.parent, "--out", tmp_path)
     assert outcome.code == 2
-    assert "was trained for several labels" in outcome.stderr
+    assert "was trained for several targets" in outcome.stderr
 
 
 @pytest.mark.parametrize(
@@ -152,9 +250,6 @@ def test_several_labels_are_not_compared(labelled_run: Trained, tmp_path: Path) 
         ((*TARGETS, "--set", "task.kind=ordinal"), "labels of two classes each, without an order"),
         ((*TARGETS, "--set", "training.class_weights=[1, 2]"), "weights of one target's classes"),
         ((*TARGETS, "--set", 'table.columns=["effusion"]'), "names 'effusion', which the target 'effusion' is made of"),
-        ((*TARGETS, "--set", 'evaluation.subgroups.columns=["grade"]'), "groups are told of one target"),
-        ((*TARGETS, "--set", 'policy.may_not_ignore=["image"]'), "tested for one target"),
-        ((*TARGETS, "--set", "evaluation.calibration=isotonic"), "is what several labels can have"),
         ((*TARGETS, "--set", "training.folds=20"), "fewer than the 20 folds"),
     ],
 )

@@ -201,6 +201,19 @@ def test_recordings_are_judged_by_the_gate_and_one_too_coarse_for_the_model_is_r
     }
 
 
+def test_a_study_whose_recording_cannot_be_read_is_refused_for_that_by_its_key(run: Trained, tmp_path: Path) -> None:
+    for name in ("case-002-0", "case-005-0"):
+        shutil.copytree(run.studies / name, tmp_path / "studies" / name)
+    for sound in (tmp_path / "studies" / "case-005-0").glob("*.wav"):
+        sound.write_bytes(sound.read_bytes()[:1000])
+    outcome = score(tmp_path / "studies", run.run / "model", tmp_path / "out")
+    assert outcome.code == 3
+    assert "1 scored, 1 refused ->" in outcome.stdout
+    (row,) = read_table(tmp_path / "out" / "ledger.csv", LedgerRow)
+    assert (row.study_key, row.code) == (KEYRING.study("case-005-0"), "recording_cut_short")
+    assert "bytes of sound are there" in row.reason
+
+
 def test_the_target_is_refused_as_input_before_anything_is_read(run: Trained, tmp_path: Path) -> None:
     named = ("--set", 'table.columns=["age", "grade"]', "--target", "grade>=3")
     outcome = train(run.studies, run.labels, tmp_path / "run", *named, settings=SETTINGS)

@@ -122,12 +122,17 @@ def test_a_fold_whose_weights_were_changed_is_trained_again(interrupted: tuple[P
     assert weights.read_bytes() == before
 
 
-def test_other_settings_are_refused_and_other_intervals_are_not(interrupted: tuple[Path, Path]) -> None:
-    for setting in ("training.learning_rate=0.5", "evaluation.coverage=0.5"):  # folds that are done hold thresholds
-        code, said = again(*interrupted, "--resume", "--set", setting)
-        assert code == 2
-        assert "another settings" in said
-    assert again(*interrupted, "--resume", "--set", "evaluation.bootstrap_samples=150")[0] == 0
+def test_other_settings_are_refused_and_those_that_no_network_depends_on_are_not(
+    interrupted: tuple[Path, Path],
+) -> None:
+    code, said = again(*interrupted, "--resume", "--set", "training.learning_rate=0.5")
+    assert code == 2
+    assert "another settings" in said
+    free = ("evaluation.bootstrap_samples=150", "evaluation.coverage=0.5", "evaluation.calibration=isotonic")
+    assert again(*interrupted, "--resume", *(word for setting in free for word in ("--set", setting)))[0] == 0
+    card = json.loads((interrupted[1] / "model" / "model.json").read_text())
+    assert card["conformal_coverage"] == 0.5
+    assert all(fold["isotonic"] and max(fold["conformal_thresholds"]) < 1 for fold in card["folds"])
 
 
 def test_another_note_is_refused(interrupted: tuple[Path, Path]) -> None:

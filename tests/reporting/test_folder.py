@@ -102,16 +102,21 @@ def test_a_study_scored_without_note_is_told_apart(tmp_path: Path) -> None:
     assert "image + note" in cells
 
 
-def test_of_several_labels_each_number_says_which_label_it_is_of_also_where_none_is_reached(tmp_path: Path) -> None:
+def test_of_several_targets_each_number_says_which_class_it_is_of_also_where_none_is_reached(tmp_path: Path) -> None:
+    parts = tuple(Task.of(name, (f"no {name}", name)) for name in ("nodule", "effusion"))
     card = made_up.card().model_copy(
         update={
-            "task": Task(target="nodule, effusion", kind="multilabel", classes=("nodule", "effusion")),
+            "task": Task.of_several(parts),
             "operating_points": {"nodule": 0.6, "effusion": 0.1},
         }
     )
+
+    def chances(nodule: float, effusion: float) -> dict[str, float]:
+        return {"no nodule": 1 - nodule, "nodule": nodule, "no effusion": 1 - effusion, "effusion": effusion}
+
     rows = [
-        made_up.prediction_row(1, 0.5, predicted="none", probabilities={"nodule": 0.5, "effusion": 0.0625}),
-        made_up.prediction_row(2, 0.25, predicted="effusion", probabilities={"nodule": 0.375, "effusion": 0.25}),
+        made_up.prediction_row(1, 0.5, predicted="none", probabilities=chances(0.5, 0.0625)),
+        made_up.prediction_row(2, 0.25, predicted="effusion", probabilities=chances(0.375, 0.25)),
     ]
     write_folder_index(
         tmp_path / "index.html", predictions=rows, ledger=(), summary=made_up.summary(2, []), explained=set(), card=card

@@ -34,14 +34,18 @@ def evaluation(*, synthetic: bool = False) -> EvaluationDocument:
 
 
 def figures(*, synthetic: bool = False, event: str = "yes") -> TrainingFigures:
-    positive = np.array([0.15, 0.85, 0.45, 0.55])
-    arms = [OutOfFold(name, np.stack([1 - positive, positive], 1), positive, TARGETS) for name in ("image", "fused")]
     whole = evaluation(synthetic=synthetic)
     task = whole.task.model_copy(update={"classes": ("no", event)})
-    return draw_figures(whole.model_copy(update={"task": task}), arms, TARGETS)
+    return drawn_for(whole.model_copy(update={"task": task}))
 
 
-def written(folder: Path, drawn: TrainingFigures, *, synthetic: bool = False) -> dict[str, ElementTree.Element]:
+def drawn_for(told: EvaluationDocument, *, end: str = "") -> TrainingFigures:
+    positive = np.array([0.15, 0.85, 0.45, 0.55])
+    arms = [OutOfFold(name, np.stack([1 - positive, positive], 1), positive, TARGETS) for name in ("image", "fused")]
+    return draw_figures(told, arms, TARGETS, confidence=0.95, synthetic=told.synthetic, end=end)
+
+
+def written(folder: Path, *drawn: TrainingFigures, synthetic: bool = False) -> dict[str, ElementTree.Element]:
     write_figures(folder, drawn, synthetic=synthetic)
     return {path.name: ElementTree.parse(path).getroot() for path in folder.iterdir()}
 
@@ -50,7 +54,7 @@ def test_every_figure_of_the_report_is_a_file_with_the_same_drawing(tmp_path: Pa
     drawn = figures()
     found = written(tmp_path / "figures", drawn)
     assert set(found) == {"roc.svg", "reliability_image.svg", "reliability_fused.svg", "decision_curve.svg"}
-    write_training_report(tmp_path / "report.html", evaluation=evaluation(), figures=drawn, card=made_up.card())
+    write_training_report(tmp_path / "report.html", evaluation=evaluation(), figures=[drawn], card=made_up.card())
     shown = [element.attributes["d"] for element in Page.read(tmp_path / "report.html").all("path")]
     assert len(shown) == 2 + 1 + 1  # ROC of two arms, net benefit of one and of treating all
     assert sorted(shown) == sorted(path.attrib["d"] for root in found.values() for path in root.iter(f"{SVG}path"))
@@ -90,10 +94,10 @@ def test_an_earlier_runs_figures_are_gone(tmp_path: Path) -> None:
     assert "reliability_text.svg" not in written(tmp_path / "figures", figures())
 
 
-def test_several_labels_have_no_curves(tmp_path: Path) -> None:
-    drawn = draw_figures(made_up.evaluation(), [], TARGETS)
-    assert drawn.all == ()
-    assert written(tmp_path / "figures", drawn) == {}
+def test_each_of_several_targets_has_its_own_figures(tmp_path: Path) -> None:
+    found = written(tmp_path / "figures", *(drawn_for(evaluation(), end=end) for end in ("_1", "_2")))
+    names = {"roc", "reliability_image", "reliability_fused", "decision_curve"}
+    assert set(found) == {f"{name}_{number}.svg" for name in names for number in (1, 2)}
 
 
 def test_the_learning_curve_is_drawn_to_scale_with_its_table(tmp_path: Path) -> None:
@@ -109,14 +113,14 @@ def test_the_learning_curve_is_drawn_to_scale_with_its_table(tmp_path: Path) -> 
         points=(point(0.25, 11, 13, auroc=(0.7, 0.5, 0.9)), point(1.0, 48, 48, auroc=(0.8, 0.65, 0.95))),
     )
     asked = made_up.evaluation().model_copy(update={"learning_curve": curve})
-    drawn = draw_figures(asked, [], TARGETS)
+    drawn = drawn_for(asked)
     root = written(tmp_path / "figures", drawn)["learning_curve.svg"]
     # The square is 250 wide from 58 and 10 down: 0 to 48 patients, AUROC 0.5 to 1.
     assert [e.attrib["d"] for e in root.iter(f"{SVG}path")] == ["M120.5 160.0L308.0 110.0"]
     whiskers = [e.attrib for e in root.iter(f"{SVG}line") if e.attrib["class"] == "whisker"]
     assert [float(e[side]) for e in whiskers for side in ("y1", "y2")] == pytest.approx([260, 60, 185, 35])
     assert {"12", "48", "0.5", "1.0"} <= {e.text for e in root.iter(f"{SVG}text")}
-    write_training_report(tmp_path / "report.html", evaluation=asked, figures=drawn, card=made_up.card())
+    write_training_report(tmp_path / "report.html", evaluation=asked, figures=[drawn], card=made_up.card())
     page = Page.read(tmp_path / "report.html")
     table = next(t.line for t in page.all("table") if "parts of each fold's training patients" in t.text)
     assert "25.0 % 11 to 13 per fold 0.700 (0.500 to 0.900) 0.100 (−0.032 to 0.200)" in table

@@ -7,7 +7,7 @@ import pytest
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.model_documents import Task
 from medmllm.records import Prediction
-from medmllm.scoring.results import prediction_document, prediction_row, shown_probability, summarise
+from medmllm.scoring.results import prediction_document, prediction_row, shown_probability, summarise, undecided
 from tests.reporting import made_up
 
 
@@ -82,3 +82,9 @@ def test_a_row_tells_for_each_class_whether_it_is_in_the_set_and_whether_that_de
 ) -> None:
     row = prediction_row(a_prediction(conformal_set=chosen), made_up.card(), 1)
     assert (row.conformal_set, row.abstained) == (written, abstained)
+
+
+def test_a_target_is_undecided_unless_its_own_set_is_a_single_class() -> None:
+    task = Task.of_several((Task.of("a", ("0", "1")), Task.of("b", ("x", "y", "z")), Task.of("c", ("no", "yes"))))
+    assert undecided((1, 2, 4), task) == {"a": False, "b": True, "c": True}  # one, two and none of their classes
+    assert undecided((1,), task.parts[0]) == {}

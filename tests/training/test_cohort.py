@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
-from medmllm.config import QualityConfig, QualityPolicy, load_config
+from medmllm.config import QualityConfig, QualityPolicy, TrainConfig, load_config
 from medmllm.errors import ContractError, DicomError, GeometryError, LabelError, MedmllmError, NiftiError, NoteError
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder
@@ -65,6 +66,23 @@ def test_a_study_that_cannot_be_read_is_kept_beside_the_cohort_with_stage_and_re
     ((study, refusal),) = read(studies).refused
     assert study.study_key == KEYRING.study("case-002-0")
     assert (refusal.stage, refusal.code) == ("read", "nifti_unreadable")
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_a_damaged_recording_refuses_its_study_by_key_as_a_damaged_image_does(tmp_path: Path, required: bool) -> None:
+    for name in ("a", "b"):
+        write_nifti_study(tmp_path / name)
+    soundfile.write(tmp_path / "a" / "heart.wav", np.sin(np.arange(8000)), 4000)
+    (tmp_path / "b" / "heart.wav").write_bytes(b"RIFF and no more")
+    studies = index_folder(tmp_path, keyring=KEYRING).studies
+    packaged = load_config(TrainConfig, "train").recording
+    draft = draft_contract(None, TEXT, packaged.model_copy(update={"enabled": True, "required": required}))
+    targets = {study.study_key: 0 for study in studies}
+    cohort = read_cohort(studies, targets, draft, policy=POLICY, workers=1, advance=lambda more: None)
+    ((study, refusal),) = cohort.refused
+    assert study.study_key == KEYRING.study("b")
+    assert (refusal.stage, refusal.code) == ("read", "recording_unreadable")
+    assert f"(in a recording of study {study.study_key})" in refusal.reason
 
 
 def test_what_a_study_lacks_is_none_and_the_rest_is_read(studies: tuple[Study, ...]) -> None:

@@ -13,14 +13,14 @@ from medmllm.config import TrainConfig, load_config
 from medmllm.errors import ConfigError
 from medmllm.evaluation.calibration import PRIOR_DEVIATION, TEMPERATURE_BOUNDS
 from medmllm.evaluation.cohort import OutOfFold
-from medmllm.model_documents import FoldModel
+from medmllm.evaluation.fold_decisions import decide
+from medmllm.model_documents import FoldModel, Task
 from medmllm.preprocessing.contract import VolumeFacts
-from medmllm.records import Note, Section
+from medmllm.records import Note, Refusal, Section, Study
 from medmllm.training import fold as one_fold
 from medmllm.training.arms import arm_contract, main_arm, mean_image, split_cohort, usable_arms
 from medmllm.training.cohort import Cohort, Member, draft_contract
 from medmllm.training.cross_validation import ArmResult, cross_validate
-from medmllm.training.fold import decide
 from medmllm.training.fold_inputs import fold_tokenizer, tokenize_cohort
 from medmllm.training.resuming import origin_of
 from medmllm.training.splits import FoldSplit, count_folds
@@ -28,7 +28,7 @@ from medmllm.training.tracking import NoRun
 from medmllm.training_config import Arm
 from tests.models.small import IMAGE, PARTS, SIZE, TABLE, TEXT, a_sample, encoder_settings
 
-CLASSES = ("no", "yes")
+TASK = Task.of("outcome", ("no", "yes"))
 FACTS = VolumeFacts("CT", (4.0, 4.0, 4.0), (36.0, 32.0, 40.0), -900.0, 400.0)
 TRAINING = {"folds": 2, "epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "text_learning_rate": 1e-2,
             "shift_voxels": 0, "device": "cpu", "channels_last": False, "threads": 1,
@@ -67,7 +67,7 @@ def a_cohort(
 def run(cohort: Cohort, config: TrainConfig, out: Path, arms: tuple[str, ...] = ("fused",)) -> tuple[ArmResult, ...]:
     plan = split_cohort(a_cohort(), config.training)
     return cross_validate(
-        arms, cohort, plan, config, CLASSES, out=out, tracked=NoRun(), advance=lambda more: None  # type: ignore[arg-type]
+        arms, cohort, plan, config, TASK, out=out, tracked=NoRun(), advance=lambda more: None  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -259,7 +259,14 @@ def test_three_classes_give_three_logits_and_the_most_probable_is_predicted(tmp_
     config = a_config(epochs=1)
     plan = split_cohort(cohort, config.training)
     (arm,) = cross_validate(
-        ["image"], cohort, plan, config, ("a", "b", "c"), out=tmp_path, tracked=NoRun(), advance=lambda more: None
+        ["image"],
+        cohort,
+        plan,
+        config,
+        Task.of("outcome", ("a", "b", "c")),
+        out=tmp_path,
+        tracked=NoRun(),
+        advance=lambda more: None,
     )
     found = arm.out_of_fold
     assert found.logits.shape == found.probabilities.shape == (16, 3)
@@ -271,9 +278,7 @@ def test_each_fold_is_told_of_once(tmp_path: Path) -> None:
     steps: list[int] = []
     config, cohort = a_config(epochs=1), a_cohort()
     plan = split_cohort(cohort, config.training)
-    cross_validate(
-        ["image", "text"], cohort, plan, config, CLASSES, out=tmp_path, tracked=NoRun(), advance=steps.append
-    )
+    cross_validate(["image", "text"], cohort, plan, config, TASK, out=tmp_path, tracked=NoRun(), advance=steps.append)
     assert steps == [1, 1, 1, 1]
 
 
@@ -282,7 +287,7 @@ def test_each_fold_is_told_of_once(tmp_path: Path) -> None:
 
 def run_on_less(cohort: Cohort, config: TrainConfig, out: Path, *arms: Arm) -> tuple[ArmResult, ...]:
     plan = split_cohort(a_cohort(20), config.training)  # 4 training patients of each class
-    return cross_validate(arms, cohort, plan, config, CLASSES, out=out, tracked=NoRun(), advance=lambda more: None)
+    return cross_validate(arms, cohort, plan, config, TASK, out=out, tracked=NoRun(), advance=lambda more: None)
 
 
 def test_training_on_all_of_the_training_part_again_gives_the_ordinary_result(tmp_path: Path) -> None:
@@ -361,6 +366,14 @@ def test_a_table_has_an_arm_and_makes_a_fused_one_with_any_other_modality() -> N
     assert usable_arms(Cohort(noted, ()), config)[0] == ["text", "table", "fused"]
     contract = arm_contract(draft_contract(IMAGE, TEXT, table=TABLE), "table")
     assert (contract.image, contract.text, contract.table) == (None, None, TABLE)
+
+
+def test_an_arm_that_is_not_there_is_not_blamed_on_studies_that_were_refused() -> None:
+    there = a_cohort(4, notes=False)
+    refused = (Study("st-9", "pt-9", "folder"), Refusal("read", "note_unreadable", "no text", retryable=False))
+    _, said = usable_arms(Cohort(there.members, (refused,)), a_config())
+    read = f"the {len(there.members)} studies that can be read lack what it reads"
+    assert said[:1] == [f"No text arm: {read}; others were refused (1), see training_ledger.csv."]
 
 
 def test_a_cohort_that_feeds_no_arm_asked_for_is_refused() -> None:

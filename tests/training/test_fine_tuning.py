@@ -23,7 +23,7 @@ from medmllm.training.loop import Fit, fit, predict_logits
 from medmllm.training.machine import Machine
 from medmllm.training.starting_weights import check_start
 from medmllm.training.tracking import NoRun
-from tests.models.small import CLASSES, CONTRACT, PARTS, a_limited_member, encoder_settings, save_bert
+from tests.models.small import CONTRACT, PARTS, a_limited_member, a_task, encoder_settings, save_bert
 from tests.training.test_checkpoint import ORIGIN, Killed, Killer
 from tests.training.test_cross_validation import a_cohort, a_config
 from tests.training.test_loop import Told, cohort, settings, weights
@@ -107,11 +107,11 @@ def test_the_package_holds_a_plain_encoder_that_answers_as_the_trained_one_did_o
     config, studies = a_config(epochs=2).model_copy(update={"text": text}), a_cohort()
     plan = split_cohort(studies, config.training)
     (arm,) = cross_validate(
-        ["text"], studies, plan, config, CLASSES, out=out, tracked=NoRun(), advance=lambda more: None
+        ["text"], studies, plan, config, a_task(), out=out, tracked=NoRun(), advance=lambda more: None
     )
     monkeypatch.setitem(sys.modules, "peft", None)  # importing it now fails
     split, home = plan.folds[0], arm.folder / "tokenizer" / "fold_0"
-    network = build_network(arm.contract, PARTS, CLASSES, from_config(read_config(home)))
+    network = build_network(arm.contract, PARTS, a_task(), from_config(read_config(home)))
     written = load_file(arm.folder / "fold_0.safetensors")
     network.load_state_dict(written)
     given = AutoModel.from_pretrained(str(bert_folder)).state_dict()

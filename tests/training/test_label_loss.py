@@ -6,6 +6,7 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
 from medmllm.errors import ConfigError
+from medmllm.model_documents import Task
 from medmllm.models.package import FoldNetwork, build_network
 from medmllm.preprocessing.sample import collate
 from medmllm.records import UNKNOWN, Sample
@@ -18,6 +19,7 @@ from tests.training.test_loop import Told, settings
 CPU = torch.device("cpu")
 LABELS = [(1, 0, UNKNOWN), (0, UNKNOWN, UNKNOWN), (0, 1, 1), (UNKNOWN, 0, 0), (0, 0, UNKNOWN)]
 NAMES = ("nodule", "effusion", "fracture")
+SEVERAL = Task.of_several(tuple(Task.of(name, (f"no {name}", name)) for name in NAMES))
 
 
 def samples_of(labels: list[tuple[int, ...]]) -> list[Sample]:
@@ -47,7 +49,7 @@ def test_a_missing_label_gets_a_gradient_of_exactly_0_and_the_others_do_not() ->
 
 def a_network() -> FoldNetwork:
     torch.manual_seed(3)
-    return FoldNetwork(build_network(contract_of("image"), PARTS, NAMES, None, labels=True), None)
+    return FoldNetwork(build_network(contract_of("image"), PARTS, SEVERAL, None), None)
 
 
 def test_the_weights_of_a_label_that_no_study_has_do_not_learn() -> None:

@@ -18,7 +18,7 @@ from medmllm.training.loop import fit, predict_logits
 from medmllm.training.machine import Machine
 from medmllm.training.note_features import read_notes
 from medmllm.training.tracking import NoRun
-from tests.models.small import CLASSES, CONTRACT, NOTES, a_limited_member, a_sample, encoder_settings, save_bert
+from tests.models.small import CONTRACT, NOTES, a_limited_member, a_sample, a_task, encoder_settings, save_bert
 from tests.training.test_cross_validation import a_cohort, a_config
 from tests.training.test_loop import Told, cohort, settings
 
@@ -109,7 +109,7 @@ def test_each_fold_reads_every_note_once_however_long_it_trains(
     studies = a_cohort()
     plan = split_cohort(studies, config.training)
     cross_validate(
-        ["text"], studies, plan, config, CLASSES, out=tmp_path / "run", tracked=NoRun(), advance=lambda more: None
+        ["text"], studies, plan, config, a_task(), out=tmp_path / "run", tracked=NoRun(), advance=lambda more: None
     )
     assert sum(notes_read) == len(plan.folds) * len(studies.members)
 

@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from medmllm.config import TrainConfig, load_config
 from medmllm.errors import ConfigError
@@ -12,7 +13,7 @@ from medmllm.evaluation.fairness import GAPS
 from medmllm.evaluation.ordinal import ordinal_measures
 from medmllm.model_documents import Task
 from medmllm.records import ArmEvaluation, Metric, Study
-from medmllm.training.policy import check_gaps, check_policy, check_rules, judge, unmet
+from medmllm.training.policy import check_gaps, check_policy, check_rules, judge, rules_of, unmet
 from medmllm.trust_config import RANGES, GapName, MetricName, PolicySettings
 from medmllm.trust_documents import (
     EstimateDocument,
@@ -157,8 +158,8 @@ BINARY = Task.of("x", ("no", "yes"))
         (["policy.least.auprc=0.5"], Task.of("x", ("1", "2", "3"), ordered=True), "for a target of kind 'ordinal'"),
         (
             ["policy.most.calibration_slope=2"],
-            Task(target="a, b", kind="multilabel", classes=("a", "b")),
-            "for several labels",
+            Task.of_several((BINARY, Task.of("y", ("a", "b", "c")))),
+            r"calibration_slope is not measured for a target of kind 'multiclass'",
         ),
         (["policy.gap.accuracy_gap=0.1"], BINARY, r"\[policy.gap\] accuracy_gap .* among auroc_gap, true_positive"),
         (["policy.gap.true_positive_rate_gap=0.1"], Task.of("x", ("a", "b", "c")), "among auroc_gap, accuracy_gap"),
@@ -201,3 +202,25 @@ def test_a_gap_wants_two_groups_with_enough_patients_in_every_column() -> None:
 def test_a_metric_that_is_none_is_named() -> None:
     with pytest.raises(ConfigError, match=r"policy\.least\.aurroc"):
         load_config(TrainConfig, "train", overrides=["policy.least.aurroc=0.1"])
+
+
+def test_a_bound_of_one_target_goes_before_that_of_all_and_touches_no_other() -> None:
+    asked = policy(least={"auroc": 0.7, "auroc[grade>=3]": 0.8, "auprc[nodule]": 0.5}, most={"ece[nodule]": 0.1})
+    assert rules_of(asked, "grade>=3").least == {"auroc": 0.8}
+    assert rules_of(asked, "grade>=3").most == {}
+    assert rules_of(asked, "nodule").least == {"auroc": 0.7, "auprc": 0.5}
+    assert rules_of(asked, "nodule").most == {"ece": 0.1}
+    assert rules_of(asked, "side").least == {"auroc": 0.7}
+
+
+def test_a_bound_of_a_target_that_is_not_trained_for_is_refused() -> None:
+    task = Task.of_several((Task.of("a>=3", ("no", "yes")), BINARY))
+    asked = load_config(TrainConfig, "train")
+    check_rules(asked.model_copy(update={"policy": policy(least={"auroc": 0.7, "auroc[a>=3]": 0.8})}), task)
+    with pytest.raises(ConfigError, match=r"\[policy.most\] 'ece\[c\]' is of a target .* not trained for.* a>=3, x"):
+        check_rules(asked.model_copy(update={"policy": policy(most={"ece[c]": 0.1})}), task)
+
+
+def test_a_rule_is_of_a_known_metric_also_when_it_names_a_target() -> None:
+    with pytest.raises(ValidationError):
+        policy(least={"accuracies[nodule]": 0.7})

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from medmllm.errors import SplitError
+from medmllm.records import UNKNOWN
 from medmllm.training.splits import FoldSplit, SplitPlan, make_splits
 from medmllm.training.subsets import nested_subsets
 
@@ -85,3 +86,30 @@ def test_two_studies_of_one_patient_are_not_two_patients() -> None:
     fold = FoldSplit(0, np.arange(8), np.arange(0), np.arange(0))
     with pytest.raises(SplitError, match=r"of class 1: 1 in 0\.5 "):
         nested_subsets([fold], patients, targets, [0.5], seed=1)
+
+
+def test_parts_for_several_targets_nest_and_hold_every_class_as_often_as_asked() -> None:
+    rng = np.random.default_rng(4)
+    patients = [f"p{k}" for k in range(120) for _ in range(1 + k % 2)]
+    owner = np.array([int(name[1:]) for name in patients])
+    labels = np.where(rng.random((120, 2)) < [0.0, 0.3], UNKNOWN, rng.random((120, 2)) < [0.5, 0.2]).astype(int)[owner]
+    train, rest = np.flatnonzero(owner < 100), np.flatnonzero(owner >= 100)
+    fold = FoldSplit(0, train, rest[::2], rest[1::2])
+    targets = [tuple(map(int, own)) for own in labels]
+    small, large = (parts[0] for parts in nested_subsets([fold], patients, targets, [0.25, 0.5], seed=2))
+    assert set(small.train) < set(large.train) < set(train)
+    assert np.isin(owner[large.train], owner[np.setdiff1d(train, large.train)]).sum() == 0  # patients are whole
+    for part, share in ((small, 0.25), (large, 0.5)):
+        for label in (0, 1):
+            for value in (0, 1):
+                held = len(set(owner[part.train][labels[part.train, label] == value]))
+                of = len(set(owner[train][labels[train, label] == value]))
+                assert held == pytest.approx(share * of, abs=2.5)
+
+
+def test_a_part_that_lacks_patients_of_a_class_of_one_target_is_refused() -> None:
+    patients = [f"p{k}" for k in range(24)]
+    targets = [(k % 2, int(k < 3) if k % 3 else UNKNOWN) for k in range(24)]
+    fold = FoldSplit(0, np.arange(20), np.array([20, 21]), np.array([22, 23]))
+    with pytest.raises(SplitError, match=r"too few patients of class 1: . in 0\.5"):
+        nested_subsets([fold], patients, targets, [0.5], seed=2)

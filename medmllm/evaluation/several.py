@@ -1,0 +1,198 @@
+"""Lay what an arm says of several targets side by side, and evaluate their means.
+
+    calibrated logits, decisions and sets of all targets -> an OutOfFold of each target -> the means over the targets
+
+Each target is evaluated on its own, as the only one of a run would be, on the studies where it is known. Here are the
+means over them (macro), which count every target alike, however rare, on one set of resamples of patients. A resample
+in which a target has one class only says nothing of the mean.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from medmllm.errors import EvaluationError
+from medmllm.evaluation.calibration import LEANS_UPWARDS, to_probabilities
+from medmllm.evaluation.cohort import COMPARED_ARM, COMPARED_METRIC, OutOfFold, measures_of
+from medmllm.evaluation.discrimination import BoolArray, IntArray
+from medmllm.evaluation.fold_decisions import plain
+from medmllm.evaluation.resampling import Interval, Measure, Resamples, resample
+from medmllm.evaluation.survival import SurvivalOutOfFold
+from medmllm.model_documents import Place, Task
+from medmllm.records import UNKNOWN, ArmEvaluation, CohortEvaluation, FloatArray, Metric
+
+MEANS = ("auroc", "auprc", "brier", "ece", "balanced_accuracy", "sensitivity", "specificity")
+"""Metrics whose mean over binary targets is told."""
+
+MEANS_OF_KINDS = ("auroc", "balanced_accuracy")
+"""Those that mean the same for targets of every kind: a Brier score reaches 1 when binary, else 2."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeveralOutOfFold:
+    """What one arm said of every study, target by target."""
+
+    arm: str  # image, text or fused
+    targets: tuple[OutOfFold, ...] = field(repr=False)  # of all studies, also where the target is not known
+
+    @property
+    def probabilities(self) -> FloatArray:
+        """Those of all classes, each target's in turn; shape (studies, classes)."""
+        return np.concatenate([own.probabilities for own in self.targets], axis=1)
+
+    @property
+    def logits(self) -> FloatArray:
+        """Those of all outputs, each target's in turn; shape (studies, outputs)."""
+        return np.concatenate([np.reshape(own.logits, (len(own.predicted), -1)) for own in self.targets], axis=1)
+
+    @property
+    def sets(self) -> BoolArray | None:
+        """Those of all classes; shape (studies, classes)."""
+        sets = [own.sets for own in self.targets if own.sets is not None]
+        return np.concatenate(sets, axis=1) if len(sets) == len(self.targets) else None
+
+
+def out_of_fold(
+    arm: str, logits: FloatArray, predicted: IntArray, sets: BoolArray | None, task: Task
+) -> OutOfFold | SeveralOutOfFold | SurvivalOutOfFold:
+    """Return what an arm said, for each target where there are several.
+
+    Args:
+        arm: Its name.
+        logits: Calibrated; shape (studies, outputs).
+        predicted: Class index; shape (studies, targets).
+        sets: In the conformal set; shape (studies, classes). None: there are none.
+        task: Says which outputs and classes are whose.
+    """
+
+    if task.survival is not None:
+        return SurvivalOutOfFold(arm, task.survival.horizons, logits, predicted[:, 0])
+
+    def of(number: int, place: Place) -> OutOfFold:
+        own = plain(logits[:, place.outputs])
+        return OutOfFold(
+            arm, to_probabilities(own), own, predicted[:, number], None if sets is None else sets[:, place.classes]
+        )
+
+    each = tuple(of(number, place) for number, place in enumerate(task.places))
+    return SeveralOutOfFold(arm, each) if task.several else each[0]
+
+
+def of_studies(found: OutOfFold, inside: BoolArray) -> OutOfFold:
+    """Return what an arm said of some of the studies.
+
+    Args:
+        found: Of all.
+        inside: Which; shape (studies,).
+    """
+    sets = None if found.sets is None else found.sets[inside]
+    return OutOfFold(found.arm, found.probabilities[inside], found.logits[inside], found.predicted[inside], sets)
+
+
+def evaluate_means(
+    arms: Sequence[SeveralOutOfFold],
+    *,
+    targets: IntArray,
+    patients: Sequence[str],
+    folds: IntArray,
+    task: Task,
+    confidence: float,
+    samples: int,
+    seed: int,
+) -> CohortEvaluation:
+    """Return the means over the targets of every arm, and the fused arm's mean AUROC minus that of each other arm.
+
+    Args:
+        arms: Out-of-fold predictions of each arm on the same studies in the same order.
+        targets: Class index of each target, or UNKNOWN; shape (studies, targets).
+        patients: Patient of each study.
+        folds: Fold that tested each study; shape (studies,).
+        task: The targets, with their classes.
+        confidence: Level of the intervals, e.g. 0.95.
+        samples: Number of bootstrap resamples.
+        seed: Of the resamples.
+
+    Raises:
+        EvaluationError: Shapes do not fit, or a number is not finite.
+    """
+    shape = (len(patients), len(task.parts))
+    for arm in arms:
+        fits = all(len(own.predicted) == len(patients) for own in arm.targets) and len(arm.targets) == shape[1]
+        if targets.shape != shape or not fits or not np.isfinite(arm.logits).all():
+            raise EvaluationError(f"targets or predictions of arm {arm.arm} are not finite, or not of shape {shape}")
+    measures: dict[str, Measure] = {}
+    for arm in arms:
+        own = [_of_target(arm, k, targets, folds, part) for k, part in enumerate(task.parts)]
+        shared = MEANS if all(part.kind == "binary" for part in task.parts) else MEANS_OF_KINDS
+        measures |= {f"{arm.arm} {name}": _mean([found[name] for found in own]) for name in shared}
+    one = np.zeros(len(patients), dtype=np.int64)  # what a resample lacks is a matter of each target
+    drawn = resample(measures, targets=one, patients=patients, samples=samples, seed=seed)
+    n, owners = len(patients), len(set(patients))
+
+    def metric(name: str, found: Interval, group: str = "all") -> Metric:
+        return Metric(name, found.estimate, found.low, found.high, n, owners, group)
+
+    def means(arm: str) -> tuple[Metric, ...]:
+        own = {name.removeprefix(f"{arm} "): name for name in measures if name.startswith(f"{arm} ")}
+        return tuple(
+            metric(name, drawn.interval(key, confidence, leans_upwards=name in LEANS_UPWARDS))
+            for name, key in own.items()
+        )
+
+    return CohortEvaluation(
+        classes=task.classes,
+        n=n,
+        patients=owners,
+        class_counts=tuple(
+            int((targets[:, k] == label).sum())
+            for k, part in enumerate(task.parts)
+            for label in range(len(part.classes))
+        ),
+        arms=tuple(ArmEvaluation(arm.arm, means(arm.arm)) for arm in arms),
+        differences=tuple(
+            metric(COMPARED_METRIC, gain, arm)
+            for arm, gain in _differences(drawn, [arm.arm for arm in arms], confidence)
+        ),
+    )
+
+
+def _of_target(
+    arm: SeveralOutOfFold, number: int, targets: IntArray, folds: IntArray, part: Task
+) -> Mapping[str, Measure]:
+    """Return the measures of one target, of weights of all studies."""
+    inside = targets[:, number] != UNKNOWN
+    own = measures_of(
+        of_studies(arm.targets[number], inside),
+        targets[inside, number],
+        folds[inside],
+        part.classes,
+        ordered=part.kind == "ordinal",
+    )
+
+    def of_known(measure: Measure) -> Measure:
+        return lambda weights: _where_weighty(measure, weights[:, inside])
+
+    return {name: of_known(measure) for name, measure in own.items()}
+
+
+def _where_weighty(measure: Measure, weights: FloatArray) -> FloatArray:
+    """Return a measure of each draw that holds any of its studies, NaN of the others."""
+    found = np.full(len(weights), np.nan)
+    some = weights.sum(axis=1) > 0
+    if some.any():
+        found[some] = measure(weights[some])
+    return found
+
+
+def _mean(measures: Sequence[Measure]) -> Measure:
+    return lambda weights: np.mean([measure(weights) for measure in measures], axis=0)
+
+
+def _differences(drawn: Resamples, arms: Sequence[str], confidence: float) -> list[tuple[str, Interval]]:
+    if COMPARED_ARM not in arms:
+        return []
+    minuend = f"{COMPARED_ARM} {COMPARED_METRIC}"
+    return [
+        (arm, drawn.difference(minuend, f"{arm} {COMPARED_METRIC}", confidence)) for arm in arms if arm != COMPARED_ARM
+    ]

@@ -1,0 +1,47 @@
+from typing import Any
+
+import pytest
+
+from medmllm.evaluation.leading import leading_label, predicted_labels, told_labels
+from medmllm.model_documents import Task
+from tests.reporting import made_up
+
+BINARY = Task.of_several(tuple(Task.of(name, (f"no {name}", name)) for name in ("nodule", "effusion", "fracture")))
+MIXED = Task.of_several(
+    (
+        Task.of("nodule", ("no", "yes")),
+        Task.of("part", ("chest", "head", "spine")),
+        Task.of("grade", ("1", "2", "3"), ordered=True),
+    )
+)
+
+
+def a_card(task: Task, **points: float) -> Any:
+    return made_up.card().model_copy(update={"task": task, "operating_points": points})
+
+
+@pytest.mark.parametrize(
+    ("positive", "told", "leads"),
+    [
+        ((0.6, 0.3, 0.1), ("effusion",), "effusion"),  # the nodule is likelier, but below its operating point
+        ((0.7, 0.3, 0.5), ("nodule", "effusion", "fracture"), "nodule"),
+        ((0.6, 0.1, 0.3), (), "nodule"),
+    ],
+)
+def test_binary_targets_are_told_at_their_own_points_and_the_likeliest_of_them_leads(
+    positive: tuple[float, ...], told: tuple[str, ...], leads: str
+) -> None:
+    card = a_card(BINARY, nodule=0.7, effusion=0.2, fracture=0.4)
+    chances = [chance for one in positive for chance in (1 - one, one)]
+    predicted = predicted_labels(chances, card)
+    assert [label % 2 == 1 for label in predicted] == [name in told for name in card.task.names]
+    assert told_labels(predicted, card) == told
+    assert card.task.classes[leading_label(chances, card)] == leads
+
+
+def test_targets_of_other_kinds_are_told_by_their_own_rules() -> None:
+    card = a_card(MIXED, nodule=0.3)
+    chances = [0.8, 0.2, 0.25, 0.35, 0.4, 0.4, 0.15, 0.45]
+    assert predicted_labels(chances, card) == (0, 4, 6)  # no nodule; the likeliest part; the median grade
+    assert told_labels(predicted_labels(chances, card), card) == ("spine", "2")
+    assert leading_label(chances, card) == 4
