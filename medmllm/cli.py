@@ -19,6 +19,7 @@ import typer
 
 from medmllm import __version__
 from medmllm.errors import MedmllmError, MisuseError
+from medmllm.launch import among_others, launched
 
 Parameters = ParamSpec("Parameters")
 
@@ -96,12 +97,15 @@ def show_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "warning",
 ) -> None:
     """Set up logging for every verb."""
+    if launched() and context.invoked_subcommand != "train":
+        raise typer.BadParameter("only `medmllm train` is shared by several processes: start this without torchrun")
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
         raise typer.BadParameter(f"{log_level!r} is none of debug, info, warning, error", param_hint="--log-level")
@@ -194,6 +198,7 @@ def quality(
 
 @app.command()
 @honest
+@among_others(ExitCode.OK, ExitCode.FAILED)
 def train(
     studies: Annotated[Path, typer.Option("--studies", help="Folder of DICOM or NIfTI studies, or a list of them.")],
     target: Annotated[
@@ -214,7 +219,8 @@ def train(
     """Cross-validate models of each modality alone and fused on a folder; write the model and its report."""
     from medmllm.config import TrainConfig, load_config
 
-    settings = load_config(TrainConfig, "train", file=config, overrides=set_ or ())
+    processes = [f"training.processes={launched()}"] if launched() else []
+    settings = load_config(TrainConfig, "train", file=config, overrides=[*(set_ or ()), *processes])
     from medmllm.pipelines import train as story  # torch loads here, after the settings are known to be right
 
     result = story.run(
@@ -384,3 +390,7 @@ def schemas(
     stale = story.run(out, check=check)
     typer.echo(f"{len(stale)} schemas {'differ' if check else 'written'}" + "".join(f"\n  {name}" for name in stale))
     return ExitCode.FAILED if check and stale else ExitCode.OK
+
+
+if __name__ == "__main__":
+    app(prog_name="medmllm")

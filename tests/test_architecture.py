@@ -35,7 +35,9 @@ TIERS = (
     {"scoring", "reporting", "asking", "monitoring"},
     {"serving"},
     {"pipelines"},
+    {"launch"},
     {"cli"},
+    {"__main__"},
 )
 TIER_OF = {member: height for height, tier in enumerate(TIERS) for member in tier}
 

@@ -28,6 +28,7 @@ from medmllm.training.checkpoint import Origin
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
 from medmllm.training.epoch_count import EpochCount
 from medmllm.training.fold import FoldPrediction, decide_fold, train_network
+from medmllm.training.followers import followers_stay
 from medmllm.training.machine import set_determinism
 from medmllm.training.modality_test import assemble
 from medmllm.training.resuming import Kept, origin_of
@@ -103,11 +104,12 @@ def cross_validate(
     report_weights(config, contract, out)
     course = Course(cohort, config, task, out, origin_of(config, plan.digest, cohort), tracked, advance)
     results = {}
-    for arm in arms:
-        folder = out / ("model" if arm == main_arm(arms) else f"model_{arm}")
-        results[arm] = _train_arm(course, arm, arm_contract(contract, arm), plan.folds, folder, name=arm)
-    main = results[main_arm(arms)]
-    results[main.arm] = replace(main, smaller=_train_on_less(course, main, plan.folds))
+    with followers_stay():
+        for arm in arms:
+            folder = out / ("model" if arm == main_arm(arms) else f"model_{arm}")
+            results[arm] = _train_arm(course, arm, arm_contract(contract, arm), plan.folds, folder, name=arm)
+        main = results[main_arm(arms)]
+        results[main.arm] = replace(main, smaller=_train_on_less(course, main, plan.folds))
     return tuple(results.values())
 
 

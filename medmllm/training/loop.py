@@ -26,9 +26,10 @@ from medmllm.training.batches import batches, training_starts
 from medmllm.training.checkpoint import Checkpoint, FitState
 from medmllm.training.epoch import Learner, train_epoch
 from medmllm.training.feeding import feed
+from medmllm.training.followers import crew_of
 from medmllm.training.losses import Loss, make_loss
 from medmllm.training.machine import Machine, set_determinism
-from medmllm.training.processes import ALONE, Crew, crew_of
+from medmllm.training.processes import ALONE, Crew
 from medmllm.training_config import TrainingSettings
 
 

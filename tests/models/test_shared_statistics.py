@@ -6,7 +6,8 @@ from torch import Tensor, distributed, nn
 
 from medmllm.models.batch_norm import EarlyNorm, LoneRowNorm, LoneValueNorm, share_statistics
 from medmllm.models.image_encoder import IMAGE_ENCODERS, ImageEncoder
-from medmllm.training.processes import Crew, crew_of
+from medmllm.training.followers import crew_of
+from medmllm.training.processes import Crew
 from tests.models.small import PARTS
 
 NORMS = {

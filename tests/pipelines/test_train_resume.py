@@ -14,18 +14,17 @@ from medmllm.training.checkpoint import FOLDER
 from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import NIFTI_SETTINGS, UNTRACKED, train
 
-EPOCHS, ARMS, FOLDS = 6, 2, 2
-EXACT = ("--set", "training.deterministic=true", "--set", f"training.epochs={EPOCHS}",
-         "--set", 'training.arms=["image", "fused"]')  # fmt: skip
+EPOCHS, FOLDS = 6, 2
+EXACT = ("--set", "training.deterministic=true", "--set", f"training.epochs={EPOCHS}")
 
 
-def command(data: Path, run: Path) -> list[str]:
+def command(data: Path, run: Path, *more: str) -> list[str]:
     config = data / "settings.toml"
     config.write_text(NIFTI_SETTINGS)
     return [
         sys.executable, "-c", "from medmllm.cli import app; app()", "train", "--target", "outcome",
         "--studies", str(data / "studies"), "--labels", str(data / "labels.csv"), "--out", str(run),
-        "--config", str(config), "--resume", *UNTRACKED, *EXACT,
+        "--config", str(config), "--resume", *UNTRACKED, *EXACT, *more,
     ]  # fmt: skip
 
 
@@ -52,13 +51,21 @@ def numbers(run: Path) -> tuple[str, object]:
     return (run / "out_of_fold.csv").read_text(), evaluation
 
 
-def test_a_run_killed_five_times_ends_with_the_same_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arms", "processes", "kills"),
+    [(("image", "fused"), 1, 5), pytest.param(("fused",), 2, 2, marks=pytest.mark.slow)],
+    ids=["alone", "two processes"],
+)
+def test_a_run_killed_several_times_ends_with_the_same_numbers(
+    tmp_path: Path, arms: tuple[str, ...], processes: int, kills: int
+) -> None:
+    asked = ("--set", f"training.arms={json.dumps(arms)}", "--set", f"training.processes={processes}")
     labels = write_nifti_cohort(tmp_path / "data", patients=12)
     assert labels == tmp_path / "data" / "labels.csv"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(tmp_path / "data", whole), check=True, capture_output=True)
-    draw, arguments = random.Random(20), command(tmp_path / "data", killed)
-    for _ in range(5):
+    subprocess.run(command(tmp_path / "data", whole, *asked), check=True, capture_output=True)
+    draw, arguments = random.Random(20), command(tmp_path / "data", killed, *asked)
+    for _ in range(kills):
         ended = kill_after(arguments, killed, draw.randint(2, 5), draw.uniform(0, 0.05))
         assert ended == -signal.SIGKILL, "the run was over before it could be killed"
         assert list((killed / FOLDER).glob("*.safetensors"))
@@ -66,7 +73,7 @@ def test_a_run_killed_five_times_ends_with_the_same_numbers(tmp_path: Path) -> N
     subprocess.run(arguments, check=True, capture_output=True)
     assert numbers(killed) == numbers(whole)
     weights = [path.relative_to(whole) for path in whole.rglob("fold_*.safetensors")]
-    assert len(weights) == ARMS * FOLDS
+    assert len(weights) == len(arms) * FOLDS
     assert [name for name in weights if (whole / name).read_bytes() != (killed / name).read_bytes()] == []
     assert not (killed / FOLDER).exists(), "a whole run needs no checkpoints"
 

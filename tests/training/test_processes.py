@@ -1,7 +1,5 @@
 """Several processes that share every batch learn as one does; a killed training of theirs goes on to the same bits."""
 
-import os
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +8,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from medmllm.errors import ConfigError, MedmllmError
+from medmllm.errors import ConfigError
 from medmllm.training.batches import batches
 from medmllm.training.checkpoint import Checkpoint
+from medmllm.training.followers import followers_stay
 from medmllm.training.loop import fit
-from medmllm.training.processes import Crew, crew_of, device_of
+from medmllm.training.processes import Crew, device_of
 from tests.models.small import CONTRACT, a_member, contract_of
 from tests.training.test_checkpoint import ORIGIN, Killed, Killer, trained
 from tests.training.test_loop import Told, cohort, settings
@@ -63,8 +62,9 @@ def shared_fit(processes: int, *, shared: bool, **parts: object) -> tuple[list[d
 @pytest.mark.parametrize("parts", [{}, {"image_encoder": "cells", "fusion": "cross_attention"}])
 def test_with_shared_batch_statistics_two_processes_learn_and_remember_what_one_does(parts: dict[str, object]) -> None:
     alone, expected = shared_fit(1, shared=True, **parts)
-    both, found = shared_fit(2, shared=True, **parts)
-    apart, _ = shared_fit(2, shared=False, **parts)
+    with followers_stay():
+        both, found = shared_fit(2, shared=True, **parts)
+        apart, _ = shared_fit(2, shared=False, **parts)
     for one, two in zip(alone, both, strict=True):
         assert two == pytest.approx(one, rel=1e-4)
     assert {"image_encoder", "text_encoder"} == {name.partition(".")[0] for name in found}
@@ -76,34 +76,14 @@ def test_with_shared_batch_statistics_two_processes_learn_and_remember_what_one_
 @pytest.mark.slow
 def test_two_processes_cut_off_in_their_third_epoch_go_on_to_the_same_bits(tmp_path: Path) -> None:
     told, checkpoint = Told(), Checkpoint(tmp_path / "fold.safetensors", ORIGIN)
-    whole, weights = trained(Told(), None, processes=2)
-    with pytest.raises(Killed):
-        trained(Killer(), checkpoint, processes=2)
-    resumed, again = trained(told, checkpoint, processes=2)
+    with followers_stay():
+        whole, weights = trained(Told(), None, processes=2)
+        with pytest.raises(Killed):
+            trained(Killer(), checkpoint, processes=2)
+        resumed, again = trained(told, checkpoint, processes=2)
     assert told.epochs == [3, 4, 5, 6]
     assert resumed == whole
     assert {name for name, value in weights.items() if not torch.equal(value, again[name])} == set()
-
-
-def end_at_once(crew: Crew) -> None:
-    """Stands for a process that is killed for its memory."""
-    os._exit(9)
-
-
-def lead_on(leading: AbstractContextManager[Crew]) -> None:
-    with leading as crew:
-        while crew.goes_on(True):
-            pass
-
-
-@pytest.mark.slow
-def test_a_process_that_is_lost_ends_the_training_and_says_so() -> None:
-    threads = torch.get_num_threads()
-    with pytest.raises(MedmllmError, match=r"processes = 2 ended before its time \(exit code 9\)") as caught:
-        lead_on(crew_of(2, torch.device("cpu"), end_at_once, ()))
-    assert caught.value.code == "process_lost"
-    assert torch.get_num_threads() == threads
-    assert not torch.distributed.is_initialized()
 
 
 @pytest.mark.parametrize(
