@@ -10,6 +10,7 @@ import numpy as np
 
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.reporting.cohort import write_training_report
+from medmllm.reporting.survival_figures import draw_survival
 from medmllm.reporting.training_figures import FIGURES, draw_figures, write_figures
 from medmllm.result_documents import EvaluationDocument
 from medmllm.training.one_target import one_by_one
@@ -32,7 +33,9 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
     each = one_by_one(trained)
     evaluation = _evaluation(trained, [(tell_survival if timed else tell_target)(one) for one in each], said)
     figures = [
-        draw_figures(
+        draw_survival(told, confidence=evaluation.confidence)
+        if timed
+        else draw_figures(
             told,
             [arm.out_of_fold for arm in one.arms if isinstance(arm.out_of_fold, OutOfFold)],
             np.array(one.cohort.targets),

@@ -176,7 +176,8 @@ def _row(trained: Trained, arm: ArmResult, k: int, fold: int) -> dict[str, objec
 def headline(evaluation: EvaluationDocument) -> dict[str, float]:
     """Return every defined estimate by `ARM_METRIC`, those of one of several targets by `ARM_METRIC_TARGET`.
 
-    For tracking; the AUROC of smaller trainings goes by `ARM_auroc_at_FRACTION`.
+    For tracking; what is told of a horizon goes by `ARM_METRIC_HORIZON`, the AUROC of smaller trainings by
+    `ARM_auroc_at_FRACTION`.
     """
     found = _estimates(evaluation)
     for own in evaluation.targets:
@@ -186,7 +187,7 @@ def headline(evaluation: EvaluationDocument) -> dict[str, float]:
 
 def _estimates(told: TargetEvaluation) -> dict[str, float]:
     return {
-        f"{arm.arm}_{metric.name}": metric.estimate
+        f"{arm.arm}_{metric.name}" + ("" if metric.group == "all" else f"_{metric.group}"): metric.estimate
         for arm in told.arms
         for metric in arm.metrics
         if metric.estimate is not None

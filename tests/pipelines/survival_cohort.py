@@ -13,7 +13,7 @@ SURVIVAL = ("--target", "days", "--set", "task.kind=survival", "--set", "task.ev
             "--set", "task.horizons=[200, 400]")  # fmt: skip
 
 
-def write_survival_cohort(folder: Path, *, patients: int, effect: float = 1.0, seed: int = 3) -> Path:
+def write_survival_cohort(folder: Path, *, patients: int, effect: float = 1.2, seed: int = 3) -> Path:
     """Write FOLDER/studies and return FOLDER/labels.csv with days, death and, for tests alone, the true log-risk.
 
     Times are exponential, censored at random. The brightness of a cube and a word of the note have five levels each,

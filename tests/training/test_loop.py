@@ -58,6 +58,7 @@ def settings(**changes: object) -> TrainingSettings:
         "threads": 1,
         "deterministic": False,
         "learning_curve": (),
+        "inner_folds": 1,
     }
     return TrainingSettings.model_validate(plain | changes)
 
