@@ -51,6 +51,10 @@ Out = Annotated[Path, typer.Option("--out", help="Folder for the results; made i
 Labels = Annotated[
     Path | None, typer.Option("--labels", help="CSV or TSV with a study_id or patient_id column.", dir_okay=False)
 ]
+Table = Annotated[
+    Path | None,
+    typer.Option("--table", help="CSV or TSV with a study_id or patient_id and the columns that the model reads."),
+]
 Linkage = Annotated[
     Path | None,
     typer.Option(
@@ -142,6 +146,7 @@ def index(
 def select(
     studies: Annotated[Path, typer.Argument(help="Folder of DICOM or NIfTI studies.")],
     model: Annotated[Path | None, typer.Option("--model", help="Take the channels of this model, RUN/model.")] = None,
+    table: Table = None,
     out: Annotated[Path | None, typer.Option("--out", help="Also write selection.csv into this folder.")] = None,
     only: Annotated[
         Literal["all", "incomplete", "ambiguous", "refused"],
@@ -160,12 +165,12 @@ def select(
 
     if model is not None and (config is not None or set_):
         raise MisuseError("--model brings its own channels: leave out --config and --set, or --model")
-    image = None if model else load_config(TrainConfig, "train", file=config, overrides=set_ or ()).image
+    settings = None if model else load_config(TrainConfig, "train", file=config, overrides=set_ or ())
     from medmllm.pipelines import select as story
 
     result = story.run(
-        studies, image=image, model=model, out=out, only=only, as_json=as_json, show_descriptions=show_descriptions,
-        overwrite=overwrite,
+        studies, config=settings, model=model, table=table, out=out, only=only, as_json=as_json,
+        show_descriptions=show_descriptions, overwrite=overwrite,
     )  # fmt: skip
     typer.echo(result.text)
     return ExitCode.PARTIAL if result.refused else ExitCode.OK
@@ -203,7 +208,7 @@ def train(
     studies: Annotated[Path, typer.Option("--studies", help="Folder of DICOM or NIfTI studies, or a list of them.")],
     target: Annotated[
         list[str],
-        typer.Option("--target", help='Column, or a threshold on one: "spiculation>=3". Several: labels side by side.'),
+        typer.Option("--target", help='Column, or a threshold on one: "spiculation>=3". Several: learnt side by side.'),
     ],
     out: Out,
     labels: Labels = None,
@@ -277,10 +282,7 @@ def score(
     model: Annotated[Path, typer.Option("--model", help="Model package: RUN/model of `medmllm train`.")],
     out: Out,
     explain: Annotated[bool, typer.Option("--explain", help="Also explain each study.")] = False,
-    table: Annotated[
-        Path | None,
-        typer.Option("--table", help="CSV or TSV with a study_id or patient_id and the columns that the model reads."),
-    ] = None,
+    table: Table = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Studies per forward pass.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Studies read ahead in parallel.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = None,

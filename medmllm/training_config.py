@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     Discriminator,
     Field,
     NonNegativeInt,
@@ -19,7 +20,7 @@ from pydantic import (
 
 from medmllm.documents import Document, TextSettings
 from medmllm.survival_config import SurvivalSettings
-from medmllm.trust_config import SubgroupSettings
+from medmllm.trust_config import SubgroupSettings, check_header
 
 Arm = Literal["image", "text", "recording", "table", "fused"]
 OnLeakage = Literal["refuse", "warn"]
@@ -54,14 +55,21 @@ class TextEncoderSettings(TextSettings):
         return TextSettings.model_validate(self.model_dump(include=set(TextSettings.model_fields)))
 
 
-class TaskSettings(SurvivalSettings):
-    """What kind of thing the target is."""
+TargetKind = Literal["classes", "ordinal"]
 
-    kind: Literal["classes", "ordinal", "survival"] = Field(
+
+class TaskSettings(SurvivalSettings):
+    """What kind of thing the target is, or each of several."""
+
+    kind: TargetKind | Literal["survival"] = Field(
         description="classes: two or more without an order; ordinal: three or more in an order, such as grades; "
         "survival: the time to an event, not seen to come in all"
     )
     order: tuple[str, ...] = Field(description="classes of an ordinal target, lowest first; empty: they are numbers")
+    kinds: dict[str, TargetKind] = Field(description="of several targets: target -> its kind, where it is not `kind`")
+    orders: dict[str, tuple[str, ...]] = Field(
+        description="of several targets: ordinal target -> its classes, lowest first, where they are not `order`"
+    )
 
     @field_validator("kind")
     @classmethod
@@ -77,10 +85,24 @@ class TaskSettings(SurvivalSettings):
             raise ValueError("only an ordinal target has an order: kind 'ordinal', or an empty order")
         return order
 
-    @property
-    def ordered(self) -> bool:
-        """Whether the classes have an order."""
-        return self.kind == "ordinal"
+    @field_validator("orders")
+    @classmethod
+    def _are_of_ordinal_targets(
+        cls, orders: dict[str, tuple[str, ...]], info: ValidationInfo
+    ) -> dict[str, tuple[str, ...]]:
+        kinds, kind = info.data.get("kinds", dict.fromkeys(orders, "ordinal")), info.data.get("kind", "ordinal")
+        for name in orders:
+            if kinds.get(name, kind) != "ordinal":
+                raise ValueError(f"{name!r} has an order and is not ordinal: say so under kinds")
+        return orders
+
+    def ordered(self, target: str) -> bool:
+        """Return whether a target's classes have an order."""
+        return self.kinds.get(target, self.kind) == "ordinal"
+
+    def order_of(self, target: str) -> tuple[str, ...]:
+        """Return the classes of an ordinal target, lowest first; empty: they are numbers."""
+        return self.orders.get(target, self.order)
 
     @property
     def survival(self) -> bool:
@@ -97,8 +119,9 @@ class TrainingSettings(Document):
     """Cross-validation and the training loop."""
 
     folds: int = Field(ge=2, description="outer test folds, patient-grouped and stratified")
-    group_out: str = Field(
-        description="column of the label table; each of its values is a test fold, and folds is not used; empty: off"
+    group_out: Annotated[str, AfterValidator(check_header)] = Field(
+        description="column of the label table, or a DICOM header as dicom:Manufacturer; each of its values is a test "
+        "fold, and folds is not used; empty: off"
     )
     tuning_fraction: float = Field(
         gt=0,
@@ -136,6 +159,9 @@ class TrainingSettings(Document):
     class_weights: ClassWeights = Field(
         description="of the loss: alike; by inverse frequency; by the effective number of studies; or one weight per "
         "class, in the order of the classes"
+    )
+    target_weights: dict[str, PositiveFloat] = Field(
+        description="of several targets: target -> what its loss counts in the mean over the targets; others count 1"
     )
     sampling: Literal["shuffle", "balanced"] = Field(
         description="shuffle: each study once an epoch; balanced: drawn with replacement, each class as often"

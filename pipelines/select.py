@@ -6,17 +6,35 @@ STUDIES, channels -> index -> selection of each study -> text or JSON; OUT/selec
 from dataclasses import dataclass
 from pathlib import Path
 
+from medmllm.config import TrainConfig
 from medmllm.csv_tables import check_writable, write_table
 from medmllm.documents import ImageSettings
 from medmllm.errors import MisuseError, PackageError
 from medmllm.ingest.study_folder import folder_of
+from medmllm.ingest.table_inputs import has_cell
 from medmllm.model_documents import ModelCard
 from medmllm.pipelines.index import read_index
 from medmllm.preprocessing.selection import select_series
+from medmllm.records import Study
 from medmllm.reporting.selection import Only, document, rows, text
 from medmllm.table_rows import SelectionRow
 
 CARD = "model.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a model reads, or would."""
+
+    image: ImageSettings
+    note: bool
+    recording: bool
+    columns: tuple[str, ...]  # of the table
+
+    def beside_images(self, study: Study) -> bool:
+        """Say whether a study has any of it beside images."""
+        heard = self.recording and bool(study.recordings)
+        return (self.note and bool(study.notes)) or heard or has_cell(study, self.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +49,9 @@ class SelectResult:
 def run(
     studies: Path,
     *,
-    image: ImageSettings | None = None,
+    config: TrainConfig | None = None,
     model: Path | None = None,
+    table: Path | None = None,
     out: Path | None = None,
     only: Only = "all",
     as_json: bool = False,
@@ -43,8 +62,9 @@ def run(
 
     Args:
         studies: Folder of DICOM or NIfTI studies.
-        image: Holds the channels; None takes those of `model`.
+        config: Holds the channels, and what else is read; None takes those of `model`.
         model: As written by `medmllm train`: RUN/model.
+        table: With the columns that are read; None takes the list of studies, or the table in its folder, if any.
         out: Folder for selection.csv, which has all studies; None writes nothing.
         only: Which studies the text shows.
         as_json: Return a SelectionDocument of all studies in place of the text.
@@ -53,15 +73,20 @@ def run(
 
     Raises:
         MisuseError: No studies to index, no channels, results already there, the label table cannot be used.
-        PackageError: As `channels_of_model`.
+        PackageError: As `inputs_of_model`.
     """
-    if image is None:
-        if model is None:
-            raise MisuseError("no channels to choose series for: give settings or a model")
-        image = channels_of_model(model)
+    if config is not None:
+        reads = Inputs(config.image, True, config.recording.enabled, config.table.columns)
+    elif model is not None:
+        reads = inputs_of_model(model)
+    else:
+        raise MisuseError("no channels to choose series for: give settings or a model")
     if out is not None:
         check_writable(out, overwrite=overwrite, marker="selection.csv", studies=folder_of(studies))
-    selections = [select_series(study, image) for study in read_index(studies).studies]
+    selections = [
+        select_series(study, reads.image, reads_more=reads.beside_images(study))
+        for study in read_index(studies, labels=table).studies
+    ]
     if out is not None:
         write_table(out / "selection.csv", SelectionRow, (row for one in selections for row in rows(one)))
     shown = (
@@ -72,8 +97,8 @@ def run(
     return SelectResult(shown, len(selections), sum(selection.is_refused for selection in selections))
 
 
-def channels_of_model(folder: Path) -> ImageSettings:
-    """Return the image settings that a model was trained with.
+def inputs_of_model(folder: Path) -> Inputs:
+    """Return what a model was trained to read.
 
     Args:
         folder: As written by `medmllm train`: RUN/model.
@@ -90,4 +115,5 @@ def channels_of_model(folder: Path) -> ImageSettings:
         raise PackageError(f"{CARD}: the preprocessing contract was changed after training. Restore the package.")
     if contract.image is None:
         raise MisuseError("the model reads no image, so no series are chosen for it")
-    return contract.image
+    columns = () if contract.table is None else tuple(column.name for column in contract.table.columns)
+    return Inputs(contract.image, contract.text is not None, contract.recording is not None, columns)

@@ -144,7 +144,7 @@ def write_nifti_cohort(
         classes: 2 to 5.
         size: Voxels of 4 mm.
         seed: Of noise and cube places.
-        without_image: Studies, counted from 0, that have a note only; `index_folder` needs the table to know them.
+        without_image: Studies, counted from 0, that have a note only.
         without_note: Studies that have an image only.
     """
     rng = np.random.default_rng(seed)

@@ -202,6 +202,7 @@ BOUNDS: list[tuple[str, tuple[str | int, ...], list[Any], list[Any]]] = [
     ("series_row", ("files",), [1], [0]),
     ("series_row", ("size_x",), [1, None], [0]),
     ("series_row", ("time_order",), [1, None], [0]),
+    ("series_row", ("field_strength_t",), [1.5, None], [0]),
     ("series_row", ("thickness_mm",), [0.5, None], [0]),
     ("series_row", ("plane",), ["oblique", None], ["", "diagonal"]),
     ("selection", ("studies",), [0], [-1]),

@@ -88,6 +88,10 @@ class FolderMap:
                 return self._below[around]
         return []
 
+    def only_root_around(self, folder: str) -> bool:
+        """Return whether no folder around, up to but without the root, holds a study."""
+        return not any(around in self._below for around in enclosing(folder) if around)
+
     def holds(self, folder: str) -> bool:
         """Return whether any study lies in a folder or below it."""
         return folder in self._below

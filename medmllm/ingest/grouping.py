@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from medmllm.errors import MedmllmError
 from medmllm.ingest import nifti
+from medmllm.ingest.bare_studies import MOST_FILES
 from medmllm.ingest.copies import without_renamed_copies
 from medmllm.ingest.dicom_header import DicomHeader
 from medmllm.ingest.dicom_parts import Part, split
@@ -182,4 +183,7 @@ def home_of(item: Recognised, folders: FolderMap) -> StudyDraft | FileProblem:
         if near
         else f"no study lies in the folder of the {word} or around it"
     )
+    if not folders.holds(item.found.folder):
+        bounds = " or ".join(f"{most} {kind.value}s" for kind, most in MOST_FILES.items())
+        reason += f"; a folder without images is a study itself with at most {bounds}, or where a label table lists it"
     return FileProblem(item.found.relative, "ignored", f"orphan_{word}", reason)

@@ -8,23 +8,10 @@ believed before the images: exports often write one PatientID into every file.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from medmllm.ingest.draft import FolderMap, Remark, StudyDraft, enclosing
-from medmllm.ingest.recognise import Recognised
 from medmllm.ingest.tables import LabelTable, TableRow
-
-
-def studies_of_notes(recognised: Iterable[Recognised], folders: FolderMap, table: LabelTable) -> list[StudyDraft]:
-    """Return a study without images for each folder of notes or recordings that the table lists as a study."""
-    studies: dict[str, StudyDraft] = {}
-    for item in recognised:
-        folder = item.found.folder
-        name = folder.rpartition("/")[2]
-        listed = {folder, name} & (table.by_study.keys() | table.by_patient.keys())
-        if folder and listed and not folders.holds(folder):
-            studies.setdefault(folder, StudyDraft(folder, folder, "folder", {folder}, [folder], [folder]))
-    return list(studies.values())
 
 
 def join(studies: Sequence[StudyDraft], table: LabelTable) -> dict[str, TableRow]:

@@ -50,10 +50,10 @@ class Layouts:
     root: Path = field(repr=False)
     listing: Listing | None = None
     _channels: dict[Path, dict[int, str]] = field(default_factory=dict, repr=False)  # of nnU-Net data sets
-    _own_name: str = field(init=False, repr=False)  # of the root, however the path to it is written
+    root_name: str = field(init=False, repr=False)  # of the root, however the path to it is written
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_own_name", self.root.resolve().name)  # asked for every file
+        object.__setattr__(self, "root_name", self.root.resolve().name)  # asked for every file
 
     def place(self, found: FoundFile, kind: Kind, uids: Sequence[str | None] = ()) -> Place | FileProblem | None:
         """Return the study of an image, a problem for a mask, or None for what has no study of its own.
@@ -116,14 +116,13 @@ class Layouts:
         A root that is itself one study goes by its own name, so that a study has the same key whether it was indexed
         alone or among others.
         """
-        root_name = self._own_name
         folders = found.folder.split("/") if found.folder else []
         bids = _BIDS_FILE.match(found.name)
-        if bids and bids["subject"] in (root_name, *folders):
+        if bids and bids["subject"] in (self.root_name, *folders):
             subject, session = bids["subject"], bids["session"]
             patient = "/".join(folders[: folders.index(subject) + 1]) if subject in folders else subject
             return Place("bids", f"{patient}/{session}" if session else patient, patient, found.folder)
-        folder = found.folder or root_name
+        folder = found.folder or self.root_name
         return Place("folder", folder, folder, found.folder)
 
 

@@ -17,13 +17,14 @@ from typing import TypeVar
 from medmllm.errors import IngestError, LabelError, MedmllmError, MisuseError
 from medmllm.geometry import UNEVEN_GAPS
 from medmllm.ingest import dicom, nifti
+from medmllm.ingest.bare_studies import studies_without_images
 from medmllm.ingest.copies import find_copies
 from medmllm.ingest.dicom_regrid import Regrid
 from medmllm.ingest.draft import FolderMap, StudyDraft
 from medmllm.ingest.fate import Fate
 from medmllm.ingest.file_store import FileStore, StoredFile
 from medmllm.ingest.grouping import draft_studies, home_of
-from medmllm.ingest.joining import join, studies_of_notes
+from medmllm.ingest.joining import join
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.layouts import Layouts
 from medmllm.ingest.listing import read_listing
@@ -120,10 +121,10 @@ def open_index(
     table = _choose_table(store, keyring, folder, table)
     store.settle((key, _COPIES[code]) for key, code in find_copies(store.twins()))
     drafts = draft_studies(store.places())
-    if table:
-        drafts += studies_of_notes(store.of_kinds(Kind.NOTE, Kind.RECORDING), FolderMap(drafts), table)
-        drafts.sort(key=lambda study: (study.original, study.layout))
     if listing is None:
+        bare = store.of_kinds(Kind.NOTE, Kind.RECORDING)
+        drafts += studies_without_images(bare, drafts, table, root_name=layouts.root_name)
+        drafts.sort(key=lambda study: (study.original, study.layout))
         _attach(store, keyring, drafts)
     else:
         for draft in drafts:

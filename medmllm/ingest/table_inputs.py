@@ -130,6 +130,11 @@ def read_values(study: Study, table: TableContract) -> Values | None:
     return values if any(value is not None for value in values.values()) else None
 
 
+def has_cell(study: Study, columns: Sequence[str]) -> bool:
+    """Say whether a study's row holds anything in some columns, right or wrong."""
+    return any(_cell(study, column) is not None for column in columns)
+
+
 def _cell(study: Study, column: str) -> str | None:
     cell = study.facts.get(column, "").strip()
     return None if cell.lower() in MISSING else cell

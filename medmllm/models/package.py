@@ -30,7 +30,6 @@ from medmllm.models.audio_encoder import AudioEncoder
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.image_encoder import ImageEncoder, check_grid
 from medmllm.models.note_windows import Windows
-from medmllm.models.survival_head import CoxHead, HazardHead
 from medmllm.models.table_encoder import TableEncoder
 from medmllm.models.text_encoder import (
     TextEncoder,
@@ -103,9 +102,7 @@ def build_network(
     if contract.image is not None:
         check_grid(settings, contract.image.size)
     windows = None if contract.text is None else Windows(contract.text.window, contract.text.overlap)
-    intervals = 0 if survival is None else len(survival.bounds)
-    cox = task.survival is not None and task.survival.model == "cox"
-    network = StudyClassifier(
+    return StudyClassifier(
         settings,
         image_encoder=None if contract.image is None else ImageEncoder(settings, len(contract.image.channels)),
         text_encoder=None
@@ -113,12 +110,9 @@ def build_network(
         else TextEncoder(text_network, batch_norm=settings.text_batch_norm, windows=windows),
         audio_encoder=None if contract.recording is None else AudioEncoder(settings, contract.recording.mels),
         table_encoder=None if codes is None else TableEncoder(settings, codes),
-        outputs=task.outputs if cox or not intervals else intervals,
-        ordered=task.kind == "ordinal",
+        task=task,
+        intervals=0 if survival is None else len(survival.bounds),
     )
-    if intervals:
-        network.head = CoxHead(intervals) if cox else HazardHead(intervals)
-    return network
 
 
 def new_text_network(text: TextSettings, settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> nn.Module:

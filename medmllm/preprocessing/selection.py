@@ -49,7 +49,7 @@ class StudySelection:
 
     study_key: str
     channels: tuple[ChannelSelection, ...]
-    has_note: bool
+    reads_more: bool  # it has something else that the model reads: a note, a recording, a cell of the table
 
     @property
     def refusal(self) -> Refusal | None:
@@ -66,8 +66,8 @@ class StudySelection:
 
     @property
     def is_refused(self) -> bool:
-        """Whether a run would refuse the study for its series, or for having neither series nor note."""
-        return self.refusal is not None or (self.outcome == "without" and not self.has_note)
+        """Whether a run would refuse the study for its series, or for having nothing that the model reads."""
+        return self.refusal is not None or (self.outcome == "without" and not self.reads_more)
 
 
 def choose_series(study: Study, settings: ImageSettings) -> dict[str, SeriesReference]:
@@ -80,16 +80,22 @@ def choose_series(study: Study, settings: ImageSettings) -> dict[str, SeriesRefe
             (`no_matching_series`; the reasons are passed on), or several fit one channel, or one fits several
             (`ambiguous_series`).
     """
-    selection = select_series(study, settings)
+    selection = select_series(study, settings, reads_more=True)  # what else there is, is asked for later
     if selection.refusal:
         raise ContractError(selection.refusal.reason, code=selection.refusal.code)
     return {channel.channel: channel.chosen for channel in selection.channels if channel.chosen}
 
 
-def select_series(study: Study, settings: ImageSettings) -> StudySelection:
-    """Return what becomes of every series of a study for every channel; what cannot be decided is a refusal in it."""
+def select_series(study: Study, settings: ImageSettings, *, reads_more: bool) -> StudySelection:
+    """Return what becomes of every series of a study for every channel; what cannot be decided is a refusal in it.
+
+    Args:
+        study: Of an index.
+        settings: Hold the channels.
+        reads_more: The study has something beside images that the model reads.
+    """
     channels = [_select(study, name, settings) for name in settings.channels]
-    return StudySelection(study.study_key, _one_channel_each(channels), has_note=bool(study.notes))
+    return StudySelection(study.study_key, _one_channel_each(channels), reads_more)
 
 
 def _is_mended(series: SeriesReference, settings: ImageSettings) -> bool:

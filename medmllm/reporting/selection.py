@@ -28,10 +28,12 @@ class SelectionDocument(Document):
     studies: int = Field(ge=0)
     complete: int = Field(ge=0, description="every channel has a series")
     incomplete: int = Field(ge=0, description="accepted, though a channel has none")
-    without: int = Field(ge=0, description="no channel has a series; accepted only with a note")
+    without: int = Field(
+        ge=0, description="no channel has a series; accepted only with something else that the model reads"
+    )
     ambiguous: int = Field(ge=0, description="refused: several series fit, and nothing decides")
     refused: int = Field(ge=0, description="refused: a required channel has no series, or none that can be read")
-    would_be_refused: int = Field(ge=0, description="ambiguous, refused, and without series or note")
+    would_be_refused: int = Field(ge=0, description="ambiguous, refused, and without anything that the model reads")
     rows: tuple[SelectionRow, ...]
     descriptions: dict[SeriesKey, str] | None = Field(
         description="Series Description or file stem by series; null unless asked for"

@@ -5,9 +5,11 @@
 
 They lie in RUN/checkpoints until the run is whole. One file per state: tensors, and the rest as JSON in the header, so
 that one rename replaces all of it. No pickle. Each file carries the digests of the settings, the split and the cohort
-it belongs to; under others it is refused.
+it belongs to; under others it is refused. Weights that do not learn, of a frozen encoder or below adapters, are not
+written: they are taken from where the training started, and refused if their digest is another.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -50,6 +52,7 @@ class FitState:
     best_epoch: int = 0
     best_loss: float = math.inf
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    fixed: str = ""  # digest of the weights that do not learn
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class Checkpoint:
     def save(self, state: FitState) -> None:
         """Write the state, in place of the one before."""
         optimizer, numpy_state = state.optimizer.state_dict(), np.random.get_state(legacy=False)  # noqa: NPY002
-        tensors = {f"network/{name}": value for name, value in state.network.state_dict().items()}
+        tensors = {f"network/{name}": value for name, value in learned(state.network).items()}
         tensors |= {f"best/{name}": value for name, value in state.best_weights.items()}
         for index, values in optimizer["state"].items():
             tensors |= {f"optimizer/{index}/{name}": value for name, value in values.items()}
@@ -70,6 +73,7 @@ class Checkpoint:
         if torch.cuda.is_available():
             tensors |= {f"random/cuda/{k}": one for k, one in enumerate(torch.cuda.get_rng_state_all())}
         rest = {
+            "fixed": state.fixed,
             "epoch": state.epoch,
             "best_epoch": state.best_epoch,
             "best_loss": state.best_loss,
@@ -84,13 +88,18 @@ class Checkpoint:
         """Bring a fresh state to where the file left off; False where there is no file.
 
         Raises:
-            MisuseError: The file is of other settings, another split or another cohort.
+            MisuseError: The file is of other settings, another split or another cohort, or of other fixed weights.
             MedmllmError: `damaged_checkpoint`.
         """
         if not self.path.exists():
             return False
         tensors, rest = read_state(self.path, self.origin)
-        state.network.load_state_dict(_under("network/", tensors))
+        if rest["fixed"] != state.fixed:
+            raise MisuseError(
+                f"cannot resume: {FOLDER}/{self.path.name} was trained on other weights of the text encoder than those "
+                "that [text] encoder names now. Bring them back, or start anew with --overwrite."
+            )
+        restore(state.network, _under("network/", tensors))
         state.best_weights = _under("best/", tensors)
         state.epoch, state.best_epoch, state.best_loss = rest["epoch"], rest["best_epoch"], rest["best_loss"]
         _load_optimizer(state.optimizer, rest["groups"], _under("optimizer/", tensors))
@@ -108,6 +117,31 @@ class Checkpoint:
     def remove(self) -> None:
         """Delete the file, once the fold is done."""
         self.path.unlink(missing_ok=True)
+
+
+def learned(network: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a network without the weights that do not learn."""
+    fixed = _fixed(network)
+    return {name: value for name, value in network.state_dict().items() if name not in fixed}
+
+
+def restore(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load what `learned` returned; the weights that do not learn stay."""
+    network.load_state_dict({**{name: value.data for name, value in _fixed(network).items()}, **weights})
+
+
+def fixed_digest(network: nn.Module) -> str:
+    """Return the sha256 of the weights that do not learn; empty where all do."""
+    fixed, digest = _fixed(network), hashlib.sha256()
+    for name in sorted(fixed):
+        digest.update(name.encode())
+        digest.update(fixed[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest() if fixed else ""
+
+
+def _fixed(network: nn.Module) -> dict[str, nn.Parameter]:
+    named = network.named_parameters(remove_duplicate=False)
+    return {name: parameter for name, parameter in named if not parameter.requires_grad}
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

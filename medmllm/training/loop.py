@@ -23,7 +23,7 @@ from medmllm.models.classifier import StudyClassifier
 from medmllm.models.package import FoldNetwork
 from medmllm.records import Sample
 from medmllm.training.batches import batches, training_starts
-from medmllm.training.checkpoint import Checkpoint, FitState
+from medmllm.training.checkpoint import Checkpoint, FitState, fixed_digest, learned, restore
 from medmllm.training.epoch import Learner, train_epoch
 from medmllm.training.feeding import feed
 from medmllm.training.followers import crew_of
@@ -105,7 +105,7 @@ def _lead(
         tracker.log_epoch(state.epoch, {"train_loss": train_loss, "tuning_loss": tuning_loss})
         if tuning_loss < state.best_loss:
             state.best_epoch, state.best_loss = state.epoch, tuning_loss
-            state.best_weights = copy.deepcopy(state.network.state_dict())
+            state.best_weights = copy.deepcopy(learned(state.network))
         if checkpoint is not None:
             checkpoint.save(state)
     member.network.share_statistics(False)
@@ -142,6 +142,7 @@ def _begin(
     learner = new_learner(network, train, settings, crew)
     state = FitState(network, learner.optimizer, learner.schedule, torch.Generator().manual_seed(seed))
     if checkpoint is not None:
+        state.fixed = fixed_digest(network)
         checkpoint.load(state)
     return learner, state
 
@@ -179,7 +180,7 @@ def new_learner(
     machine.place(network)
     drawn = len(training_starts(len(train), settings.batch_size, crew.size))
     optimizer, schedule = _optimizer(network, settings, math.ceil(drawn / settings.accumulate))
-    loss_of = make_loss(train, settings, network.outputs, machine.device)
+    loss_of = make_loss(train, settings, network.task, machine.device)
     return Learner(network, machine, loss_of, optimizer, schedule, settings, crew)
 
 
@@ -190,7 +191,7 @@ def _best(state: FitState) -> Fit:
             "Lower [training] learning_rate.",
             code="diverged",
         )
-    state.network.load_state_dict(state.best_weights)
+    restore(state.network, state.best_weights)
     state.network.eval()
     return Fit(state.best_epoch, state.epoch, state.best_loss)
 

@@ -6,9 +6,9 @@ settings, Task -> nothing, or the first that does not fit
 from medmllm.config import TrainConfig
 from medmllm.errors import ConfigError
 from medmllm.model_documents import Task
-from medmllm.training.label_loss import check_label_settings
 from medmllm.training.losses import check_weights
 from medmllm.training.policy import check_rules
+from medmllm.training.target_loss import check_target_settings
 
 
 def check_task(config: TrainConfig, task: Task) -> None:
@@ -20,11 +20,10 @@ def check_task(config: TrainConfig, task: Task) -> None:
             target.
     """
     check_rules(config, task)
+    check_target_settings(config.training, task)
     if task.survival is not None:
         check_survival_settings(config)
-    elif task.several:
-        check_label_settings(config.training)
-    else:
+    elif not task.several:
         check_weights(config.training, len(task.classes))
 
 

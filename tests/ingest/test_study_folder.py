@@ -279,13 +279,6 @@ def test_a_damaged_recording_is_a_problem_of_the_study_that_it_lies_in(tmp_path:
     assert original(found, problem.where_key) == "b/heart.wav"
 
 
-def test_a_note_without_any_study_around_is_an_orphan(tmp_path: Path) -> None:
-    (tmp_path / "note.txt").write_text("x")
-    found = index(tmp_path)
-    assert found.studies == ()
-    assert codes(found) == {"orphan_note": 1}
-
-
 def test_a_study_without_a_note_reads_none_and_an_empty_note_counts_as_none(tmp_path: Path) -> None:
     write_nifti_study(tmp_path / "a", note=None)
     write_nifti_study(tmp_path / "b", note="  \n")

@@ -190,6 +190,22 @@ def test_a_wrong_word_is_answered_with_the_choices(studies: Path, words: list[st
     assert says in " ".join(result.stderr.replace("│", " ").split())
 
 
+def test_a_study_without_series_counts_by_its_table_row_and_recordings_where_these_are_read(tmp_path: Path) -> None:
+    root = tmp_path / "studies"
+    for name in ("row", "sound", "none"):
+        write_nifti_study(root / name, {"other": a_volume()}, note=None)
+    (root / "sound" / "heart.wav").write_bytes(b"")
+    (tmp_path / "facts.csv").write_text("study_id,age\nrow,60\nsound,na\n")
+    words = ["--set", 'image.channels.image.modality="CT"']
+
+    def refused(*more: str) -> int:
+        result = CliRunner().invoke(app, ["select", str(root), *words, "--json", *more])
+        return SelectionDocument.model_validate_json(result.stdout).would_be_refused
+
+    row = ("--set", 'table.columns=["age"]', "--table", str(tmp_path / "facts.csv"))
+    assert [refused(), refused(*row), refused(*row, "--set", "recording.enabled=true")] == [3, 2, 1]
+
+
 # --- the channels of a model ---------------------------------------------------------------
 
 
@@ -209,6 +225,20 @@ def test_the_channels_of_a_model_are_those_of_its_contract(studies: Path, tmp_pa
     result = CliRunner().invoke(app, ["select", str(studies), "--model", str(model)])
     assert "  soft: used in 1, masked in 3" in result.stdout
     assert result.exit_code == 3
+
+
+def test_a_note_counts_only_for_a_model_that_reads_notes(studies: Path, tmp_path: Path) -> None:
+    (studies / "4" / "note.txt").write_text("HISTORY: Made up.")
+    said = []
+    for name in ("reads", "does_not"):
+        folder = a_model(tmp_path / name, soft=Channel(kernel="^B30"))
+        card = ModelCard.read(folder / "model.json")
+        contract = card.contract.model_copy(update={"text": card.contract.text if name == "reads" else None})
+        changed = card.model_copy(update={"contract": contract, "contract_fingerprint": contract.fingerprint})
+        changed.write(folder / "model.json")
+        result = CliRunner().invoke(app, ["select", str(studies), "--model", str(folder), "--json"])
+        said.append(SelectionDocument.model_validate_json(result.stdout).would_be_refused)
+    assert said == [2, 3]
 
 
 def test_a_model_that_is_none_was_changed_or_reads_no_image_is_refused(studies: Path, tmp_path: Path) -> None:

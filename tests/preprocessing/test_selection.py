@@ -133,7 +133,7 @@ def deep(
 def why(study: Study, *, prefer: tuple[str, ...], **rules: object) -> dict[str, str]:
     """Outcome and reason of every series for a CT channel, by the last digit of its key."""
     channel = Channel(modality="CT", prefer=prefer, **rules)  # type: ignore[arg-type]
-    (found,) = select_series(study, settings(ct=channel)).channels
+    (found,) = select_series(study, settings(ct=channel), reads_more=False).channels
     return {one.series.series_key[-1]: f"{one.outcome} {one.why}".strip() for one in found.considered}
 
 
@@ -227,20 +227,20 @@ def test_a_series_that_cannot_be_read_is_not_preferred() -> None:
 def test_a_study_is_as_good_as_its_channels(
     found: tuple[SeriesReference, ...], notes: int, outcome: str, is_refused: bool
 ) -> None:
-    selection = select_series(study(*found, notes=notes), IMAGE)
+    selection = select_series(study(*found), IMAGE, reads_more=bool(notes))
     assert (selection.outcome, selection.is_refused) == (outcome, is_refused)
     assert (selection.refusal is None) == (outcome in ("complete", "incomplete"))
 
 
-@pytest.mark.parametrize(("notes", "is_refused"), [(0, True), (1, False)])
-def test_a_study_without_series_needs_a_note(notes: int, is_refused: bool) -> None:
-    selection = select_series(study(series(1, "SR"), notes=notes), settings(ct=Channel(modality="CT")))
-    assert (selection.outcome, selection.refusal, selection.is_refused) == ("without", None, is_refused)
+@pytest.mark.parametrize("reads_more", [False, True])
+def test_a_study_without_series_needs_something_else_to_read(reads_more: bool) -> None:
+    selection = select_series(study(series(1, "SR")), settings(ct=Channel(modality="CT")), reads_more=reads_more)
+    assert (selection.outcome, selection.refusal, selection.is_refused) == ("without", None, not reads_more)
 
 
 def test_a_series_that_two_channels_choose_is_refused_for_both_and_others_keep_theirs() -> None:
     channels = settings(t1=Channel(description="t1"), t1c=Channel(description="t1.*gd"), t2=Channel(description="t2"))
-    selection = select_series(study(series(1, "MR", "t1 gd"), series(2, "MR", "t2")), channels)
+    selection = select_series(study(series(1, "MR", "t1 gd"), series(2, "MR", "t2")), channels, reads_more=False)
     t1, t1c, t2 = selection.channels
     assert [one.chosen and one.chosen.series_key[-1] for one in (t1, t1c, t2)] == [None, None, "2"]
     assert t1.considered[0] == Considered(t1.considered[0].series, "refused", "matches 2 channels (t1, t1c)")

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from medmllm.errors import ConfigError
+from medmllm.errors import ConfigError, MisuseError
 from medmllm.models import fine_tuning
 from medmllm.models.package import FoldNetwork, build_network
 from medmllm.models.text_encoder import from_config, read_config
@@ -97,6 +97,34 @@ def test_a_limited_training_cut_off_goes_on_to_the_same_bits(bert_folder: Path, 
     assert told.epochs == [3, 4]
     found = weights(again)
     assert {name for name, tensor in weights(whole).items() if not torch.equal(tensor, found[name])} == set()
+
+
+@pytest.mark.parametrize("kind", ["full", "frozen", "lora"])
+def test_a_checkpoint_holds_what_learns_and_no_other_weights(bert_folder: Path, tmp_path: Path, kind: str) -> None:
+    checkpoint, member = Checkpoint(tmp_path / "fold.safetensors", ORIGIN), a_limited_member(bert_folder, kind)
+    with pytest.raises(Killed):
+        trained(member, Killer(), checkpoint)
+    learns = {name for name, parameter in member.network.named_parameters() if parameter.requires_grad}
+    buffers = {name for name, _ in member.network.named_buffers()} & member.network.state_dict().keys()
+    written = load_file(checkpoint.path)
+    for part in ("network/", "best/"):
+        assert {name.removeprefix(part) for name in written if name.startswith(part)} == learns | buffers
+    assert any(ENCODER in name and "lora" not in name for name in written) == (kind == "full")
+
+
+@pytest.mark.parametrize("kind", ["frozen", "lora"])
+def test_a_training_does_not_go_on_with_other_weights_of_the_encoder(
+    bert_folder: Path, tmp_path: Path, kind: str
+) -> None:
+    checkpoint = Checkpoint(tmp_path / "fold.safetensors", ORIGIN)
+    with pytest.raises(Killed):
+        trained(a_limited_member(bert_folder, kind), Killer(), checkpoint)
+    file = bert_folder / "model.safetensors"
+    given = load_file(file)
+    given["encoder.layer.1.output.dense.bias"][0] += 1e-6
+    save_file(given, file, metadata={"format": "pt"})
+    with pytest.raises(MisuseError, match=r"on other weights of the text encoder .*--overwrite"):
+        trained(a_limited_member(bert_folder, kind), Told(), checkpoint)
 
 
 @pytest.mark.parametrize("kind", ["frozen", "lora"])
