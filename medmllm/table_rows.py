@@ -13,6 +13,9 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from medmllm.documents import Document, FileKey, PatientKey, Probability, SeriesKey, Sha256, StudyKey
 from medmllm.records import Plane, QualityFinding, Refusal, Severity, Stage
 
+Part = Literal["train", "tune", "test"]
+Shared = Literal["pixels", "recording", "note"]
+
 
 class StudyRow(Document):
     """studies.csv: one row per study found."""
@@ -253,6 +256,19 @@ class SurvivalOutOfFoldRow(Document):
     log_hazard: float = Field(description="log of the cumulative hazard until the largest horizon")
 
 
+class LeakRow(Document):
+    """leaks.csv: one row per fold and pair of its parts that share something, with the first such study of each."""
+
+    shared: Shared
+    fold: str = Field(description="or inner fold: 0.1")
+    study_key: StudyKey
+    patient_key: PatientKey
+    part: Part
+    other_study_key: StudyKey
+    other_patient_key: PatientKey
+    other_part: Part
+
+
 ROWS: Mapping[str, type[Document]] = {
     "studies_row": StudyRow,
     "series_row": SeriesRow,
@@ -267,5 +283,6 @@ ROWS: Mapping[str, type[Document]] = {
     "targets_out_of_fold_row": TargetsOutOfFoldRow,
     "survival_predictions_row": SurvivalPredictionRow,
     "survival_out_of_fold_row": SurvivalOutOfFoldRow,
+    "leaks_row": LeakRow,
 }
 """Schema name -> document of one row."""

@@ -42,6 +42,7 @@ FAULTS: dict[str, tuple[str | int, ...]] = {
     "predictions_row": ("patient_key",),  # a hospital number
     "ledger_row": ("stage",),
     "quality_row": ("decision",),
+    "leaks_row": ("other_part",),
     "quality_summary": ("findings", "few_slices", "warn"),  # a word where a count belongs
     "image_weights": ("sha256",),  # cut short
     "quality_config": ("quality", "decisions", "ct_double_rescale"),  # ignore
