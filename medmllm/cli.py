@@ -208,7 +208,7 @@ def train(
     studies: Annotated[Path, typer.Option("--studies", help="Folder of DICOM or NIfTI studies, or a list of them.")],
     target: Annotated[
         list[str],
-        typer.Option("--target", help='Column, or a threshold on one: "spiculation>=3". Several: labels side by side.'),
+        typer.Option("--target", help='Column, or a threshold on one: "spiculation>=3". Several: learnt side by side.'),
     ],
     out: Out,
     labels: Labels = None,

@@ -20,14 +20,15 @@ class Task(Document):
     """What is predicted."""
 
     target: str = Field(description="column or expression, e.g. spiculation>=3")
-    kind: Literal["binary", "multiclass", "ordinal", "multilabel"]
+    kind: Literal["binary", "multiclass", "ordinal", "multilabel", "several"]
     classes: tuple[str, ...] = Field(
         min_length=2,
-        description="binary: negative first, positive second; ordinal: lowest first; multilabel: those of each target "
-        "in turn",
+        description="binary: negative first, positive second; ordinal: lowest first; multilabel and several: those of "
+        "each target in turn",
     )
     parts: tuple["Task", ...] = Field(
-        default=(), description="multilabel: each target on its own, of two classes; they do not exclude each other"
+        default=(),
+        description="multilabel: each target on its own, all binary; several: each on its own, of any other kind",
     )
 
     @classmethod
@@ -40,7 +41,10 @@ class Task(Document):
     def of_several(cls, parts: tuple[Self, ...]) -> Self:
         """Return the task of learning several targets side by side."""
         classes = tuple(name for part in parts for name in part.classes)
-        return cls(target=", ".join(part.target for part in parts), kind="multilabel", classes=classes, parts=parts)
+        kind: Literal["multilabel", "several"] = "several"
+        if all(part.kind == "binary" for part in parts):
+            kind = "multilabel"
+        return cls(target=", ".join(part.target for part in parts), kind=kind, classes=classes, parts=parts)
 
     @property
     def several(self) -> bool:
@@ -212,7 +216,7 @@ class FoldModel(TuningDecisions):
     weights_sha256: Sha256
     best_epoch: PositiveInt
     targets: dict[str, TuningDecisions] = Field(
-        default={}, description="multilabel: what is decided for each target, in place of the fold's own"
+        default={}, description="several targets: what is decided for each, in place of the fold's own"
     )
 
     def decisions(self, task: Task) -> tuple[TuningDecisions, ...]:
@@ -244,7 +248,7 @@ class ModelCard(Document):
     files: dict[str, Sha256] = Field(description="every other file of the package -> sha256")
     operating_point: Probability = Field(description="mean of the folds' thresholds")
     operating_points: dict[str, Probability] | None = Field(
-        default=None, description="multilabel: mean of the folds' thresholds of each target"
+        default=None, description="several targets: mean of the folds' thresholds of each; 0.5 when not binary"
     )
     calibration: str = Field(description="how probabilities were calibrated, in words")
     conformal_coverage: Probability | None = Field(

@@ -35,7 +35,7 @@ class Survival:
 
 
 Target = int | tuple[int, ...] | Survival
-"""What is known of one study: its class index, for several labels 1, 0 or UNKNOWN each, or the time to an event."""
+"""What is known of one study: its class index, for several targets one each or UNKNOWN, or the time to an event."""
 
 UNKNOWN = -1
 """A label that a study lacks."""
@@ -233,7 +233,7 @@ class Batch:
     token_ids: "Tensor"  # (batch, tokens), int64
     token_mask: "Tensor"  # (batch, tokens), bool; False is padding
     present: "Tensor"  # (batch, modalities), bool; columns as in MODALITIES
-    target: "Tensor | None"  # (batch,), int64; of several labels (batch, labels)
+    target: "Tensor | None"  # (batch,), int64; of several targets (batch, targets)
     note_features: "Tensor | None" = None  # (batch, width), float32; None: the notes are read
     recording: "Tensor | None" = None  # (batch, recordings, mels, frames), float32; None: no sound is read
     recording_mask: "Tensor | None" = None  # (batch, recordings, frames), bool; False is padding

@@ -53,13 +53,20 @@ class TextEncoderSettings(TextSettings):
         return TextSettings.model_validate(self.model_dump(include=set(TextSettings.model_fields)))
 
 
-class TaskSettings(Document):
-    """What kind of thing the target is."""
+TargetKind = Literal["classes", "ordinal"]
 
-    kind: Literal["classes", "ordinal"] = Field(
+
+class TaskSettings(Document):
+    """What kind of thing the target is, or each of several."""
+
+    kind: TargetKind = Field(
         description="classes: two or more without an order; ordinal: three or more in an order, such as grades"
     )
     order: tuple[str, ...] = Field(description="classes of an ordinal target, lowest first; empty: they are numbers")
+    kinds: dict[str, TargetKind] = Field(description="of several targets: target -> its kind, where it is not `kind`")
+    orders: dict[str, tuple[str, ...]] = Field(
+        description="of several targets: ordinal target -> its classes, lowest first, where they are not `order`"
+    )
 
     @field_validator("order")
     @classmethod
@@ -68,10 +75,24 @@ class TaskSettings(Document):
             raise ValueError("only an ordinal target has an order: kind 'ordinal', or an empty order")
         return order
 
-    @property
-    def ordered(self) -> bool:
-        """Whether the classes have an order."""
-        return self.kind == "ordinal"
+    @field_validator("orders")
+    @classmethod
+    def _are_of_ordinal_targets(
+        cls, orders: dict[str, tuple[str, ...]], info: ValidationInfo
+    ) -> dict[str, tuple[str, ...]]:
+        kinds, kind = info.data.get("kinds", dict.fromkeys(orders, "ordinal")), info.data.get("kind", "ordinal")
+        for name in orders:
+            if kinds.get(name, kind) != "ordinal":
+                raise ValueError(f"{name!r} has an order and is not ordinal: say so under kinds")
+        return orders
+
+    def ordered(self, target: str) -> bool:
+        """Return whether a target's classes have an order."""
+        return self.kinds.get(target, self.kind) == "ordinal"
+
+    def order_of(self, target: str) -> tuple[str, ...]:
+        """Return the classes of an ordinal target, lowest first; empty: they are numbers."""
+        return self.orders.get(target, self.order)
 
 
 class TrainingSettings(Document):
@@ -117,6 +138,9 @@ class TrainingSettings(Document):
     class_weights: ClassWeights = Field(
         description="of the loss: alike; by inverse frequency; by the effective number of studies; or one weight per "
         "class, in the order of the classes"
+    )
+    target_weights: dict[str, PositiveFloat] = Field(
+        description="of several targets: target -> what its loss counts in the mean over the targets; others count 1"
     )
     sampling: Literal["shuffle", "balanced"] = Field(
         description="shuffle: each study once an epoch; balanced: drawn with replacement, each class as often"

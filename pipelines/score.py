@@ -16,6 +16,7 @@ import torch
 from medmllm.config import ScoreConfig
 from medmllm.csv_tables import check_writable, read_table, sole_writer, table_writer, write_table
 from medmllm.errors import MedmllmError, MisuseError
+from medmllm.evaluation.leading import check_target
 from medmllm.ingest.study_folder import StudyIndex, folder_of
 from medmllm.ingest.table_inputs import check_columns
 from medmllm.ingest.tables import read_label_table
@@ -69,6 +70,7 @@ def run(
     if not (model / CARD).is_file():
         raise MisuseError(f"no {CARD} in the --model folder: give the folder RUN/model that `medmllm train` wrote.")
     package = load_package(model, device=machine.device)
+    check_target(config.explain.target, package.card.task)
     check_writable(out, overwrite=overwrite, marker="predictions.csv", studies=folder_of(studies))
     with sole_writer(out):
         return _run(studies, package, out, config, table=table, explain=explain, linkage=linkage)
@@ -97,13 +99,10 @@ def _run(
     for earlier in (out / "studies").glob("st-*"):  # when overwriting: another model's explanation is not ours
         shutil.rmtree(earlier)
     torch.set_num_threads(os.cpu_count() or 1)
+    inputs = {"model": package.weights_digest, "contract": package.card.contract_fingerprint}
     provenance = stamp(
         f"medmllm score STUDIES --model MODEL --out OUT{' --explain' if explain else ''}",
-        inputs={
-            "model": package.weights_digest,
-            "contract": package.card.contract_fingerprint,
-            "quality": config.quality.digest,
-        },
+        inputs=inputs | {"quality": config.quality.digest},
     )
     summary = _score_all(index, package, config, out, provenance, explain=explain)
     summary.write(out / "summary.json")

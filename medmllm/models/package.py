@@ -107,8 +107,7 @@ def build_network(
         else TextEncoder(text_network, batch_norm=settings.text_batch_norm, windows=windows),
         audio_encoder=None if contract.recording is None else AudioEncoder(settings, contract.recording.mels),
         table_encoder=None if codes is None else TableEncoder(settings, codes),
-        outputs=task.outputs,
-        ordered=task.kind == "ordinal",
+        task=task,
     )
 
 

@@ -22,7 +22,7 @@ from medmllm.config import QualityPolicy, ScoreConfig
 from medmllm.errors import MedmllmError
 from medmllm.evaluation.conformal import vote
 from medmllm.evaluation.fold_decisions import calibrate_fold, class_probabilities, fold_sets
-from medmllm.evaluation.leading import leading_label, predicted_labels
+from medmllm.evaluation.leading import class_shown, leading_label, predicted_labels
 from medmllm.model_documents import ModelCard
 from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.contract import nothing_to_read
@@ -314,6 +314,13 @@ def _predicted(probabilities: Sequence[float], card: ModelCard) -> int:
     return leading_label(probabilities, card) if card.task.several else predicted_labels(probabilities, card)[0]
 
 
+def _explained_class(prediction: Prediction, package: ModelPackage, target: str) -> int:
+    """Return the class whose logit is explained; of several targets that of the one asked for, else of the leading."""
+    if target and package.card.task.several:
+        return class_shown(target, prediction.probabilities, package.card)
+    return class_to_explain(package.card.task, predicted_class(prediction, package))
+
+
 def _explain(
     item: _Prepared, prediction: Prediction, package: ModelPackage, settings: ScoreConfig
 ) -> Explanation | Refusal:
@@ -323,7 +330,7 @@ def _explain(
             item.samples,
             volumes=item.parts.volumes,
             series=item.parts.series,
-            explained_class=class_to_explain(package.card.task, predicted_class(prediction, package)),
+            explained_class=_explained_class(prediction, package, settings.explain.target),
             settings=settings.explain,
         )
     except MedmllmError as error:

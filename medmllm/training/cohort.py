@@ -113,12 +113,12 @@ class Cohort:
 
     @property
     def targets(self) -> list[int]:
-        """Class index of each member; empty where there are several labels instead."""
+        """Class index of each member; empty where there are several targets instead."""
         return [member.sample.target for member in self.members if isinstance(member.sample.target, int)]
 
     @property
     def labels(self) -> list[tuple[int, ...]]:
-        """Labels of each member: 1, 0 or UNKNOWN; empty where there is one target."""
+        """Class index of each of several targets, or UNKNOWN, of each member; empty where there is one target."""
         return [member.sample.target for member in self.members if isinstance(member.sample.target, tuple)]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from medmllm.errors import SplitError
-from medmllm.training.label_splits import BoolArray, Labels, stratify
+from medmllm.training.label_splits import BoolArray, Labels, holds_of, stratify, values_of, words_of
 from medmllm.training.splits import (
     ATTEMPTS,
     FoldSplit,
@@ -49,10 +49,9 @@ def hold_classes(targets: Sequence[int]) -> Held:
 
 
 def hold_labels(labels: Labels, names: Sequence[str]) -> Held:
-    """Return what a cohort of several labels holds: both values of each, where they are known."""
-    table = np.asarray(labels)
-    said = (*(f"{name!r} absent" for name in names), *(f"{name!r} present" for name in names))
-    return Held(np.concatenate([table == 0, table == 1], axis=1), said)
+    """Return what a cohort of several targets holds: every class of each, where it is known."""
+    said = (f"{names[target]!r} {words_of(target, value, labels)}" for target, value in values_of(labels))
+    return Held(holds_of(labels), tuple(said))
 
 
 def nest(

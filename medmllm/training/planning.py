@@ -40,7 +40,7 @@ def look_ahead(
         targets: study_key -> class index, or labels.
         settings: With the number of folds, and the column of sites.
         splits: splits.json of a run, or nnU-Net's splits_final.json.
-        labels: Names of several labels; empty where there is one target.
+        labels: Names of several targets; empty where there is one target.
 
     Raises:
         SplitError: Too few patients, one class only, or a split file or column of sites that does not fit.
@@ -88,7 +88,7 @@ def _held(known: Sequence[Target], labels: Sequence[str]) -> Held:
 
 
 def _stratum(target: Target) -> int:
-    """Return what given folds are checked and carved by: the class; several labels are looked at on their own."""
+    """Return what given folds are checked and carved by: the class; several targets are looked at on their own."""
     return target if isinstance(target, int) else 0
 
 
@@ -102,7 +102,7 @@ def settle_folds(
         settings: Of the folds.
         given: As of `look_ahead`.
         out: RUN.
-        labels: Names of several labels; empty where there is one target.
+        labels: Names of several targets; empty where there is one target.
 
     Raises:
         SplitError: The cohort cannot be split so; LeakageError names what leaks.
@@ -144,7 +144,7 @@ def _strata(cohort: Cohort) -> list[int]:
 
 
 def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, labels: Sequence[str]) -> SplitPlan:
-    """Return folds as the settings ask, or as given; of several labels every part is looked at label by label."""
+    """Return folds as the settings ask, or as given; of several targets every part is looked at label by label."""
     if given is None:
         return split_cohort(cohort, settings, labels)
     keys = [member.sample.study_key for member in cohort.members]

@@ -5,9 +5,9 @@ settings, Task -> nothing, or the first that does not fit
 
 from medmllm.config import TrainConfig
 from medmllm.model_documents import Task
-from medmllm.training.label_loss import check_label_settings
 from medmllm.training.losses import check_weights
 from medmllm.training.policy import check_rules
+from medmllm.training.target_loss import check_target_settings
 
 
 def check_task(config: TrainConfig, task: Task) -> None:
@@ -18,7 +18,6 @@ def check_task(config: TrainConfig, task: Task) -> None:
             rule of the policy on what is not measured, or is of another target.
     """
     check_rules(config, task)
-    if task.several:
-        check_label_settings(config.training)
-    else:
+    check_target_settings(config.training, task)
+    if not task.several:
         check_weights(config.training, len(task.classes))

@@ -246,8 +246,7 @@ def test_several_labels_are_not_compared(labelled_run: Trained, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--target", "outcome", "--target", "grade"), "'grade' is a label of two classes, and its column has 5"),
-        ((*TARGETS, "--set", "task.kind=ordinal"), "labels of two classes each, without an order"),
+        ((*TARGETS, "--set", "task.kind=ordinal"), "'outcome' has 2: leave [task] kind"),
         ((*TARGETS, "--set", "training.class_weights=[1, 2]"), "weights of one target's classes"),
         ((*TARGETS, "--set", 'table.columns=["effusion"]'), "names 'effusion', which the target 'effusion' is made of"),
         ((*TARGETS, "--set", "training.folds=20"), "fewer than the 20 folds"),
