@@ -51,7 +51,7 @@ try:
     said = verb(sys.argv[1])
 except MedmllmError as error:
     print(f"{os.environ['RANK']}: {error.code}: {error.reason}", flush=True)
-    sys.exit(1)
+    sys.exit(7)
 print(f"{os.environ['RANK']}: {said}", flush=True)
 sys.exit(1 if said == "lost" else 0)
 """
@@ -75,7 +75,7 @@ def lines(done: subprocess.CompletedProcess[str]) -> list[str]:
     ("what", "said", "torchrun_said"),
     [
         ("well", ["0: led", "1: followed"], ""),
-        ("led astray", ["0: reason: the leader has a reason"], r"exitcode *: 1"),
+        ("led astray", ["0: reason: the leader has a reason"], r"exitcode *: 7"),
         ("lost", [], r"rank *: 1 .*\n.*exitcode *: -9"),
     ],
 )
