@@ -67,6 +67,9 @@ class Technique:
     )
     slice_axis: int | None = None  # which axis of `shape` counts the slices; None when it cannot be told
     time_order: int | None = None  # by when it was acquired among its study's series, from 1; ties share a number
+    manufacturer: str | None = None  # Manufacturer (0008,0070), in capitals
+    model: str | None = None  # Manufacturer's Model Name (0008,1090), in capitals
+    field_strength_t: float | None = None  # Magnetic Field Strength (0018,0087)
 
     @property
     def contrast_word(self) -> Literal["yes", "no"] | None:

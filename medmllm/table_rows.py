@@ -13,6 +13,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from medmllm.documents import Document, FileKey, PatientKey, Probability, SeriesKey, Sha256, StudyKey
 from medmllm.records import Plane, QualityFinding, Refusal, Severity, Stage
 
+Part = Literal["train", "tune", "test"]
+Shared = Literal["pixels", "recording", "note"]
+
 
 class StudyRow(Document):
     """studies.csv: one row per study found."""
@@ -49,6 +52,9 @@ class SeriesRow(Document):
     contrast: Literal["yes", "no"] | None = Field(description="whether an agent is recorded; empty: not told")
     thickness_mm: PositiveFloat | None = Field(description="Slice Thickness (0018,0050)")
     time_order: PositiveInt | None = Field(description="by acquisition time among the study's series, from 1")
+    manufacturer: str | None = Field(description="Manufacturer (0008,0070), in capitals")
+    model: str | None = Field(description="Manufacturer's Model Name (0008,1090), in capitals")
+    field_strength_t: PositiveFloat | None = Field(description="Magnetic Field Strength (0018,0087)")
 
 
 class SelectionRow(Document):
@@ -205,6 +211,19 @@ class TargetsOutOfFoldRow(Document):
     abstained: dict[str, bool] = Field(description="by target: the conformal set is not a single class")
 
 
+class LeakRow(Document):
+    """leaks.csv: one row per fold and pair of its parts that share something, with the first such study of each."""
+
+    shared: Shared
+    fold: str = Field(description="or inner fold: 0.1")
+    study_key: StudyKey
+    patient_key: PatientKey
+    part: Part
+    other_study_key: StudyKey
+    other_patient_key: PatientKey
+    other_part: Part
+
+
 ROWS: Mapping[str, type[Document]] = {
     "studies_row": StudyRow,
     "series_row": SeriesRow,
@@ -217,5 +236,6 @@ ROWS: Mapping[str, type[Document]] = {
     "quality_row": QualityRow,
     "out_of_fold_row": OutOfFoldRow,
     "targets_out_of_fold_row": TargetsOutOfFoldRow,
+    "leaks_row": LeakRow,
 }
 """Schema name -> document of one row."""

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     Discriminator,
     Field,
     NonNegativeInt,
@@ -18,7 +19,7 @@ from pydantic import (
 )
 
 from medmllm.documents import Document, TextSettings
-from medmllm.trust_config import SubgroupSettings
+from medmllm.trust_config import SubgroupSettings, check_header
 
 Arm = Literal["image", "text", "recording", "table", "fused"]
 OnLeakage = Literal["refuse", "warn"]
@@ -99,8 +100,9 @@ class TrainingSettings(Document):
     """Cross-validation and the training loop."""
 
     folds: int = Field(ge=2, description="outer test folds, patient-grouped and stratified")
-    group_out: str = Field(
-        description="column of the label table; each of its values is a test fold, and folds is not used; empty: off"
+    group_out: Annotated[str, AfterValidator(check_header)] = Field(
+        description="column of the label table, or a DICOM header as dicom:Manufacturer; each of its values is a test "
+        "fold, and folds is not used; empty: off"
     )
     tuning_fraction: float = Field(
         gt=0,

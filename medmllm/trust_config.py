@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, PositiveInt, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, field_validator
 
 from medmllm.documents import Document
 
@@ -36,11 +36,39 @@ RANGES: Mapping[str, tuple[float, float]] = {
 """What each metric and gap can be, whatever the model."""
 
 
-class SubgroupSettings(Document):
-    """Whether the model does alike for all: groups of studies by columns of the label table."""
+HEADER = "dicom:"
+"""What stands before the keyword of a DICOM header that is asked for like a column."""
+HEADERS: Mapping[str, str] = {
+    "Manufacturer": "(0008,0070)",
+    "ManufacturerModelName": "(0008,1090)",
+    "MagneticFieldStrength": "(0018,0087), in T",
+    "ConvolutionKernel": "(0018,1210)",
+    "SliceThickness": "(0018,0050), in mm",
+}
+"""Headers that make groups of studies: of the scanner and the protocol, which name no person and no institution."""
 
-    columns: tuple[str, ...] = Field(
-        description="of the label table; their values stand in evaluation.json and the report; empty: no groups"
+
+def check_header(column: str) -> str:
+    """Return a column's name.
+
+    Raises:
+        ValueError: It asks for a header that is not among those that make groups.
+    """
+    keyword = column.removeprefix(HEADER)
+    if keyword == column or keyword in HEADERS:
+        return column
+    raise ValueError(
+        f"{column!r} is none of {', '.join(HEADER + name for name in HEADERS)}: other headers may name persons, "
+        "institutions or their devices, and are not read for groups. Add a column of your own to the label table"
+    )
+
+
+class SubgroupSettings(Document):
+    """Whether the model does alike for all: groups of studies by columns of the label table, or by DICOM headers."""
+
+    columns: tuple[Annotated[str, AfterValidator(check_header)], ...] = Field(
+        description="of the label table, or DICOM headers as dicom:Manufacturer; their values stand in evaluation.json "
+        "and the report; empty: no groups"
     )
     bands: dict[str, tuple[float, ...]] = Field(
         description="column of numbers -> where one band ends and the next begins, ascending"

@@ -1,15 +1,18 @@
 """Settle the folds of a run: what can be refused is refused before a study is read, the rest before training.
 
 labelled studies, --splits or training.group_out -> looked at ahead, in seconds
-cohort as read -> folds made or given, inner folds in them -> audit of leakage -> RUN/splits.json, RUN/splits_final.json
+cohort as read -> folds made or given, inner folds in them -> audit of leakage -> RUN/leaks.csv
+    -> RUN/splits.json, RUN/splits_final.json
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from medmllm.csv_tables import write_table
 from medmllm.errors import SplitError
 from medmllm.ingest.keys import load_keyring
 from medmllm.records import Study, Target
+from medmllm.table_rows import LeakRow
 from medmllm.training.arms import split_cohort
 from medmllm.training.cohort import Cohort
 from medmllm.training.inner_folds import Held, check_enough_inner, hold_classes, hold_labels, nest
@@ -23,6 +26,8 @@ from medmllm.training.telling_columns import remark_columns
 from medmllm.training_config import TrainingSettings
 
 Given = tuple[GivenFold, ...]
+
+LEAKS = "leaks.csv"
 
 
 def look_ahead(
@@ -95,7 +100,7 @@ def _stratum(target: Target) -> int:
 def settle_folds(
     cohort: Cohort, settings: TrainingSettings, given: Given | None, out: Path, *, labels: Sequence[str] = ()
 ) -> tuple[SplitPlan, list[str]]:
-    """Return the audited folds, written to OUT, and remarks on sites and on what leaks, or may, and is allowed to.
+    """Return the audited folds, written to OUT with what leaks, and remarks on it and on sites.
 
     Args:
         cohort: As read.
@@ -119,8 +124,9 @@ def settle_folds(
         patients = [member.sample.patient_key for member in cohort.members]
         truth = cohort.labels or cohort.targets
         nested_subsets(plan.folds, patients, truth, settings.learning_curve, seed=settings.seed)
-    remarks += audit(cohort, plan, settings)
-    remarks += remark_columns(cohort, labels)
+    leaking, rows = audit(cohort, plan, settings)
+    remarks += [*leaking, *remark_columns(cohort, labels)]
+    write_table(out / LEAKS, LeakRow, rows)
     write_splits(plan, keys, out)
     return plan, remarks
 
