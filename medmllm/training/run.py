@@ -18,6 +18,7 @@ from medmllm.csv_tables import write_table
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.remarks import NAMES
 from medmllm.evaluation.several import SeveralOutOfFold
+from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.model_documents import FoldModel, ModelCard, Task
 from medmllm.models.package import CARD, digest_files, key_digest, write_background, write_reference
