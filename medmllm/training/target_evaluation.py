@@ -83,7 +83,7 @@ def tell_means(trained: Trained) -> Told:
         seed=trained.config.training.seed,
     )
     said = remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples)
-    return Told(_document(trained, found, {}), remarks=said)
+    return Told(_document(trained, found, {}), remarks=tuple(f"Mean over the targets: {line}" for line in said))
 
 
 def of_target(told: Told) -> Told:
