@@ -86,7 +86,8 @@ def tell_means(trained: Trained) -> Told:
         more=_repeats(trained, SeveralOutOfFold),
     )
     said = remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples)
-    return Told(target_document(trained, found, {}), remarks=said)
+    lines = tuple(f"Mean over the targets: {line}" for line in said)
+    return Told(target_document(trained, found, {}), remarks=lines)
 
 
 def of_target(told: Told) -> Told:
