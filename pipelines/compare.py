@@ -5,17 +5,16 @@ RUN/{evaluation.json, out_of_fold.csv, settings.json, model/model.json} of each 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from medmllm.config import TrainConfig
-from medmllm.csv_tables import check_writable, read_table
+from medmllm.csv_tables import check_writable
 from medmllm.errors import MisuseError, PackageError
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.comparison import compare_models, comparison_remarks
-from medmllm.model_documents import ModelCard
+from medmllm.pipelines.finished_run import TABLE, Entrant, read_run
 from medmllm.provenance import file_digest, stamp
 from medmllm.reporting.comparison import (
     ComparisonDocument,
@@ -25,39 +24,27 @@ from medmllm.reporting.comparison import (
     summary,
     write_comparison,
 )
-from medmllm.result_documents import EvaluationDocument
-from medmllm.table_rows import OutOfFoldRow
-
-TABLE = "out_of_fold.csv"
 
 
-@dataclass(frozen=True, slots=True)
-class Entrant:
-    """One run, as it was left by `medmllm train`."""
-
-    name: str  # as given
-    folder: Path
-    arm: str
-    evaluation: EvaluationDocument
-    rows: dict[str, OutOfFoldRow]  # of that arm, by study key, in the order of the table
-
-
-def run(runs: Sequence[Path], *, out: Path, arm: str | None = None, overwrite: bool = False) -> str:
+def run(
+    runs: Sequence[Path], *, out: Path, arm: str | None = None, target: str | None = None, overwrite: bool = False
+) -> str:
     """Compare runs and write what is found; return what the terminal shows.
 
     Args:
         runs: Two or more folders that `medmllm train` wrote.
         out: Folder for the results.
         arm: The arm to compare in every run; None takes that of RUN/model.
+        target: The target to compare in; None where the runs have one.
         overwrite: Write over an earlier comparison.
 
     Raises:
-        MisuseError: Not two runs, no runs, or runs of different splits, tasks or without that arm.
+        MisuseError: Not two runs, no runs, or runs of different splits, tasks or without that arm or target.
         PackageError: A file of a run cannot be read, or was changed.
     """
     if len(runs) < 2 or len({path.resolve() for path in runs}) < len(runs):
         raise MisuseError("give two or more different RUN folders")
-    entrants = [_read_run(path, arm) for path in runs]
+    entrants = [read_run(path, arm, target) for path in runs]
     _check_alike(entrants)
     check_writable(out, overwrite=overwrite, marker="comparison.json")
     first = entrants[0].evaluation
@@ -73,6 +60,7 @@ def run(runs: Sequence[Path], *, out: Path, arm: str | None = None, overwrite: b
         seed=seed,
         ordered=first.task.kind == "ordinal",
     )
+    asked = "" if target is None else f" --target '{target}'"
     inputs = {f"{TABLE} {number}": file_digest(one.folder / TABLE) for number, one in enumerate(entrants, start=1)}
     comparison = ComparisonDocument(
         task=first.task,
@@ -86,29 +74,10 @@ def run(runs: Sequence[Path], *, out: Path, arm: str | None = None, overwrite: b
         differences=run_differences(found),
         settings=differing_settings([TrainConfig.read(entrant.folder / "settings.json") for entrant in entrants]),
         remarks=comparison_remarks(found, confidence=first.confidence),
-        provenance=stamp(f"medmllm compare{' RUN' * len(runs)} --out OUT", seed=seed, inputs=inputs),
+        provenance=stamp(f"medmllm compare{' RUN' * len(runs)}{asked} --out OUT", seed=seed, inputs=inputs),
     )
     write_comparison(out, comparison)
     return summary(comparison, out)
-
-
-def _read_run(folder: Path, arm: str | None) -> Entrant:
-    name = str(folder)
-    if not (folder / "evaluation.json").is_file():
-        raise MisuseError(f"{name} holds no evaluation.json: give folders that `medmllm train` wrote, whole")
-    try:
-        evaluation = EvaluationDocument.read(folder / "evaluation.json")
-        if evaluation.task.several or evaluation.task.survival is not None:
-            raise MisuseError(f"{name} was trained for several targets, or times: runs are compared in one's classes")
-        arm = arm or ModelCard.read(folder / "model" / "model.json").arm
-        rows = {row.study_key: row for row in read_table(folder / TABLE, OutOfFoldRow) if row.arm == arm}
-    except PackageError as error:
-        error.add_note(f"in {name}")
-        raise
-    if not rows:
-        arms = ", ".join(one.arm for one in evaluation.arms)
-        raise MisuseError(f"{name} has no arm {arm!r}; it has {arms}. Name one that all runs have with --arm.")
-    return Entrant(name, folder, arm, evaluation, rows)
 
 
 def _check_alike(entrants: Sequence[Entrant]) -> None:
