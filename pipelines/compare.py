@@ -11,9 +11,11 @@ import numpy as np
 
 from medmllm.config import TrainConfig
 from medmllm.csv_tables import check_writable
-from medmllm.errors import MisuseError
+from medmllm.errors import MisuseError, PackageError
+from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.comparison import compare_models, comparison_remarks
-from medmllm.pipelines.compare_input import TABLE, check_alike, read_repeats, read_run
+from medmllm.evaluation.repeats import Repeat
+from medmllm.pipelines.finished_run import TABLE, Entrant, read_run
 from medmllm.provenance import file_digest, stamp
 from medmllm.reporting.comparison import (
     ComparisonDocument,
@@ -23,30 +25,34 @@ from medmllm.reporting.comparison import (
     summary,
     write_comparison,
 )
+from medmllm.table_rows import OutOfFoldRow
 
 
-def run(runs: Sequence[Path], *, out: Path, arm: str | None = None, overwrite: bool = False) -> str:
+def run(
+    runs: Sequence[Path], *, out: Path, arm: str | None = None, target: str | None = None, overwrite: bool = False
+) -> str:
     """Compare runs and write what is found; return what the terminal shows.
 
     Args:
         runs: Two or more folders that `medmllm train` wrote.
         out: Folder for the results.
         arm: The arm to compare in every run; None takes that of RUN/model.
+        target: The target to compare in; None where the runs have one.
         overwrite: Write over an earlier comparison.
 
     Raises:
-        MisuseError: Not two runs, no runs, or runs of different splits, tasks or without that arm.
+        MisuseError: Not two runs, no runs, or runs of different splits, tasks or without that arm or target.
         PackageError: A file of a run cannot be read, or was changed.
     """
     if len(runs) < 2 or len({path.resolve() for path in runs}) < len(runs):
         raise MisuseError("give two or more different RUN folders")
-    entrants = [read_run(path, arm) for path in runs]
-    check_alike(entrants)
+    entrants = [read_run(path, arm, target) for path in runs]
+    _check_alike(entrants)
     check_writable(out, overwrite=overwrite, marker="comparison.json")
     first = entrants[0].evaluation
     rows = [entrants[0].rows[0, study] for study in entrants[0].studies]
     classes, seed = first.task.classes, first.provenance.seed or 0
-    whole, *more = read_repeats(entrants)
+    whole, *more = _repeats(entrants)
     found = compare_models(
         whole.arms,
         targets=np.array([classes.index(row.target) for row in rows]),
@@ -59,6 +65,7 @@ def run(runs: Sequence[Path], *, out: Path, arm: str | None = None, overwrite: b
         ordered=first.task.kind == "ordinal",
         more=more,
     )
+    asked = "" if target is None else f" --target '{target}'"
     inputs = {f"{TABLE} {number}": file_digest(one.folder / TABLE) for number, one in enumerate(entrants, start=1)}
     comparison = ComparisonDocument(
         task=first.task,
@@ -72,7 +79,58 @@ def run(runs: Sequence[Path], *, out: Path, arm: str | None = None, overwrite: b
         differences=run_differences(found),
         settings=differing_settings([TrainConfig.read(entrant.folder / "settings.json") for entrant in entrants]),
         remarks=comparison_remarks(found, confidence=first.confidence),
-        provenance=stamp(f"medmllm compare{' RUN' * len(runs)} --out OUT", seed=seed, inputs=inputs),
+        provenance=stamp(f"medmllm compare{' RUN' * len(runs)}{asked} --out OUT", seed=seed, inputs=inputs),
     )
     write_comparison(out, comparison)
     return summary(comparison, out)
+
+
+def _check_alike(entrants: Sequence[Entrant]) -> None:
+    first = entrants[0]
+    for other in entrants[1:]:
+        tasks = [one.evaluation.task for one in (first, other)]
+        if tasks[0] != tasks[1]:
+            told = [f"{task.target} ({', '.join(task.classes)})" for task in tasks]
+            raise MisuseError(
+                f"{first.name} was trained for {told[0]}, {other.name} for {told[1]}: compare runs of one target."
+            )
+        digests = [one.evaluation.split_digest for one in (first, other)]
+        if digests[0] != digests[1]:
+            raise MisuseError(
+                f"{first.name} and {other.name} were not split alike, so that a difference may be the studies': split "
+                f"digests {digests[0]} and {digests[1]}. Train one of them again on the same studies and labels, with "
+                "the same folds or group_out, tuning_fraction, inner_folds, repeats and seed under [training]."
+            )
+        if _cohort(first) != _cohort(other):
+            raise PackageError(
+                f"{TABLE} of {first.name} and of {other.name} hold other studies, targets or folds, though they were "
+                "split alike: one was changed after training. Restore it, or train again."
+            )
+
+
+def _cohort(entrant: Entrant) -> dict[tuple[int, str], tuple[str, str, int]]:
+    return {key: (row.patient_key, row.target, row.fold) for key, row in entrant.rows.items()}
+
+
+def _repeats(entrants: Sequence[Entrant]) -> list[Repeat[OutOfFold]]:
+    """Return what every run said in each repeat, study by study in the order of the first run's table."""
+    first = entrants[0]
+    classes, order = first.evaluation.task.classes, first.studies
+    return [
+        Repeat(
+            [_said(entrant.name, [entrant.rows[repeat, key] for key in order], classes) for entrant in entrants],
+            np.array([first.rows[repeat, key].fold for key in order]),
+        )
+        for repeat in range(first.evaluation.repeats)
+    ]
+
+
+def _said(run: str, rows: Sequence[OutOfFoldRow], classes: tuple[str, ...]) -> OutOfFold:
+    shown = classes[1:] if len(classes) == 2 else classes
+    logits = np.array([[row.logits[name] for name in shown] for row in rows])
+    return OutOfFold(
+        run,
+        np.array([[row.probabilities[name] for name in classes] for row in rows]),
+        logits[:, 0] if len(classes) == 2 else logits,
+        np.array([classes.index(row.predicted) for row in rows]),
+    )
