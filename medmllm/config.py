@@ -154,6 +154,7 @@ class ExplainSettings(Document):
         description="steps are added up to this, where the path bends, while completeness is not met"
     )
     completeness: PositiveFloat = Field(description="largest |convergence delta| as a fraction of the logit difference")
+    target: str = Field(description="of several targets, the one whose logit is explained; empty: the one that leads")
 
 
 class ScoreConfig(Document):

@@ -4,10 +4,9 @@
                                      -> Sample -> Batch -> Prediction or Refusal -> Explanation
                                                         -> CohortEvaluation
 
-Frozen dataclasses; a missing thing is None and the type says so. Space is RAS+ in millimetres,
-arrays are (x, y, z), tensors are (batch, channel, x, y, z). Patients and studies are known by
-pseudonymous keys alone: original identifiers live in `medmllm.ingest`, and fields that may hold
-one (a path, a note's text, a table row) are left out of `repr`.
+Frozen dataclasses; a missing thing is None and the type says so. Space is RAS+ in millimetres, arrays are (x, y, z),
+tensors are (batch, channel, x, y, z). Patients and studies are known by pseudonymous keys alone: original identifiers
+live in `medmllm.ingest`, and fields that may hold one (a path, a note's text, a table row) are left out of `repr`.
 """
 
 from collections.abc import Mapping
@@ -35,7 +34,7 @@ class Survival:
 
 
 Target = int | tuple[int, ...] | Survival
-"""What is known of one study: its class index, for several labels 1, 0 or UNKNOWN each, or the time to an event."""
+"""What is known of one study: its class index, for several targets one each or UNKNOWN, or the time to an event."""
 
 UNKNOWN = -1
 """A label that a study lacks."""
@@ -62,11 +61,12 @@ class Technique:
     kernel: str | None = None  # Convolution Kernel (0018,1210)
     plane: Plane | None = None  # of the slices, by their normal; see `geometry.plane_of`
     contrast: bool | None = None  # a contrast agent is recorded; None: not told, or not for all slices alike
-    thickness_mm: float | None = (
-        None  # Slice Thickness (0018,0050): how thick a slice is, not how far the next one lies
-    )
+    thickness_mm: float | None = None  # Slice Thickness (0018,0050): of a slice, not how far the next one lies
     slice_axis: int | None = None  # which axis of `shape` counts the slices; None when it cannot be told
     time_order: int | None = None  # by when it was acquired among its study's series, from 1; ties share a number
+    manufacturer: str | None = None  # Manufacturer (0008,0070), in capitals
+    model: str | None = None  # Manufacturer's Model Name (0008,1090), in capitals
+    field_strength_t: float | None = None  # Magnetic Field Strength (0018,0087)
 
     @property
     def contrast_word(self) -> Literal["yes", "no"] | None:
@@ -233,7 +233,7 @@ class Batch:
     token_ids: "Tensor"  # (batch, tokens), int64
     token_mask: "Tensor"  # (batch, tokens), bool; False is padding
     present: "Tensor"  # (batch, modalities), bool; columns as in MODALITIES
-    target: "Tensor | None"  # (batch,), int64; of several labels (batch, labels)
+    target: "Tensor | None"  # (batch,), int64; of several targets (batch, targets)
     note_features: "Tensor | None" = None  # (batch, width), float32; None: the notes are read
     recording: "Tensor | None" = None  # (batch, recordings, mels, frames), float32; None: no sound is read
     recording_mask: "Tensor | None" = None  # (batch, recordings, frames), bool; False is padding
@@ -260,6 +260,14 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class SurvivalEstimate:
+    """What the model says of one study's time to an event."""
+
+    event_free: tuple[float, ...]  # probability of no event until each horizon of the task
+    median_time: float | None  # by which the event is as likely as not; None: after the largest horizon
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What the model says of one study."""
 
@@ -272,6 +280,7 @@ class Prediction:
     weights_digest: str
     conformal_set: tuple[int, ...] | None = None
     training_patient: bool = False  # the patient was in the training cohort: not a test result
+    survival: SurvivalEstimate | None = None  # of a time to an event; then `logits` is one log cumulative hazard
     unknown_categories: Mapping[str, int] = field(default_factory=dict)  # column -> networks that lack its category
 
 
@@ -347,6 +356,8 @@ class Metric:
     n: int  # studies
     patients: int
     group: str = "all"
+    lowest: float | None = None  # of several repeats of the cross-validation; `estimate` is then their mean
+    highest: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

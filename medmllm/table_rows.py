@@ -8,10 +8,13 @@ a row of a table <-> Document
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from medmllm.documents import Document, FileKey, PatientKey, Probability, SeriesKey, Sha256, StudyKey
 from medmllm.records import Plane, QualityFinding, Refusal, Severity, Stage
+
+Part = Literal["train", "tune", "test"]
+Shared = Literal["pixels", "recording", "note"]
 
 
 class StudyRow(Document):
@@ -49,6 +52,9 @@ class SeriesRow(Document):
     contrast: Literal["yes", "no"] | None = Field(description="whether an agent is recorded; empty: not told")
     thickness_mm: PositiveFloat | None = Field(description="Slice Thickness (0018,0050)")
     time_order: PositiveInt | None = Field(description="by acquisition time among the study's series, from 1")
+    manufacturer: str | None = Field(description="Manufacturer (0008,0070), in capitals")
+    model: str | None = Field(description="Manufacturer's Model Name (0008,1090), in capitals")
+    field_strength_t: PositiveFloat | None = Field(description="Magnetic Field Strength (0018,0087)")
 
 
 class SelectionRow(Document):
@@ -174,11 +180,12 @@ class QualityRow(Document):
 
 
 class OutOfFoldRow(Document):
-    """out_of_fold.csv: one row per study and arm, predicted by the fold model that never saw the patient."""
+    """out_of_fold.csv: one row per study, arm and repeat, predicted by the fold model that never saw the patient."""
 
     study_key: StudyKey
     patient_key: PatientKey
     arm: str = Field(description="image, text or fused")
+    repeat: int = Field(ge=0, description="draw of the folds; the packaged networks are of 0")
     fold: int = Field(ge=0)
     target: str = Field(description="true class")
     predicted: str = Field(description="at the operating point chosen on this fold's tuning part")
@@ -191,11 +198,12 @@ class OutOfFoldRow(Document):
 
 
 class TargetsOutOfFoldRow(Document):
-    """out_of_fold.csv of several targets: one row per study and arm, a column per target or class of each field."""
+    """out_of_fold.csv of several targets: one row per study, arm, repeat; a column per target or class of a field."""
 
     study_key: StudyKey
     patient_key: PatientKey
     arm: str = Field(description="image, text or fused")
+    repeat: int = Field(ge=0, description="draw of the folds; the packaged networks are of 0")
     fold: int = Field(ge=0)
     target: dict[str, str] = Field(description="true class by target; empty: not known, not evaluated")
     predicted: dict[str, str] = Field(description="by target, at the operating point of this fold's tuning part")
@@ -203,6 +211,64 @@ class TargetsOutOfFoldRow(Document):
     logits: dict[str, float] = Field(description="calibrated; the positive class alone of a binary target")
     conformal_set: dict[str, bool] = Field(description="by class: whether it cannot be ruled out")
     abstained: dict[str, bool] = Field(description="by target: the conformal set is not a single class")
+
+
+class SurvivalPredictionRow(Document):
+    """predictions.csv of a time to an event: one row per scored study."""
+
+    study_key: StudyKey
+    patient_key: PatientKey
+    predicted: Literal["lower risk", "higher risk"] = Field(
+        description="against the model's operating point, the median risk of its tuning parts"
+    )
+    probability: Probability = Field(description="of the event by the largest horizon")
+    event_free: dict[str, Probability] = Field(
+        description="probability of no event until each horizon; in CSV one column each: event_free[365 days]"
+    )
+    median_time: NonNegativeFloat | None = Field(
+        description="by which the event is as likely as not; empty: after the largest horizon"
+    )
+    log_hazard: float = Field(description="log of the cumulative hazard until the largest horizon: what is explained")
+    interval_low: Probability = Field(description="lowest `probability` over the fold models")
+    interval_high: Probability
+    modalities_used: str = Field(description="joined by +")
+    training_patient: bool = Field(description="the patient was in the training cohort: not a test result")
+    weights_digest: Sha256
+
+
+class SurvivalOutOfFoldRow(Document):
+    """out_of_fold.csv of a time to an event: one row per study and arm."""
+
+    study_key: StudyKey
+    patient_key: PatientKey
+    arm: str = Field(description="image, text or fused")
+    fold: int = Field(ge=0)
+    time: NonNegativeFloat = Field(description="until the event, or until when the patient was followed without it")
+    event: bool = Field(description="the event ended the time")
+    predicted: Literal["lower risk", "higher risk"] = Field(
+        description="against the median risk of this fold's tuning part"
+    )
+    probability: Probability = Field(description="of the event by the largest horizon")
+    event_free: dict[str, Probability] = Field(
+        description="probability of no event until each horizon, one column each"
+    )
+    median_time: NonNegativeFloat | None = Field(
+        description="by which the event is as likely as not; empty: after the largest horizon"
+    )
+    log_hazard: float = Field(description="log of the cumulative hazard until the largest horizon")
+
+
+class LeakRow(Document):
+    """leaks.csv: one row per fold and pair of its parts that share something, with the first such study of each."""
+
+    shared: Shared
+    fold: str = Field(description="or inner fold, 0.1; with its repeat, but for the first")
+    study_key: StudyKey
+    patient_key: PatientKey
+    part: Part
+    other_study_key: StudyKey
+    other_patient_key: PatientKey
+    other_part: Part
 
 
 ROWS: Mapping[str, type[Document]] = {
@@ -217,5 +283,8 @@ ROWS: Mapping[str, type[Document]] = {
     "quality_row": QualityRow,
     "out_of_fold_row": OutOfFoldRow,
     "targets_out_of_fold_row": TargetsOutOfFoldRow,
+    "survival_predictions_row": SurvivalPredictionRow,
+    "survival_out_of_fold_row": SurvivalOutOfFoldRow,
+    "leaks_row": LeakRow,
 }
 """Schema name -> document of one row."""

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     Discriminator,
     Field,
     NonNegativeInt,
@@ -18,7 +19,8 @@ from pydantic import (
 )
 
 from medmllm.documents import Document, TextSettings
-from medmllm.trust_config import SubgroupSettings
+from medmllm.survival_config import SurvivalSettings
+from medmllm.trust_config import SubgroupSettings, check_header
 
 Arm = Literal["image", "text", "recording", "table", "fused"]
 OnLeakage = Literal["refuse", "warn"]
@@ -53,13 +55,28 @@ class TextEncoderSettings(TextSettings):
         return TextSettings.model_validate(self.model_dump(include=set(TextSettings.model_fields)))
 
 
-class TaskSettings(Document):
-    """What kind of thing the target is."""
+TargetKind = Literal["classes", "ordinal"]
 
-    kind: Literal["classes", "ordinal"] = Field(
-        description="classes: two or more without an order; ordinal: three or more in an order, such as grades"
+
+class TaskSettings(SurvivalSettings):
+    """What kind of thing the target is, or each of several."""
+
+    kind: TargetKind | Literal["survival"] = Field(
+        description="classes: two or more without an order; ordinal: three or more in an order, such as grades; "
+        "survival: the time to an event, not seen to come in all"
     )
     order: tuple[str, ...] = Field(description="classes of an ordinal target, lowest first; empty: they are numbers")
+    kinds: dict[str, TargetKind] = Field(description="of several targets: target -> its kind, where it is not `kind`")
+    orders: dict[str, tuple[str, ...]] = Field(
+        description="of several targets: ordinal target -> its classes, lowest first, where they are not `order`"
+    )
+
+    @field_validator("kind")
+    @classmethod
+    def _names_the_event(cls, kind: str, info: ValidationInfo) -> str:
+        if kind == "survival" and not info.data.get("event", "event"):  # absent when it is itself wrong
+            raise ValueError("survival wants event, the column that says whether the event ended the time")
+        return kind
 
     @field_validator("order")
     @classmethod
@@ -68,18 +85,43 @@ class TaskSettings(Document):
             raise ValueError("only an ordinal target has an order: kind 'ordinal', or an empty order")
         return order
 
+    @field_validator("orders")
+    @classmethod
+    def _are_of_ordinal_targets(
+        cls, orders: dict[str, tuple[str, ...]], info: ValidationInfo
+    ) -> dict[str, tuple[str, ...]]:
+        kinds, kind = info.data.get("kinds", dict.fromkeys(orders, "ordinal")), info.data.get("kind", "ordinal")
+        for name in orders:
+            if kinds.get(name, kind) != "ordinal":
+                raise ValueError(f"{name!r} has an order and is not ordinal: say so under kinds")
+        return orders
+
+    def ordered(self, target: str) -> bool:
+        """Return whether a target's classes have an order."""
+        return self.kinds.get(target, self.kind) == "ordinal"
+
+    def order_of(self, target: str) -> tuple[str, ...]:
+        """Return the classes of an ordinal target, lowest first; empty: they are numbers."""
+        return self.orders.get(target, self.order)
+
     @property
-    def ordered(self) -> bool:
-        """Whether the classes have an order."""
-        return self.kind == "ordinal"
+    def survival(self) -> bool:
+        """Whether the target is the time to an event."""
+        return self.kind == "survival"
+
+    @property
+    def asked_horizons(self) -> tuple[float, ...]:
+        """The horizons of a time to an event; empty for other kinds."""
+        return self.horizons if self.survival else ()
 
 
 class TrainingSettings(Document):
     """Cross-validation and the training loop."""
 
     folds: int = Field(ge=2, description="outer test folds, patient-grouped and stratified")
-    group_out: str = Field(
-        description="column of the label table; each of its values is a test fold, and folds is not used; empty: off"
+    group_out: Annotated[str, AfterValidator(check_header)] = Field(
+        description="column of the label table, or a DICOM header as dicom:Manufacturer; each of its values is a test "
+        "fold, and folds is not used; empty: off"
     )
     tuning_fraction: float = Field(
         gt=0,
@@ -90,6 +132,10 @@ class TrainingSettings(Document):
     inner_folds: PositiveInt = Field(
         description="networks of each fold, each tuned on another part of its training studies, which decide together; "
         "1: one network, tuned on tuning_fraction"
+    )
+    repeats: PositiveInt = Field(
+        description="draws of the folds, by seed, seed + 1, ...; all arms are trained on each, and metrics are means "
+        "over them. The package holds the first draw's networks"
     )
     same_pixels: OnLeakage = Field(
         description="studies of different patients with the same voxels, in two parts of a fold"
@@ -118,6 +164,9 @@ class TrainingSettings(Document):
         description="of the loss: alike; by inverse frequency; by the effective number of studies; or one weight per "
         "class, in the order of the classes"
     )
+    target_weights: dict[str, PositiveFloat] = Field(
+        description="of several targets: target -> what its loss counts in the mean over the targets; others count 1"
+    )
     sampling: Literal["shuffle", "balanced"] = Field(
         description="shuffle: each study once an epoch; balanced: drawn with replacement, each class as often"
     )
@@ -139,12 +188,21 @@ class TrainingSettings(Document):
     threads: NonNegativeInt = Field(description="CPU threads; 0: all")
     deterministic: bool = Field(description="only arithmetic that gives the same bits each time; slower on CUDA")
 
+    @field_validator("repeats")
+    @classmethod
+    def _draws_folds_by_chance(cls, repeats: int, info: ValidationInfo) -> int:
+        if repeats > 1 and info.data.get("group_out"):
+            raise ValueError("sites are left out in one way only: repeats 1, or an empty group_out")
+        return repeats
+
     @field_validator("learning_curve")
     @classmethod
     def _increases(cls, fractions: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
         if fractions and info.data.get("inner_folds", 1) > 1:  # absent when it is itself wrong
             # Networks of one fold would each draw other patients: together they would have seen more than the part.
             raise ValueError("a curve is told of one network per fold: inner_folds 1, or an empty learning_curve")
+        if fractions and info.data.get("repeats", 1) > 1:
+            raise ValueError("a curve is told of one draw of the folds: repeats 1, or an empty learning_curve")
         if any(second <= first for first, second in pairwise(fractions)):
             raise ValueError(f"each fraction must be larger than the one before it, got {list(fractions)}")
         return fractions

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, PositiveInt, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, field_validator
 
 from medmllm.documents import Document
 
 MetricName = Literal[
     "auroc", "auroc_within_folds", "auprc", "brier", "ece", "calibration_slope", "calibration_intercept",
     "balanced_accuracy", "sensitivity", "specificity", "accuracy", "log_loss", "quadratic_kappa",
-    "mean_absolute_error", "ranked_probability_score",
+    "mean_absolute_error", "ranked_probability_score", "c_index", "c_index_within_folds", "c_index_uno",
+    "integrated_brier",
 ]  # fmt: skip
 MetricOfTarget = Annotated[str, Field(pattern=rf"^({'|'.join(get_args(MetricName))})\[.+\]$")]
 """A metric of one of several targets, e.g. auroc[spiculation>=3]."""
@@ -27,6 +28,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("sensitivity", "specificity", "accuracy", "ece", "ranked_probability_score"), _SHARE),
     **dict.fromkeys(("calibration_slope", "calibration_intercept"), _ANY),
     "brier": (0.0, 2.0),  # 1 for two classes
+    **dict.fromkeys(("c_index", "c_index_within_folds", "c_index_uno"), _SHARE),
+    "integrated_brier": (0.0, 1.0),
     "quadratic_kappa": (-1.0, 1.0),
     "mean_absolute_error": (0.0, math.inf),
     "log_loss": (0.0, math.inf),
@@ -36,11 +39,39 @@ RANGES: Mapping[str, tuple[float, float]] = {
 """What each metric and gap can be, whatever the model."""
 
 
-class SubgroupSettings(Document):
-    """Whether the model does alike for all: groups of studies by columns of the label table."""
+HEADER = "dicom:"
+"""What stands before the keyword of a DICOM header that is asked for like a column."""
+HEADERS: Mapping[str, str] = {
+    "Manufacturer": "(0008,0070)",
+    "ManufacturerModelName": "(0008,1090)",
+    "MagneticFieldStrength": "(0018,0087), in T",
+    "ConvolutionKernel": "(0018,1210)",
+    "SliceThickness": "(0018,0050), in mm",
+}
+"""Headers that make groups of studies: of the scanner and the protocol, which name no person and no institution."""
 
-    columns: tuple[str, ...] = Field(
-        description="of the label table; their values stand in evaluation.json and the report; empty: no groups"
+
+def check_header(column: str) -> str:
+    """Return a column's name.
+
+    Raises:
+        ValueError: It asks for a header that is not among those that make groups.
+    """
+    keyword = column.removeprefix(HEADER)
+    if keyword == column or keyword in HEADERS:
+        return column
+    raise ValueError(
+        f"{column!r} is none of {', '.join(HEADER + name for name in HEADERS)}: other headers may name persons, "
+        "institutions or their devices, and are not read for groups. Add a column of your own to the label table"
+    )
+
+
+class SubgroupSettings(Document):
+    """Whether the model does alike for all: groups of studies by columns of the label table, or by DICOM headers."""
+
+    columns: tuple[Annotated[str, AfterValidator(check_header)], ...] = Field(
+        description="of the label table, or DICOM headers as dicom:Manufacturer; their values stand in evaluation.json "
+        "and the report; empty: no groups"
     )
     bands: dict[str, tuple[float, ...]] = Field(
         description="column of numbers -> where one band ends and the next begins, ascending"

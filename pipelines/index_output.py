@@ -135,4 +135,7 @@ def series_rows(study: Study) -> Iterator[SeriesRow]:
             contrast=series.technique.contrast_word,
             thickness_mm=series.technique.thickness_mm,
             time_order=series.technique.time_order,
+            manufacturer=series.technique.manufacturer,
+            model=series.technique.model,
+            field_strength_t=series.technique.field_strength_t,
         )

@@ -16,6 +16,7 @@ import torch
 from medmllm.config import ScoreConfig
 from medmllm.csv_tables import check_writable, read_table, sole_writer, table_writer, write_table
 from medmllm.errors import MedmllmError, MisuseError
+from medmllm.evaluation.leading import check_target
 from medmllm.ingest.study_folder import StudyIndex, folder_of
 from medmllm.ingest.table_inputs import check_columns
 from medmllm.ingest.tables import read_label_table
@@ -29,9 +30,9 @@ from medmllm.quality.gate import log_warnings
 from medmllm.records import Explanation, Provenance
 from medmllm.reporting.folder import write_folder_index
 from medmllm.result_documents import ScoringSummary
-from medmllm.scoring.results import prediction_row, summarise
+from medmllm.scoring.results import prediction_row, row_type, summarise
 from medmllm.scoring.study_folder import Refused, predicted_class, score_folder
-from medmllm.table_rows import LedgerRow, PredictionRow, ProblemRow, QualityRow
+from medmllm.table_rows import LedgerRow, ProblemRow, QualityRow
 from medmllm.training.machine import Machine
 
 
@@ -69,6 +70,7 @@ def run(
     if not (model / CARD).is_file():
         raise MisuseError(f"no {CARD} in the --model folder: give the folder RUN/model that `medmllm train` wrote.")
     package = load_package(model, device=machine.device)
+    check_target(config.explain.target, package.card.task)
     check_writable(out, overwrite=overwrite, marker="predictions.csv", studies=folder_of(studies))
     with sole_writer(out):
         return _run(studies, package, out, config, table=table, explain=explain, linkage=linkage)
@@ -97,19 +99,16 @@ def _run(
     for earlier in (out / "studies").glob("st-*"):  # when overwriting: another model's explanation is not ours
         shutil.rmtree(earlier)
     torch.set_num_threads(os.cpu_count() or 1)
+    inputs = {"model": package.weights_digest, "contract": package.card.contract_fingerprint}
     provenance = stamp(
         f"medmllm score STUDIES --model MODEL --out OUT{' --explain' if explain else ''}",
-        inputs={
-            "model": package.weights_digest,
-            "contract": package.card.contract_fingerprint,
-            "quality": config.quality.digest,
-        },
+        inputs=inputs | {"quality": config.quality.digest},
     )
     summary = _score_all(index, package, config, out, provenance, explain=explain)
     summary.write(out / "summary.json")
     write_folder_index(
         out / "index.html",
-        predictions=read_table(out / "predictions.csv", PredictionRow),
+        predictions=read_table(out / "predictions.csv", row_type(package.card)),
         ledger=read_table(out / "ledger.csv", LedgerRow),
         summary=summary,
         explained={path.parent.name for path in (out / "studies").glob("*/explanation.json")},
@@ -128,7 +127,7 @@ def _score_all(
     explained = 0
     with ExitStack() as stack:
         predictions = stack.enter_context(
-            table_writer(out / "predictions.csv", PredictionRow, classes=package.card.task.columns)
+            table_writer(out / "predictions.csv", row_type(package.card), classes=package.card.task.columns)
         )
         ledger = stack.enter_context(table_writer(out / "ledger.csv", LedgerRow))
         quality = stack.enter_context(table_writer(out / "quality.csv", QualityRow))

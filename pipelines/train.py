@@ -17,6 +17,7 @@ from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import check_writable, write_table
 from medmllm.ingest.labels import assign_task
 from medmllm.ingest.study_folder import folder_of
+from medmllm.ingest.survival import event_columns
 from medmllm.ingest.table_inputs import check_inputs, settle_columns
 from medmllm.ingest.tables import parse_target
 from medmllm.pipelines.index import label_file, read_index
@@ -33,6 +34,7 @@ from medmllm.training.arms import usable_arms
 from medmllm.training.cohort import Cohort, draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate
 from medmllm.training.groups import read_groups
+from medmllm.training.header_columns import with_headers
 from medmllm.training.image_cache import RUN_FOLDER, ImageCache
 from medmllm.training.planning import look_ahead, settle_folds
 from medmllm.training.policy import check_gaps, check_policy, unmet
@@ -88,7 +90,7 @@ def run(
     check_policy(config)
     check_start(config)  # a wrong device or file of weights should not cost an index
     parsed, source = [parse_target(target) for target in targets], labels or label_file(studies)
-    for one in parsed:
+    for one in (*parsed, *event_columns(config.task)):
         check_inputs(config.table, one)
     check_writable(out, overwrite=overwrite, marker="evaluation.json", studies=folder_of(studies))
     check_unfinished(out, resume=resume, overwrite=overwrite)
@@ -98,10 +100,11 @@ def run(
     found = assign_task(index.studies, parsed, config.task)
     task = found.task
     check_task(config, task)
-    labelled = [study for study in index.studies if study.study_key in found.by_study]
+    told = with_headers(index.studies, config)
+    labelled = [study for study in told if study.study_key in found.by_study]
     groups = read_groups(labelled, config.evaluation.subgroups)
     check_gaps(config, groups, labelled)
-    given = look_ahead(index.studies, found.by_study, config.training, splits, labels=task.names)
+    given = look_ahead(told, found.by_study, config.training, splits, labels=task.names)
     cache = ImageCache.open(Path(config.training.cache or out / RUN_FOLDER), folder_of(studies))
     cohort = _read(labelled, found.by_study, cache, config, out)
     config.write(out / "settings.json")
@@ -118,8 +121,8 @@ def run(
         named = {"target": task.target, "split_digest": plan.digest}
         tracked.log_params(flatten(config.model_dump(mode="json")) | named)
         tracked.log_tags(named)
-        epochs = (len(arms) + len(config.training.learning_curve)) * len(plan.folds) * config.training.epochs
-        with progress_bar("Training fold models, epochs", epochs) as more:
+        networks = len(arms) * len(plan.networks) + len(config.training.learning_curve) * len(plan.folds)
+        with progress_bar("Training fold models, epochs", networks * config.training.epochs) as more:
             done = cross_validate(
                 arms, cohort, plan, config, task, out=out, tracked=tracked, advance=more, resume=resume
             )

@@ -42,11 +42,14 @@ FAULTS: dict[str, tuple[str | int, ...]] = {
     "predictions_row": ("patient_key",),  # a hospital number
     "ledger_row": ("stage",),
     "quality_row": ("decision",),
+    "leaks_row": ("other_part",),
     "quality_summary": ("findings", "few_slices", "warn"),  # a word where a count belongs
     "image_weights": ("sha256",),  # cut short
     "quality_config": ("quality", "decisions", "ct_double_rescale"),  # ignore
     "out_of_fold_row": ("study_key",),  # a UID where a key belongs
     "targets_out_of_fold_row": ("fold",),  # -1
+    "survival_predictions_row": ("predicted",),  # the event, where a group of risk belongs
+    "survival_out_of_fold_row": ("time",),  # before the study
     "train_config": ("image", "spacing"),  # it is called spacing_mm
     "score_config": ("workers",),  # 0
     "deidentify_config": ("dicom", "dates"),  # "guess"
@@ -200,6 +203,7 @@ BOUNDS: list[tuple[str, tuple[str | int, ...], list[Any], list[Any]]] = [
     ("series_row", ("files",), [1], [0]),
     ("series_row", ("size_x",), [1, None], [0]),
     ("series_row", ("time_order",), [1, None], [0]),
+    ("series_row", ("field_strength_t",), [1.5, None], [0]),
     ("series_row", ("thickness_mm",), [0.5, None], [0]),
     ("series_row", ("plane",), ["oblique", None], ["", "diagonal"]),
     ("selection", ("studies",), [0], [-1]),

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from medmllm.errors import MisuseError
 from medmllm.evaluation.ordinal import median_class
-from medmllm.model_documents import ModelCard, Place
+from medmllm.model_documents import ModelCard, Place, Task
 
 
 def predicted_labels(probabilities: Sequence[float], card: ModelCard) -> tuple[int, ...]:
     """Return the class predicted for each target, as an index into the task's classes; one where there is one target.
 
-    At the operating point when binary, the median when ordered, else the most probable.
+    At the operating point when binary or a time to an event, the median when ordered, else the most probable.
 
     Args:
         probabilities: One per class.
@@ -26,7 +27,7 @@ def predicted_labels(probabilities: Sequence[float], card: ModelCard) -> tuple[i
 
 
 def _predicted(probabilities: Sequence[float], place: Place, card: ModelCard) -> int:
-    if place.task.kind == "binary":
+    if place.task.outputs == 1:
         points = card.operating_points or {}
         return int(probabilities[1] >= points.get(place.task.target, card.operating_point))
     if place.task.ordered:
@@ -57,6 +58,30 @@ def leading_label(probabilities: Sequence[float], card: ModelCard) -> int:
     own = list(zip(card.task.places, predicted_labels(probabilities, card), strict=True))
     told = [label for place, label in own if _counts(place, label)] or [place.classes.stop - 1 for place, _ in own]
     return max(told, key=lambda label: probabilities[label])
+
+
+def check_target(name: str, task: Task) -> None:
+    """Refuse to explain a target that a model was not trained for; an empty name is none.
+
+    Raises:
+        MisuseError: Names those that it was trained for.
+    """
+    names = task.names or (task.target,)
+    if name and name not in names:
+        raise MisuseError(f"[explain] target = {name!r} is none that the model was trained for: {', '.join(names)}")
+
+
+def class_shown(target: str, probabilities: Sequence[float], card: ModelCard) -> int:
+    """Return the class of one of several targets that is shown: the positive one when binary, else the predicted one.
+
+    Args:
+        target: Its name.
+        probabilities: One per class.
+        card: Gives targets and operating points.
+    """
+    number = card.task.names.index(target)
+    place = card.task.places[number]
+    return place.classes.stop - 1 if place.task.kind == "binary" else predicted_labels(probabilities, card)[number]
 
 
 def _counts(place: Place, label: int) -> bool:

@@ -19,7 +19,7 @@ from medmllm.ingest.dicom_mosaic import MOSAIC, is_mosaic, tiles_of
 from medmllm.ingest.dicom_stream import DICOM_FAILURES, HEADER_INFLATES_TO, data_set_stream
 from medmllm.ingest.dicom_values import numbers_of
 from medmllm.ingest.opening import one_error, open_regular
-from medmllm.ingest.technique import ToldTechnique, plain_kernel, plain_thickness
+from medmllm.ingest.technique import ToldTechnique, plain_kernel, plain_number
 
 MOST_FRAMES = 2**16
 HEADER_BYTES, FRAME_BYTES = 2**21, 2**14  # a parser takes seconds for millions of empty items
@@ -166,7 +166,7 @@ def _told(told: ToldTechnique, groups: _Groups) -> ToldTechnique:
         told,
         kernel=plain_kernel(groups.text("CTReconstructionSequence", "ConvolutionKernel") or "") or told.kernel,
         contrast={"YES": True, "NO": False}.get(administered or "", told.contrast),
-        thickness_mm=plain_thickness(groups.text("PixelMeasuresSequence", "SliceThickness") or "") or told.thickness_mm,
+        thickness_mm=plain_number(groups.text("PixelMeasuresSequence", "SliceThickness") or "") or told.thickness_mm,
     )
 
 

@@ -1,10 +1,10 @@
-"""Turn one target or several into the task of a training: classes, grades, or labels side by side.
+"""Turn one target or several into the task of a training: classes, grades, or several targets side by side.
 
-    one target -> classes of each study, ordered where asked
-    several targets, each of two classes -> per study one label each: 1, 0 or UNKNOWN
+    one target -> classes of each study, ordered where asked; or the time to an event
+    several targets, each of its kind -> per study the class of each, or UNKNOWN
 
-A study counts as soon as it has one label: those that are missing are masked, not guessed. Messages name columns, never
-cells.
+A study counts as soon as it has a value for one target: those that are missing are masked, not guessed. Messages name
+columns, never cells.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from medmllm.errors import LabelError
 from medmllm.ingest.ordering import order_classes
-from medmllm.ingest.tables import Target, assign_targets
+from medmllm.ingest.survival import read_survival, survival_task
+from medmllm.ingest.tables import Target, Targets, assign_targets
 from medmllm.model_documents import Task
 from medmllm.records import UNKNOWN, Study
 from medmllm.records import Target as StudyTarget
@@ -33,44 +34,57 @@ def assign_task(studies: Sequence[Study], targets: Sequence[Target], settings: T
 
     Args:
         studies: Those of the index.
-        targets: One, or several labels.
-        settings: Whether one target's classes are ordered.
+        targets: One, or several.
+        settings: Whose classes are ordered.
 
     Raises:
-        LabelError: As of `assign_targets` and `order_classes`; among several: one named twice, or of more than two
-            classes, or an order asked for.
+        LabelError: As of `assign_targets` and `order_classes`; one named twice; settings of a target that is none; as
+            of `read_survival` and `survival_task`.
     """
-    if len(targets) > 1:
-        return _assign_several(studies, targets, settings)
-    found = assign_targets(studies, targets[0])
-    if settings.ordered:
-        found = order_classes(found, targets[0], settings.order)
-    task = Task.of(targets[0].expression, found.classes, ordered=settings.ordered)
-    return Assigned(task, found.by_study, found.missing)
-
-
-def _assign_several(studies: Sequence[Study], targets: Sequence[Target], settings: TaskSettings) -> Assigned:
-    names = tuple(target.expression for target in targets)
-    if len(set(names)) < len(names):
-        raise LabelError(f"of the {len(names)} targets {', '.join(names)} one is named twice: name each label once")
-    if settings.ordered:
-        raise LabelError(
-            'several targets are labels of two classes each, without an order: leave [task] kind = "classes"'
-        )
-    found = [assign_targets(studies, target) for target in targets]
-    for name, own in zip(names, found, strict=True):
-        if len(own.classes) != 2:
-            raise LabelError(
-                f"beside other targets, {name!r} is a label of two classes, and its column has {len(own.classes)}: "
-                f"compare it with a bound, e.g. '{name}>=3', or train for it alone"
-            )
+    _check_names(targets, settings)
+    if settings.survival:
+        return _assign_survival(studies, targets, settings)
+    found = [_of_kind(assign_targets(studies, target), target, settings) for target in targets]
+    if len(targets) == 1:
+        (own,), (target,) = found, targets
+        task = Task.of(target.expression, own.classes, ordered=settings.ordered(target.expression))
+        return Assigned(task, own.by_study, own.missing)
+    parts = tuple(
+        Task.of(target.expression, _told_apart(target, own.classes), ordered=settings.ordered(target.expression))
+        for target, own in zip(targets, found, strict=True)
+    )
     keys = [study.study_key for study in studies]
     every = {key: tuple(own.by_study.get(key, UNKNOWN) for own in found) for key in keys}
     by_study = {key: labels for key, labels in every.items() if any(label != UNKNOWN for label in labels)}
-    parts = tuple(
-        Task.of(target.expression, _told_apart(target, own.classes)) for target, own in zip(targets, found, strict=True)
-    )
     return Assigned(Task.of_several(parts), by_study, tuple(key for key in keys if key not in by_study))
+
+
+def _assign_survival(studies: Sequence[Study], targets: Sequence[Target], settings: TaskSettings) -> Assigned:
+    if len(targets) > 1:
+        raise LabelError(
+            f'[task] kind = "survival" learns the time to one event, and {len(targets)} targets were given: train for '
+            "each on its own"
+        )
+    found = read_survival(studies, targets[0], settings)
+    missing = tuple(study.study_key for study in studies if study.study_key not in found)
+    return Assigned(survival_task(found, targets[0], settings), found, missing)
+
+
+def _check_names(targets: Sequence[Target], settings: TaskSettings) -> None:
+    """Refuse a target that is named twice, and settings of one that is none."""
+    names = [target.expression for target in targets]
+    if len(set(names)) < len(names):
+        raise LabelError(f"of the {len(names)} targets {', '.join(names)} one is named twice: name each once")
+    for table, given in (("kinds", settings.kinds), ("orders", settings.orders)):
+        for name in given:
+            if name not in names:
+                raise LabelError(f"[task.{table}] names {name!r}, which is no target; these are {', '.join(names)}")
+
+
+def _of_kind(found: Targets, target: Target, settings: TaskSettings) -> Targets:
+    """Return targets with their classes in order, where they have one."""
+    name = target.expression
+    return order_classes(found, target, settings.order_of(name)) if settings.ordered(name) else found
 
 
 def _told_apart(target: Target, classes: Sequence[str]) -> tuple[str, ...]:

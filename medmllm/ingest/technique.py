@@ -25,13 +25,16 @@ Told = TypeVar("Told")
 
 TECHNIQUE_TAGS = (
     "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "SeriesDate", "SeriesTime", "ContrastBolusAgent",
-    "ConvolutionKernel",
+    "ConvolutionKernel", "Manufacturer", "ManufacturerModelName", "MagneticFieldStrength",
 )  # fmt: skip
 _TELLING = (*TECHNIQUE_TAGS, "SliceThickness")
+_OF_THE_SCANNER = tuple(map(_TELLING.index, ("Manufacturer", "ManufacturerModelName")))
 NO_AGENT = frozenset({"NONE", "NO", "N", "NO CONTRAST", "WITHOUT", "WITHOUT CONTRAST", "NON CONTRAST", "NATIVE", "0"})
 _TIMES = (("AcquisitionDateTime",), ("AcquisitionDate", "AcquisitionTime"), ("SeriesDate", "SeriesTime"))
 _TIME = re.compile(r"(\d{10,14})(\.\d{1,6})?")  # to the hour at least; an offset from UTC is left aside
 _KERNEL = re.compile(r"[A-Za-z0-9 _.,+/\\-]{1,32}")
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_SCANNER = re.compile(r"[A-Za-z0-9 _.,+/()&-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,9 @@ class ToldTechnique:
     kernel: str | None = None
     contrast: bool | None = None
     thickness_mm: float | None = None
+    manufacturer: str | None = None
+    model: str | None = None
+    field_strength_t: float | None = None
     acquired: str | None = field(default=None, repr=False)  # YYYYMMDDHHMMSS.FFFFFF: sorts as text; never leaves ingest
 
 
@@ -51,7 +57,18 @@ def told_by(values: Mapping[str, str], empty: Collection[str]) -> ToldTechnique:
         values: By keyword, as text.
         empty: Keywords that are there without a value.
     """
-    return _told(tuple(map(values.get, _TELLING)), "ContrastBolusAgent" in empty)
+    texts = list(map(values.get, _TELLING))
+    named = set(_words(values.get("PatientName", "")))
+    for place in _OF_THE_SCANNER:
+        text = texts[place]
+        if text and not named.isdisjoint(_words(text)):
+            texts[place] = None  # shown in results, where no patient is named
+    return _told(tuple(texts), "ContrastBolusAgent" in empty)
+
+
+@lru_cache(1024)
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(text.upper()))
 
 
 @lru_cache(1024)
@@ -60,7 +77,10 @@ def _told(texts: tuple[str | None, ...], no_agent_named: bool) -> ToldTechnique:
     return ToldTechnique(
         kernel=plain_kernel(values.get("ConvolutionKernel", "")),
         contrast=_contrast(values.get("ContrastBolusAgent"), is_empty=no_agent_named),
-        thickness_mm=plain_thickness(values.get("SliceThickness", "")),
+        thickness_mm=plain_number(values.get("SliceThickness", "")),
+        manufacturer=plain_scanner(values.get("Manufacturer", "")),
+        model=plain_scanner(values.get("ManufacturerModelName", "")),
+        field_strength_t=plain_number(values.get("MagneticFieldStrength", "")),
         acquired=_acquired(values),
     )
 
@@ -70,13 +90,18 @@ def plain_kernel(text: str) -> str | None:
     return text if _KERNEL.fullmatch(text) else None
 
 
-def plain_thickness(text: str) -> float | None:
-    """Return a length in mm; None unless it is a positive number."""
+def plain_scanner(text: str) -> str | None:
+    """Return a maker's or model's name in capitals, as scanners spell it in several ways; None unless it is plain."""
+    return " ".join(text.split()).upper() if _SCANNER.fullmatch(text) and text.strip() else None
+
+
+def plain_number(text: str) -> float | None:
+    """Return a length in mm, or a field strength in T; None unless it is a positive number."""
     try:
-        length = float(text)
+        number = float(text)
     except ValueError:
         return None
-    return length if 0 < length < math.inf else None
+    return number if 0 < number < math.inf else None
 
 
 def _contrast(agent: str | None, *, is_empty: bool) -> bool | None:
@@ -112,6 +137,9 @@ def technique_of(told: Sequence[ToldTechnique], orientation: tuple[float, ...] |
         contrast=_alike([one.contrast for one in told]),
         thickness_mm=_alike([one.thickness_mm for one in told]),
         slice_axis=2,
+        manufacturer=_alike([one.manufacturer for one in told]),
+        model=_alike([one.model for one in told]),
+        field_strength_t=_alike([one.field_strength_t for one in told]),
     )
 
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from medmllm.errors import ConfigError
-from medmllm.model_documents import ModelSettings
+from medmllm.model_documents import ModelSettings, Task
 from medmllm.models.audio_encoder import AudioEncoder
 from medmllm.models.batch_norm import share_statistics
 from medmllm.models.cross_attention import CrossAttention
 from medmllm.models.fusion import FUSIONS
+from medmllm.models.heads import new_head, score_count
 from medmllm.models.image_encoder import ImageEncoder
-from medmllm.models.ordinal_head import OrdinalHead
 from medmllm.models.prefix import OCTANTS, Prefix
 from medmllm.models.shared_statistics import anywhere
 from medmllm.models.table_encoder import TableEncoder
@@ -37,8 +37,8 @@ class StudyClassifier(nn.Module):
         text_encoder: Of notes.
         audio_encoder: Of recordings.
         table_encoder: Of cells of the label table.
-        outputs: Logits per study; 1 for a binary task, else one per class.
-        ordered: The classes have an order, and their logits come from one score.
+        task: Says how many logits a study has, and what they come from.
+        intervals: Of a time to an event, in which its hazards are told.
 
     Raises:
         ConfigError: No encoder at all, or an unknown fusion.
@@ -52,8 +52,8 @@ class StudyClassifier(nn.Module):
         text_encoder: TextEncoder | None,
         audio_encoder: AudioEncoder | None = None,
         table_encoder: TableEncoder | None = None,
-        outputs: int,
-        ordered: bool = False,
+        task: Task,
+        intervals: int = 0,
     ) -> None:
         super().__init__()
         if settings.fusion not in FUSIONS:
@@ -62,7 +62,7 @@ class StudyClassifier(nn.Module):
         self.modalities = tuple(name for name in MODALITIES if encoders[name] is not None)
         if not self.modalities:
             raise ConfigError("a classifier needs an encoder: of images, notes, recordings or a table")
-        self.outputs = outputs
+        self.task = task
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.audio_encoder = audio_encoder
@@ -81,9 +81,9 @@ class StudyClassifier(nn.Module):
             widths = [text_encoder.width] * len(self.modalities)
         self.missing = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in widths)
         self.fusion = FUSIONS[settings.fusion](
-            widths, hidden=settings.fusion_width, outputs=1 if ordered else outputs, dropout=settings.dropout
+            widths, hidden=settings.fusion_width, outputs=score_count(task, intervals), dropout=settings.dropout
         )
-        self.head = OrdinalHead(outputs) if ordered else nn.Identity()
+        self.head = new_head(task, intervals)
         self.modality_dropout = settings.modality_dropout if len(self.modalities) > 1 else 0.0
         self.sharing: frozenset[str] = frozenset()
 

@@ -22,7 +22,7 @@ from medmllm.config import QualityPolicy, ScoreConfig
 from medmllm.errors import MedmllmError
 from medmllm.evaluation.conformal import vote
 from medmllm.evaluation.fold_decisions import calibrate_fold, class_probabilities, fold_sets
-from medmllm.evaluation.leading import leading_label, predicted_labels
+from medmllm.evaluation.leading import class_shown, leading_label, predicted_labels
 from medmllm.model_documents import ModelCard
 from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.contract import nothing_to_read
@@ -43,6 +43,7 @@ from medmllm.records import (
     Study,
     Values,
 )
+from medmllm.scoring.survival import estimate, explained
 from medmllm.training.cohort import StudyParts, compare_note, inspect_parts, read_parts, stage_of
 
 logger = logging.getLogger(__name__)
@@ -267,16 +268,18 @@ def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage) -> P
     mean, task = logits.mean(axis=0), package.card.task
     probabilities, each = class_probabilities(mean[None], task)[0], class_probabilities(logits, task)
     shown = each[:, shown_class(probabilities.tolist(), package.card)]
+    survival = None if task.survival is None else estimate(mean, task.survival)
     return Prediction(
         study_key=item.study.study_key,
         patient_key=item.study.patient_key,
         probabilities=tuple(map(float, probabilities)),
-        logits=tuple(map(float, mean)),
+        logits=tuple(map(float, mean if task.survival is None else explained(mean, task.survival))),
         interval=(float(shown.min()), float(shown.max())),
         modalities_used=_modalities_used(item.samples),
         weights_digest=package.weights_digest,
         conformal_set=conformal_set(each, package.card),
         training_patient=was_trained_on(item.study, package.card),
+        survival=survival,
         unknown_categories=_unknown(item.parts.values, package),
     )
 
@@ -298,8 +301,8 @@ def conformal_set(each: FloatArray, card: ModelCard) -> tuple[int, ...] | None:
 
 
 def shown_class(probabilities: Sequence[float], card: ModelCard) -> int:
-    """Return the class whose probability is shown: the positive one when binary, else that of `predicted_class`."""
-    return 1 if card.task.kind == "binary" else _predicted(probabilities, card)
+    """Return the class whose probability is shown: the positive one or the event, else that of `predicted_class`."""
+    return 1 if card.task.outputs == 1 else _predicted(probabilities, card)
 
 
 def predicted_class(prediction: Prediction, package: ModelPackage) -> int:
@@ -314,6 +317,13 @@ def _predicted(probabilities: Sequence[float], card: ModelCard) -> int:
     return leading_label(probabilities, card) if card.task.several else predicted_labels(probabilities, card)[0]
 
 
+def _explained_class(prediction: Prediction, package: ModelPackage, target: str) -> int:
+    """Return the class whose logit is explained; of several targets that of the one asked for, else of the leading."""
+    if target and package.card.task.several:
+        return class_shown(target, prediction.probabilities, package.card)
+    return class_to_explain(package.card.task, predicted_class(prediction, package))
+
+
 def _explain(
     item: _Prepared, prediction: Prediction, package: ModelPackage, settings: ScoreConfig
 ) -> Explanation | Refusal:
@@ -323,7 +333,7 @@ def _explain(
             item.samples,
             volumes=item.parts.volumes,
             series=item.parts.series,
-            explained_class=class_to_explain(package.card.task, predicted_class(prediction, package)),
+            explained_class=_explained_class(prediction, package, settings.explain.target),
             settings=settings.explain,
         )
     except MedmllmError as error:

@@ -59,7 +59,7 @@ def main_arm(arms: Sequence[Arm]) -> Arm:
 
 
 def split_cohort(cohort: Cohort, settings: TrainingSettings, labels: Sequence[str] = ()) -> SplitPlan:
-    """Return the folds of a cohort, as the settings ask; `labels` names several labels, where there are any."""
+    """Return the folds of a cohort, as the settings ask; `labels` names several targets, where there are any."""
     if labels:
         return split_labels(
             [member.sample.patient_key for member in cohort.members],
@@ -72,7 +72,7 @@ def split_cohort(cohort: Cohort, settings: TrainingSettings, labels: Sequence[st
         )
     return make_splits(
         [member.sample.patient_key for member in cohort.members],
-        cohort.targets,
+        cohort.strata(settings.folds),
         study_keys=[member.sample.study_key for member in cohort.members],
         folds=settings.folds,
         tuning_fraction=settings.tuning_fraction,

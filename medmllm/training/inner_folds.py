@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from medmllm.errors import SplitError
-from medmllm.training.label_splits import BoolArray, Labels, stratify
+from medmllm.records import Survival
+from medmllm.training.label_splits import BoolArray, Labels, holds_of, stratify, values_of, words_of
 from medmllm.training.splits import (
     ATTEMPTS,
     FoldSplit,
@@ -48,11 +49,15 @@ def hold_classes(targets: Sequence[int]) -> Held:
     return Held(target[:, None] == classes, tuple(f"class {label}" for label in classes))
 
 
+def hold_events(survived: Sequence[Survival]) -> Held:
+    """Return what a cohort of times to an event holds: events; a part can do without the censored."""
+    return Held(np.array([[one.event] for one in survived]), ("any event",))
+
+
 def hold_labels(labels: Labels, names: Sequence[str]) -> Held:
-    """Return what a cohort of several labels holds: both values of each, where they are known."""
-    table = np.asarray(labels)
-    said = (*(f"{name!r} absent" for name in names), *(f"{name!r} present" for name in names))
-    return Held(np.concatenate([table == 0, table == 1], axis=1), said)
+    """Return what a cohort of several targets holds: every class of each, where it is known."""
+    said = (f"{names[target]!r} {words_of(target, value, labels)}" for target, value in values_of(labels))
+    return Held(holds_of(labels), tuple(said))
 
 
 def nest(

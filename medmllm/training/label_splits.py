@@ -1,11 +1,11 @@
-"""Split a cohort of several labels into folds by patient, so that every label is as frequent in each as in all.
+"""Split a cohort of several targets into folds by patient, so that every class is as frequent in each as in all.
 
     patients, labels -> iterative stratification of patients -> test folds -> train and tune within the rest
 
-Iterative stratification (Sechidis, Tsoumakas & Vlahavas, ECML PKDD 2011): the label that fewest patients are left of is
-handed out first, each patient to the part that still wants most of it. Both values of a label count, and what is
-unknown does not. All studies of a patient lie on one side. Every part holds both values of every label, or the cohort
-is refused.
+Iterative stratification (Sechidis, Tsoumakas & Vlahavas, ECML PKDD 2011): the class that fewest patients are left of is
+handed out first, each patient to the part that still wants most of it. All classes of a target count, and what is
+unknown does not. All studies of a patient lie on one side. Every part holds every class of every target, or the cohort
+is refused. A label is what a study has of a target.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from medmllm.training.splits import ATTEMPTS, FoldSplit, IntArray, SplitPlan, ch
 
 BoolArray = npt.NDArray[np.bool_]
 Labels = Sequence[Sequence[int]]
-"""Of each study, one label each: 1, 0 or UNKNOWN."""
+"""Of each study, the class index of each target, or UNKNOWN."""
 
 _TIE = 1e-9
 
@@ -33,19 +33,19 @@ def split_labels(
     tuning_fraction: float,
     seed: int,
 ) -> SplitPlan:
-    """Return patient-grouped folds, stratified by all labels, each with a tuning part.
+    """Return patient-grouped folds, stratified by all targets, each with a tuning part.
 
     Args:
         patients: Patient of each study.
         labels: Of each study.
-        names: Of the labels.
+        names: Of the targets.
         study_keys: Key of each study; they go into the digest.
         folds: Number of test folds, at least 2.
         tuning_fraction: Share of the training patients kept for tuning.
         seed: The same cohort, settings and seed give the same split, whatever patients are called.
 
     Raises:
-        SplitError: Too few patients, or no shuffle gives every part both values of every label.
+        SplitError: Too few patients, or no shuffle gives every part every class of every target.
     """
     check_enough_labels(patients, labels, names, folds)
     owner = _numbers(patients)
@@ -60,7 +60,7 @@ def split_labels(
         lambda parts: lacking_label(parts, labels, names),
         seed,
         f"shuffles of {len(set(patients))} patients: try another number than {folds} for training.folds, leave that "
-        "label out, or add patients with that value.",
+        "target out, or add patients of that class.",
     )
     check_partition(parts, patients)
     return SplitPlan(parts, digest_of(parts, study_keys))
@@ -83,14 +83,14 @@ def carve_label_tuning(
         tests: Test part of each fold, indices into the cohort.
         patients: As of `split_labels`, as are those below.
         labels: Of each study.
-        names: Of the labels.
+        names: Of the targets.
         study_keys: Key of each study.
         tuning_fraction: Share of the training patients kept for tuning.
         seed: Of the choice.
         whole_tests: Whether a test part that lacks a value is refused; that of a site may lack one.
 
     Raises:
-        SplitError: A part lacks a value of a label, a study is not tested exactly once, or a patient is on two sides.
+        SplitError: A part lacks a class of a target, a study is not tested exactly once, or a patient is on two sides.
     """
     owner = _numbers(patients)
     holds = held(owner, labels)
@@ -103,8 +103,8 @@ def carve_label_tuning(
         draw,
         lambda parts: lacking_label(parts, labels, names, whole_tests=whole_tests),
         seed,
-        "choices of tuning patients: the folds are given, so give others, leave that label out, or add patients with "
-        "that value.",
+        "choices of tuning patients: the folds are given, so give others, leave that target out, or add patients "
+        "of that class.",
     )
     check_partition(parts, patients)
     return SplitPlan(parts, digest_of(parts, study_keys))
@@ -130,7 +130,7 @@ def stratify(holds: BoolArray, shares: Sequence[float], generator: np.random.Gen
     """Return the part of each patient; shape (patients,).
 
     Args:
-        holds: Whether a patient has a label's value, in any study; shape (patients, values).
+        holds: Whether a patient is of a class, in any study; shape (patients, classes of all targets).
         shares: Of each part; they sum to 1.
         generator: Breaks ties and shuffles.
     """
@@ -174,7 +174,7 @@ def _fold(
 
 
 def check_enough_labels(patients: Sequence[str], labels: Labels, names: Sequence[str], folds: int) -> None:
-    """Refuse a cohort with fewer patients, of any label's value, than folds.
+    """Refuse a cohort with fewer patients, of any class of a target, than folds.
 
     Raises:
         SplitError: Says which, and what to do.
@@ -186,41 +186,61 @@ def check_enough_labels(patients: Sequence[str], labels: Labels, names: Sequence
             f"{len(set(patients))} patients cannot fill {folds} folds: set training.folds to at most "
             f"{len(set(patients))}, or add patients."
         )
-    counts = held(_numbers(patients), labels).sum(axis=0).reshape(2, -1)
-    for label, name in enumerate(names):
-        for value in (0, 1):
-            if counts[value, label] < folds:
-                raise SplitError(
-                    f"label {name!r} is {_word(value)} in {counts[value, label]} patients, fewer than the {folds} "
-                    "folds: set training.folds lower (2 or more), leave the label out, or add such patients."
-                )
+    counts = held(_numbers(patients), labels).sum(axis=0)
+    for (target, value), count in sorted(zip(values_of(labels), counts, strict=True)):
+        if count < folds:
+            raise SplitError(
+                f"target {names[target]!r} is {words_of(target, value, labels)} in {count} patients, fewer than the "
+                f"{folds} folds: set training.folds lower (2 or more), leave the target out, or add such patients."
+            )
 
 
 def lacking_label(parts: Sequence[FoldSplit], labels: Labels, names: Sequence[str], *, whole_tests: bool = True) -> str:
-    """Return which part lacks which value of a label, in words; empty when none does; of test parts only if asked."""
+    """Return which part lacks which class of a target, in words; empty when none does; of test parts only if asked."""
     table = np.asarray(labels)
     for part in parts:
         sides = (("test", part.test), ("tuning", part.tune), ("training", part.train))
         for side, members in sides if whole_tests else sides[1:]:
-            for label, name in enumerate(names):
-                for value in (0, 1):
-                    if not (table[members, label] == value).any():
-                        return f"the {side} part of fold {part.name} has no study with {name!r} {_word(value)}"
+            for target, value in sorted(values_of(labels)):
+                if not (table[members, target] == value).any():
+                    what = f"{names[target]!r} {words_of(target, value, labels)}"
+                    return f"the {side} part of fold {part.name} has no study with {what}"
     return ""
 
 
 def refuse_lacking(plan: SplitPlan, labels: Labels, names: Sequence[str], *, whole_tests: bool) -> None:
-    """Refuse given folds of which a part lacks a value of a label.
+    """Refuse given folds of which a part lacks a class of a target.
 
     Raises:
         SplitError: Says which.
     """
-    fault = lacking_label(plan.folds, labels, names, whole_tests=whole_tests)
+    fault = lacking_label(plan.networks, labels, names, whole_tests=whole_tests)
     if fault:
-        raise SplitError(f"{fault}: the folds are given, so give others, or leave that label out.")
+        raise SplitError(f"{fault}: the folds are given, so give others, or leave that target out.")
 
 
-def _word(value: int) -> str:
+def values_of(labels: Labels | IntArray) -> tuple[tuple[int, int], ...]:
+    """Return every class that there may be, as (target, class index): at least two of each target.
+
+    >>> values_of([(1, 2), (0, -1)])  # of the second study the second target is not known
+    ((0, 0), (1, 0), (0, 1), (1, 1), (1, 2))
+    """
+    most = np.maximum(np.asarray(labels).max(axis=0), 1)
+    return tuple(
+        (target, value) for value in range(int(most.max()) + 1) for target in range(most.size) if value <= most[target]
+    )
+
+
+def holds_of(labels: Labels | IntArray) -> BoolArray:
+    """Return whether each study is of each class of each target; shape (studies, `values_of`)."""
+    table = np.asarray(labels)
+    return np.stack([table[:, target] == value for target, value in values_of(table)], axis=1)
+
+
+def words_of(target: int, value: int, labels: Labels | IntArray) -> str:
+    """Return a class in words: present or absent where a target has two."""
+    if (target, 2) in values_of(labels):
+        return f"of class {value}"
     return "present" if value else "absent"
 
 
@@ -231,13 +251,13 @@ def _numbers(patients: Sequence[str]) -> IntArray:
 
 
 def held(owner: IntArray, labels: Labels | IntArray) -> BoolArray:
-    """Return whether a patient has each label absent, then present, in any study; shape (patients, 2 * labels).
+    """Return whether a patient has each class of each target in any study; shape (patients, `values_of`).
 
     Args:
         owner: Patient number of each study, from 0.
         labels: Of each study.
     """
-    table = np.asarray(labels)
-    held = np.zeros((owner.max() + 1, 2 * table.shape[1]), dtype=bool)
-    np.logical_or.at(held, owner, np.concatenate([table == 0, table == 1], axis=1))
+    own = holds_of(labels)
+    held = np.zeros((owner.max() + 1, own.shape[1]), dtype=bool)
+    np.logical_or.at(held, owner, own)
     return held

@@ -8,10 +8,13 @@ images from its files: several machines need a file system that they share. What
 is believed, as in all of torch.distributed: they must be alone in their network.
 """
 
+import atexit
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +27,7 @@ from medmllm.training.processes import LONGEST_WAIT, Crew, keep_to_this_machine
 T = TypeVar("T")
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 CPU = torch.device("cpu")
+GRACE_S = 5.0  # who loses the connection ends after the one that is to blame: torchrun tells of the first alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,31 @@ class Launched:
             with suppress(RuntimeError):  # one that is gone already
                 distributed.broadcast_object_list([None], src=0, device=CPU)
                 distributed.destroy_process_group()
+                return
+        leaving = Leaving()
+        # Not before all is said: the others end when the connection does, and torchrun ends this process then.
+        atexit.register(leaving.go)
+
+
+class Leaving:
+    """Leave a group that is out of step, whose other processes may never answer: wait for a moment, not for ever.
+
+    The group has threads of its own; left at the end, they would abort the process, whatever its exit code was.
+    """
+
+    def __init__(self) -> None:
+        self._now = Event()
+        self._thread = Thread(target=self._leave, daemon=True)
+        self._thread.start()  # not in `go`: while Python ends, none can be started
+
+    def go(self) -> None:
+        """Leave."""
+        self._now.set()
+        self._thread.join(GRACE_S)
+
+    def _leave(self) -> None:
+        self._now.wait()
+        distributed.destroy_process_group()
 
 
 def take_part(environment: Mapping[str, str], first: Callable[[], T]) -> T | None:
@@ -156,6 +185,8 @@ def _follow(place: Place) -> None:
     except RuntimeError as error:
         if not _broke(error):
             raise
+        time.sleep(GRACE_S)
+        Leaving().go()
         raise MedmllmError("another process has ended in the midst of a training", code="leader_lost") from None
 
 

@@ -5,15 +5,16 @@
 A patient on two sides is always refused. Two studies of different patients with the same voxels are one patient under
 two ids or a file exported twice: refused unless the settings say otherwise. Much the same note in two patients may be a
 copy, but templates ("no acute findings") make such pairs in every honest cohort: by default that is only remarked.
-Studies are named by key.
+An error names studies by key, a few of them; remarks, which are shown and published, count them, and leaks.csv has all.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from medmllm.errors import LeakageError
+from medmllm.table_rows import LeakRow, Part, Shared
 from medmllm.training.cohort import Cohort
-from medmllm.training.splits import FoldSplit, SplitPlan
+from medmllm.training.splits import FoldSplit, IntArray, SplitPlan
 from medmllm.training_config import TrainingSettings
 
 MOST_NAMED = 5
@@ -23,15 +24,15 @@ MOST_NAMED = 5
 class Leak:
     """Two studies of one fold that share something although they are in different parts."""
 
-    fold: str  # or inner fold: 0.1
+    fold: str  # or inner fold, 0.1, of the first repeat or a later one
     one: int  # index into the cohort
-    one_part: str
+    one_part: Part
     other: int
-    other_part: str
+    other_part: Part
 
 
-def audit(cohort: Cohort, plan: SplitPlan, settings: TrainingSettings) -> list[str]:
-    """Return remarks on what leaks between the parts of a fold and is allowed to.
+def audit(cohort: Cohort, plan: SplitPlan, settings: TrainingSettings) -> tuple[list[str], list[LeakRow]]:
+    """Return remarks on what leaks between the parts of a fold and is allowed to, and the studies that do.
 
     Args:
         cohort: As read, with the digests of its pixels and the notes that are much alike.
@@ -52,12 +53,13 @@ def audit(cohort: Cohort, plan: SplitPlan, settings: TrainingSettings) -> list[s
     pixels = _gather((digest, k) for k, member in enumerate(cohort.members) for digest in set(member.pixels))
     sounds = _gather((digest, k) for k, member in enumerate(cohort.members) for digest in set(member.sounds))
     notes = _gather((cohort.note_copies.get(key, key), k) for k, key in enumerate(keys))
-    remarks = []
-    for what, groups, setting, decision in (
-        ("with the same pixels under two patients", pixels, "same_pixels", settings.same_pixels),
-        ("with the same recording under two patients", sounds, "same_pixels", settings.same_pixels),
-        ("with much the same note under two patients", notes, "copied_notes", settings.copied_notes),
-    ):
+    remarks, rows = [], []
+    shared: tuple[tuple[Shared, str, list[list[int]], str, str], ...] = (
+        ("pixels", "with the same pixels under two patients", pixels, "same_pixels", settings.same_pixels),
+        ("recording", "with the same recording under two patients", sounds, "same_pixels", settings.same_pixels),
+        ("note", "with much the same note under two patients", notes, "copied_notes", settings.copied_notes),
+    )
+    for kind, what, groups, setting, decision in shared:
         found = leaks(plan, groups)
         if found and decision == "refuse":
             raise LeakageError(
@@ -65,8 +67,22 @@ def audit(cohort: Cohort, plan: SplitPlan, settings: TrainingSettings) -> list[s
                 f'or leave one out; if they are meant to be alike, --set training.{setting}="warn".'
             )
         if found:
-            remarks.append(f"Possible leakage (training.{setting}): {_name(found, keys, what)}.")
-    return remarks
+            remarks.append(f"Possible leakage (training.{setting}): {_count(found, what)}; leaks.csv names them.")
+        rows += [_row(leak, kind, keys, patients) for leak in found]
+    return remarks, rows
+
+
+def _row(leak: Leak, kind: Shared, keys: Sequence[str], patients: Sequence[str]) -> LeakRow:
+    return LeakRow(
+        shared=kind,
+        fold=leak.fold,
+        study_key=keys[leak.one],
+        patient_key=patients[leak.one],
+        part=leak.one_part,
+        other_study_key=keys[leak.other],
+        other_patient_key=patients[leak.other],
+        other_part=leak.other_part,
+    )
 
 
 def leaks(plan: SplitPlan, groups: Iterable[Sequence[int]]) -> list[Leak]:
@@ -78,10 +94,10 @@ def leaks(plan: SplitPlan, groups: Iterable[Sequence[int]]) -> list[Leak]:
     """
     shared = [group for group in groups if len(group) > 1]
     found = []
-    for split in plan.folds:
+    for split in plan.networks:
         part_of = _parts(split)
         for group in shared:
-            first_in: dict[str, int] = {}
+            first_in: dict[Part, int] = {}
             for k in group:
                 first_in.setdefault(part_of[k], k)
             (part, one), *others = first_in.items()
@@ -89,8 +105,8 @@ def leaks(plan: SplitPlan, groups: Iterable[Sequence[int]]) -> list[Leak]:
     return found
 
 
-def _parts(split: FoldSplit) -> Mapping[int, str]:
-    sides = {"train": split.train, "tune": split.tune, "test": split.test}
+def _parts(split: FoldSplit) -> Mapping[int, Part]:
+    sides: Mapping[Part, IntArray] = {"train": split.train, "tune": split.tune, "test": split.test}
     return {int(k): name for name, members in sides.items() for k in members}
 
 
@@ -110,5 +126,11 @@ def _name(found: Sequence[Leak], keys: Sequence[str], what: str) -> str:
         for leak in first
     )
     more = f"; and {len(pairs) - len(first)} more" if len(pairs) > len(first) else ""
-    count = "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
-    return f"on two sides of a fold there are {count} of studies {what}: {named}{more}"
+    return f"{_count(found, what)}: {named}{more}"
+
+
+def _count(found: Sequence[Leak], what: str) -> str:
+    """Return in words how many pairs leak, whatever the number of folds."""
+    pairs = len({(leak.one, leak.other) for leak in found})
+    count = "is 1 pair" if pairs == 1 else f"are {pairs} pairs"
+    return f"on two sides of a fold there {count} of studies {what}"

@@ -180,7 +180,7 @@ def new_learner(
     machine.place(network)
     drawn = len(training_starts(len(train), settings.batch_size, crew.size))
     optimizer, schedule = _optimizer(network, settings, math.ceil(drawn / settings.accumulate))
-    loss_of = make_loss(train, settings, network.outputs, machine.device)
+    loss_of = make_loss(train, settings, network.task, machine.device)
     return Learner(network, machine, loss_of, optimizer, schedule, settings, crew)
 
 

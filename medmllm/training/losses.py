@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from medmllm.errors import ConfigError
+from medmllm.model_documents import Task
 from medmllm.records import Sample
-from medmllm.training.label_loss import EFFECTIVE_BETA, make_label_loss
+from medmllm.training.survival_loss import CoxLoss, HazardLoss
+from medmllm.training.target_loss import EFFECTIVE_BETA, make_target_loss
 from medmllm.training_config import TrainingSettings
 
 _SMALLEST = 1e-12  # a power below 1 has no slope at 0
@@ -31,16 +33,20 @@ class Loss(Protocol):
         """Return what the sum over a batch was divided by: means of several batches are joined by it."""
 
 
-def make_loss(train: Sequence[Sample], settings: TrainingSettings, outputs: int, device: torch.device) -> Loss:
-    """Return the loss for these samples, its classes weighted and its studies focused on as asked; see also label_loss.
+def make_loss(train: Sequence[Sample], settings: TrainingSettings, task: Task, device: torch.device) -> Loss:
+    """Return the loss for these samples, its classes weighted and its studies focused on as asked.
+
+    Of several targets see target_loss, of times to an event survival_loss.
 
     Raises:
         ConfigError: Weights are given for another number of classes.
     """
-    if isinstance(train[0].target, tuple):
-        return make_label_loss(train, settings, device)
-    weights = class_weights(train, settings, max(2, outputs)).to(device)
-    return ClassLoss(weights, outputs, settings.focal_gamma if settings.loss == "focal" else 0.0)
+    if task.survival is not None:
+        return CoxLoss() if task.survival.model == "cox" else HazardLoss()
+    if task.several:
+        return make_target_loss(train, settings, task, device)
+    weights = class_weights(train, settings, len(task.classes)).to(device)
+    return ClassLoss(weights, task.outputs, settings.focal_gamma if settings.loss == "focal" else 0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,6 +13,7 @@ from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.discrimination import BoolArray
 from medmllm.evaluation.modality_use import Deprived
 from medmllm.evaluation.several import SeveralOutOfFold, of_studies
+from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.model_documents import FoldModel, Place
 from medmllm.records import UNKNOWN
 from medmllm.training.cross_validation import ArmResult, SmallerTraining
@@ -39,7 +40,11 @@ def _one(trained: Trained, number: int, place: Place) -> Trained:
         trained,
         task=place.task,
         cohort=replace(trained.cohort, members=members),
-        plan=replace(trained.plan, folds=_folds(trained.plan.folds, inside)),
+        plan=replace(
+            trained.plan,
+            folds=_folds(trained.plan.folds, inside),
+            more=tuple(_folds(own, inside) for own in trained.plan.more),
+        ),
         arms=tuple(_arm(arm, number, place, inside) for arm in trained.arms),
     )
 
@@ -57,10 +62,11 @@ def _arm(arm: ArmResult, number: int, place: Place, inside: BoolArray) -> ArmRes
             SmallerTraining(own.fraction, _folds(own.folds, inside), _said(own.out_of_fold, number, inside))
             for own in arm.smaller
         ),
+        repeated=tuple(_said(own, number, inside) for own in arm.repeated),
     )
 
 
-def _said(found: OutOfFold | SeveralOutOfFold, number: int, inside: BoolArray) -> OutOfFold:
+def _said(found: OutOfFold | SeveralOutOfFold | SurvivalOutOfFold, number: int, inside: BoolArray) -> OutOfFold:
     assert isinstance(found, SeveralOutOfFold)  # of a run of several targets
     return of_studies(found.targets[number], inside)
 

@@ -1,28 +1,35 @@
 """Settle the folds of a run: what can be refused is refused before a study is read, the rest before training.
 
 labelled studies, --splits or training.group_out -> looked at ahead, in seconds
-cohort as read -> folds made or given, inner folds in them -> audit of leakage -> RUN/splits.json, RUN/splits_final.json
+cohort as read -> folds made or given, inner folds in them -> audit of leakage -> RUN/leaks.csv
+    -> RUN/splits.json, RUN/splits_final.json
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from medmllm.csv_tables import write_table
 from medmllm.errors import SplitError
 from medmllm.ingest.keys import load_keyring
-from medmllm.records import Study, Target
+from medmllm.records import Study, Survival, Target
+from medmllm.table_rows import LeakRow
 from medmllm.training.arms import split_cohort
 from medmllm.training.cohort import Cohort
-from medmllm.training.inner_folds import Held, check_enough_inner, hold_classes, hold_labels, nest
+from medmllm.training.inner_folds import Held, check_enough_inner, hold_classes, hold_events, hold_labels, nest
 from medmllm.training.label_splits import carve_label_tuning, check_enough_labels, refuse_lacking
 from medmllm.training.leakage import audit
+from medmllm.training.repeats import draw_repeats
 from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds
 from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
 from medmllm.training.splits import SplitPlan, check_enough
 from medmllm.training.subsets import nested_subsets
+from medmllm.training.survival_strata import coarse_stratum, target_strata
 from medmllm.training.telling_columns import remark_columns
 from medmllm.training_config import TrainingSettings
 
 Given = tuple[GivenFold, ...]
+
+LEAKS = "leaks.csv"
 
 
 def look_ahead(
@@ -40,7 +47,7 @@ def look_ahead(
         targets: study_key -> class index, or labels.
         settings: With the number of folds, and the column of sites.
         splits: splits.json of a run, or nnU-Net's splits_final.json.
-        labels: Names of several labels; empty where there is one target.
+        labels: Names of several targets; empty where there is one target.
 
     Raises:
         SplitError: Too few patients, one class only, or a split file or column of sites that does not fit.
@@ -48,7 +55,8 @@ def look_ahead(
     labelled = [study for study in studies if study.study_key in targets]
     patients, known = [study.patient_key for study in labelled], [targets[study.study_key] for study in labelled]
     if splits is None and settings.group_out:
-        sites = site_folds(labelled, {key: _stratum(target) for key, target in targets.items()}, settings.group_out)
+        coarse = {key: coarse_stratum(target) for key, target in targets.items()}
+        sites = site_folds(labelled, coarse, settings.group_out)
         place = {study.study_key: k for k, study in enumerate(labelled)}
         tests = [[place[key] for key in fold.test] for fold in sites]
         check_enough_inner(patients, _held(known, labels), tests, settings.inner_folds)
@@ -57,12 +65,12 @@ def look_ahead(
         if labels:
             check_enough_labels(patients, [own for own in known if isinstance(own, tuple)], labels, settings.folds)
         else:
-            check_enough(patients, list(map(_stratum, known)), settings.folds)
+            check_enough(patients, target_strata(known, patients, settings.folds), settings.folds)
         check_enough_inner(patients, _held(known, labels), settings.folds, settings.inner_folds)
         return None
     patient_of = {study.study_key: study.patient_key for study in studies}
     given = read_split_file(splits, load_keyring().study, patient_of)
-    _check_inner_given(given, settings.inner_folds)
+    _check_given(given, settings)
     if any(fold.tune is None for fold in given):  # a run's own file lacks what that run could not read
         check_all_given(given, [study.study_key for study in labelled])
     if settings.group_out:
@@ -70,39 +78,42 @@ def look_ahead(
     return given
 
 
-def _check_inner_given(given: Given, asked: int) -> None:
-    """Refuse a split file whose tuning parts are not as many as the settings ask for; nnU-Net's has none."""
+def _check_given(given: Given, settings: TrainingSettings) -> None:
+    """Refuse a split file that has other repeats or tuning parts than the settings ask for; nnU-Net's has none."""
+    draws = 1 + max(fold.repeat for fold in given)
+    if draws != settings.repeats:
+        raise SplitError(
+            f"--splits has {draws} draw(s) of the folds, and training.repeats is {settings.repeats}: set it to "
+            f"{draws}, or leave --splits away."
+        )
     for number, fold in enumerate(given):
         holds = None if fold.tune is None else max(len(fold.inner), 1)
-        if holds is not None and holds != asked:
+        if holds is not None and holds != settings.inner_folds:
             raise SplitError(
-                f"--splits has {holds} tuning part(s) in fold {number}, and training.inner_folds is {asked}: set it to "
-                f"{holds}, or give the splits_final.json of that run, which has its test parts alone."
+                f"--splits has {holds} tuning part(s) in fold {number}, and training.inner_folds is "
+                f"{settings.inner_folds}: set it to {holds}, or give the splits_final.json of that run, which has its "
+                "test parts alone."
             )
 
 
 def _held(known: Sequence[Target], labels: Sequence[str]) -> Held:
     if labels:
         return hold_labels([own for own in known if isinstance(own, tuple)], labels)
-    return hold_classes(list(map(_stratum, known)))
-
-
-def _stratum(target: Target) -> int:
-    """Return what given folds are checked and carved by: the class; several labels are looked at on their own."""
-    return target if isinstance(target, int) else 0
+    survived = [own for own in known if isinstance(own, Survival)]
+    return hold_events(survived) if survived else hold_classes(list(map(coarse_stratum, known)))
 
 
 def settle_folds(
     cohort: Cohort, settings: TrainingSettings, given: Given | None, out: Path, *, labels: Sequence[str] = ()
 ) -> tuple[SplitPlan, list[str]]:
-    """Return the audited folds, written to OUT, and remarks on sites and on what leaks, or may, and is allowed to.
+    """Return the audited folds, written to OUT with what leaks, and remarks on it and on sites.
 
     Args:
         cohort: As read.
         settings: Of the folds.
         given: As of `look_ahead`.
         out: RUN.
-        labels: Names of several labels; empty where there is one target.
+        labels: Names of several targets; empty where there is one target.
 
     Raises:
         SplitError: The cohort cannot be split so; LeakageError names what leaks.
@@ -112,15 +123,24 @@ def settle_folds(
     if given is not None and settings.group_out:
         folds, remarks = read_folds(given, keys)
         given = tuple(folds)
-    plan = _with_inner(_plan(cohort, settings, given, labels), cohort, settings, labels)
+
+    def draw(seed: int) -> SplitPlan:
+        own = settings.model_copy(update={"seed": seed})
+        return _with_inner(_plan(cohort, own, given, labels), cohort, own, labels)
+
+    if given is None:
+        plan = draw_repeats(draw, settings.repeats, seed=settings.seed, study_keys=keys)
+    else:
+        plan = draw(settings.seed)
     if settings.group_out:
         remarks += remark_sites(plan, _strata(cohort), settings.group_out)
     if settings.learning_curve:  # refused before anything is trained
         patients = [member.sample.patient_key for member in cohort.members]
         truth = cohort.labels or cohort.targets
         nested_subsets(plan.folds, patients, truth, settings.learning_curve, seed=settings.seed)
-    remarks += audit(cohort, plan, settings)
-    remarks += remark_columns(cohort, labels)
+    leaking, rows = audit(cohort, plan, settings)
+    remarks += [*leaking, *remark_columns(cohort, labels)]
+    write_table(out / LEAKS, LeakRow, rows)
     write_splits(plan, keys, out)
     return plan, remarks
 
@@ -132,7 +152,7 @@ def _with_inner(plan: SplitPlan, cohort: Cohort, settings: TrainingSettings, lab
     return nest(
         plan,
         [member.sample.patient_key for member in cohort.members],
-        hold_labels(cohort.labels, labels) if labels else hold_classes(cohort.targets),
+        _held(cohort.known, labels),
         study_keys=[member.sample.study_key for member in cohort.members],
         inner_folds=settings.inner_folds,
         seed=settings.seed,
@@ -140,11 +160,12 @@ def _with_inner(plan: SplitPlan, cohort: Cohort, settings: TrainingSettings, lab
 
 
 def _strata(cohort: Cohort) -> list[int]:
-    return cohort.targets or [0] * len(cohort.members)
+    """Return what given folds are checked and carved by."""
+    return list(map(coarse_stratum, cohort.known))
 
 
 def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, labels: Sequence[str]) -> SplitPlan:
-    """Return folds as the settings ask, or as given; of several labels every part is looked at label by label."""
+    """Return folds as the settings ask, or as given; of several targets every part is looked at label by label."""
     if given is None:
         return split_cohort(cohort, settings, labels)
     keys = [member.sample.study_key for member in cohort.members]

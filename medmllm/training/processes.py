@@ -22,7 +22,7 @@ from torch import Tensor, distributed, nn
 from medmllm.errors import ConfigError
 
 T = TypeVar("T")
-LONGEST_WAIT = timedelta(hours=12)  # the followers wait while the leader predicts the tuning part
+LONGEST_WAIT = timedelta(days=7)  # the followers wait while the leader reads the studies, and predicts
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from medmllm.ingest.tables import MISSING
 from medmllm.records import Study
 from medmllm.training.split_file import MOST_NAMED, GivenFold
 from medmllm.training.splits import SplitPlan
+from medmllm.trust_config import HEADER
 
 MOST_SITES = 20
 """Each site costs a model per arm; a column with more values is most likely none of sites."""
@@ -85,9 +86,12 @@ def read_sites(studies: Sequence[Study], column: str) -> dict[str, str]:
     site_of = {study.study_key: study.facts.get(column, "").strip() for study in studies}
     empty = [key for key, site in site_of.items() if site.lower() in MISSING]
     if empty:
+        way_out = "Fill it in"
+        if column.startswith(HEADER):
+            way_out = "Their headers do not tell it, or not alike: take a column of the label table"
         raise SplitError(
             f"{len(empty)} labelled studies have no value in the column {column!r} (training.group_out): "
-            f"{_some(empty)}. Fill it in, or clear their label, which leaves them out."
+            f"{_some(empty)}. {way_out}, or clear their label, which leaves them out."
         )
     return site_of
 

@@ -22,7 +22,7 @@ def remark_columns(cohort: Cohort, labels: Sequence[str] = ()) -> list[str]:
 
     Args:
         cohort: As read.
-        labels: Names of several labels, each asked for on its own; empty where there is one target.
+        labels: Names of several targets, each asked for on its own; empty where there is one target.
     """
     asked: list[tuple[str, Sequence[int]]] = [("the classes", cohort.targets)]
     if labels:

@@ -39,7 +39,7 @@ NOTE = Note(
 
 
 def settings(steps: int = 4, *, max_steps: int = 512, completeness: float = 0.01) -> ExplainSettings:
-    return ExplainSettings(steps=steps, max_steps=max_steps, completeness=completeness)
+    return ExplainSettings(steps=steps, max_steps=max_steps, completeness=completeness, target="")
 
 
 def a_contract(*, channels: Sequence[str] = ("ct",), image: bool = True, text: bool = True) -> PreprocessingContract:

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from medmllm.evaluation.leading import leading_label, predicted_labels, told_labels
+from medmllm.evaluation.leading import class_shown, leading_label, predicted_labels, told_labels
 from medmllm.model_documents import Task
 from tests.reporting import made_up
 
@@ -45,3 +45,5 @@ def test_targets_of_other_kinds_are_told_by_their_own_rules() -> None:
     assert predicted_labels(chances, card) == (0, 4, 6)  # no nodule; the likeliest part; the median grade
     assert told_labels(predicted_labels(chances, card), card) == ("spine", "2")
     assert leading_label(chances, card) == 4
+    shown = [class_shown(name, chances, card) for name in ("nodule", "part", "grade")]
+    assert [card.task.classes[label] for label in shown] == ["yes", "spine", "2"]

@@ -1,18 +1,23 @@
 import pytest
+from pydantic import ValidationError
 
+from medmllm.config import TrainConfig, load_config
 from medmllm.errors import LabelError
 from medmllm.ingest.labels import Assigned, assign_task
 from medmllm.ingest.tables import parse_target
 from medmllm.records import UNKNOWN, Study
 from medmllm.training_config import TaskSettings
 
-CLASSES = TaskSettings(kind="classes", order=())
-ORDINAL = TaskSettings(kind="ordinal", order=())
+CLASSES = load_config(TrainConfig, "train").task
+ORDINAL = CLASSES.model_copy(update={"kind": "ordinal"})
+MIXED = CLASSES.model_copy(
+    update={"kinds": {"grade": "ordinal", "side": "ordinal"}, "orders": {"side": ("c", "a", "b")}}
+)
 ROWS = [
-    {"nodule": "yes", "effusion": "1", "grade": "1"},
-    {"nodule": "no", "effusion": "", "grade": "2"},
-    {"nodule": "", "effusion": "n/a", "grade": ""},
-    {"nodule": "null", "effusion": "0", "grade": "3"},
+    {"nodule": "yes", "effusion": "1", "grade": "1", "side": "a"},
+    {"nodule": "no", "effusion": "", "grade": "2", "side": "b"},
+    {"nodule": "", "effusion": "n/a", "grade": "", "side": ""},
+    {"nodule": "null", "effusion": "0", "grade": "3", "side": "c"},
 ]
 
 
@@ -38,6 +43,30 @@ def test_several_targets_are_labels_and_empty_cells_are_unknown() -> None:
     assert found.missing == ("st-0000000000000002",)  # the study without any
 
 
+def test_targets_are_each_of_its_own_kind_with_classes_that_name_it() -> None:
+    found = assign("nodule", "side", "grade", settings=MIXED)
+    assert found.task.kind == "several"
+    assert [(part.kind, part.classes) for part in found.task.parts] == [
+        ("binary", ("nodule=no", "nodule=yes")),
+        ("ordinal", ("side=c", "side=a", "side=b")),
+        ("ordinal", ("grade=1", "grade=2", "grade=3")),
+    ]
+    assert list(found.by_study.values()) == [(1, 1, 0), (0, 2, 1), (UNKNOWN, 0, 2)]
+    assert assign("nodule", "grade").task.parts[1].kind == "multiclass"
+
+
+def test_outputs_and_classes_of_several_targets_stand_in_turn() -> None:
+    nodule, side, grade = assign("nodule", "side", "grade", settings=MIXED).task.places
+    assert (nodule.outputs, side.outputs, grade.outputs) == (slice(0, 1), slice(1, 4), slice(4, 7))
+    assert (nodule.classes, side.classes, grade.classes) == (slice(0, 2), slice(2, 5), slice(5, 8))
+    assert (nodule.output_of(0), nodule.output_of(1), grade.output_of(6)) == ((0, -1.0), (0, 1.0), (5, 1.0))
+
+
+def test_an_order_is_of_an_ordinal_target() -> None:
+    with pytest.raises(ValidationError, match="'side' has an order and is not ordinal"):
+        TaskSettings.model_validate(CLASSES.model_dump() | {"orders": {"side": ("a", "b", "c")}})
+
+
 def test_one_target_is_what_it_was() -> None:
     found = assign("nodule")
     assert (found.task.kind, found.task.classes) == ("binary", ("no", "yes"))
@@ -51,8 +80,8 @@ def test_one_target_is_what_it_was() -> None:
     [
         (("nodule", "effusion", "nodule"), CLASSES, "of the 3 targets .* one is named twice"),
         (("grade>=2", "grade >= 2"), CLASSES, "one is named twice"),
-        (("nodule", "grade"), CLASSES, r"'grade' is a label of two classes, and its column has 3: .* 'grade>=3'"),
-        (("nodule", "effusion"), ORDINAL, r"without an order: leave \[task\] kind"),
+        (("nodule", "effusion"), ORDINAL, r"'nodule' has 2: leave .* kind"),
+        (("grade", "nodule"), MIXED, r"\[task.kinds\] names 'side', which is no target; these are grade, nodule"),
         (("nodule", "grade>=9"), CLASSES, "all of one class"),
         (("nodule", "effusions"), CLASSES, "did you mean 'effusion'"),
     ],

@@ -27,7 +27,8 @@ def test_the_technique_of_a_dicom_series_reaches_the_index(tmp_path: Path) -> No
     write_dicom_study(tmp_path, note=None)
     edit_dicom(tmp_path, ConvolutionKernel="B70f", ContrastBolusAgent="Ultravist 370", SliceThickness="1.5",
                AcquisitionDate="20200102", AcquisitionTime="101500")  # fmt: skip
-    assert indexed(tmp_path) == [Technique("B70f", "axial", True, 1.5, 2, 1)]
+    scanner = {"manufacturer": "MEDMLLM"}  # the model is SYNTHETIC, as its patient is called
+    assert indexed(tmp_path) == [Technique("B70f", "axial", True, 1.5, 2, 1, **scanner)]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,27 @@ def test_an_agent_that_is_there_without_a_name_tells_nothing(
 def test_a_kernel_that_does_not_look_like_one_is_not_told() -> None:
     assert told_by({"ConvolutionKernel": "MEIER^HANS"}, ()).kernel is None
     assert told_by({"ConvolutionKernel": "Br40d\\2"}, ()).kernel == "Br40d\\2"
+
+
+def test_the_scanner_of_a_series_reaches_the_index_in_capitals_and_what_is_no_name_does_not(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path, note=None)
+    edit_dicom(tmp_path, Manufacturer="Siemens  Healthineers", ManufacturerModelName="MAGNETOM Vida",
+               MagneticFieldStrength="2.89362")  # fmt: skip
+    (found,) = indexed(tmp_path)
+    assert (found.manufacturer, found.model, found.field_strength_t) == (
+        "SIEMENS HEALTHINEERS", "MAGNETOM VIDA", 2.89362
+    )  # fmt: skip
+    edit_dicom(tmp_path, only=[1], Manufacturer="GE", ManufacturerModelName="", MagneticFieldStrength="0")
+    (found,) = indexed(tmp_path)
+    assert (found.manufacturer, found.model, found.field_strength_t) == (None, None, None)
+    told = told_by({"Manufacturer": "MEIER^HANS", "MagneticFieldStrength": "strong"}, ())
+    assert (told.manufacturer, told.field_strength_t) == (None, None)
+
+
+def test_a_scanner_that_bears_a_patients_name_is_not_told() -> None:
+    scanner = {"Manufacturer": "Philips", "ManufacturerModelName": "scanner of Meier"}
+    told = told_by(scanner | {"PatientName": "Meier^Philip"}, ())
+    assert (told.manufacturer, told.model) == ("PHILIPS", None)
 
 
 # --- when ----------------------------------------------------------------------------------

@@ -94,6 +94,11 @@ def a_task(classes: tuple[str, ...] = CLASSES, *, ordered: bool = False) -> Task
     return Task.of("outcome", classes, ordered=ordered)
 
 
+def task_with(outputs: int) -> Task:
+    """Return a task of so many logits."""
+    return a_task(tuple(f"class {k}" for k in range(max(2, outputs))))
+
+
 def a_member(arm: str = "fused", *, classes: tuple[str, ...] = CLASSES, seed: int = 3, **parts: object) -> FoldNetwork:
     """Return a fresh network of one arm with its tokenizer, seeded; `parts` change the settings."""
     torch.manual_seed(seed)

@@ -245,6 +245,6 @@ def test_modality_dropout_acts_while_training_alone_and_on_fused_models_alone() 
 
 def test_a_classifier_of_nothing_and_an_unknown_fusion_are_refused() -> None:
     with pytest.raises(ConfigError, match="of images, notes, recordings or a table"):
-        StudyClassifier(PARTS, image_encoder=None, text_encoder=None, outputs=1)
+        StudyClassifier(PARTS, image_encoder=None, text_encoder=None, task=a_task())
     with pytest.raises(ConfigError, match="fusion = 'sum' is none of concat"):
         a_member(fusion="sum")

@@ -373,6 +373,18 @@ def test_a_folder_without_any_study_fails_and_says_what_is_there_instead(nifti_r
     assert len(read_table(tmp_path / "out" / "problems.csv", ProblemRow)) == 1
 
 
+def test_a_folder_with_a_note_alone_is_scored_without_a_table(folder: Path, nifti_run: Trained, tmp_path: Path) -> None:
+    whole = next(study for study in sorted(folder.iterdir()) if (study / "image.nii.gz").exists())
+    for name in ("with_image", "another", "note_alone"):
+        shutil.copytree(whole, tmp_path / "studies" / name)
+    (tmp_path / "studies" / "note_alone" / "image.nii.gz").unlink()
+    outcome = score(tmp_path / "studies", nifti_run.run / "model", tmp_path / "out")
+    assert outcome.code == 0, outcome.said
+    used = {row.study_key: row.modalities_used for row in predictions(tmp_path / "out")}
+    assert used[KEYRING.study("note_alone")] == "text"
+    assert used[KEYRING.study("with_image")] == "image+text"
+
+
 # --- more than two classes ------------------------------------------------------------------
 
 

@@ -49,7 +49,7 @@ def test_a_run_holds_the_packages_the_tables_the_report_and_the_tracking(nifti_r
     assert {path.name for path in nifti_run.run.iterdir()} == {
         "model", "model_image", "model_text", "out_of_fold.csv", "evaluation.json", "report.html", "figures",
         "training_ledger.csv", "quality.csv", "settings.json", "splits.json", "splits_final.json",
-        "mlflow.db", "mlflow_artifacts",
+        "leaks.csv", "mlflow.db", "mlflow_artifacts",
     }  # fmt: skip
     for folder, arm in (("model", "fused"), ("model_image", "image"), ("model_text", "text")):
         card = ModelCard.read(nifti_run.run / folder / "model.json")

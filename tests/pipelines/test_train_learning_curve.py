@@ -89,7 +89,8 @@ def test_parts_too_small_are_refused_before_anything_is_trained(data: Path, tmp_
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_several_labels_have_no_curve_and_that_is_said(data: Path, tmp_path: Path) -> None:
+def test_parts_with_too_few_patients_of_one_of_several_targets_are_refused(data: Path, tmp_path: Path) -> None:
     outcome = trained(data, tmp_path / "run", *UNTRACKED, "--target", "outcome", "--target", "grade>=4")
     assert outcome.code == 2
-    assert "learning_curve: the curve is told of one target" in outcome.stderr
+    assert "learning_curve: too few patients of class" in outcome.stderr
+    assert not (tmp_path / "run" / "model").exists()

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
+from medmllm.models.batch_norm import share_statistics
 from medmllm.models.package import FoldNetwork
 from medmllm.records import Batch
 from medmllm.training.batches import augment, batches
@@ -16,6 +18,7 @@ from medmllm.training.feeding import feed
 from medmllm.training.loop import Fit, fit, predict_logits
 from medmllm.training.machine import Machine, set_determinism
 from tests.models.small import a_batch, a_member, contract_of
+from tests.models.test_shared_statistics import NORMS, batch, made
 from tests.training.test_checkpoint import Killed, Killer
 from tests.training.test_loop import Told, cohort, settings
 
@@ -147,3 +150,29 @@ def test_what_is_missing_or_padding_changes_no_bit() -> None:
     ids[~batch.token_mask] = 5
     with torch.no_grad():
         assert torch.equal(member.network(batch), member.network(replace(batch, image=image, token_ids=ids)))
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bf16"])
+def test_shared_batch_statistics_of_one_process_are_its_own(tmp_path: Path, name: str, half: bool) -> None:
+    dtype = torch.bfloat16 if half else torch.float32
+    distributed.init_process_group("nccl", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        found = []
+        for shared in (True, False):
+            norm = made(name).cuda()
+            assert share_statistics(norm, shared)
+            given = batch(0, name).cuda().to(dtype)
+            if given.ndim == 5:
+                given = given.contiguous(memory_format=torch.channels_last_3d)
+            given.requires_grad_()
+            out = norm(given)
+            (out.float() ** 3).sum().backward()
+            found.append((out.detach(), given.grad, norm.state_dict()))
+    finally:
+        distributed.destroy_process_group()
+    (one, one_gradient, one_state), (two, two_gradient, two_state) = found
+    assert one.dtype == dtype
+    torch.testing.assert_close(one, two)
+    torch.testing.assert_close(one_gradient, two_gradient, **({"rtol": 0.1, "atol": 0.1} if half else {}))
+    torch.testing.assert_close(one_state, two_state)

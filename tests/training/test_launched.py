@@ -2,8 +2,11 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,8 @@ from tests.conftest import REPOSITORY
 
 TOGETHER = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
 LONGEST_S = 150  # a process that waits for one that is gone would wait for days
+
+ALONE = ("--standalone", "--nproc-per-node=2")
 
 SCRIPT = """
 import os, signal, sys
@@ -46,18 +51,18 @@ try:
     said = verb(sys.argv[1])
 except MedmllmError as error:
     print(f"{os.environ['RANK']}: {error.code}: {error.reason}", flush=True)
-    sys.exit(1)
+    sys.exit(7)
 print(f"{os.environ['RANK']}: {said}", flush=True)
 sys.exit(1 if said == "lost" else 0)
 """
 
 
-def torchrun(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Start two processes as a user does, and return what they said; a hang fails."""
+def torchrun(*arguments: str, where: Sequence[str] = ALONE) -> subprocess.CompletedProcess[str]:
+    """Start processes as a user does, and return what they said; a hang fails."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments],
-        capture_output=True, text=True, timeout=LONGEST_S, env=environment | {"PYTHONPATH": str(REPOSITORY)}, cwd=cwd,
+        [sys.executable, "-m", "torch.distributed.run", *where, *arguments],
+        capture_output=True, text=True, timeout=LONGEST_S, env=environment | {"PYTHONPATH": str(REPOSITORY)},
     )  # fmt: skip
 
 
@@ -70,7 +75,7 @@ def lines(done: subprocess.CompletedProcess[str]) -> list[str]:
     ("what", "said", "torchrun_said"),
     [
         ("well", ["0: led", "1: followed"], ""),
-        ("led astray", ["0: reason: the leader has a reason"], r"exitcode *: 1"),
+        ("led astray", ["0: reason: the leader has a reason"], r"exitcode *: 7"),
         ("lost", [], r"rank *: 1 .*\n.*exitcode *: -9"),
     ],
 )
@@ -87,6 +92,23 @@ def test_the_others_follow_the_first_one_and_none_waits_for_one_that_is_gone(
     found = lines(done)
     assert set(said) <= set(found)
     assert all(line in said or re.fullmatch(perhaps, line) for line in found)
+
+
+@pytest.mark.slow
+def test_the_first_process_says_that_one_of_another_machine_was_lost(tmp_path: Path) -> None:
+    """Two launchers stand for two machines: neither ends what the other has started."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = ("--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}")
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(
+            lambda node: torchrun(str(script), "lost", where=(*shared, f"--node-rank={node}")), (0, 1)
+        )
+    assert (first.returncode, second.returncode) == (1, 1)
+    assert re.fullmatch(r"0: process_lost: one of the 2 .* Go on with --resume\.", *lines(first))
+    assert lines(second) == []
 
 
 def test_a_place_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,13 +20,17 @@ def key(k: int) -> str:
     return f"st-{k:016x}"
 
 
+def patient_key(letter: str) -> str:
+    return f"pt-{ord(letter):016x}"
+
+
 def a_cohort(
     patients: str, *, pixels: Mapping[int, str] | None = None, copies: Mapping[int, int] | None = None
 ) -> Cohort:
     """One study per letter, the letter being its patient; `pixels` member -> digest; `copies` member -> earlier one."""
     members = []
     for k, patient in enumerate(patients):
-        sample = replace(a_sample(k, note=None, target=k % 2), patient_key=f"pt-{patient}", study_key=key(k))
+        sample = replace(a_sample(k, note=None, target=k % 2), patient_key=patient_key(patient), study_key=key(k))
         members.append(Member(sample, None, {}, ((pixels or {}).get(k, f"own {k}"),)))
     return Cohort(tuple(members), (), (), {key(k): key(other) for k, other in (copies or {}).items()})
 
@@ -66,7 +70,7 @@ def test_a_patient_on_two_sides_is_refused_whatever_the_settings(parts: str) -> 
 
 def test_a_clean_split_is_passed_in_silence() -> None:
     cohort = a_cohort("aabcd", pixels={0: "same", 1: "same"}, copies={1: 0})  # alike, but of one patient
-    assert audit(cohort, a_plan("rruut", "ttrru"), settings(copied_notes="refuse")) == []
+    assert audit(cohort, a_plan("rruut", "ttrru"), settings(copied_notes="refuse")) == ([], [])
 
 
 def test_the_same_pixels_under_two_patients_are_refused_by_key_with_the_way_out() -> None:
@@ -78,27 +82,33 @@ def test_the_same_pixels_under_two_patients_are_refused_by_key_with_the_way_out(
 
 
 def test_the_same_pixels_in_one_part_of_every_fold_leak_nothing() -> None:
-    assert audit(a_cohort("abcd", pixels={0: "same", 1: "same"}), a_plan("rrut", "ttru"), settings()) == []
+    assert audit(a_cohort("abcd", pixels={0: "same", 1: "same"}), a_plan("rrut", "ttru"), settings()) == ([], [])
 
 
 def test_the_same_pixels_are_remarked_where_the_settings_allow_them() -> None:
     cohort = a_cohort("abcd", pixels={0: "same", 2: "same"})
-    (remark,) = audit(cohort, a_plan("rrut"), settings(same_pixels="warn"))
-    assert f"{key(0)} (train) and {key(2)} (tune) in fold 0" in remark
+    (remark,), (row,) = audit(cohort, a_plan("rrut"), settings(same_pixels="warn"))
+    pair = "there is 1 pair of studies with the same pixels under two patients; leaks.csv names them."
+    assert remark == f"Possible leakage (training.same_pixels): on two sides of a fold {pair}"
+    assert (row.shared, row.fold) == ("pixels", "0")
+    assert (row.study_key, row.patient_key, row.part) == (key(0), patient_key("a"), "train")
+    assert (row.other_study_key, row.other_patient_key, row.other_part) == (key(2), patient_key("c"), "tune")
 
 
 def test_copied_notes_are_remarked_by_default_and_refused_when_asked() -> None:
     cohort = a_cohort("abcd", copies={3: 0})
-    (remark,) = audit(cohort, a_plan("rrut"), settings())
+    (remark,), (row,) = audit(cohort, a_plan("rrut"), settings())
     assert "1 pair of studies with much the same note under two patients" in remark
-    assert f"{key(0)} (train) and {key(3)} (test)" in remark
+    assert (row.shared, row.study_key, row.part, row.other_study_key, row.other_part) == (
+        "note", key(0), "train", key(3), "test",
+    )  # fmt: skip
     with pytest.raises(LeakageError, match="much the same note"):
         audit(cohort, a_plan("rrut"), settings(copied_notes="refuse"))
 
 
 def test_two_copies_of_a_note_leak_although_its_first_study_was_refused() -> None:
     cohort = a_cohort("abcd", copies={0: 99, 3: 99})  # 99 is no member
-    assert len(audit(cohort, a_plan("rrut"), settings())) == 1
+    assert len(audit(cohort, a_plan("rrut"), settings())[1]) == 1
 
 
 def test_few_pairs_are_named_and_the_others_counted_once_over_all_folds() -> None:
@@ -111,6 +121,14 @@ def test_few_pairs_are_named_and_the_others_counted_once_over_all_folds() -> Non
     assert f"there are {pairs} pairs" in message
     assert message.count("(train)") == MOST_NAMED
     assert "and 2 more" in message
+
+
+def test_a_pair_that_leaks_in_every_fold_is_counted_once_and_has_a_row_per_fold() -> None:
+    cohort = a_cohort("abcd", pixels={0: "same", 3: "same"})
+    (remark,), rows = audit(cohort, a_plan("rrut", "turr"), settings(same_pixels="warn"))
+    assert "there is 1 pair of studies" in remark
+    assert not any(key(k) in remark for k in range(4))  # remarks are shown and published
+    assert [(row.fold, row.part, row.other_part) for row in rows] == [("0", "train", "test"), ("1", "test", "train")]
 
 
 def test_pixels_are_told_by_value_order_and_shape_not_by_place() -> None:
@@ -134,7 +152,7 @@ def test_the_same_recording_under_two_patients_is_refused_or_remarked_as_the_sam
     cohort = with_sounds(a_cohort("abc"), {0: "sound", 2: "sound"})
     with pytest.raises(LeakageError, match="with the same recording under two patients"):
         audit(cohort, a_plan("rut"), settings())
-    (remark,) = audit(cohort, a_plan("rut"), settings(same_pixels="warn"))
-    assert key(0) in remark
-    assert key(2) in remark
-    assert audit(with_sounds(cohort, {}), a_plan("rut"), settings()) == []
+    (remark,), (row,) = audit(cohort, a_plan("rut"), settings(same_pixels="warn"))
+    assert "1 pair of studies with the same recording" in remark
+    assert (row.shared, row.study_key, row.other_study_key) == ("recording", key(0), key(2))
+    assert audit(with_sounds(cohort, {}), a_plan("rut"), settings()) == ([], [])

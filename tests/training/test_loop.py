@@ -18,7 +18,7 @@ from medmllm.training.loop import Fit, fit, predict_logits
 from medmllm.training.losses import make_loss
 from medmllm.training.machine import Machine
 from medmllm.training_config import TrainingSettings
-from tests.models.small import CONTRACT, SIZE, a_member, a_sample, contract_of
+from tests.models.small import CONTRACT, SIZE, a_member, a_sample, contract_of, task_with
 
 THREE = ("low", "mid", "high")
 WORDS = ("clear", "marked nodule", "spiculated")
@@ -46,6 +46,7 @@ def settings(**changes: object) -> TrainingSettings:
         "loss": "cross_entropy",
         "focal_gamma": 2.0,
         "class_weights": "none",
+        "target_weights": {},
         "sampling": "shuffle",
         "flips": False,
         "noise": 0.0,
@@ -350,7 +351,7 @@ def test_balanced_weights_are_those_of_scikit_learn(counts: list[int]) -> None:
     samples = samples_of(counts)
     targets = torch.tensor([sample.target for sample in samples])
     outputs = 1 if len(counts) == 2 else len(counts)
-    loss = make_loss(samples, settings(class_weights="balanced"), outputs, torch.device("cpu"))
+    loss = make_loss(samples, settings(class_weights="balanced"), task_with(outputs), torch.device("cpu"))
     weight = compute_class_weight("balanced", classes=np.arange(len(counts)), y=targets.numpy())[targets]
     logits = torch.randn(len(samples), outputs, generator=torch.Generator().manual_seed(3))
     if outputs == 1:
@@ -370,12 +371,12 @@ def test_without_weights_the_loss_is_the_plain_cross_entropy(counts: list[int]) 
     outputs = 1 if len(counts) == 2 else len(counts)
     logits = torch.randn(len(samples), outputs, generator=torch.Generator().manual_seed(3))
     p = torch.softmax(logits.double(), 1) if outputs > 1 else torch.sigmoid(logits[:, 0].double())
-    loss = make_loss(samples, settings(), outputs, torch.device("cpu"))
+    loss = make_loss(samples, settings(), task_with(outputs), torch.device("cpu"))
     assert float(loss(logits, targets)) == pytest.approx(log_loss(targets, p.numpy()), rel=1e-5)
 
 
 def test_a_class_that_the_training_part_lacks_gets_a_finite_weight() -> None:
-    loss = make_loss(samples_of([3, 2, 0]), settings(class_weights="balanced"), 3, torch.device("cpu"))
+    loss = make_loss(samples_of([3, 2, 0]), settings(class_weights="balanced"), task_with(3), torch.device("cpu"))
     assert loss(torch.zeros(1, 3), torch.tensor([2])).isfinite()
 
 

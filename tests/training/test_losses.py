@@ -8,6 +8,7 @@ from monai.losses import FocalLoss
 from medmllm.errors import ConfigError
 from medmllm.training.batches import draw_order
 from medmllm.training.losses import EFFECTIVE_BETA, check_weights, class_weights, make_loss
+from tests.models.small import task_with
 from tests.training.test_loop import CONTRACT, Told, a_member, cohort, fit, same, samples_of, settings, weights
 
 CPU = torch.device("cpu")
@@ -25,9 +26,11 @@ def test_focal_loss_with_a_gamma_of_0_is_cross_entropy(counts: list[int], weight
     outputs = 1 if len(counts) == 2 else len(counts)
     targets = targets[1:]  # a batch is not all of the training part: its weights need not average 1
     logits = logits_for(len(targets), outputs)
-    plain = make_loss(samples, settings(class_weights=weighted), outputs, CPU)(logits, targets)
+    plain = make_loss(samples, settings(class_weights=weighted), task_with(outputs), CPU)(logits, targets)
     for gamma in (0.0, 1e-9):  # the second through the arithmetic of focal loss
-        focal = make_loss(samples, settings(class_weights=weighted, loss="focal", focal_gamma=gamma), outputs, CPU)
+        focal = make_loss(
+            samples, settings(class_weights=weighted, loss="focal", focal_gamma=gamma), task_with(outputs), CPU
+        )
         assert float(focal(logits, targets)) == pytest.approx(float(plain), rel=1e-5)
 
 
@@ -37,14 +40,14 @@ def test_focal_loss_is_that_of_monai(gamma: float) -> None:
     targets = torch.tensor([sample.target for sample in samples])
     logits = logits_for(len(samples), 3)
     each = FocalLoss(gamma=gamma, use_softmax=True, to_onehot_y=True, reduction="none")(logits, targets[:, None])
-    found = make_loss(samples, settings(loss="focal", focal_gamma=gamma), 3, CPU)(logits, targets)
+    found = make_loss(samples, settings(loss="focal", focal_gamma=gamma), task_with(3), CPU)(logits, targets)
     assert float(found) == pytest.approx(float(each.sum() / len(samples)), rel=1e-5)
 
 
 def test_focal_loss_of_two_classes_weighs_each_study_by_how_far_it_is_missed() -> None:
     samples = samples_of([3, 1])
     logits, targets = torch.tensor([[-2.0], [0.5], [-1.0], [0.3]]), torch.tensor([0, 0, 0, 1])
-    loss = make_loss(samples, settings(loss="focal", focal_gamma=3.0, class_weights="balanced"), 1, CPU)
+    loss = make_loss(samples, settings(loss="focal", focal_gamma=3.0, class_weights="balanced"), task_with(1), CPU)
     sure = [1 / (1 + math.exp(sign * z)) for sign, z in zip((1, 1, 1, -1), (-2.0, 0.5, -1.0, 0.3), strict=True)]
     each = [w * (1 - p) ** 3 * -math.log(p) for w, p in zip((4 / 6, 4 / 6, 4 / 6, 2), sure, strict=True)]
     assert float(loss(logits, targets)) == pytest.approx(sum(each) / 4, rel=1e-5)
@@ -52,7 +55,7 @@ def test_focal_loss_of_two_classes_weighs_each_study_by_how_far_it_is_missed() -
 
 def test_a_study_told_beyond_doubt_gives_focal_loss_a_finite_slope() -> None:
     logits = torch.tensor([[60.0], [-60.0]], requires_grad=True)  # the probability of the truth rounds to 1
-    make_loss(samples_of([1, 1]), settings(loss="focal", focal_gamma=0.5), 1, CPU)(
+    make_loss(samples_of([1, 1]), settings(loss="focal", focal_gamma=0.5), task_with(1), CPU)(
         logits, torch.tensor([1, 0])
     ).backward()
     assert logits.grad is not None
@@ -78,7 +81,7 @@ def test_effective_numbers_are_the_sums_of_what_each_study_adds() -> None:
 
 
 def test_given_weights_are_taken_in_the_order_of_the_classes() -> None:
-    loss = make_loss(samples_of([2, 2]), settings(class_weights=[1.0, 3.0]), 1, CPU)
+    loss = make_loss(samples_of([2, 2]), settings(class_weights=[1.0, 3.0]), task_with(1), CPU)
     even = torch.zeros(1, 1)
     assert float(loss(even, torch.tensor([0]))) == pytest.approx(math.log(2))
     assert float(loss(even, torch.tensor([1]))) == pytest.approx(3 * math.log(2))
@@ -90,7 +93,7 @@ def test_weights_for_another_number_of_classes_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"class_weights has 2 weights, the target has 3 classes"):
         check_weights(settings(class_weights=[1.0, 3.0]), 3)
     with pytest.raises(ConfigError, match=r"has 2 weights, the target has 3 classes"):
-        make_loss(samples_of([1, 1, 1]), settings(class_weights=[1.0, 3.0]), 3, CPU)
+        make_loss(samples_of([1, 1, 1]), settings(class_weights=[1.0, 3.0]), task_with(3), CPU)
 
 
 def test_balanced_sampling_draws_each_class_as_often_and_shuffling_each_study_once() -> None:
