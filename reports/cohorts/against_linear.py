@@ -54,6 +54,7 @@ def compare(own: Mapping[str, FloatArray], linear: Mapping[str, FloatArray], coh
     """Return arm -> AUROC of the run minus that of the regression, with its interval."""
     positive, wanted = cohort.targets == 1, cohort.settings.evaluation
     against = {arm: "fused" if arm == ADDED else arm for arm in (*ARMS, ADDED) if arm in own}
+    against = {arm: other for arm, other in against.items() if other in linear}
     measures: dict[str, Measure] = {}
     for arm, other in against.items():
         measures[f"run {arm}"] = partial(weighted_auroc, positive, own[arm])
