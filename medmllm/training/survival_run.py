@@ -26,8 +26,9 @@ from medmllm.survival_documents import (
 )
 from medmllm.table_rows import SurvivalOutOfFoldRow
 from medmllm.training.policy import judge
+from medmllm.training.repeats import folds_by_draw
 from medmllm.training.run import Trained
-from medmllm.training.target_evaluation import Told, target_document
+from medmllm.training.target_evaluation import Told, further_repeats, target_document
 from medmllm.training.trust import packaged_arm, use_document
 
 FEWEST_FOLLOWED = 10
@@ -81,6 +82,7 @@ def evaluate_survival_arms(trained: Trained) -> CohortEvaluation:
         confidence=config.evaluation.confidence,
         samples=config.evaluation.bootstrap_samples,
         seed=config.training.seed,
+        more=further_repeats(trained, SurvivalOutOfFold),
     )
 
 
@@ -134,15 +136,16 @@ def survival_documents(trained: Trained) -> tuple[SurvivalArmDocument, ...]:
 
 
 def write_survival_out_of_fold(path: Path, trained: Trained) -> None:
-    """Write one row per study and arm."""
+    """Write one row per study, arm and repeat."""
     names, followed = _task(trained).horizon_names, followed_of(trained)
 
-    def row(arm: SurvivalOutOfFold, k: int, fold: int) -> SurvivalOutOfFoldRow:
+    def row(arm: SurvivalOutOfFold, k: int, fold: int, repeat: int) -> SurvivalOutOfFoldRow:
         sample, median = trained.cohort.members[k].sample, float(arm.median[k])
         return SurvivalOutOfFoldRow(
             study_key=sample.study_key,
             patient_key=sample.patient_key,
             arm=arm.arm,
+            repeat=repeat,
             fold=fold,
             time=float(followed.time[k]),
             event=bool(followed.event[k]),
@@ -153,7 +156,13 @@ def write_survival_out_of_fold(path: Path, trained: Trained) -> None:
             log_hazard=float(arm.log_hazard[k]),
         )
 
-    rows = (row(arm, k, int(fold)) for arm in _arms(trained) for k, fold in enumerate(trained.plan.test_fold))
+    rows = (
+        row(said, k, int(fold), repeat)
+        for repeat, folds in enumerate(folds_by_draw(trained.plan))
+        for said in ((arm.out_of_fold, *arm.repeated)[repeat] for arm in trained.arms)
+        if isinstance(said, SurvivalOutOfFold)
+        for k, fold in enumerate(folds)
+    )
     write_table(path, SurvivalOutOfFoldRow, rows, classes=trained.task.columns)
 
 
