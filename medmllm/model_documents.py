@@ -15,17 +15,35 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_va
 from medmllm.documents import Document, PreprocessingContract, Probability, Sha256
 from medmllm.records import Provenance
 
+RISK_GROUPS = ("lower risk", "higher risk")
+"""What a study is called below its operating point, the median risk of tuning parts, and from there on."""
+
+
+class SurvivalTask(Document):
+    """What is asked about the time to an event."""
+
+    event: str = Field(description="column that says whether the event ended the time")
+    model: Literal["discrete_time", "cox"]
+    horizons: tuple[PositiveFloat, ...] = Field(min_length=1, description="rising, in time_unit")
+    time_unit: str
+
+    @property
+    def horizon_names(self) -> tuple[str, ...]:
+        """The horizons with their unit, e.g. `365 days`."""
+        return tuple(f"{horizon:g} {self.time_unit}" for horizon in self.horizons)
+
 
 class Task(Document):
     """What is predicted."""
 
     target: str = Field(description="column or expression, e.g. spiculation>=3")
-    kind: Literal["binary", "multiclass", "ordinal", "multilabel", "several"]
+    kind: Literal["binary", "multiclass", "ordinal", "multilabel", "several", "survival"]
     classes: tuple[str, ...] = Field(
         min_length=2,
         description="binary: negative first, positive second; ordinal: lowest first; multilabel and several: those of "
-        "each target in turn",
+        "each target in turn; survival: no event by the largest horizon, the event by then",
     )
+    survival: SurvivalTask | None = Field(default=None, description="survival alone")
     parts: tuple["Task", ...] = Field(
         default=(),
         description="multilabel: each target on its own, all binary; several: each on its own, of any other kind",
@@ -67,14 +85,18 @@ class Task(Document):
         by_class = dict.fromkeys(("probabilities", "conformal_set"), self.classes)
         by_target = dict.fromkeys(("target", "predicted", "predictions", "abstained", "undecided"), self.names)
         shown = tuple(name for place in self.places for name in place.task.classes[-place.task.outputs :])
-        return {**by_class, **by_target, "logits": shown if self.several else self.classes}
+        by_horizon = {"event_free": () if self.survival is None else self.survival.horizon_names}
+        return {**by_class, **by_target, **by_horizon, "logits": shown if self.several else self.classes}
 
     @property
     def outputs(self) -> int:
-        """Logits per study: one of a binary target, else one per class; of several targets those of each in turn."""
+        """Logits per study: one of a binary target, else one per class; of several targets those of each in turn.
+
+        Of a time to an event, one that is explained; how many its network gives is a matter of each fold.
+        """
         if self.parts:
             return sum(part.outputs for part in self.parts)
-        return 1 if self.kind == "binary" else len(self.classes)
+        return 1 if self.kind in ("binary", "survival") else len(self.classes)
 
     @property
     def places(self) -> tuple["Place", ...]:
@@ -105,7 +127,7 @@ class Place:
         (0, -1.0)
         """
         own = label - self.classes.start
-        if self.task.kind == "binary":
+        if self.task.outputs == 1:
             return self.outputs.start, 1.0 if own else -1.0
         return self.outputs.start + own, 1.0
 
@@ -175,6 +197,28 @@ class IsotonicMap(Document):
         return calibrated
 
 
+class FoldSurvival(Document):
+    """The intervals of one fold, whose networks give a logit of the hazard in each."""
+
+    bounds: tuple[PositiveFloat, ...] = Field(
+        min_length=1, description="upper bounds of the intervals, the first of which starts at 0; rising"
+    )
+    everybody: tuple[float, ...] = Field(
+        description="logit of the hazard of all studies outside the test part, one per interval: what the temperature "
+        "draws a study's logits towards"
+    )
+
+    @field_validator("everybody")
+    @classmethod
+    def _fits_rising_bounds(cls, everybody: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        bounds = info.data.get("bounds", everybody)  # absent when it is itself wrong
+        if len(everybody) != len(bounds):
+            raise ValueError(f"{len(bounds)} intervals want as many logits")
+        if any(second <= first for first, second in pairwise(info.data.get("bounds", ()))):
+            raise ValueError("the bounds of intervals rise")
+        return everybody
+
+
 class TuningDecisions(Document):
     """What a fold's tuning part decides for a target: calibration, operating point, conformal thresholds."""
 
@@ -185,11 +229,15 @@ class TuningDecisions(Document):
         "to 1; null: temperature alone",
     )
     threshold: Probability = Field(
-        description="operating point (Youden's J) on the fold's tuning part; 0.5 when not binary"
+        description="operating point (Youden's J) on the fold's tuning part; 0.5 when not binary; survival: the tuning "
+        "part's median risk"
     )
     conformal_thresholds: tuple[Probability, ...] | None = Field(
         default=None,
         description="per class, largest 1 - probability at which it stays in the set; from the fold's tuning part",
+    )
+    survival: FoldSurvival | None = Field(
+        default=None, description="survival alone; temperature then divides the distance from everybody's logits"
     )
 
 

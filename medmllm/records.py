@@ -62,9 +62,7 @@ class Technique:
     kernel: str | None = None  # Convolution Kernel (0018,1210)
     plane: Plane | None = None  # of the slices, by their normal; see `geometry.plane_of`
     contrast: bool | None = None  # a contrast agent is recorded; None: not told, or not for all slices alike
-    thickness_mm: float | None = (
-        None  # Slice Thickness (0018,0050): how thick a slice is, not how far the next one lies
-    )
+    thickness_mm: float | None = None  # Slice Thickness (0018,0050): of a slice, not how far the next one lies
     slice_axis: int | None = None  # which axis of `shape` counts the slices; None when it cannot be told
     time_order: int | None = None  # by when it was acquired among its study's series, from 1; ties share a number
     manufacturer: str | None = None  # Manufacturer (0008,0070), in capitals
@@ -263,6 +261,14 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class SurvivalEstimate:
+    """What the model says of one study's time to an event."""
+
+    event_free: tuple[float, ...]  # probability of no event until each horizon of the task
+    median_time: float | None  # by which the event is as likely as not; None: after the largest horizon
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What the model says of one study."""
 
@@ -275,6 +281,7 @@ class Prediction:
     weights_digest: str
     conformal_set: tuple[int, ...] | None = None
     training_patient: bool = False  # the patient was in the training cohort: not a test result
+    survival: SurvivalEstimate | None = None  # of a time to an event; then `logits` is one log cumulative hazard
     unknown_categories: Mapping[str, int] = field(default_factory=dict)  # column -> networks that lack its category
 
 

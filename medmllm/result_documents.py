@@ -21,6 +21,7 @@ from medmllm.documents import (
 )
 from medmllm.model_documents import ModelCard, Task, fold_name
 from medmllm.records import Provenance
+from medmllm.survival_documents import SurvivalArmDocument, SurvivalEstimateDocument
 from medmllm.table_documents import TableCodes
 from medmllm.trust_documents import (
     AurocDifferenceDocument,
@@ -143,6 +144,7 @@ class TargetEvaluation(Document):
     subgroups: tuple[SubgroupDocument, ...] = Field(
         default=(), description="of the packaged arm; empty: none asked for"
     )
+    survival: tuple[SurvivalArmDocument, ...] = Field(default=(), description="of a time to an event alone")
     learning_curve: LearningCurveDocument | None = Field(
         default=None, description="of the packaged arm; null: not asked for"
     )
@@ -192,6 +194,11 @@ class PredictionDocument(Document):
     operating_point: Probability
     calibration: str
     conformal_set: tuple[str, ...] | None
+    survival: SurvivalEstimateDocument | None = Field(
+        default=None,
+        description="of a time to an event; logits is then the log of the cumulative hazard until the largest horizon, "
+        "and probability that of the event by then",
+    )
     modalities_used: tuple[str, ...]
     unknown_categories: dict[str, PositiveInt] = Field(
         default={},

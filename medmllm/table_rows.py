@@ -8,7 +8,7 @@ a row of a table <-> Document
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from medmllm.documents import Document, FileKey, PatientKey, Probability, SeriesKey, Sha256, StudyKey
 from medmllm.records import Plane, QualityFinding, Refusal, Severity, Stage
@@ -211,6 +211,51 @@ class TargetsOutOfFoldRow(Document):
     abstained: dict[str, bool] = Field(description="by target: the conformal set is not a single class")
 
 
+class SurvivalPredictionRow(Document):
+    """predictions.csv of a time to an event: one row per scored study."""
+
+    study_key: StudyKey
+    patient_key: PatientKey
+    predicted: Literal["lower risk", "higher risk"] = Field(
+        description="against the model's operating point, the median risk of its tuning parts"
+    )
+    probability: Probability = Field(description="of the event by the largest horizon")
+    event_free: dict[str, Probability] = Field(
+        description="probability of no event until each horizon; in CSV one column each: event_free[365 days]"
+    )
+    median_time: NonNegativeFloat | None = Field(
+        description="by which the event is as likely as not; empty: after the largest horizon"
+    )
+    log_hazard: float = Field(description="log of the cumulative hazard until the largest horizon: what is explained")
+    interval_low: Probability = Field(description="lowest `probability` over the fold models")
+    interval_high: Probability
+    modalities_used: str = Field(description="joined by +")
+    training_patient: bool = Field(description="the patient was in the training cohort: not a test result")
+    weights_digest: Sha256
+
+
+class SurvivalOutOfFoldRow(Document):
+    """out_of_fold.csv of a time to an event: one row per study and arm."""
+
+    study_key: StudyKey
+    patient_key: PatientKey
+    arm: str = Field(description="image, text or fused")
+    fold: int = Field(ge=0)
+    time: NonNegativeFloat = Field(description="until the event, or until when the patient was followed without it")
+    event: bool = Field(description="the event ended the time")
+    predicted: Literal["lower risk", "higher risk"] = Field(
+        description="against the median risk of this fold's tuning part"
+    )
+    probability: Probability = Field(description="of the event by the largest horizon")
+    event_free: dict[str, Probability] = Field(
+        description="probability of no event until each horizon, one column each"
+    )
+    median_time: NonNegativeFloat | None = Field(
+        description="by which the event is as likely as not; empty: after the largest horizon"
+    )
+    log_hazard: float = Field(description="log of the cumulative hazard until the largest horizon")
+
+
 class LeakRow(Document):
     """leaks.csv: one row per fold and pair of its parts that share something, with the first such study of each."""
 
@@ -236,6 +281,8 @@ ROWS: Mapping[str, type[Document]] = {
     "quality_row": QualityRow,
     "out_of_fold_row": OutOfFoldRow,
     "targets_out_of_fold_row": TargetsOutOfFoldRow,
+    "survival_predictions_row": SurvivalPredictionRow,
+    "survival_out_of_fold_row": SurvivalOutOfFoldRow,
     "leaks_row": LeakRow,
 }
 """Schema name -> document of one row."""

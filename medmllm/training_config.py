@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from medmllm.documents import Document, TextSettings
+from medmllm.survival_config import SurvivalSettings
 from medmllm.trust_config import SubgroupSettings, check_header
 
 Arm = Literal["image", "text", "recording", "table", "fused"]
@@ -57,17 +58,25 @@ class TextEncoderSettings(TextSettings):
 TargetKind = Literal["classes", "ordinal"]
 
 
-class TaskSettings(Document):
+class TaskSettings(SurvivalSettings):
     """What kind of thing the target is, or each of several."""
 
-    kind: TargetKind = Field(
-        description="classes: two or more without an order; ordinal: three or more in an order, such as grades"
+    kind: TargetKind | Literal["survival"] = Field(
+        description="classes: two or more without an order; ordinal: three or more in an order, such as grades; "
+        "survival: the time to an event, not seen to come in all"
     )
     order: tuple[str, ...] = Field(description="classes of an ordinal target, lowest first; empty: they are numbers")
     kinds: dict[str, TargetKind] = Field(description="of several targets: target -> its kind, where it is not `kind`")
     orders: dict[str, tuple[str, ...]] = Field(
         description="of several targets: ordinal target -> its classes, lowest first, where they are not `order`"
     )
+
+    @field_validator("kind")
+    @classmethod
+    def _names_the_event(cls, kind: str, info: ValidationInfo) -> str:
+        if kind == "survival" and not info.data.get("event", "event"):  # absent when it is itself wrong
+            raise ValueError("survival wants event, the column that says whether the event ended the time")
+        return kind
 
     @field_validator("order")
     @classmethod
@@ -94,6 +103,16 @@ class TaskSettings(Document):
     def order_of(self, target: str) -> tuple[str, ...]:
         """Return the classes of an ordinal target, lowest first; empty: they are numbers."""
         return self.orders.get(target, self.order)
+
+    @property
+    def survival(self) -> bool:
+        """Whether the target is the time to an event."""
+        return self.kind == "survival"
+
+    @property
+    def asked_horizons(self) -> tuple[float, ...]:
+        """The horizons of a time to an event; empty for other kinds."""
+        return self.horizons if self.survival else ()
 
 
 class TrainingSettings(Document):

@@ -15,7 +15,8 @@ from medmllm.documents import Document
 MetricName = Literal[
     "auroc", "auroc_within_folds", "auprc", "brier", "ece", "calibration_slope", "calibration_intercept",
     "balanced_accuracy", "sensitivity", "specificity", "accuracy", "log_loss", "quadratic_kappa",
-    "mean_absolute_error", "ranked_probability_score",
+    "mean_absolute_error", "ranked_probability_score", "c_index", "c_index_within_folds", "c_index_uno",
+    "integrated_brier",
 ]  # fmt: skip
 MetricOfTarget = Annotated[str, Field(pattern=rf"^({'|'.join(get_args(MetricName))})\[.+\]$")]
 """A metric of one of several targets, e.g. auroc[spiculation>=3]."""
@@ -27,6 +28,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("sensitivity", "specificity", "accuracy", "ece", "ranked_probability_score"), _SHARE),
     **dict.fromkeys(("calibration_slope", "calibration_intercept"), _ANY),
     "brier": (0.0, 2.0),  # 1 for two classes
+    **dict.fromkeys(("c_index", "c_index_within_folds", "c_index_uno"), _SHARE),
+    "integrated_brier": (0.0, 1.0),
     "quadratic_kappa": (-1.0, 1.0),
     "mean_absolute_error": (0.0, math.inf),
     "log_loss": (0.0, math.inf),

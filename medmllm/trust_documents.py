@@ -26,7 +26,8 @@ class ModalityUseDocument(Document):
     n: int = Field(ge=0, description="studies that have it and were given another patient's")
     patients: int = Field(ge=0)
     permutations: PositiveInt
-    auroc: EstimateDocument = Field(description="of these studies, as they are")
+    metric: Literal["AUROC", "C-index"] = Field(default="AUROC", description="what `auroc` and `permuted` are of")
+    auroc: EstimateDocument = Field(description="of these studies, as they are; or their C-index")
     permuted: EstimateDocument = Field(description="with another patient's; mean over the permutations")
     fall: EstimateDocument = Field(description="auroc minus permuted, paired by patient")
     fall_absent: EstimateDocument = Field(description="auroc minus that without the modality, paired by patient")

@@ -98,8 +98,8 @@ def _read_run(folder: Path, arm: str | None) -> Entrant:
         raise MisuseError(f"{name} holds no evaluation.json: give folders that `medmllm train` wrote, whole")
     try:
         evaluation = EvaluationDocument.read(folder / "evaluation.json")
-        if evaluation.task.several:
-            raise MisuseError(f"{name} was trained for several targets: runs are compared in one target only")
+        if evaluation.task.several or evaluation.task.survival is not None:
+            raise MisuseError(f"{name} was trained for several targets, or times: runs are compared in one's classes")
         arm = arm or ModelCard.read(folder / "model" / "model.json").arm
         rows = {row.study_key: row for row in read_table(folder / TABLE, OutOfFoldRow) if row.arm == arm}
     except PackageError as error:

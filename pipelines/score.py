@@ -30,9 +30,9 @@ from medmllm.quality.gate import log_warnings
 from medmllm.records import Explanation, Provenance
 from medmllm.reporting.folder import write_folder_index
 from medmllm.result_documents import ScoringSummary
-from medmllm.scoring.results import prediction_row, summarise
+from medmllm.scoring.results import prediction_row, row_type, summarise
 from medmllm.scoring.study_folder import Refused, predicted_class, score_folder
-from medmllm.table_rows import LedgerRow, PredictionRow, ProblemRow, QualityRow
+from medmllm.table_rows import LedgerRow, ProblemRow, QualityRow
 from medmllm.training.machine import Machine
 
 
@@ -108,7 +108,7 @@ def _run(
     summary.write(out / "summary.json")
     write_folder_index(
         out / "index.html",
-        predictions=read_table(out / "predictions.csv", PredictionRow),
+        predictions=read_table(out / "predictions.csv", row_type(package.card)),
         ledger=read_table(out / "ledger.csv", LedgerRow),
         summary=summary,
         explained={path.parent.name for path in (out / "studies").glob("*/explanation.json")},
@@ -127,7 +127,7 @@ def _score_all(
     explained = 0
     with ExitStack() as stack:
         predictions = stack.enter_context(
-            table_writer(out / "predictions.csv", PredictionRow, classes=package.card.task.columns)
+            table_writer(out / "predictions.csv", row_type(package.card), classes=package.card.task.columns)
         )
         ledger = stack.enter_context(table_writer(out / "ledger.csv", LedgerRow))
         quality = stack.enter_context(table_writer(out / "quality.csv", QualityRow))

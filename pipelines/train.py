@@ -17,6 +17,7 @@ from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import check_writable, write_table
 from medmllm.ingest.labels import assign_task
 from medmllm.ingest.study_folder import folder_of
+from medmllm.ingest.survival import event_columns
 from medmllm.ingest.table_inputs import check_inputs, settle_columns
 from medmllm.ingest.tables import parse_target
 from medmllm.pipelines.index import label_file, read_index
@@ -89,7 +90,7 @@ def run(
     check_policy(config)
     check_start(config)  # a wrong device or file of weights should not cost an index
     parsed, source = [parse_target(target) for target in targets], labels or label_file(studies)
-    for one in parsed:
+    for one in (*parsed, *event_columns(config.task)):
         check_inputs(config.table, one)
     check_writable(out, overwrite=overwrite, marker="evaluation.json", studies=folder_of(studies))
     check_unfinished(out, resume=resume, overwrite=overwrite)

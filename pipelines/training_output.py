@@ -10,6 +10,7 @@ import numpy as np
 
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.reporting.cohort import write_training_report
+from medmllm.reporting.survival_figures import draw_survival
 from medmllm.reporting.training_figures import FIGURES, draw_figures, write_figures
 from medmllm.result_documents import EvaluationDocument
 from medmllm.training.one_target import one_by_one
@@ -17,6 +18,7 @@ from medmllm.training.policy import unmet
 from medmllm.training.resuming import forget
 from medmllm.training.run import Trained, write_out_of_fold, write_package
 from medmllm.training.splits import count_folds
+from medmllm.training.survival_run import tell_survival, write_survival_out_of_fold
 from medmllm.training.target_evaluation import Told, of_target, tell_means, tell_target
 from medmllm.training.trust import packaged_arm
 
@@ -26,11 +28,14 @@ TABLE = "out_of_fold.csv"
 def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDocument:
     """Write the packages, the out-of-fold table, the evaluation and its report."""
     cards = {arm.arm: write_package(trained, arm) for arm in trained.arms}
-    write_out_of_fold(out / TABLE, trained)
+    timed = trained.task.survival is not None
+    (write_survival_out_of_fold if timed else write_out_of_fold)(out / TABLE, trained)
     each = one_by_one(trained)
-    evaluation = _evaluation(trained, [tell_target(one) for one in each], said)
+    evaluation = _evaluation(trained, [(tell_survival if timed else tell_target)(one) for one in each], said)
     figures = [
-        draw_figures(
+        draw_survival(told, confidence=evaluation.confidence)
+        if timed
+        else draw_figures(
             told,
             [arm.out_of_fold for arm in one.arms if isinstance(arm.out_of_fold, OutOfFold)],
             np.array(one.cohort.targets),

@@ -25,7 +25,7 @@ TIERS = (
     {"errors"},
     {"records"},
     {"geometry", "documents"},
-    {"model_documents", "table_documents", "trust_config", "trust_documents"},
+    {"model_documents", "survival_config", "survival_documents", "table_documents", "trust_config", "trust_documents"},
     {"table_rows", "deidentify_config", "provenance", "result_documents", "training_config"},
     {"csv_tables"},
     {"config"},

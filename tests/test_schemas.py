@@ -48,6 +48,8 @@ FAULTS: dict[str, tuple[str | int, ...]] = {
     "quality_config": ("quality", "decisions", "ct_double_rescale"),  # ignore
     "out_of_fold_row": ("study_key",),  # a UID where a key belongs
     "targets_out_of_fold_row": ("fold",),  # -1
+    "survival_predictions_row": ("predicted",),  # the event, where a group of risk belongs
+    "survival_out_of_fold_row": ("time",),  # before the study
     "train_config": ("image", "spacing"),  # it is called spacing_mm
     "score_config": ("workers",),  # 0
     "deidentify_config": ("dicom", "dates"),  # "guess"

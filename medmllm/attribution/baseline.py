@@ -7,15 +7,19 @@ tokenizer has no [MASK]), a recording at its mean level everywhere, the row of t
 Whatever is not part of the study, and special tokens, are the same at both ends.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from medmllm.errors import AttributionError, PackageError
+from medmllm.evaluation.survival_curve import parts_until
+from medmllm.model_documents import ModelCard
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.package import FoldNetwork, ModelPackage
+from medmllm.models.survival_head import log_hazard_until
 from medmllm.preprocessing.sample import collate, to_device
 from medmllm.records import MODALITIES, Batch, Sample
 
@@ -33,6 +37,7 @@ class Line:
     output: int
     factor: float  # sign of the class / temperature
     baseline: str  # what the line starts from, in words
+    of_hazards: Callable[[Tensor], Tensor] | None = None  # of a time to an event, in place of output and factor
 
     def point(self, fractions: Sequence[float]) -> tuple[Tensor, ...]:
         """Return points of the line, one row per fraction; 0 is the start and 1 the end, both exactly."""
@@ -52,7 +57,7 @@ class Line:
         logits = self.network.forward_embedded(
             batch, image, embedded, recording=given.get("recording"), cells=given.get("table")
         )
-        return logits[:, self.output] * self.factor
+        return logits[:, self.output] * self.factor if self.of_hazards is None else self.of_hazards(logits)
 
 
 def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: int) -> Line:
@@ -101,7 +106,17 @@ def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: 
         output=output,
         factor=sign / decided[card.task.places.index(place)].temperature,
         baseline=_in_words(member, here),
+        of_hazards=_of_hazards(card, fold),
     )
+
+
+def _of_hazards(card: ModelCard, fold: int) -> Callable[[Tensor], Tensor] | None:
+    """Return how a fold's logits become the log cumulative hazard at the largest horizon; None for other tasks."""
+    asked, own = card.task.survival, card.folds[fold]
+    if asked is None or own.survival is None:
+        return None
+    parts = parts_until(own.survival.bounds, asked.horizons[-1:])[:, 0].tolist()
+    return partial(log_hazard_until, everybody=own.survival.everybody, temperature=own.temperature, parts=parts)
 
 
 def _in_words(member: FoldNetwork, modalities: Sequence[str]) -> str:

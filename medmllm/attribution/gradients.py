@@ -50,9 +50,10 @@ WordSpan = tuple[int, int, str]  # start and end in Note.text, section
 def class_to_explain(task: Task, predicted: int) -> int:
     """Return the class whose logit is explained: the positive one of a binary task, else the predicted one.
 
-    So red always raises the risk in binary tasks, whatever was predicted.
+    So red always raises the risk in binary tasks, whatever was predicted; and of an event, as its logit is the log of
+    the cumulative hazard.
     """
-    return 1 if task.kind == "binary" else predicted
+    return 1 if task.kind in ("binary", "survival") else predicted
 
 
 def explain_study(

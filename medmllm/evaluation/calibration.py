@@ -10,6 +10,7 @@ regressions of few cases alike. A logit is a single number per study for a binar
 one per class.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,10 +172,21 @@ def fit_temperature(logits: FloatArray, targets: IntArray) -> float:
     if (own > others.max(axis=1)).all():
         return 1.0
 
+    def surprise_at(temperature: float) -> float:
+        return float(np.sum(logsumexp(scores / temperature, axis=1) - own / temperature))
+
+    return most_probable_temperature(surprise_at)
+
+
+def most_probable_temperature(surprise_at: Callable[[float], float]) -> float:
+    """Return the temperature that makes the studies' surprise, with that of the prior around 1, smallest.
+
+    Args:
+        surprise_at: Temperature -> summed negative log-likelihood of the studies, in nats.
+    """
+
     def loss(log_temperature: float) -> float:
-        scaled = scores / np.exp(log_temperature)
-        prior = (log_temperature / PRIOR_DEVIATION) ** 2 / 2
-        return float(np.sum(logsumexp(scaled, axis=1) - own / np.exp(log_temperature)) + prior)
+        return surprise_at(float(np.exp(log_temperature))) + (log_temperature / PRIOR_DEVIATION) ** 2 / 2
 
     bounds = (float(np.log(TEMPERATURE_BOUNDS[0])), float(np.log(TEMPERATURE_BOUNDS[1])))
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})

@@ -43,8 +43,9 @@ def weighted_uno(followed: Followed, risk: FloatArray, weights: FloatArray, *, l
         last: Events from this time on are not counted.
     """
     rows = np.flatnonzero(followed.event & (followed.time < last))
-    share = np.maximum(followed.followed(weights, followed.time, including=False), np.finfo(float).tiny)
-    return _concordance(followed, risk, np.where(weights > 0, weights / share**2, 0.0), weights, rows, None)
+    share = followed.followed(weights, followed.time, including=False)
+    inverse = np.divide(weights, share**2, out=np.zeros_like(weights), where=weights > 0)
+    return _concordance(followed, risk, inverse, weights, rows, None)
 
 
 def _concordance(

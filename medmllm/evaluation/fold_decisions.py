@@ -13,6 +13,7 @@ from medmllm.evaluation.conformal import conformal_sets
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.isotonic import calibrate
 from medmllm.evaluation.ordinal import median_class
+from medmllm.evaluation.survival_curve import horizon_chances, log_hazards, shared_times
 from medmllm.model_documents import FoldModel, Task
 from medmllm.records import FloatArray
 
@@ -20,11 +21,15 @@ from medmllm.records import FloatArray
 def calibrate_fold(raw: FloatArray, fold: FoldModel, task: Task) -> FloatArray:
     """Return calibrated logits, of the same shape (studies, outputs).
 
+    Of a time to an event these are log cumulative hazards at times that all folds share, shape (studies, times).
+
     Args:
         raw: As the network gives them.
         fold: Gives temperatures and curves.
         task: Says which outputs are whose.
     """
+    if task.survival is not None and fold.survival is not None:
+        return log_hazards(raw, fold.temperature, fold.survival, shared_times(task.survival.horizons))
     own = zip(task.places, fold.decisions(task), strict=True)
     return np.concatenate(
         [calibrate(raw[:, place.outputs], one.temperature, one.isotonic) for place, one in own], axis=1
@@ -38,6 +43,8 @@ def class_probabilities(logits: FloatArray, task: Task) -> FloatArray:
         logits: Calibrated; shape (studies, outputs).
         task: Says which outputs are whose.
     """
+    if task.survival is not None:
+        return horizon_chances(logits, len(task.survival.horizons))
     return np.concatenate([to_probabilities(plain(logits[:, place.outputs])) for place in task.places], axis=1)
 
 
@@ -54,6 +61,8 @@ def predicted_classes(logits: FloatArray, fold: FoldModel, task: Task) -> IntArr
         fold: Gives the operating points.
         task: Says which outputs are whose.
     """
+    if task.survival is not None:
+        return (class_probabilities(logits, task)[:, 1:] >= fold.threshold).astype(np.int64)
     own = zip(task.places, fold.decisions(task), strict=True)
     return np.stack(
         [decide(logits[:, place.outputs], one.threshold, ordered=place.task.kind == "ordinal") for place, one in own],

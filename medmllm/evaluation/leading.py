@@ -15,7 +15,7 @@ from medmllm.model_documents import ModelCard, Place, Task
 def predicted_labels(probabilities: Sequence[float], card: ModelCard) -> tuple[int, ...]:
     """Return the class predicted for each target, as an index into the task's classes; one where there is one target.
 
-    At the operating point when binary, the median when ordered, else the most probable.
+    At the operating point when binary or a time to an event, the median when ordered, else the most probable.
 
     Args:
         probabilities: One per class.
@@ -27,7 +27,7 @@ def predicted_labels(probabilities: Sequence[float], card: ModelCard) -> tuple[i
 
 
 def _predicted(probabilities: Sequence[float], place: Place, card: ModelCard) -> int:
-    if place.task.kind == "binary":
+    if place.task.outputs == 1:
         points = card.operating_points or {}
         return int(probabilities[1] >= points.get(place.task.target, card.operating_point))
     if place.task.ordered:

@@ -11,7 +11,7 @@ images. Only studies that have the modality, and could be given another patient'
 chance nothing is said, as there is nothing to lose.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +21,11 @@ from medmllm.evaluation.cohort import OutOfFold, auroc_measure
 from medmllm.evaluation.discrimination import IntArray
 from medmllm.evaluation.resampling import Interval, Measure, resample
 from medmllm.records import FloatArray
+
+MeasureOf = Callable[[list[int], FloatArray], Measure]
+"""Places of some studies, what is said of them (studies, classes) -> measure of their weights."""
+
+MetricName = Literal["AUROC", "C-index"]
 
 Verdict = Literal["used", "ignored", "unclear"]
 
@@ -48,12 +53,13 @@ class ModalityUse:
     n: int  # studies that have it and were given another patient's
     patients: int
     permutations: int
-    auroc: Interval  # as they are, of these studies
+    auroc: Interval  # or the other metric: as they are, of these studies
     permuted: Interval  # mean over the permutations
     fall: Interval  # auroc - permuted, paired
     fall_absent: Interval  # auroc - that without the modality, paired
     bound: float  # `ignored` when the whole interval of `fall` lies below
     verdict: Verdict
+    metric: MetricName = "AUROC"
 
 
 def evaluate_use(
@@ -81,22 +87,70 @@ def evaluate_use(
         seed: Of the resamples.
         ordered: The classes stand in an order, lowest first.
     """
+
+    def measure_of(inside: list[int], chances: FloatArray) -> Measure:
+        return auroc_measure(targets[inside], chances, ordered=ordered)
+
+    return evaluate_use_by(
+        measure_of,
+        arm.arm,
+        arm.probabilities,
+        deprived,
+        metric="AUROC",
+        strata=targets,
+        patients=patients,
+        bound=bound,
+        confidence=confidence,
+        samples=samples,
+        seed=seed,
+    )
+
+
+def evaluate_use_by(
+    measure_of: MeasureOf,
+    arm: str,
+    said: FloatArray,
+    deprived: Sequence[Deprived],
+    *,
+    metric: MetricName,
+    strata: IntArray,
+    patients: Sequence[str],
+    bound: float,
+    confidence: float,
+    samples: int,
+    seed: int,
+) -> tuple[ModalityUse, ...]:
+    """Return what an arm takes from each modality, by a metric of which 0.5 is chance; see `evaluate_use`.
+
+    Args:
+        measure_of: The metric.
+        arm: Its name.
+        said: What it says of every study; shape (studies, classes).
+        deprived: The same studies in the same order, by modality.
+        metric: How the metric is called.
+        strata: Class of each study, all of which a resample must hold; shape (studies,).
+        patients: Patient of each study.
+        bound: A fall whose whole interval lies below it is none.
+        confidence: Level of the intervals.
+        samples: Number of bootstrap resamples of patients.
+        seed: Of the resamples.
+    """
     found = []
     for own in deprived:
         inside = np.flatnonzero(np.isfinite(own.permuted).all(axis=(0, 2))).tolist()
         if not inside:
             continue
-        target, owners = targets[inside], [patients[k] for k in inside]
+        owners = [patients[k] for k in inside]
         measures: dict[str, Measure] = {
-            "as it is": _mean_auroc(target, arm.probabilities[None, inside], ordered),
-            "permuted": _mean_auroc(target, own.permuted[:, inside], ordered),
-            "absent": _mean_auroc(target, own.absent[None, inside], ordered),
+            "as it is": _mean([measure_of(inside, said[inside])]),
+            "permuted": _mean([measure_of(inside, chances) for chances in own.permuted[:, inside]]),
+            "absent": _mean([measure_of(inside, own.absent[inside])]),
         }
-        drawn = resample(measures, targets=target, patients=owners, samples=samples, seed=seed)
+        drawn = resample(measures, targets=strata[inside], patients=owners, samples=samples, seed=seed)
         auroc, fall = drawn.interval("as it is", confidence), drawn.difference("as it is", "permuted", confidence)
         found.append(
             ModalityUse(
-                arm=arm.arm,
+                arm=arm,
                 modality=own.modality,
                 n=len(inside),
                 patients=len(set(owners)),
@@ -107,6 +161,7 @@ def evaluate_use(
                 fall_absent=drawn.difference("as it is", "absent", confidence),
                 bound=bound,
                 verdict=verdict(auroc, fall, bound),
+                metric=metric,
             )
         )
     return tuple(found)
@@ -141,7 +196,7 @@ def use_remarks(uses: Sequence[ModalityUse], *, confidence: float) -> Iterator[s
         noun, fall = NOUNS.get(use.modality, f"the {use.modality}"), use.fall
         if use.verdict == "ignored":
             yield (
-                f"The {use.arm} model ignores {noun}: given another patient's, its AUROC falls by "
+                f"The {use.arm} model ignores {noun}: given another patient's, its {use.metric} falls by "
                 f"{fall.estimate:+z.3f} ({100 * confidence:g} % interval {fall.low:+z.3f} to {fall.high:+z.3f}, "
                 f"all below {use.bound:g})."
             )
@@ -152,16 +207,15 @@ def use_remarks(uses: Sequence[ModalityUse], *, confidence: float) -> Iterator[s
 def _why_unclear(use: ModalityUse, confidence: float) -> str:
     level = f"{100 * confidence:g} % interval"
     if use.auroc.low is None or use.fall.low is None:
-        return "the fall of its AUROC with another patient's has no interval"
+        return f"the fall of its {use.metric} with another patient's has no interval"
     if use.auroc.low <= CHANCE:
-        return f"it is not shown to beat chance (the {level} of its AUROC starts at {use.auroc.low:.2f})"
+        return f"it is not shown to beat chance (the {level} of its {use.metric} starts at {use.auroc.low:.2f})"
     return (
-        f"with another patient's its AUROC falls by {use.fall.estimate:+z.3f} ({level} {use.fall.low:+z.3f} to "
+        f"with another patient's its {use.metric} falls by {use.fall.estimate:+z.3f} ({level} {use.fall.low:+z.3f} to "
         f"{use.fall.high:+z.3f}), which is neither above 0 nor below {use.bound:g}"
     )
 
 
-def _mean_auroc(targets: IntArray, probabilities: FloatArray, ordered: bool) -> Measure:
-    """Return the measure of the mean AUROC over repeats; probabilities of shape (repeats, studies, classes)."""
-    each = [auroc_measure(targets, chances, ordered=ordered) for chances in probabilities]
+def _mean(each: Sequence[Measure]) -> Measure:
+    """Return the measure of the mean over repeats."""
     return lambda weights: np.mean([measure(weights) for measure in each], axis=0)

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from medmllm.evaluation.calibration import LEANS_UPWARDS
 from medmllm.records import CohortEvaluation, Metric
 
+NAMES = {"auroc": "AUROC", "c_index": "C-index"}
+"""The metric that arms are compared by, and how it is called."""
+
 FEWEST_PATIENTS = 10
 """Per class: below this nothing can be concluded."""
 
@@ -46,14 +49,17 @@ def remarks(evaluation: CohortEvaluation, *, confidence: float, samples: int) ->
 
 
 def _on_size(evaluation: CohortEvaluation) -> Iterator[str]:
+    timed = any(True for _ in _each(evaluation, "c_index"))
     for name, patients in zip(evaluation.classes, evaluation.class_patients, strict=False):
         if patients < FEWEST_PATIENTS:
             yield (
-                f"Class {name} has {patients} patients, fewer than {FEWEST_PATIENTS}: "
+                f"{'Event' if timed else 'Class'} {name} has {patients} patients, fewer than {FEWEST_PATIENTS}: "
                 "no conclusion can be drawn from these numbers."
             )
     fewest = min(evaluation.class_patients, default=PATIENTS_FOR_CALIBRATION)
-    if fewest < PATIENTS_FOR_CALIBRATION:
+    if timed and fewest < PATIENTS_FOR_CALIBRATION:
+        yield f"{fewest} patients have the event; below {PATIENTS_FOR_CALIBRATION} all calibration is rough."
+    elif fewest < PATIENTS_FOR_CALIBRATION:
         yield (
             f"The smallest class has {fewest} patients; below {PATIENTS_FOR_CALIBRATION} per class "
             "calibration slope and intercept are rough."
@@ -61,40 +67,41 @@ def _on_size(evaluation: CohortEvaluation) -> Iterator[str]:
 
 
 def _on_leaks(evaluation: CohortEvaluation) -> Iterator[str]:
-    for arm, auroc in _each(evaluation, "auroc"):
+    for arm, auroc in _compared(evaluation):
         if auroc.estimate is not None and auroc.estimate >= NEAR_PERFECT_AUROC:
             yield (
-                f"AUROC of the {arm} arm is {auroc.estimate:.3f}, near 1: look for a leak, such as findings or a "
-                "diagnosis in the note, burned-in text, or a scanner or site that gives the class away."
+                f"{NAMES[auroc.name]} of the {arm} arm is {auroc.estimate:.3f}, near 1: look for a leak, such as "
+                "findings or a diagnosis in the note, burned-in text, or a scanner or site that gives the class away."
             )
     for gain in evaluation.differences:
         if gain.estimate is not None and gain.estimate >= LARGE_GAIN:
             yield (
-                f"Fused gains {gain.estimate:.2f} AUROC over {gain.group}-only: so large a gain is a leak "
+                f"Fused gains {gain.estimate:.2f} {NAMES[gain.name]} over {gain.group}-only: so large a gain is a leak "
                 "until shown otherwise."
             )
 
 
 def _on_chance(evaluation: CohortEvaluation, level: str) -> Iterator[str]:
-    for arm, auroc in _each(evaluation, "auroc"):
+    for arm, auroc in _compared(evaluation):
         if auroc.low is not None and auroc.high is not None and auroc.low <= 0.5:
             fault = "is worse than" if auroc.high < 0.5 else "is not shown to beat"
-            yield f"The {arm} arm {fault} chance: the {level} of its AUROC is {auroc.low:.2f} to {auroc.high:.2f}."
+            name = NAMES[auroc.name]
+            yield f"The {arm} arm {fault} chance: the {level} of its {name} is {auroc.low:.2f} to {auroc.high:.2f}."
 
 
 def _on_fusion(evaluation: CohortEvaluation, level: str) -> Iterator[str]:
     for gain in evaluation.differences:
         other = f"{gain.group}-only"
         if gain.low is None or gain.high is None:
-            yield f"Whether fused beats {other} cannot be told: the AUROC difference has no interval."
+            yield f"Whether fused beats {other} cannot be told: the {NAMES[gain.name]} difference has no interval."
         elif gain.high < 0:
             yield (
-                f"Fused is worse than {other}: the {level} of the AUROC difference lies below 0 "
+                f"Fused is worse than {other}: the {level} of the {NAMES[gain.name]} difference lies below 0 "
                 f"({gain.low:+.3f} to {gain.high:+.3f})."
             )
         elif gain.low <= 0:
             yield (
-                f"Fused does not beat {other}: the {level} of the AUROC difference contains 0 "
+                f"Fused does not beat {other}: the {level} of the {NAMES[gain.name]} difference contains 0 "
                 f"({gain.low:+.3f} to {gain.high:+.3f})."
             )
 
@@ -141,6 +148,12 @@ def _on_resamples(evaluation: CohortEvaluation, samples: int) -> Iterator[str]:
     lacking = evaluation.resamples_lacking_a_class
     if lacking > NOTICEABLE_SKIPS * samples:
         yield f"{lacking} of {samples} bootstrap resamples lacked a class and were left out: the intervals are rough."
+
+
+def _compared(evaluation: CohortEvaluation) -> Iterator[tuple[str, Metric]]:
+    """Yield each arm with the metric that arms are compared by."""
+    for name in NAMES:
+        yield from _each(evaluation, name)
 
 
 def _each(evaluation: CohortEvaluation, name: str) -> Iterator[tuple[str, Metric]]:

@@ -18,6 +18,7 @@ from medmllm.evaluation.cohort import COMPARED_ARM, COMPARED_METRIC, OutOfFold, 
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.fold_decisions import plain
 from medmllm.evaluation.resampling import Interval, Measure, Resamples, resample
+from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.model_documents import Place, Task
 from medmllm.records import UNKNOWN, ArmEvaluation, CohortEvaluation, FloatArray, Metric
 
@@ -53,21 +54,26 @@ class SeveralOutOfFold:
 
 
 def out_of_fold(
-    arm: str, logits: FloatArray, predicted: IntArray, sets: BoolArray, task: Task
-) -> OutOfFold | SeveralOutOfFold:
+    arm: str, logits: FloatArray, predicted: IntArray, sets: BoolArray | None, task: Task
+) -> OutOfFold | SeveralOutOfFold | SurvivalOutOfFold:
     """Return what an arm said, for each target where there are several.
 
     Args:
         arm: Its name.
         logits: Calibrated; shape (studies, outputs).
         predicted: Class index; shape (studies, targets).
-        sets: In the conformal set; shape (studies, classes).
+        sets: In the conformal set; shape (studies, classes). None: there are none.
         task: Says which outputs and classes are whose.
     """
 
+    if task.survival is not None:
+        return SurvivalOutOfFold(arm, task.survival.horizons, logits, predicted[:, 0])
+
     def of(number: int, place: Place) -> OutOfFold:
         own = plain(logits[:, place.outputs])
-        return OutOfFold(arm, to_probabilities(own), own, predicted[:, number], sets[:, place.classes])
+        return OutOfFold(
+            arm, to_probabilities(own), own, predicted[:, number], None if sets is None else sets[:, place.classes]
+        )
 
     each = tuple(of(number, place) for number, place in enumerate(task.places))
     return SeveralOutOfFold(arm, each) if task.several else each[0]

@@ -1,74 +1,99 @@
 """Turn what a network says of a study into the share without the event at any time.
 
-    logits of hazards, or log-risk and baseline -> cumulative hazard at the bounds -> at any time between -> its median
+    logits of the hazards in a fold's intervals -> drawn towards everybody's by a temperature
+    -> log cumulative hazard at times that all folds share -> risk, event-free share, median
 
-Between two bounds the hazard is constant, so the cumulative hazard is a line. The number that stands for a study, and
-that is explained, is the logarithm of its cumulative hazard at the largest horizon: in a Cox model it is the log-risk
-but for a constant.
+Between two bounds the hazard is constant, so the cumulative hazard is a line. Its logarithm is what stands for a study,
+is averaged over networks, and is explained: in a Cox model it is the log-risk but for a constant.
+
+A temperature that divided the logits themselves would draw every hazard towards one half, which no interval has; so
+what is divided is their distance from the hazards of all studies that were learnt from.
 
 Baseline hazard of the Cox model: Breslow's estimator (in the discussion of Cox 1972).
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
-from medmllm.evaluation.calibration import TEMPERATURE_BOUNDS
+from medmllm.evaluation.calibration import most_probable_temperature
 from medmllm.evaluation.discrimination import BoolArray, IntArray
+from medmllm.model_documents import FoldSurvival
 from medmllm.records import FloatArray
+
+GRID = 50
+"""Times up to the largest horizon, that itself included, at which every curve is told."""
 
 _LEAST = 1e-12  # a cumulative hazard has a logarithm
 
 
-def cumulative_hazard(logits: FloatArray, baseline: FloatArray | None) -> FloatArray:
-    """Return the cumulative hazard at each bound, shape (studies, bounds).
+def time_grid(last: float) -> FloatArray:
+    """Return evenly spaced times up to the largest horizon, 0 left out; shape (GRID,)."""
+    return np.linspace(0.0, last, GRID + 1)[1:]
+
+
+def shared_times(horizons: Sequence[float]) -> FloatArray:
+    """Return the times at which all folds' log cumulative hazards are told: the horizons, then the grid."""
+    return np.concatenate([horizons, time_grid(horizons[-1])])
+
+
+def log_hazards(raw: FloatArray, temperature: float, fold: FoldSurvival, at: FloatArray) -> FloatArray:
+    """Return calibrated log cumulative hazards until each time, shape (studies, times).
 
     Args:
-        logits: Calibrated. Of hazards, shape (studies, bounds); with a baseline log-risks, shape (studies, 1).
-        baseline: Cumulative hazard at each bound for a log-risk of 0; None: the discrete-time model.
+        raw: Logits of the hazards; shape (studies, intervals).
+        temperature: Of the fold.
+        fold: Its intervals, and everybody's logits.
+        at: Above 0, up to the last bound; shape (times,).
     """
-    if baseline is None:
-        summed: FloatArray = np.logaddexp(0.0, logits).cumsum(axis=1)  # -log(1 - hazard), interval by interval
-        return summed
-    return np.exp(logits) * np.asarray(baseline)
+    everybody = np.array(fold.everybody)
+    steps = np.logaddexp(0.0, everybody + (raw - everybody) / temperature)  # -log(1 - hazard)
+    return np.log(np.maximum(steps @ parts_until(fold.bounds, at), _LEAST))
 
 
-def hazard_until(cumulative: FloatArray, bounds: FloatArray, at: FloatArray) -> FloatArray:
-    """Return the cumulative hazard at each time, shape (studies, times).
+def parts_until(bounds: Sequence[float], at: Sequence[float] | FloatArray) -> FloatArray:
+    """Return of each interval the part that lies before each time, shape (intervals, times).
+
+    >>> parts_until((2.0, 4.0, 8.0), [3.0, 8.0]).tolist()
+    [[1.0, 1.0], [0.5, 1.0], [0.0, 1.0]]
+    """
+    ends = np.array(bounds)
+    starts = np.concatenate([[0.0], ends[:-1]])
+    parts: FloatArray = ((np.asarray(at)[None, :] - starts[:, None]) / (ends - starts)[:, None]).clip(0, 1)
+    return parts
+
+
+def risks(log_hazard: FloatArray) -> FloatArray:
+    """Return the probability that the event came, from log cumulative hazards, of the same shape."""
+    chance: FloatArray = -np.expm1(-np.exp(log_hazard))
+    return chance
+
+
+def horizon_chances(logits: FloatArray, horizons: int) -> FloatArray:
+    """Return the probabilities of no event by the largest horizon and of the event by then, shape (studies, 2).
 
     Args:
-        cumulative: At each bound; shape (studies, bounds).
-        bounds: Rising, above 0; shape (bounds,).
-        at: From 0 to the last bound; beyond it, that of the last bound.
+        logits: Log cumulative hazards at `shared_times`; shape (studies, times).
+        horizons: How many.
     """
-    knots = np.concatenate([[0.0], bounds])
-    values = np.concatenate([np.zeros((len(cumulative), 1)), cumulative], axis=1)
-    found = [np.interp(at, knots, own) for own in values]
-    return np.stack(found) if found else np.zeros((0, len(at)))
+    came = risks(logits[:, horizons - 1])
+    return np.stack([1 - came, came], axis=1)
 
 
-def log_hazard(hazard: FloatArray) -> FloatArray:
-    """Return the logarithm of a cumulative hazard, of the same shape."""
-    logarithm: FloatArray = np.log(np.maximum(hazard, _LEAST))
-    return logarithm
-
-
-def median_time(cumulative: FloatArray, bounds: FloatArray) -> FloatArray:
-    """Return the time at which half have had the event, shape (studies,); NaN where the last bound comes before.
+def median_times(log_hazard: FloatArray, at: FloatArray) -> FloatArray:
+    """Return the time by which half have had the event, shape (studies,); NaN where it comes after the last time.
 
     Args:
-        cumulative: At each bound; shape (studies, bounds).
-        bounds: Rising, above 0; shape (bounds,).
+        log_hazard: Log cumulative hazards until each time; shape (studies, times).
+        at: Rising, above 0; shape (times,). The cumulative hazard is a line between two of them.
     """
-    knots, half = np.concatenate([[0.0], bounds]), np.log(2.0)
-    reached = cumulative[:, -1] >= half
-    values = np.concatenate([np.zeros((len(cumulative), 1)), cumulative], axis=1)
-    place = (values < half).sum(axis=1).clip(max=len(bounds))
+    half, knots = np.log(2.0), np.concatenate([[0.0], at])
+    values = np.concatenate([np.zeros((len(log_hazard), 1)), np.exp(log_hazard)], axis=1)
+    place = (values < half).sum(axis=1).clip(max=len(at))
     rows = np.arange(len(values))
     low, high = values[rows, place - 1], values[rows, place]
     within = np.divide(half - low, high - low, out=np.zeros(len(values)), where=high > low)
-    return np.where(reached, knots[place - 1] + within * (knots[place] - knots[place - 1]), np.nan)
+    return np.where(values[:, -1] >= half, knots[place - 1] + within * (knots[place] - knots[place - 1]), np.nan)
 
 
 def breslow_baseline(log_risk: FloatArray, time: FloatArray, event: BoolArray, at: FloatArray) -> FloatArray:
@@ -87,45 +112,19 @@ def breslow_baseline(log_risk: FloatArray, time: FloatArray, event: BoolArray, a
     return np.concatenate([[0.0], np.cumsum(steps)])[passed]
 
 
-def fit_hazard_temperature(logits: FloatArray, at_risk: IntArray) -> float:
-    """Return the temperature that gives a tuning part the highest likelihood in the discrete-time model.
+def fit_hazard_temperature(raw: FloatArray, at_risk: IntArray, everybody: Sequence[float]) -> float:
+    """Return the most probable temperature of a tuning part, as `calibration.fit_temperature` does of classes.
 
     Args:
-        logits: Raw; shape (studies, intervals).
+        raw: Logits of the hazards; shape (studies, intervals).
         at_risk: Intervals at risk, and whether the event came in the last of them; shape (studies, 2).
+        everybody: What the temperature draws towards; shape (intervals,).
     """
-    number = np.arange(logits.shape[1])
+    base, number = np.array(everybody), np.arange(raw.shape[1])
     inside = number < at_risk[:, :1]
     sign = np.where((number == at_risk[:, :1] - 1) & (at_risk[:, 1:] == 1), -1.0, 1.0)
-    signed = (sign * logits)[inside]
 
-    def loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0.0, signed / np.exp(log_temperature)).sum())
+    def surprise_at(temperature: float) -> float:
+        return float(np.logaddexp(0.0, sign * (base + (raw - base) / temperature))[inside].sum())
 
-    return _best_temperature(loss)
-
-
-def fit_risk_temperature(log_risk: FloatArray, time: FloatArray, event: BoolArray) -> float:
-    """Return the temperature that gives a tuning part the highest partial likelihood (Breslow's, for ties).
-
-    It is the inverse of the slope of a Cox regression on the log-risk, kept above 0.
-
-    Args:
-        log_risk: Raw; shape (studies,).
-        time: Shape (studies,).
-        event: Shape (studies,).
-    """
-    order = np.argsort(-time, kind="stable")
-    last = np.searchsorted(-time[order], -time[event], side="right") - 1  # of those still at risk at each event
-
-    def loss(log_temperature: float) -> float:
-        scaled = log_risk / np.exp(log_temperature)
-        still = np.logaddexp.accumulate(scaled[order])[last]
-        return float((still - scaled[event]).sum())
-
-    return _best_temperature(loss)
-
-
-def _best_temperature(loss: Callable[[float], float]) -> float:
-    bounds = (float(np.log(TEMPERATURE_BOUNDS[0])), float(np.log(TEMPERATURE_BOUNDS[1])))
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
+    return most_probable_temperature(surprise_at)

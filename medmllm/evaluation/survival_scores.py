@@ -22,12 +22,14 @@ def weighted_brier(followed: Followed, predicted: FloatArray, at: FloatArray, we
         at: The times; shape (times,).
         weights: How often each study counts; shape (draws, studies).
     """
-    time, smallest = followed.time[:, None], np.finfo(float).tiny
-    until_own = np.maximum(followed.followed(weights, followed.time, including=False), smallest)
-    until_at = np.maximum(followed.followed(weights, at, including=True), smallest)
+    time = followed.time[:, None]
+    until_own = followed.followed(weights, followed.time, including=False)
+    until_at = followed.followed(weights, at, including=True)
     came = (predicted**2 * (followed.event[:, None] & (time <= at))).astype(np.float64)
     to_come = (1 - predicted) ** 2 * (time > at)
-    summed = np.where(weights > 0, weights / until_own, 0.0) @ came + (weights @ to_come) / until_at
+    inverse = np.divide(weights, until_own, out=np.zeros_like(weights), where=weights > 0)
+    later = weights @ to_come  # none where nobody was followed until then
+    summed = inverse @ came + np.divide(later, until_at, out=np.zeros_like(later), where=later > 0)
     score: FloatArray = summed / weights.sum(axis=1, keepdims=True)
     return score
 

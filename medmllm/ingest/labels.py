@@ -1,6 +1,6 @@
 """Turn one target or several into the task of a training: classes, grades, or several targets side by side.
 
-    one target -> classes of each study, ordered where asked
+    one target -> classes of each study, ordered where asked; or the time to an event
     several targets, each of its kind -> per study the class of each, or UNKNOWN
 
 A study counts as soon as it has a value for one target: those that are missing are masked, not guessed. Messages name
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from medmllm.errors import LabelError
 from medmllm.ingest.ordering import order_classes
+from medmllm.ingest.survival import read_survival, survival_task
 from medmllm.ingest.tables import Target, Targets, assign_targets
 from medmllm.model_documents import Task
 from medmllm.records import UNKNOWN, Study
@@ -37,9 +38,12 @@ def assign_task(studies: Sequence[Study], targets: Sequence[Target], settings: T
         settings: Whose classes are ordered.
 
     Raises:
-        LabelError: As of `assign_targets` and `order_classes`; one named twice; settings of a target that is none.
+        LabelError: As of `assign_targets` and `order_classes`; one named twice; settings of a target that is none; as
+            of `read_survival` and `survival_task`.
     """
     _check_names(targets, settings)
+    if settings.survival:
+        return _assign_survival(studies, targets, settings)
     found = [_of_kind(assign_targets(studies, target), target, settings) for target in targets]
     if len(targets) == 1:
         (own,), (target,) = found, targets
@@ -53,6 +57,17 @@ def assign_task(studies: Sequence[Study], targets: Sequence[Target], settings: T
     every = {key: tuple(own.by_study.get(key, UNKNOWN) for own in found) for key in keys}
     by_study = {key: labels for key, labels in every.items() if any(label != UNKNOWN for label in labels)}
     return Assigned(Task.of_several(parts), by_study, tuple(key for key in keys if key not in by_study))
+
+
+def _assign_survival(studies: Sequence[Study], targets: Sequence[Target], settings: TaskSettings) -> Assigned:
+    if len(targets) > 1:
+        raise LabelError(
+            f'[task] kind = "survival" learns the time to one event, and {len(targets)} targets were given: train for '
+            "each on its own"
+        )
+    found = read_survival(studies, targets[0], settings)
+    missing = tuple(study.study_key for study in studies if study.study_key not in found)
+    return Assigned(survival_task(found, targets[0], settings), found, missing)
 
 
 def _check_names(targets: Sequence[Target], settings: TaskSettings) -> None:

@@ -184,7 +184,7 @@ def parse_target(text: str) -> Target:
             raise LabelError(f"the target {text!r} is no column and no comparison such as 'spiculation>=3'")
         return Target(plain)
     target = Target(found["column"], found["operator"], found["bound"].strip("'\" "))
-    if target.operator not in ("==", "!=") and _number(target.bound or "") is None:
+    if target.operator not in ("==", "!=") and plain_number(target.bound or "") is None:
         raise LabelError(f"the target {text!r} orders by {target.bound!r}, which is no number")
     return target
 
@@ -196,18 +196,9 @@ def assign_targets(studies: Sequence[Study], target: Target) -> Targets:
         LabelError: No study has the column (the nearest is named), no value is left, one class only, a
             cell that is NaN, or no number under an ordering, or more than 20 classes for a plain column.
     """
-    columns = sorted({column for study in studies for column in study.facts})
-    if target.column not in columns:
-        near = difflib.get_close_matches(target.column, columns, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(columns)}" if columns else ""
-        if not columns:
-            raise LabelError(
-                f"none of the {len(studies)} studies found fits a row of the label table: is this the right folder of "
-                "studies, and do study_id or patient_id name its folders or identifiers?"
-            )
-        raise LabelError(f"the label table has no column {target.column!r}{hint}")
-    _refuse_nan(studies, target.column)
-    cells = {study.study_key: _cell(study, target.column) for study in studies}
+    check_column(studies, target.column)
+    refuse_nan(studies, target.column)
+    cells = {study.study_key: cell_of(study, target.column) for study in studies}
     missing = tuple(key for key, cell in cells.items() if cell is None)
     known = {key: cell for key, cell in cells.items() if cell is not None}
     if target.operator is None:
@@ -226,7 +217,25 @@ def assign_targets(studies: Sequence[Study], target: Target) -> Targets:
     return Targets(classes, {key: classes.index(name) for key, name in named.items()}, missing)
 
 
-def _refuse_nan(studies: Sequence[Study], column: str) -> None:
+def check_column(studies: Sequence[Study], name: str) -> None:
+    """Refuse a column that no study has.
+
+    Raises:
+        LabelError: Names the nearest one.
+    """
+    columns = sorted({column for study in studies for column in study.facts})
+    if name not in columns:
+        near = difflib.get_close_matches(name, columns, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(columns)}" if columns else ""
+        if not columns:
+            raise LabelError(
+                f"none of the {len(studies)} studies found fits a row of the label table: is this the right folder of "
+                "studies, and do study_id or patient_id name its folders or identifiers?"
+            )
+        raise LabelError(f"the label table has no column {name!r}{hint}")
+
+
+def refuse_nan(studies: Sequence[Study], column: str) -> None:
     """Refuse what a computation left behind: unlike an empty cell, it does not say that there is no label."""
     for study in studies:
         if study.facts.get(column, "").strip().lower() == "nan":
@@ -236,12 +245,14 @@ def _refuse_nan(studies: Sequence[Study], column: str) -> None:
             )
 
 
-def _cell(study: Study, column: str) -> str | None:
+def cell_of(study: Study, column: str) -> str | None:
+    """Return a study's cell in a column; None where it is empty."""
     cell = study.facts.get(column, "").strip()
     return None if cell.lower() in MISSING else cell
 
 
-def _number(text: str) -> float | None:
+def plain_number(text: str) -> float | None:
+    """Return the finite number that a cell holds; None where it holds none."""
     try:
         value = float(text)
     except ValueError:
@@ -250,7 +261,7 @@ def _number(text: str) -> float | None:
 
 
 def _holds(cell: str, target: Target, line: int | None) -> bool:
-    value, bound = _number(cell), _number(target.bound or "")
+    value, bound = plain_number(cell), plain_number(target.bound or "")
     if target.operator in ("==", "!="):
         same = value == bound if value is not None and bound is not None else cell == target.bound
         return same is (target.operator == "==")
@@ -261,7 +272,7 @@ def _holds(cell: str, target: Target, line: int | None) -> bool:
 
 def _own_classes(column: str, known: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the classes of a plain column and the class of each study."""
-    numbers = {key: _number(cell) for key, cell in known.items()}
+    numbers = {key: plain_number(cell) for key, cell in known.items()}
     if all(number is not None for number in numbers.values()):
         # 1 and 1.0 are one class: tables that passed through pandas write whole numbers either way.
         named = {key: f"{number:.15g}" for key, number in numbers.items()}

@@ -38,6 +38,7 @@ class StudyClassifier(nn.Module):
         audio_encoder: Of recordings.
         table_encoder: Of cells of the label table.
         task: Says how many logits a study has, and what they come from.
+        intervals: Of a time to an event, in which its hazards are told.
 
     Raises:
         ConfigError: No encoder at all, or an unknown fusion.
@@ -52,6 +53,7 @@ class StudyClassifier(nn.Module):
         audio_encoder: AudioEncoder | None = None,
         table_encoder: TableEncoder | None = None,
         task: Task,
+        intervals: int = 0,
     ) -> None:
         super().__init__()
         if settings.fusion not in FUSIONS:
@@ -79,9 +81,9 @@ class StudyClassifier(nn.Module):
             widths = [text_encoder.width] * len(self.modalities)
         self.missing = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in widths)
         self.fusion = FUSIONS[settings.fusion](
-            widths, hidden=settings.fusion_width, outputs=score_count(task), dropout=settings.dropout
+            widths, hidden=settings.fusion_width, outputs=score_count(task, intervals), dropout=settings.dropout
         )
-        self.head = new_head(task)
+        self.head = new_head(task, intervals)
         self.modality_dropout = settings.modality_dropout if len(self.modalities) > 1 else 0.0
         self.sharing: frozenset[str] = frozenset()
 

@@ -10,21 +10,26 @@ from torch import Tensor, nn
 
 from medmllm.model_documents import Task
 from medmllm.models.ordinal_head import OrdinalHead
+from medmllm.models.survival_head import CoxHead, HazardHead
 
 
-def score_count(task: Task) -> int:
-    """Return how many scores a task needs: one for ordered classes, else one per output.
+def score_count(task: Task, intervals: int = 0) -> int:
+    """Return how many scores a task needs: one for ordered classes and a Cox model, else one per output or interval.
 
     >>> score_count(Task.of("grade", ("1", "2", "3"), ordered=True))
     1
     """
+    if task.survival is not None:
+        return 1 if task.survival.model == "cox" else intervals
     if task.several:
         return sum(score_count(part) for part in task.parts)
     return 1 if task.ordered else task.outputs
 
 
-def new_head(task: Task) -> nn.Module:
-    """Return the head of a task."""
+def new_head(task: Task, intervals: int = 0) -> nn.Module:
+    """Return the head of a task; `intervals` are those of a time to an event."""
+    if task.survival is not None:
+        return CoxHead(intervals) if task.survival.model == "cox" else HazardHead(intervals)
     if task.several:
         return TargetHeads(task)
     return OrdinalHead(task.outputs) if task.ordered else nn.Identity()

@@ -25,7 +25,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from medmllm.documents import PreprocessingContract, TextSettings
 from medmllm.errors import ConfigError, PackageError
-from medmllm.model_documents import FoldModel, ModelCard, ModelSettings, Task
+from medmllm.model_documents import FoldModel, FoldSurvival, ModelCard, ModelSettings, Task
 from medmllm.models.audio_encoder import AudioEncoder
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.image_encoder import ImageEncoder, check_grid
@@ -83,6 +83,8 @@ def build_network(
     task: Task,
     text_network: nn.Module | None,
     codes: TableCodes | None = None,
+    *,
+    survival: FoldSurvival | None = None,
 ) -> StudyClassifier:
     """Return a classifier for a contract; all but `text_network` has fresh weights.
 
@@ -92,6 +94,7 @@ def build_network(
         task: Says how many logits there are, and whether they come from one score.
         text_network: The Hugging Face encoder; None when the contract reads no text.
         codes: Of the fold; None when the contract reads no table.
+        survival: Of the fold; None when the task is no time to an event.
 
     Raises:
         ConfigError: An unknown part, or a grid too small for the network.
@@ -108,6 +111,7 @@ def build_network(
         audio_encoder=None if contract.recording is None else AudioEncoder(settings, contract.recording.mels),
         table_encoder=None if codes is None else TableEncoder(settings, codes),
         task=task,
+        intervals=0 if survival is None else len(survival.bounds),
     )
 
 
@@ -253,7 +257,7 @@ def _load_fold(folder: Path, card: ModelCard, fold: FoldModel, device: torch.dev
         tokenizer = load_tokenizer(home, local_files_only=True)
         text_network = from_config(read_config(home))
     codes = None if card.contract.table is None else TableCodes.read(folder / codes_name(fold.fold, fold.inner))
-    network = build_network(card.contract, card.model, card.task, text_network, codes)
+    network = build_network(card.contract, card.model, card.task, text_network, codes, survival=fold.survival)
     try:
         network.load_state_dict(_read_tensors(folder / fold.weights))
     except RuntimeError as error:

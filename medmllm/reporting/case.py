@@ -179,7 +179,7 @@ def _check_parts(
 def _probability_of(prediction: PredictionDocument) -> str:
     """Return the class that `prediction.probability` is of: the positive one, or the predicted one."""
     task = prediction.task
-    name = task.classes[1] if task.kind == "binary" else prediction.probability_of or prediction.predicted
+    name = task.classes[1] if task.kind in ("binary", "survival") else prediction.probability_of or prediction.predicted
     if not math.isclose(prediction.probabilities.get(name, math.nan), prediction.probability, abs_tol=1e-9):
         raise MedmllmError("the probability is not that of the class it should be of", code="report_mismatch")
     return name

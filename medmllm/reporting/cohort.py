@@ -32,6 +32,11 @@ METRICS = {
     "quadratic_kappa": ("Quadratic kappa", "agreement beyond chance, a miss counts by its square; 1 is perfect"),
     "mean_absolute_error": ("Mean absolute error", "classes between truth and prediction; smaller is better"),
     "ranked_probability_score": ("Ranked probability score", "mean squared error over all cuts; 0 is perfect"),
+    "c_index": ("C-index (Harrell)", "share of pairs in which the higher risk had its event first; 0.5 is guessing"),
+    "c_index_within_folds": ("C-index within folds", "the same, but only studies of one fold model are compared"),
+    "c_index_uno": ("C-index (Uno)", "weighted so that it does not depend on who was censored"),
+    "integrated_brier": ("Integrated Brier score", "mean squared error up to the largest horizon; 0 is perfect"),
+    "risk_excess": ("Events beyond risk", "share of events that came less that predicted; 0 is ideal"),
     "calibration_excess": ("Events beyond probability", "events less what the probabilities add up to, per study"),
 }
 

@@ -14,7 +14,7 @@ from medmllm.evaluation.leading import leading_label
 from medmllm.model_documents import ModelCard
 from medmllm.reporting.page import write_page
 from medmllm.result_documents import ScoringSummary
-from medmllm.table_rows import LedgerRow, PredictionRow
+from medmllm.table_rows import LedgerRow, PredictionRow, SurvivalPredictionRow
 
 TABLES = {
     "predictions.csv": "one row per scored study",
@@ -29,7 +29,7 @@ TABLES = {
 class ScoredStudy:
     """One row of the table of scored studies."""
 
-    row: PredictionRow
+    row: PredictionRow | SurvivalPredictionRow
     probability_of: str | None  # of several targets, the class whose probability is shown; else None
     explained: bool
     report: str | None  # relative link; None when there is no such file
@@ -51,7 +51,7 @@ class FolderPage:
 def write_folder_index(
     path: Path,
     *,
-    predictions: Iterable[PredictionRow],
+    predictions: Iterable[PredictionRow | SurvivalPredictionRow],
     ledger: Iterable[LedgerRow],
     summary: ScoringSummary,
     explained: Set[str],
@@ -90,14 +90,14 @@ def write_folder_index(
 
 
 def _shown(card: ModelCard) -> str:
-    if card.task.kind == "binary":
+    if card.task.outputs == 1:
         return f"“{card.task.classes[1]}”"
     return "the class named beside it" if card.task.several else "the predicted class"
 
 
-def _class_shown(row: PredictionRow, card: ModelCard) -> str | None:
+def _class_shown(row: PredictionRow | SurvivalPredictionRow, card: ModelCard) -> str | None:
     """Return of several targets the class that leads; None where there is one target."""
-    if not card.task.several:
+    if not card.task.several or isinstance(row, SurvivalPredictionRow):
         return None
     classes = card.task.classes
     return classes[leading_label([row.probabilities[name] for name in classes], card)]

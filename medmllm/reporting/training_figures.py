@@ -136,7 +136,8 @@ def _light_style() -> Markup:
     return Markup(re.sub(r"var\((--[\w-]+)\)", lambda found: colours[found[1]], rules))
 
 
-def _draw(macro: str, *arguments: object) -> Markup:
+def draw(macro: str, *arguments: object) -> Markup:
+    """Return what a macro of charts.svg.j2 draws."""
     drawn: Markup = getattr(environment().get_template("charts.svg.j2").module, macro)(*arguments)
     return drawn
 
@@ -144,7 +145,7 @@ def _draw(macro: str, *arguments: object) -> Markup:
 def _roc(told: TargetEvaluation, arms: Sequence[OutOfFold], targets: IntArray) -> TrainingFigure:
     task = told.task
     ordered = task.kind == "ordinal"
-    paths = [(arm.arm, _path(roc_points(arm.probabilities, targets, ordered=ordered))) for arm in arms]
+    paths = [(arm.arm, path(roc_points(arm.probabilities, targets, ordered=ordered))) for arm in arms]
     of_what = (
         "mean of the curves of all cuts, “this class or higher”" if ordered else "mean of the one-versus-rest curves"
     )
@@ -154,7 +155,7 @@ def _roc(told: TargetEvaluation, arms: Sequence[OutOfFold], targets: IntArray) -
         "roc",
         f"ROC curves of the arms {', '.join(arm.arm for arm in arms)}; the areas are in the table of the arms",
         f"ROC, {of_what}; the dashed diagonal is guessing",
-        _draw("roc", paths, FRAME),
+        draw("roc", paths, FRAME),
     )
 
 
@@ -173,7 +174,7 @@ def _reliability(
                 f"Reliability of the {arm.arm} arm: {told}",
                 f"Reliability, {arm.arm}: probability of {of_what} in ten bins; area shows the number of studies, "
                 "bars 95 % intervals. On the diagonal is calibrated",
-                _draw("reliability", number, own, largest, FRAME, synthetic),
+                draw("reliability", number, own, largest, FRAME, synthetic),
             )
         )
     return tuple(found)
@@ -189,7 +190,7 @@ def _decision(curves: Sequence[DecisionCurveDocument], event: str) -> TrainingFi
         "numbers are in the table",
         f"Net benefit of treating whoever's probability of “{event}” reaches the threshold; dashed: treating all, "
         "level line: treating none",
-        _draw("decision", chart, [(name, _path(own)) for name, own in chart.arms], _path(chart.treat_all), FRAME),
+        draw("decision", chart, [(name, path(own)) for name, own in chart.arms], path(chart.treat_all), FRAME),
     )
 
 
@@ -203,14 +204,14 @@ def _learning(curve: LearningCurveDocument | None, confidence: float) -> Trainin
         f"AUROC of the {curve.arm} arm by training patients: {told}",
         f"AUROC of the {curve.arm} arm out of fold by the training patients of a fold, on average; bars "
         f"{100 * confidence:g} % intervals, dashed: guessing",
-        _draw("learning", chart, _path(tuple((mark.x, mark.y) for mark in chart.marks)), FRAME),
+        draw("learning", chart, path(tuple((mark.x, mark.y) for mark in chart.marks)), FRAME),
     )
 
 
-def _path(points: tuple[tuple[float, float], ...]) -> str:
+def path(points: tuple[tuple[float, float], ...]) -> str:
     """Return points of the unit square as an SVG path; y grows upwards.
 
-    >>> _path(((0.0, 0.0), (1.0, 1.0)))
+    >>> path(((0.0, 0.0), (1.0, 1.0)))
     'M58.0 260.0L308.0 10.0'
     """
     placed = (f"{FRAME.left + FRAME.side * x:.1f} {FRAME.top + FRAME.side * (1 - y):.1f}" for x, y in points)

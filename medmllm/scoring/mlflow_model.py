@@ -77,9 +77,10 @@ def _rows(number: int, results: Iterable[Scored | Refused], package: ModelPackag
             rows.append({"row": number, "study_key": study.study_key, "patient_key": study.patient_key} | what)
             continue
         row = prediction_row(result.prediction, package.card, predicted_class(result.prediction, package))
-        flat = row.model_dump(exclude={"probabilities", "predictions"})
-        flat |= {f"probabilities[{c}]": p for c, p in row.probabilities.items()}
-        rows.append({"row": number} | flat | {f"predictions[{t}]": c for t, c in row.predictions.items()})
+        each: dict[str, object] = {"row": number}
+        for name, value in row:
+            each |= {f"{name}[{c}]": own for c, own in value.items()} if isinstance(value, dict) else {name: value}
+        rows.append(each)
     return rows
 
 
@@ -90,13 +91,17 @@ def output_columns(card: ModelCard) -> list[ColSpec]:
     probability.
     """
     text, number = DataType.string, DataType.double
+    numbers = [f"probabilities[{name}]" for name in card.task.classes]
+    if card.task.survival is not None:
+        free = [f"event_free[{name}]" for name in card.task.survival.horizon_names]
+        numbers = [*free, "median_time", "log_hazard"]
     return [
         ColSpec(DataType.long, "row"),
         ColSpec(text, "study_key"),
         ColSpec(text, "patient_key"),
         *(ColSpec(text, name, required=False) for name in ("predicted", "modalities_used", "weights_digest")),
         *(ColSpec(number, name, required=False) for name in ("probability", "interval_low", "interval_high")),
-        *(ColSpec(number, f"probabilities[{name}]", required=False) for name in card.task.classes),
+        *(ColSpec(number, name, required=False) for name in numbers),
         *(ColSpec(text, f"predictions[{name}]", required=False) for name in card.task.names),
         ColSpec(DataType.boolean, "training_patient", required=False),
         *(ColSpec(text, name, required=False) for name in ("stage", "code", "reason")),

@@ -7,15 +7,21 @@ from collections.abc import Mapping, Sequence
 
 from medmllm.evaluation.leading import predicted_labels, told_labels
 from medmllm.ingest.study_folder import StudyIndex
-from medmllm.model_documents import ModelCard, Task
+from medmllm.model_documents import RISK_GROUPS, ModelCard, Task
 from medmllm.records import Prediction, Provenance
 from medmllm.result_documents import PredictionDocument, ScoringSummary
-from medmllm.table_rows import PredictionRow
+from medmllm.scoring.survival import survival_estimate, survival_row
+from medmllm.table_rows import PredictionRow, SurvivalPredictionRow
 
 NO_LABEL = "none"
 
 
-def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> PredictionRow:
+def row_type(card: ModelCard) -> type[PredictionRow] | type[SurvivalPredictionRow]:
+    """Return what a row of predictions.csv is."""
+    return PredictionRow if card.task.survival is None else SurvivalPredictionRow
+
+
+def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> PredictionRow | SurvivalPredictionRow:
     """Return the row of predictions.csv.
 
     Args:
@@ -23,6 +29,8 @@ def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> P
         card: Gives the classes.
         predicted: Class index at the operating point.
     """
+    if card.task.survival is not None:
+        return survival_row(prediction, card, predicted)
     classes, chosen = card.task.classes, prediction.conformal_set
     return PredictionRow(
         study_key=prediction.study_key,
@@ -63,6 +71,7 @@ def prediction_document(
         predictions=target_predictions(prediction, card),
         calibration=card.calibration,
         conformal_set=None if chosen is None else tuple(card.task.classes[index] for index in chosen),
+        survival=survival_estimate(prediction, card),
         modalities_used=prediction.modalities_used,
         unknown_categories=dict(prediction.unknown_categories),
         training_patient=prediction.training_patient,
@@ -94,12 +103,12 @@ def predicted_name(prediction: Prediction, card: ModelCard, predicted: int) -> s
     """Return the name of the predicted class; of several targets the classes that are told in short."""
     if card.task.several:
         return "; ".join(told_labels(predicted_labels(prediction.probabilities, card), card)) or NO_LABEL
-    return card.task.classes[predicted]
+    return RISK_GROUPS[predicted] if card.task.survival is not None else card.task.classes[predicted]
 
 
 def shown_probability(prediction: Prediction, card: ModelCard, predicted: int) -> float:
-    """Return the probability that is shown: of the positive class when binary, else of the predicted class or label."""
-    return prediction.probabilities[1 if card.task.kind == "binary" else predicted]
+    """Return the probability that is shown: of the positive class or event, else of the predicted class or label."""
+    return prediction.probabilities[1 if card.task.outputs == 1 else predicted]
 
 
 def summarise(

@@ -43,6 +43,7 @@ from medmllm.records import (
     Study,
     Values,
 )
+from medmllm.scoring.survival import estimate, explained
 from medmllm.training.cohort import StudyParts, compare_note, inspect_parts, read_parts, stage_of
 
 logger = logging.getLogger(__name__)
@@ -267,16 +268,18 @@ def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage) -> P
     mean, task = logits.mean(axis=0), package.card.task
     probabilities, each = class_probabilities(mean[None], task)[0], class_probabilities(logits, task)
     shown = each[:, shown_class(probabilities.tolist(), package.card)]
+    survival = None if task.survival is None else estimate(mean, task.survival)
     return Prediction(
         study_key=item.study.study_key,
         patient_key=item.study.patient_key,
         probabilities=tuple(map(float, probabilities)),
-        logits=tuple(map(float, mean)),
+        logits=tuple(map(float, mean if task.survival is None else explained(mean, task.survival))),
         interval=(float(shown.min()), float(shown.max())),
         modalities_used=_modalities_used(item.samples),
         weights_digest=package.weights_digest,
         conformal_set=conformal_set(each, package.card),
         training_patient=was_trained_on(item.study, package.card),
+        survival=survival,
         unknown_categories=_unknown(item.parts.values, package),
     )
 
@@ -298,8 +301,8 @@ def conformal_set(each: FloatArray, card: ModelCard) -> tuple[int, ...] | None:
 
 
 def shown_class(probabilities: Sequence[float], card: ModelCard) -> int:
-    """Return the class whose probability is shown: the positive one when binary, else that of `predicted_class`."""
-    return 1 if card.task.kind == "binary" else _predicted(probabilities, card)
+    """Return the class whose probability is shown: the positive one or the event, else that of `predicted_class`."""
+    return 1 if card.task.outputs == 1 else _predicted(probabilities, card)
 
 
 def predicted_class(prediction: Prediction, package: ModelPackage) -> int:

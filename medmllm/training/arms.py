@@ -72,7 +72,7 @@ def split_cohort(cohort: Cohort, settings: TrainingSettings, labels: Sequence[st
         )
     return make_splits(
         [member.sample.patient_key for member in cohort.members],
-        cohort.targets,
+        cohort.strata(settings.folds),
         study_keys=[member.sample.study_key for member in cohort.members],
         folds=settings.folds,
         tuning_fraction=settings.tuning_fraction,

@@ -35,11 +35,13 @@ from medmllm.records import (
     SeriesReference,
     Stage,
     Study,
+    Survival,
     Target,
     Values,
     Volume,
 )
 from medmllm.training.image_cache import ImageCache, KeptImage
+from medmllm.training.survival_strata import survival_strata
 
 CONTRACT_VERSION = 1
 
@@ -115,6 +117,21 @@ class Cohort:
     def targets(self) -> list[int]:
         """Class index of each member; empty where there are several targets instead."""
         return [member.sample.target for member in self.members if isinstance(member.sample.target, int)]
+
+    @property
+    def known(self) -> list[Target]:
+        """Target of each member, of whichever kind."""
+        return [member.sample.target for member in self.members if member.sample.target is not None]
+
+    @property
+    def survived(self) -> list[Survival]:
+        """Time to an event of each member; empty where that is not the target."""
+        return [member.sample.target for member in self.members if isinstance(member.sample.target, Survival)]
+
+    def strata(self, folds: int) -> list[int]:
+        """Return what folds are stratified by: the class of each member, or one made of its time to an event."""
+        patients = [member.sample.patient_key for member in self.members]
+        return survival_strata(self.survived, patients, folds) if self.survived else self.targets
 
     @property
     def labels(self) -> list[tuple[int, ...]]:

@@ -20,6 +20,7 @@ from medmllm.documents import PreprocessingContract
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.modality_use import Deprived
 from medmllm.evaluation.several import SeveralOutOfFold, out_of_fold
+from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.model_documents import FoldModel, Task
 from medmllm.training.arms import arm_contract, main_arm
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
@@ -44,7 +45,7 @@ class SmallerTraining:
 
     fraction: float
     folds: tuple[FoldSplit, ...]
-    out_of_fold: OutOfFold | SeveralOutOfFold
+    out_of_fold: OutOfFold | SeveralOutOfFold | SurvivalOutOfFold
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +54,7 @@ class ArmResult:
 
     arm: Arm
     contract: PreprocessingContract  # the cohort's, less what the arm does not read
-    out_of_fold: OutOfFold | SeveralOutOfFold
+    out_of_fold: OutOfFold | SeveralOutOfFold | SurvivalOutOfFold
     folds: tuple[FoldModel, ...]  # one per network, those of a fold side by side
     folder: Path  # holds the networks' weights and tokenizers
     deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
@@ -179,7 +180,8 @@ def _assemble(
     order = np.concatenate(tests).argsort()
     logits = np.concatenate([found.logits for found in folds])[order]
     predicted = np.concatenate([found.predicted for found in folds])[order]
-    sets = np.concatenate([found.sets for found in folds if found.sets is not None])[order]
+    kept = [found.sets for found in folds if found.sets is not None]
+    sets = np.concatenate(kept)[order] if kept else None
     deprived = assemble([(test, found.deprived) for test, found in zip(tests, folds, strict=True)], len(order))
     said = out_of_fold(arm, logits, predicted, sets, task)
     models = tuple(model for found in folds for model in found.models)

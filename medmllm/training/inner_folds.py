@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from medmllm.errors import SplitError
+from medmllm.records import Survival
 from medmllm.training.label_splits import BoolArray, Labels, holds_of, stratify, values_of, words_of
 from medmllm.training.splits import (
     ATTEMPTS,
@@ -46,6 +47,11 @@ def hold_classes(targets: Sequence[int]) -> Held:
     target = np.asarray(targets, dtype=np.int64)
     classes = np.unique(target)
     return Held(target[:, None] == classes, tuple(f"class {label}" for label in classes))
+
+
+def hold_events(survived: Sequence[Survival]) -> Held:
+    """Return what a cohort of times to an event holds: events; a part can do without the censored."""
+    return Held(np.array([[one.event] for one in survived]), ("any event",))
 
 
 def hold_labels(labels: Labels, names: Sequence[str]) -> Held:

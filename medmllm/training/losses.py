@@ -17,6 +17,7 @@ from torch.nn import functional
 from medmllm.errors import ConfigError
 from medmllm.model_documents import Task
 from medmllm.records import Sample
+from medmllm.training.survival_loss import CoxLoss, HazardLoss
 from medmllm.training.target_loss import EFFECTIVE_BETA, make_target_loss
 from medmllm.training_config import TrainingSettings
 
@@ -35,11 +36,13 @@ class Loss(Protocol):
 def make_loss(train: Sequence[Sample], settings: TrainingSettings, task: Task, device: torch.device) -> Loss:
     """Return the loss for these samples, its classes weighted and its studies focused on as asked.
 
-    Of several targets see target_loss.
+    Of several targets see target_loss, of times to an event survival_loss.
 
     Raises:
         ConfigError: Weights are given for another number of classes.
     """
+    if task.survival is not None:
+        return CoxLoss() if task.survival.model == "cox" else HazardLoss()
     if task.several:
         return make_target_loss(train, settings, task, device)
     weights = class_weights(train, settings, len(task.classes)).to(device)

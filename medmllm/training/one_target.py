@@ -13,6 +13,7 @@ from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.discrimination import BoolArray
 from medmllm.evaluation.modality_use import Deprived
 from medmllm.evaluation.several import SeveralOutOfFold, of_studies
+from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.model_documents import FoldModel, Place
 from medmllm.records import UNKNOWN
 from medmllm.training.cross_validation import ArmResult, SmallerTraining
@@ -60,7 +61,7 @@ def _arm(arm: ArmResult, number: int, place: Place, inside: BoolArray) -> ArmRes
     )
 
 
-def _said(found: OutOfFold | SeveralOutOfFold, number: int, inside: BoolArray) -> OutOfFold:
+def _said(found: OutOfFold | SeveralOutOfFold | SurvivalOutOfFold, number: int, inside: BoolArray) -> OutOfFold:
     assert isinstance(found, SeveralOutOfFold)  # of a run of several targets
     return of_studies(found.targets[number], inside)
 

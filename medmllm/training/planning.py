@@ -11,17 +11,18 @@ from pathlib import Path
 from medmllm.csv_tables import write_table
 from medmllm.errors import SplitError
 from medmllm.ingest.keys import load_keyring
-from medmllm.records import Study, Target
+from medmllm.records import Study, Survival, Target
 from medmllm.table_rows import LeakRow
 from medmllm.training.arms import split_cohort
 from medmllm.training.cohort import Cohort
-from medmllm.training.inner_folds import Held, check_enough_inner, hold_classes, hold_labels, nest
+from medmllm.training.inner_folds import Held, check_enough_inner, hold_classes, hold_events, hold_labels, nest
 from medmllm.training.label_splits import carve_label_tuning, check_enough_labels, refuse_lacking
 from medmllm.training.leakage import audit
 from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds
 from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
 from medmllm.training.splits import SplitPlan, check_enough
 from medmllm.training.subsets import nested_subsets
+from medmllm.training.survival_strata import coarse_stratum, target_strata
 from medmllm.training.telling_columns import remark_columns
 from medmllm.training_config import TrainingSettings
 
@@ -53,7 +54,8 @@ def look_ahead(
     labelled = [study for study in studies if study.study_key in targets]
     patients, known = [study.patient_key for study in labelled], [targets[study.study_key] for study in labelled]
     if splits is None and settings.group_out:
-        sites = site_folds(labelled, {key: _stratum(target) for key, target in targets.items()}, settings.group_out)
+        coarse = {key: coarse_stratum(target) for key, target in targets.items()}
+        sites = site_folds(labelled, coarse, settings.group_out)
         place = {study.study_key: k for k, study in enumerate(labelled)}
         tests = [[place[key] for key in fold.test] for fold in sites]
         check_enough_inner(patients, _held(known, labels), tests, settings.inner_folds)
@@ -62,7 +64,7 @@ def look_ahead(
         if labels:
             check_enough_labels(patients, [own for own in known if isinstance(own, tuple)], labels, settings.folds)
         else:
-            check_enough(patients, list(map(_stratum, known)), settings.folds)
+            check_enough(patients, target_strata(known, patients, settings.folds), settings.folds)
         check_enough_inner(patients, _held(known, labels), settings.folds, settings.inner_folds)
         return None
     patient_of = {study.study_key: study.patient_key for study in studies}
@@ -89,12 +91,8 @@ def _check_inner_given(given: Given, asked: int) -> None:
 def _held(known: Sequence[Target], labels: Sequence[str]) -> Held:
     if labels:
         return hold_labels([own for own in known if isinstance(own, tuple)], labels)
-    return hold_classes(list(map(_stratum, known)))
-
-
-def _stratum(target: Target) -> int:
-    """Return what given folds are checked and carved by: the class; several targets are looked at on their own."""
-    return target if isinstance(target, int) else 0
+    survived = [own for own in known if isinstance(own, Survival)]
+    return hold_events(survived) if survived else hold_classes(list(map(coarse_stratum, known)))
 
 
 def settle_folds(
@@ -138,7 +136,7 @@ def _with_inner(plan: SplitPlan, cohort: Cohort, settings: TrainingSettings, lab
     return nest(
         plan,
         [member.sample.patient_key for member in cohort.members],
-        hold_labels(cohort.labels, labels) if labels else hold_classes(cohort.targets),
+        _held(cohort.known, labels),
         study_keys=[member.sample.study_key for member in cohort.members],
         inner_folds=settings.inner_folds,
         seed=settings.seed,
@@ -146,7 +144,8 @@ def _with_inner(plan: SplitPlan, cohort: Cohort, settings: TrainingSettings, lab
 
 
 def _strata(cohort: Cohort) -> list[int]:
-    return cohort.targets or [0] * len(cohort.members)
+    """Return what given folds are checked and carved by."""
+    return list(map(coarse_stratum, cohort.known))
 
 
 def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, labels: Sequence[str]) -> SplitPlan:

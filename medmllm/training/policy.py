@@ -15,6 +15,7 @@ from medmllm.config import TrainConfig
 from medmllm.errors import ConfigError
 from medmllm.evaluation.cohort import OutOfFold, measures_of
 from medmllm.evaluation.fairness import GAPS, group_measures
+from medmllm.evaluation.survival import OVERALL
 from medmllm.model_documents import Task
 from medmllm.records import ArmEvaluation, Study
 from medmllm.training.groups import Groups
@@ -99,6 +100,8 @@ def _measured(task: Task) -> tuple[Sequence[str], Sequence[str]]:
 
     They are asked of an arm that says nothing, so that what is measured is listed in one place only.
     """
+    if task.survival is not None:
+        return OVERALL, ()
     count, ordered = len(task.classes), task.kind == "ordinal"
     each, logits = np.arange(count), np.zeros((count, count))
     arm = OutOfFold("none", np.full((count, count), 1 / count), logits[0] if count == 2 else logits, each)

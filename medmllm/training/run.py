@@ -15,7 +15,9 @@ import pandas as pd
 
 from medmllm.config import TrainConfig
 from medmllm.csv_tables import write_table
+from medmllm.evaluation.remarks import NAMES
 from medmllm.evaluation.several import SeveralOutOfFold
+from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.model_documents import FoldModel, ModelCard, Task
 from medmllm.models.package import CARD, digest_files, key_digest, write_background, write_reference
@@ -35,6 +37,8 @@ CALIBRATIONS = {
     "temperature": "temperature scaling, fitted per fold on {where}; {whose} logits are then averaged",
     "isotonic": "temperature scaling, then isotonic regression, fitted per fold on {where}; {whose} log-odds are then "
     "averaged. Explanations are of the logit before the isotonic curve",
+    "hazards": "temperature scaling of each hazard's distance from that of all the fold's training studies, fitted per "
+    "fold on {where}; {whose} log cumulative hazards are then averaged",
 }
 
 
@@ -73,7 +77,7 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
         files={name: digest for name, digest in digest_files(arm.folder).items() if name not in weights},
         operating_point=float(np.mean([fold.threshold for fold in arm.folds])),
         operating_points=_operating_points(trained.task, arm.folds),
-        conformal_coverage=trained.config.evaluation.coverage,
+        conformal_coverage=None if trained.cohort.survived else trained.config.evaluation.coverage,
         calibration=_calibration(trained),
         intended_use=trained.config.intended_use,
         training_patients=tuple(sorted({key_digest(key) for key in trained.patients})),
@@ -91,7 +95,8 @@ def _calibration(trained: Trained) -> str:
     networks = len(trained.plan.outer[0])
     where = "its tuning part" if networks == 1 else f"the tuning parts of its {networks} networks together"
     whose = "the folds'" if networks == 1 else "its networks', and the folds',"
-    return CALIBRATIONS[trained.config.evaluation.calibration].format(where=where, whose=whose)
+    kind = "hazards" if trained.cohort.survived else trained.config.evaluation.calibration
+    return CALIBRATIONS[kind].format(where=where, whose=whose)
 
 
 def _operating_points(task: Task, folds: Sequence[FoldModel]) -> dict[str, float] | None:
@@ -143,8 +148,9 @@ def write_out_of_fold(path: Path, trained: Trained) -> None:
 def _row(trained: Trained, arm: ArmResult, k: int, fold: int) -> dict[str, object]:
     """Return what an arm said of one study; of several targets, what is one per target goes by the target's name."""
     task, sample, found = trained.task, trained.cohort.members[k].sample, arm.out_of_fold
+    assert not isinstance(sample.target, Survival)  # see survival_run
+    assert not isinstance(found, SurvivalOutOfFold)
     each = found.targets if isinstance(found, SeveralOutOfFold) else (found,)
-    assert not isinstance(sample.target, Survival)
     truth = sample.target if isinstance(sample.target, tuple) else (sample.target,)
     by_target: dict[str, dict[str, object]] = {"target": {}, "predicted": {}, "abstained": {}}
     for place, own, label in zip(task.places, each, truth, strict=True):
@@ -170,7 +176,8 @@ def _row(trained: Trained, arm: ArmResult, k: int, fold: int) -> dict[str, objec
 def headline(evaluation: EvaluationDocument) -> dict[str, float]:
     """Return every defined estimate by `ARM_METRIC`, those of one of several targets by `ARM_METRIC_TARGET`.
 
-    For tracking; the AUROC of smaller trainings goes by `ARM_auroc_at_FRACTION`.
+    For tracking; what is told of a horizon goes by `ARM_METRIC_HORIZON`, the AUROC of smaller trainings by
+    `ARM_auroc_at_FRACTION`.
     """
     found = _estimates(evaluation)
     for own in evaluation.targets:
@@ -180,7 +187,7 @@ def headline(evaluation: EvaluationDocument) -> dict[str, float]:
 
 def _estimates(told: TargetEvaluation) -> dict[str, float]:
     return {
-        f"{arm.arm}_{metric.name}": metric.estimate
+        f"{arm.arm}_{metric.name}" + ("" if metric.group == "all" else f"_{metric.group}"): metric.estimate
         for arm in told.arms
         for metric in arm.metrics
         if metric.estimate is not None
@@ -219,12 +226,12 @@ def summary(evaluation: EvaluationDocument, out: Path) -> str:
 
 
 def _in_short(told: TargetEvaluation, *, synthetic: bool) -> Iterator[str]:
-    """Yield the AUROC of each arm, and of smaller trainings, as lines for the terminal."""
+    """Yield the AUROC, or C-index, of each arm, and the AUROC of smaller trainings, as lines for the terminal."""
     for arm in told.arms:
-        found = next((metric for metric in arm.metrics if metric.name == "auroc"), None)
+        found = next((metric for metric in arm.metrics if metric.name in NAMES), None)
         if found is not None and None not in (found.estimate, found.low, found.high):
             numbers = f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
-            yield f"{arm.arm:6s} AUROC {numbers}{' (synthetic)' if synthetic else ''}"
+            yield f"{arm.arm:6s} {NAMES[found.name]} {numbers}{' (synthetic)' if synthetic else ''}"
     if told.learning_curve is not None:
         yield learning_line(told.learning_curve, synthetic=synthetic)
 

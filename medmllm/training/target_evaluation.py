@@ -57,7 +57,7 @@ def tell_target(trained: Trained) -> Told:
     folds = group_folds(trained.arms[0].folds)
     thresholds = [own[0].conformal_thresholds for own in folds if own[0].conformal_thresholds]
     said += tuple(too_few_remarks(trained.task.classes, thresholds, coverage=settings.coverage))
-    document = _document(trained, found, sets).model_copy(
+    document = target_document(trained, found, sets).model_copy(
         update={
             "delong": trust.delong,
             "decision_curves": trust.decision_curves,
@@ -83,7 +83,7 @@ def tell_means(trained: Trained) -> Told:
         seed=trained.config.training.seed,
     )
     said = remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples)
-    return Told(_document(trained, found, {}), remarks=said)
+    return Told(target_document(trained, found, {}), remarks=said)
 
 
 def of_target(told: Told) -> Told:
@@ -128,7 +128,8 @@ def _evaluate_sets(trained: Trained) -> dict[str, SetEvaluation]:
     }
 
 
-def _document(trained: Trained, found: CohortEvaluation, sets: dict[str, SetEvaluation]) -> TargetEvaluation:
+def target_document(trained: Trained, found: CohortEvaluation, sets: dict[str, SetEvaluation]) -> TargetEvaluation:
+    """Return the metrics of one target as written to evaluation.json."""
     return TargetEvaluation(
         task=trained.task,
         n=found.n,

@@ -4,6 +4,7 @@ settings, Task -> nothing, or the first that does not fit
 """
 
 from medmllm.config import TrainConfig
+from medmllm.errors import ConfigError
 from medmllm.model_documents import Task
 from medmllm.training.losses import check_weights
 from medmllm.training.policy import check_rules
@@ -14,10 +15,33 @@ def check_task(config: TrainConfig, task: Task) -> None:
     """Refuse settings that do not fit the task.
 
     Raises:
-        ConfigError: Class weights of another number of classes; for several targets, what is of one target's classes; a
-            rule of the policy on what is not measured, or is of another target.
+        ConfigError: Class weights of another number of classes; for several targets, what is of one target's classes;
+            for a time to an event, what is of classes; a rule of the policy on what is not measured, or is of another
+            target.
     """
     check_rules(config, task)
     check_target_settings(config.training, task)
-    if not task.several:
+    if task.survival is not None:
+        check_survival_settings(config)
+    elif not task.several:
         check_weights(config.training, len(task.classes))
+
+
+def check_survival_settings(config: TrainConfig) -> None:
+    """Refuse settings that only make sense for classes.
+
+    Raises:
+        ConfigError: Names the first.
+    """
+    training = config.training
+    wrong = {
+        '[training] loss = "focal"': training.loss != "cross_entropy",
+        "[training] class_weights, a list": not isinstance(training.class_weights, str),
+        '[training] sampling = "balanced"': training.sampling != "shuffle",
+        "[training] learning_curve": bool(training.learning_curve),
+        "[evaluation.subgroups] columns": bool(config.evaluation.subgroups.columns),
+        '[evaluation] calibration = "isotonic"': config.evaluation.calibration != "temperature",
+    }
+    for what, asked in wrong.items():
+        if asked:
+            raise ConfigError(f"{what} is of classes, and the target is the time to an event: leave it out")

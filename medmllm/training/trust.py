@@ -68,7 +68,7 @@ def assess(
         line for own in found for line in gap_remarks(own, arm=packaged_arm(arms).arm, confidence=settings.confidence)
     )
     return Trust(
-        modality_use=tuple(map(_use, uses)),
+        modality_use=tuple(map(use_document, uses)),
         subgroups=tuple(_subgroup(own, packaged_arm(arms).arm, task.classes) for own in found),
         delong=tuple(_delong(arms, cohort, config)),
         decision_curves=tuple(_decision_curves(arms, cohort, config)),
@@ -182,7 +182,8 @@ def _subgroup(found: Subgroups, arm: str, classes: tuple[str, ...]) -> SubgroupD
     )
 
 
-def _use(found: ModalityUse) -> ModalityUseDocument:
+def use_document(found: ModalityUse) -> ModalityUseDocument:
+    """Return what an arm takes from a modality as written to evaluation.json."""
     return ModalityUseDocument(
         arm=found.arm,
         modality=found.modality,
@@ -195,6 +196,7 @@ def _use(found: ModalityUse) -> ModalityUseDocument:
         fall_absent=_estimate(found.fall_absent),
         bound=found.bound,
         verdict=found.verdict,
+        metric=found.metric,
     )
 
 

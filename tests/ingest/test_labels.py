@@ -1,13 +1,14 @@
 import pytest
 from pydantic import ValidationError
 
+from medmllm.config import TrainConfig, load_config
 from medmllm.errors import LabelError
 from medmllm.ingest.labels import Assigned, assign_task
 from medmllm.ingest.tables import parse_target
 from medmllm.records import UNKNOWN, Study
 from medmllm.training_config import TaskSettings
 
-CLASSES = TaskSettings(kind="classes", order=(), kinds={}, orders={})
+CLASSES = load_config(TrainConfig, "train").task
 ORDINAL = CLASSES.model_copy(update={"kind": "ordinal"})
 MIXED = CLASSES.model_copy(
     update={"kinds": {"grade": "ordinal", "side": "ordinal"}, "orders": {"side": ("c", "a", "b")}}
@@ -63,7 +64,7 @@ def test_outputs_and_classes_of_several_targets_stand_in_turn() -> None:
 
 def test_an_order_is_of_an_ordinal_target() -> None:
     with pytest.raises(ValidationError, match="'side' has an order and is not ordinal"):
-        TaskSettings(kind="classes", order=(), kinds={}, orders={"side": ("a", "b", "c")})
+        TaskSettings.model_validate(CLASSES.model_dump() | {"orders": {"side": ("a", "b", "c")}})
 
 
 def test_one_target_is_what_it_was() -> None:

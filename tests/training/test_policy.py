@@ -10,7 +10,9 @@ from medmllm.config import TrainConfig, load_config
 from medmllm.errors import ConfigError
 from medmllm.evaluation.cohort import OutOfFold, binary_measures, multiclass_measures
 from medmllm.evaluation.fairness import GAPS
+from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.evaluation.ordinal import ordinal_measures
+from medmllm.evaluation.survival import SurvivalOutOfFold, survival_measures
 from medmllm.model_documents import Task
 from medmllm.records import ArmEvaluation, Metric, Study
 from medmllm.training.policy import check_gaps, check_policy, check_rules, judge, rules_of, unmet
@@ -30,6 +32,10 @@ SEX = SubgroupDocument(
     column="sex", arm="fused", groups=(), too_small={}, unknown=0,
     gaps=(GapDocument(name="auroc_gap", highest="M", lowest="F", difference=NUMBER),),
 )  # fmt: skip
+
+
+FOLLOWED = Followed(np.array([1.0, 2.0]), np.array([True, True]))
+TIMED = SurvivalOutOfFold("fused", (1.0,), np.zeros((2, 51)), np.array([0, 1]))
 
 
 def policy(**rules: Any) -> PolicySettings:
@@ -53,7 +59,8 @@ def test_rules_can_be_made_of_every_metric_and_every_gap() -> None:
     arm = OutOfFold("fused", np.full((2, 3), 1 / 3), logits, target)
     ordinal = ordinal_measures(target, arm.probabilities, target, ("a", "b", "c"))
     of_cuts = {"auroc[>=b]", "auroc[>=c]"}  # named by the user's classes
-    measured = {*binary_measures(arm, target, target), *multiclass_measures(arm, target), *ordinal} - of_cuts
+    timed = {name for name, group in survival_measures(TIMED, FOLLOWED, target, {"1 year": 1.0}) if group == "all"}
+    measured = {*timed, *binary_measures(arm, target, target), *multiclass_measures(arm, target), *ordinal} - of_cuts
     assert set(get_args(MetricName)) == measured
     assert set(get_args(GapName)) == set(GAPS)
     assert RANGES.keys() == {*get_args(MetricName), *get_args(GapName)}

@@ -1,0 +1,66 @@
+"""Draw what came of the studies at higher and at lower risk, and whether as many had the event as was predicted.
+
+SurvivalArmDocument of each arm -> TrainingFigure: Kaplan-Meier curves; observed against predicted shares
+"""
+
+from collections.abc import Iterator
+
+from medmllm.reporting.training_figures import FRAME, TrainingFigure, TrainingFigures, draw, path
+from medmllm.result_documents import TargetEvaluation
+from medmllm.survival_documents import HorizonCalibrationDocument, RiskGroupDocument, SurvivalArmDocument
+
+
+def draw_survival(told: TargetEvaluation, *, confidence: float) -> TrainingFigures:
+    """Return the figures of a time to an event: of each arm its curves, and its calibration at the largest horizon.
+
+    Args:
+        told: Its result.
+        confidence: Level of the intervals.
+    """
+    asked = told.task.survival
+    assert asked is not None  # of a time to an event alone
+    figures: list[TrainingFigure] = []
+    for number, arm in enumerate(told.survival):
+        figures.append(_kaplan_meier(arm, asked.event, asked.time_unit))
+        figures.append(_calibration(number, arm.arm, arm.calibration[-1], asked.time_unit, confidence))
+    return TrainingFigures(tuple(figures), None, None)
+
+
+def step_points(group: RiskGroupDocument, end: float) -> Iterator[tuple[float, float]]:
+    """Yield the corners of a Kaplan-Meier curve in a unit square, level until each new time."""
+    before = 1.0
+    for time, share in zip(group.times, group.event_free, strict=True):
+        yield time / end, before
+        yield time / end, share
+        before = share
+
+
+def _kaplan_meier(arm: SurvivalArmDocument, event: str, unit: str) -> TrainingFigure:
+    end = max((group.times[-1] for group in arm.risk_groups), default=1.0)
+    curves = [(group.name, path(tuple(step_points(group, end)))) for group in arm.risk_groups]
+    ticks = [(part, f"{part * end:.3g}") for part in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    told = "; ".join(f"{group.name}: {group.events} of {group.n}" for group in arm.risk_groups)
+    return TrainingFigure(
+        f"kaplan_meier_{arm.arm}",
+        f"Kaplan-Meier curves of the {arm.arm} arm's groups; with the event {told}",
+        f"Share without “{event}” by Kaplan-Meier, {arm.arm}: studies at higher and at lower risk than the median of "
+        "their fold's tuning part",
+        draw("kaplan_meier", curves, ticks, unit, FRAME),
+    )
+
+
+def _calibration(
+    number: int, arm: str, told: HorizonCalibrationDocument, unit: str, confidence: float
+) -> TrainingFigure:
+    points = [
+        (g.predicted, g.observed, g.observed if g.low is None else g.low, g.observed if g.high is None else g.high)
+        for g in told.groups
+    ]
+    words = "; ".join(f"predicted {g.predicted:.2f}, observed {g.observed:.2f} in {g.n}" for g in told.groups)
+    return TrainingFigure(
+        f"event_share_{arm}",
+        f"Calibration of the {arm} arm at {told.horizon:g} {unit}: {words}",
+        f"Share with the event by {told.horizon:g} {unit}, {arm}: predicted, and observed by Kaplan-Meier, in quarters "
+        f"by risk; bars {100 * confidence:g} % intervals. On the diagonal is calibrated",
+        draw("quarters", number, points, FRAME),
+    )

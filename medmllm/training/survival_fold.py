@@ -1,0 +1,112 @@
+"""What a fold learns times to an event by, and what its tuning part decides.
+
+    times of the studies outside the test part -> Timeline -> coded samples, start of the network
+    raw logits of the tuning part -> temperature, median risk
+
+The networks of a fold share its intervals. The log-risks of a Cox model say who comes first, not when: once they are
+learnt, the baseline hazard of its training part goes into the network. The test part has no say in any of them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from medmllm.evaluation.discrimination import IntArray
+from medmllm.evaluation.survival_curve import (
+    breslow_baseline,
+    fit_hazard_temperature,
+    log_hazards,
+    risks,
+)
+from medmllm.model_documents import FoldSurvival, TuningDecisions
+from medmllm.models.classifier import StudyClassifier
+from medmllm.models.survival_head import CoxHead, HazardHead
+from medmllm.records import FloatArray, Sample, Survival
+from medmllm.training.cohort import Cohort
+from medmllm.training.splits import FoldSplit
+from medmllm.training.survival_targets import AtRisk, Ranked, at_risk, interval_bounds, rank_times
+from medmllm.training_config import TaskSettings
+
+_PSEUDOCOUNT = 0.5  # events and studies without: an interval without an event has a hazard above 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The intervals of one fold, and whether hazards or one log-risk are learnt."""
+
+    fold: FoldSurvival = field(repr=False)
+    cox: bool
+
+    @classmethod
+    def of(cls, survived: Sequence[Survival], settings: TaskSettings) -> "Timeline":
+        """Return the timeline of a fold.
+
+        Args:
+            survived: Of the studies outside its test part.
+            settings: Intervals, horizons, model.
+
+        Raises:
+            SplitError: No event after time 0.
+        """
+        bounds = interval_bounds(survived, settings.intervals, settings.horizons[-1])
+        counts, came = (np.array([at_risk(one, bounds) for one in survived])[:, k] for k in (0, 1))
+        number = np.arange(len(bounds))[:, None]
+        exposed = (counts > number).sum(axis=1) + 2 * _PSEUDOCOUNT
+        events = ((counts == number + 1) & (came == 1)).sum(axis=1) + _PSEUDOCOUNT
+        everybody = np.log(events / (exposed - events))
+        return cls(FoldSurvival(bounds=bounds, everybody=tuple(everybody.tolist())), settings.survival_model == "cox")
+
+    def start(self, network: StudyClassifier) -> None:
+        """Let a fresh network say of each study what is known of everybody."""
+        if isinstance(network.head, HazardHead):
+            network.head.start_at(self.fold.everybody)
+
+    def code(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Return the samples of one part with targets that a loss can be taken of; places in time are among these."""
+        survived = survived_of(samples)
+        coded: Sequence[AtRisk | Ranked]
+        coded = rank_times(survived) if self.cox else [at_risk(one, self.fold.bounds) for one in survived]
+        return [replace(sample, target=target) for sample, target in zip(samples, coded, strict=True)]
+
+    def settle(
+        self, network: StudyClassifier, survived: Sequence[Survival], log_risks: Callable[[], FloatArray]
+    ) -> None:
+        """Put the baseline hazard of the training part into a Cox network; others are left as they are.
+
+        Args:
+            network: Trained; changed.
+            survived: Of its training part.
+            log_risks: What it says of that part; shape (studies, 1).
+        """
+        if not isinstance(network.head, CoxHead):
+            return
+        time, event = np.array([one.time for one in survived]), np.array([one.event for one in survived])
+        baseline = breslow_baseline(log_risks()[:, 0], time, event, np.array(self.fold.bounds))
+        network.head.settle(np.diff(baseline, prepend=0.0).tolist())
+
+    def decide(self, raw: FloatArray, survived: Sequence[Survival], horizon: float) -> TuningDecisions:
+        """Return what a tuning part decides: the temperature, and its median risk by the largest horizon.
+
+        Args:
+            raw: Logits of the hazards; shape (studies, intervals).
+            survived: Of the same studies.
+            horizon: The largest.
+        """
+        coded: IntArray = np.array([at_risk(one, self.fold.bounds) for one in survived])
+        temperature = fit_hazard_temperature(raw, coded, self.fold.everybody)
+        risk = risks(log_hazards(raw, temperature, self.fold, np.array([horizon])))
+        return TuningDecisions(temperature=temperature, threshold=float(np.median(risk)), survival=self.fold)
+
+
+def survived_of(samples: Sequence[Sample]) -> list[Survival]:
+    """Return the times of samples that are not coded."""
+    return [sample.target for sample in samples if isinstance(sample.target, Survival)]
+
+
+def fold_timeline(cohort: Cohort, split: FoldSplit, settings: TaskSettings) -> Timeline | None:
+    """Return the timeline that a fold's studies outside its test part give; None for other kinds of targets."""
+    if not settings.survival:
+        return None
+    rest = np.sort(np.concatenate([split.train, split.tune]))
+    return Timeline.of(survived_of([cohort.members[k].sample for k in rest]), settings)

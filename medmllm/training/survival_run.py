@@ -1,0 +1,154 @@
+"""The result of a cross-validation of times to an event, as far as it differs from that of classes.
+
+Trained -> what is told of it, RUN/out_of_fold.csv with the share without the event by each horizon
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from medmllm.csv_tables import write_table
+from medmllm.evaluation.kaplan_meier import Followed
+from medmllm.evaluation.modality_use import ModalityUse, evaluate_use_by, use_remarks
+from medmllm.evaluation.remarks import remarks
+from medmllm.evaluation.resampling import Measure
+from medmllm.evaluation.survival import SurvivalOutOfFold, c_index_measure, evaluate_survival
+from medmllm.evaluation.survival_groups import calibration_quarters, logrank_p, risk_groups
+from medmllm.model_documents import RISK_GROUPS, SurvivalTask
+from medmllm.records import MODALITIES, CohortEvaluation, FloatArray
+from medmllm.survival_documents import (
+    CalibrationGroupDocument,
+    HorizonCalibrationDocument,
+    RiskGroupDocument,
+    SurvivalArmDocument,
+)
+from medmllm.table_rows import SurvivalOutOfFoldRow
+from medmllm.training.policy import judge
+from medmllm.training.run import Trained
+from medmllm.training.target_evaluation import Told, target_document
+from medmllm.training.trust import packaged_arm, use_document
+
+
+def tell_survival(trained: Trained) -> Told:
+    """Return what is told of a run of times to an event."""
+    settings, packaged = trained.config.evaluation, packaged_arm(trained.arms)
+    found, uses = evaluate_survival_arms(trained), survival_uses(trained)
+    documents = tuple(map(use_document, uses))
+    rules = judge(
+        trained.config.policy,
+        next(arm for arm in found.arms if arm.arm == packaged.arm),
+        reads=[name for name in MODALITIES if getattr(packaged.contract, name) is not None],
+        subgroups=(),
+        uses=documents,
+    )
+    said = (
+        *use_remarks(uses, confidence=settings.confidence),
+        *remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples),
+    )
+    told = {"modality_use": documents, "survival": survival_documents(trained)}
+    return Told(target_document(trained, found, {}).model_copy(update=told), rules, said)
+
+
+def evaluate_survival_arms(trained: Trained) -> CohortEvaluation:
+    """Return every arm's metrics."""
+    config, task = trained.config, _task(trained)
+    return evaluate_survival(
+        _arms(trained),
+        followed=followed_of(trained),
+        patients=trained.patients,
+        folds=trained.plan.test_fold,
+        horizons=dict(zip(task.horizon_names, task.horizons, strict=True)),
+        event=task.event,
+        confidence=config.evaluation.confidence,
+        samples=config.evaluation.bootstrap_samples,
+        seed=config.training.seed,
+    )
+
+
+def survival_uses(trained: Trained) -> list[ModalityUse]:
+    """Return which modalities each arm uses, by its C-index."""
+    config, followed = trained.config, followed_of(trained)
+
+    def measure_of(inside: list[int], chances: FloatArray) -> Measure:
+        return c_index_measure(Followed(followed.time[inside], followed.event[inside]), chances[:, 1])
+
+    return [
+        use
+        for arm in trained.arms
+        if isinstance(arm.out_of_fold, SurvivalOutOfFold)
+        for use in evaluate_use_by(
+            measure_of,
+            arm.arm,
+            arm.out_of_fold.probabilities,
+            arm.deprived,
+            metric="C-index",
+            strata=followed.event.astype(np.int64),
+            patients=trained.patients,
+            bound=config.evaluation.ignored_below,
+            confidence=config.evaluation.confidence,
+            samples=config.evaluation.bootstrap_samples,
+            seed=config.training.seed,
+        )
+    ]
+
+
+def survival_documents(trained: Trained) -> tuple[SurvivalArmDocument, ...]:
+    """Return calibration and curves of each arm, for evaluation.json."""
+    followed, confidence = followed_of(trained), trained.config.evaluation.confidence
+    found = []
+    for arm in _arms(trained):
+        higher = arm.predicted == 1
+        calibration = tuple(
+            HorizonCalibrationDocument(
+                horizon=horizon,
+                groups=tuple(
+                    CalibrationGroupDocument(**asdict(own))
+                    for own in calibration_quarters(followed, arm.event_free[:, k], horizon, confidence=confidence)
+                ),
+            )
+            for k, horizon in enumerate(arm.horizons)
+        )
+        curves = tuple(RiskGroupDocument(**asdict(own)) for own in risk_groups(followed, higher, confidence=confidence))
+        p = logrank_p(followed, higher)
+        found.append(SurvivalArmDocument(arm=arm.arm, calibration=calibration, risk_groups=curves, logrank_p=p))
+    return tuple(found)
+
+
+def write_survival_out_of_fold(path: Path, trained: Trained) -> None:
+    """Write one row per study and arm."""
+    names, followed = _task(trained).horizon_names, followed_of(trained)
+
+    def row(arm: SurvivalOutOfFold, k: int, fold: int) -> SurvivalOutOfFoldRow:
+        sample, median = trained.cohort.members[k].sample, float(arm.median[k])
+        return SurvivalOutOfFoldRow(
+            study_key=sample.study_key,
+            patient_key=sample.patient_key,
+            arm=arm.arm,
+            fold=fold,
+            time=float(followed.time[k]),
+            event=bool(followed.event[k]),
+            predicted=RISK_GROUPS[int(arm.predicted[k])],
+            probability=float(arm.probabilities[k, 1]),
+            event_free=dict(zip(names, map(float, arm.event_free[k]), strict=True)),
+            median_time=None if np.isnan(median) else median,
+            log_hazard=float(arm.log_hazard[k]),
+        )
+
+    rows = (row(arm, k, int(fold)) for arm in _arms(trained) for k, fold in enumerate(trained.plan.test_fold))
+    write_table(path, SurvivalOutOfFoldRow, rows, classes=trained.task.columns)
+
+
+def followed_of(trained: Trained) -> Followed:
+    """Return the times and events of the cohort."""
+    survived = trained.cohort.survived
+    return Followed(np.array([one.time for one in survived]), np.array([one.event for one in survived]))
+
+
+def _task(trained: Trained) -> SurvivalTask:
+    assert trained.task.survival is not None  # asked for times to an event alone
+    return trained.task.survival
+
+
+def _arms(trained: Trained) -> list[SurvivalOutOfFold]:
+    return [arm.out_of_fold for arm in trained.arms if isinstance(arm.out_of_fold, SurvivalOutOfFold)]

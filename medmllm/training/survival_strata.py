@@ -1,0 +1,73 @@
+"""Make classes of times to an event, for folds that are alike in them.
+
+    Survival of each study -> censored, or event; where there are many, early, middle and late events
+
+Every part of every fold should hold events, and as many early ones as the others; the classes are for splitting alone.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from medmllm.errors import SplitError
+from medmllm.records import Survival, Target
+
+MOST_BANDS = 3  # of times of events
+PATIENTS_PER_FOLD = 2  # of each class: one may go to the tuning part
+
+
+def coarse_stratum(target: Target) -> int:
+    """Return what given folds are checked and carved by: the class, or whether the event came.
+
+    Several labels are looked at on their own.
+    """
+    if isinstance(target, Survival):
+        return int(target.event)
+    return target if isinstance(target, int) else 0
+
+
+def target_strata(targets: Sequence[Target], patients: Sequence[str], folds: int) -> list[int]:
+    """Return what a fold is stratified by: class indices as they are, classes made of times to an event.
+
+    Args:
+        targets: Of each study; of several labels each study gets 0, as they are split on their own.
+        patients: Patient of each study.
+        folds: Number of test folds.
+
+    Raises:
+        SplitError: Fewer patients with an event than two per fold.
+    """
+    survived = [target for target in targets if isinstance(target, Survival)]
+    if survived:
+        return survival_strata(survived, patients, folds)
+    return [target if isinstance(target, int) else 0 for target in targets]
+
+
+def survival_strata(survived: Sequence[Survival], patients: Sequence[str], folds: int) -> list[int]:
+    """Return the class of each study: 0 censored, then the events by time.
+
+    Where few are censored these have no class of their own, as a part can do without: they count by their time.
+
+    Args:
+        survived: Of each study.
+        patients: Patient of each study.
+        folds: Number of test folds.
+
+    Raises:
+        SplitError: Fewer patients with an event than two per fold.
+    """
+    owners = np.array(patients)
+    time, event = np.array([one.time for one in survived]), np.array([one.event for one in survived])
+    wanted = PATIENTS_PER_FOLD * folds
+    with_event, censored = (len(set(owners[chosen])) for chosen in (event, ~event))
+    if with_event < wanted:
+        raise SplitError(
+            f"{with_event} patients have the event, too few for {folds} folds: {PATIENTS_PER_FOLD} per fold are the "
+            f"least. Set training.folds to at most {with_event // PATIENTS_PER_FOLD} (2 or more), or add patients who "
+            "were followed until it came."
+        )
+    apart = censored >= wanted
+    bands = min(MOST_BANDS, max(with_event // wanted, 1 if apart else 2))
+    cuts = np.quantile(time[event], np.arange(1, bands) / bands)
+    band = 1 + np.searchsorted(cuts, time)
+    return [int(own) for own in (np.where(event, band, 0) if apart else band)]

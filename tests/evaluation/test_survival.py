@@ -1,0 +1,127 @@
+"""Arms that predict times to an event; the truth is what they were made from."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy.stats import chi2
+
+from medmllm.errors import EvaluationError
+from medmllm.evaluation.kaplan_meier import Followed
+from medmllm.evaluation.survival import SurvivalOutOfFold, evaluate_survival
+from medmllm.evaluation.survival_curve import shared_times
+from medmllm.evaluation.survival_groups import calibration_quarters, logrank_p, risk_groups
+from medmllm.records import CohortEvaluation, FloatArray, Metric
+
+HORIZONS = {"1 year": 1.0, "2 years": 2.0}
+N = 300
+
+
+def made_up() -> tuple[Followed, FloatArray]:
+    """Return exponential times of 300 studies, censored at random, and their true log hazards."""
+    generator = np.random.default_rng(11)
+    risk = generator.normal(-0.5, 1.0, N)
+    times, left = generator.exponential(np.exp(-risk)), generator.uniform(0.5, 4.0, N)
+    return Followed(np.minimum(times, left), times <= left), risk
+
+
+def arm(name: str, risk: FloatArray) -> SurvivalOutOfFold:
+    """Return an arm that says of each study that its hazard is constant."""
+    logits = risk[:, None] + np.log(shared_times([*HORIZONS.values()]))
+    return SurvivalOutOfFold(name, (1.0, 2.0), logits, (risk > np.median(risk)).astype(np.int64))
+
+
+def evaluated(followed: Followed, *arms: SurvivalOutOfFold) -> CohortEvaluation:
+    return evaluate_survival(
+        arms, followed=followed, patients=[f"pt-{k}" for k in range(N)], folds=np.arange(N) % 2, horizons=HORIZONS,
+        event="death", confidence=0.95, samples=200, seed=1,
+    )  # fmt: skip
+
+
+def metrics(found: CohortEvaluation, number: int = 0) -> dict[tuple[str, str], Metric]:
+    return {(metric.name, metric.group): metric for metric in found.arms[number].metrics}
+
+
+def test_what_an_arm_says_is_read_off_its_log_cumulative_hazards() -> None:
+    found = arm("fused", np.log(np.linspace(0.1, 1.0, N)))
+    hazard = np.linspace(0.1, 1.0, N)
+    np.testing.assert_allclose(found.event_free, np.exp(-hazard[:, None] * [1.0, 2.0]))
+    np.testing.assert_allclose(found.probabilities[:, 1], 1 - np.exp(-2 * hazard))
+    np.testing.assert_allclose(found.log_hazard, np.log(2 * hazard))
+    np.testing.assert_allclose(found.curve[:, [0, 25]], np.exp(-hazard[:, None] * [0.0, 1.0]))
+    reached = np.log(2) / hazard <= 2
+    np.testing.assert_allclose(found.median[reached], np.log(2) / hazard[reached])
+    assert np.isnan(found.median[~reached]).all()
+
+
+def test_the_truth_is_calibrated_and_its_opposite_is_as_bad_as_it_is_good() -> None:
+    followed, risk = made_up()
+    found = evaluated(followed, arm("fused", risk), arm("image", -risk), arm("text", np.zeros(N)))
+    good, bad, none = (metrics(found, number) for number in range(3))
+    overall = good["c_index", "all"].estimate
+    assert overall is not None
+    assert overall > 0.7
+    assert bad["c_index", "all"].estimate == pytest.approx(1 - overall)
+    assert none["c_index", "all"].estimate == 0.5
+    for name in HORIZONS:
+        excess = good["risk_excess", name]
+        assert excess.low is not None
+        assert excess.high is not None
+        assert excess.low < 0 < excess.high
+        assert good["brier", name].estimate < none["brier", name].estimate < bad["brier", name].estimate  # type: ignore[operator]
+    assert (found.classes, found.class_counts) == (
+        ("death", "censored"),
+        (followed.event.sum(), N - followed.event.sum()),
+    )
+
+
+def test_differences_are_paired_and_of_the_c_index() -> None:
+    followed, risk = made_up()
+    found = evaluated(followed, arm("fused", risk), arm("image", risk + np.random.default_rng(2).normal(0, 1, N)))
+    (gain,) = found.differences
+    estimates = [metrics(found, number)["c_index", "all"].estimate or 0.0 for number in (0, 1)]
+    assert (gain.name, gain.group) == ("c_index", "image")
+    assert gain.estimate == pytest.approx(estimates[0] - estimates[1])
+    assert gain.low is not None
+    assert 0 < gain.low < estimates[0] - estimates[1]
+
+
+def test_risks_that_are_no_numbers_are_refused() -> None:
+    followed, risk = made_up()
+    risk[3] = np.nan
+    with pytest.raises(EvaluationError, match="arm fused are not finite"):
+        evaluated(followed, arm("fused", risk))
+    with pytest.raises(EvaluationError, match="shape"):
+        evaluated(followed, arm("fused", np.zeros(4)))
+
+
+def test_quarters_of_the_truth_are_observed_as_predicted() -> None:
+    followed, risk = made_up()
+    quarters = calibration_quarters(followed, np.exp(-np.exp(risk)), 1.0, confidence=0.95)
+    assert [quarter.n for quarter in quarters] == [75, 75, 75, 75]
+    assert all(b.predicted > a.predicted for a, b in pairwise(quarters))
+    for quarter in quarters:
+        assert quarter.low is not None
+        assert quarter.high is not None
+        assert quarter.low < quarter.observed < quarter.high
+        assert abs(quarter.observed - quarter.predicted) < 0.12  # two standard errors of a share of 75
+
+
+def test_studies_with_one_prediction_are_one_group() -> None:
+    followed, _ = made_up()
+    (only,) = calibration_quarters(followed, np.full(N, 0.4), 1.0, confidence=0.95)
+    assert (only.n, only.predicted) == (N, pytest.approx(0.6))
+
+
+def test_risk_groups_are_told_by_fractions_and_log_rank() -> None:
+    followed = Followed(np.array([1.0, 2.0, 3.0, 4.0]), np.array([True, True, False, True]))
+    lower, higher = risk_groups(followed, np.array([True, True, False, False]), confidence=0.95)
+    assert (lower.name, lower.n, lower.events, higher.n, higher.events) == ("lower risk", 2, 1, 2, 2)
+    at = [round(time, 2) for time in higher.times].index(1.0)
+    assert (higher.event_free[at], higher.at_risk[at]) == (0.5, 2)
+    assert lower.event_free[at] == 1
+    # Of 4, 3 and 1 at risk, all of the first two events in the higher group, where 2 of 4 and 1 of 3 would be:
+    # (2 - 2/4 - 1/3)^2 / (1/4 + 2/9), chi-squared with one degree of freedom
+    statistic = (2 - 1 / 2 - 1 / 3) ** 2 / (1 / 4 + 2 / 9)
+    assert logrank_p(followed, np.array([True, True, False, False])) == pytest.approx(chi2.sf(statistic, 1))
+    assert logrank_p(followed, np.ones(4, dtype=bool)) is None

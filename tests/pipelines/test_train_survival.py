@@ -1,0 +1,269 @@
+"""Times to an event, from the label table to scored and explained studies."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import CensoredData, ecdf
+
+from medmllm.evaluation.concordance import weighted_harrell
+from medmllm.evaluation.kaplan_meier import Followed
+from medmllm.model_documents import ModelCard
+from medmllm.training.checkpoint import Checkpoint
+from tests.pipelines.runs import EXPLAINED, UNTRACKED, Outcome, Trained, invoke, rename_studies, score, site_key, train
+from tests.pipelines.survival_cohort import SURVIVAL, write_survival_cohort
+
+LEARN = (
+    "--set", "task.intervals=4", "--set", "training.epochs=14", "--set", "training.batch_size=16",
+    "--set", "model.text_batch_norm=true",
+    "--set", "training.tuning_fraction=0.3", "--set", "image.intensity=window", "--set", "image.window=[-100, 200]",
+)  # fmt: skip
+PATIENTS = 160
+
+
+@pytest.fixture(scope="module")
+def timed_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    """160 patients, of whom one has no time and one no word on the event."""
+    folder = tmp_path_factory.mktemp("timed_run")
+    labels = write_survival_cohort(folder / "data", patients=PATIENTS)
+    table = pd.read_csv(labels, dtype=str)
+    table.loc[3, "days"] = ""
+    table.loc[5, "death"] = "n/a"
+    table.to_csv(labels, index=False)
+    with site_key(folder):
+        outcome = train(folder / "data" / "studies", labels, folder / "run", *UNTRACKED, *SURVIVAL, *LEARN)
+        yield Trained(folder / "data" / "studies", labels, folder / "run", outcome)
+
+
+def evaluation(trained: Trained) -> dict[str, Any]:
+    return json.loads((trained.run / "evaluation.json").read_text())
+
+
+def rows(trained: Trained, arm: str = "fused") -> pd.DataFrame:
+    return pd.read_csv(trained.run / "out_of_fold.csv").query("arm == @arm").reset_index(drop=True)
+
+
+def metric(told: dict[str, Any], arm: str, name: str, group: str = "all") -> dict[str, Any]:
+    of = next(one["metrics"] for one in told["arms"] if one["arm"] == arm)
+    return next(one for one in of if (one["name"], one["group"]) == (name, group))
+
+
+def harrell(time: pd.Series, event: pd.Series, risk: pd.Series) -> float:
+    followed = Followed(time.to_numpy(dtype=float), event.to_numpy(dtype=bool))
+    return float(weighted_harrell(followed, risk.to_numpy(dtype=float), np.ones((1, len(time))))[0])
+
+
+def test_fused_orders_the_times_better_than_each_alone_and_nearly_as_the_true_risk_does(timed_run: Trained) -> None:
+    assert timed_run.outcome.code == 0, timed_run.outcome.stderr
+    told, table = evaluation(timed_run), pd.read_csv(timed_run.labels).dropna(subset=["days", "death"])
+    best = harrell(table["days"], table["death"] == "yes", table["true_risk"])
+    fused = metric(told, "fused", "c_index")
+    for gain in told["differences"]:
+        assert gain["name"] == "c_index"
+        assert gain["low"] > 0, gain
+    assert best - 0.15 < fused["estimate"] < best
+    assert fused["n"] == PATIENTS - 2
+    assert told["class_counts"] == {
+        "death": (table["death"] == "yes").sum(),
+        "censored": (table["death"] == "no").sum(),
+    }
+    assert "2 studies have no value for days and were left out." in told["remarks"]
+    assert f"fused  C-index {fused['estimate']:.3f}" in timed_run.outcome.stdout
+    assert "AUROC" not in timed_run.outcome.stdout
+
+
+def test_the_evaluation_is_that_of_the_table_beside_it(timed_run: Trained) -> None:
+    told, table = evaluation(timed_run), rows(timed_run)
+    found = harrell(table["time"], table["event"], table["log_hazard"])
+    assert metric(told, "fused", "c_index")["estimate"] == pytest.approx(found)
+    np.testing.assert_allclose(table["probability"], 1 - table["event_free[400 days]"])
+    np.testing.assert_allclose(table["log_hazard"], np.log(-np.log(table["event_free[400 days]"])))
+    observed = 1 - ecdf(CensoredData.right_censored(table["time"], ~table["event"])).sf.evaluate(200.0)
+    excess = metric(told, "fused", "risk_excess", "200 days")["estimate"]
+    assert excess == pytest.approx(observed - (1 - table["event_free[200 days]"]).mean())
+    reached = table["median_time"].notna()
+    assert (table.loc[reached, "probability"] >= 0.5).all()
+    assert (table.loc[~reached, "probability"] < 0.5).all()
+
+
+def test_higher_risk_is_at_or_above_the_median_risk_of_the_folds_tuning_part(timed_run: Trained) -> None:
+    card, table = ModelCard.read(timed_run.run / "model" / "model.json"), rows(timed_run)
+    thresholds = np.array([fold.threshold for fold in card.folds])
+    above = table["probability"] >= thresholds[table["fold"]]
+    assert (table["predicted"] == np.where(above, "higher risk", "lower risk")).all()
+    (arm,) = (own for own in evaluation(timed_run)["survival"] if own["arm"] == "fused")
+    lower, higher = arm["risk_groups"]
+    assert (lower["n"], higher["n"]) == ((~above).sum(), above.sum())
+    assert (lower["events"], higher["events"]) == tuple(int(table["event"][own].sum()) for own in (~above, above))
+    assert higher["event_free"][50] < lower["event_free"][50]
+    assert arm["logrank_p"] < 0.001
+
+
+def test_each_fold_has_intervals_between_quantiles_of_the_events_outside_its_test_part(timed_run: Trained) -> None:
+    card, table = ModelCard.read(timed_run.run / "model" / "model.json"), rows(timed_run)
+    assert card.task.kind == "survival"
+    assert card.conformal_coverage is None
+    for fold in card.folds:
+        seen = table.query("event and fold != @fold.fold")["time"]
+        assert fold.survival is not None
+        assert fold.survival.bounds[:3] == pytest.approx(np.quantile(seen, [0.25, 0.5, 0.75]))
+        assert fold.survival.bounds[3] == max(seen.max(), 400.0)
+
+
+def test_both_modalities_are_told_to_be_used_by_their_c_index(timed_run: Trained) -> None:
+    uses = evaluation(timed_run)["modality_use"]
+    assert [(use["modality"], use["metric"], use["verdict"]) for use in uses] == [
+        ("image", "C-index", "used"),
+        ("text", "C-index", "used"),
+    ]
+
+
+def test_the_report_draws_the_curves_and_tells_each_horizon(timed_run: Trained) -> None:
+    page = (timed_run.run / "report.html").read_text()
+    assert "Times to “death”" in page
+    assert "Kaplan-Meier curves of the fused arm" in page
+    assert "log-rank p below 0.001" in page
+    assert "C-index of the same networks" in page
+    assert "ROC" not in page.replace("AUROC", "")  # curves of classes
+    assert sorted(path.stem for path in (timed_run.run / "figures").iterdir()) == sorted(
+        f"{name}_{arm}" for name in ("kaplan_meier", "event_share") for arm in ("image", "text", "fused")
+    )
+
+
+def test_the_package_scores_and_explains_new_studies(timed_run: Trained, tmp_path: Path) -> None:
+    write_survival_cohort(tmp_path, patients=2, seed=9)
+    rename_studies(tmp_path / "studies", "new-")
+    outcome = score(tmp_path / "studies", timed_run.run / "model", tmp_path / "out", *EXPLAINED)
+    assert outcome.code == 0, outcome.stderr
+    card = ModelCard.read(timed_run.run / "model" / "model.json")
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert len(table) == 2
+    for _, row in table.iterrows():
+        assert row["predicted"] == ("higher risk" if row["probability"] >= card.operating_point else "lower risk")
+        assert row["interval_low"] <= row["probability"] <= row["interval_high"]
+        assert row["event_free[400 days]"] == pytest.approx(1 - row["probability"])
+        assert row["event_free[200 days]"] > row["event_free[400 days]"]
+        folder = tmp_path / "out" / "studies" / row["study_key"]
+        said = json.loads((folder / "prediction.json").read_text())
+        assert said["survival"]["event_free"]["200 days"] == pytest.approx(row["event_free[200 days]"])
+        assert said["logits"] == [pytest.approx(row["log_hazard"])]
+        explained = json.loads((folder / "explanation.json").read_text())
+        assert explained["explained_class"] == "death by 400 days"
+        assert explained["logit"] == pytest.approx(row["log_hazard"], abs=1e-4)
+        assert explained["completeness_error"] < 0.01
+        page = (folder / "report.html").read_text()
+        assert "Without the event, by how long" in page
+        assert "Probability of “death by 400 days”" in page
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert "None until 200 days" in index
+
+
+def again(timed_run: Trained, out: Path, *more: object) -> Outcome:
+    return train(
+        timed_run.studies, timed_run.labels, out, *UNTRACKED, *SURVIVAL, "--set", 'training.arms=["text"]', *more
+    )
+
+
+def test_a_cox_model_goes_the_same_way(timed_run: Trained, tmp_path: Path) -> None:
+    cox = ("--set", "task.survival_model=cox", *LEARN)
+    outcome = again(timed_run, tmp_path / "run", *cox)
+    assert outcome.code == 0, outcome.stderr
+    trained = Trained(timed_run.studies, timed_run.labels, tmp_path / "run", outcome)
+    assert metric(evaluation(trained), "text", "c_index")["low"] > 0.5
+    excess = metric(evaluation(trained), "text", "risk_excess", "400 days")
+    assert excess["low"] < 0 < excess["high"]  # the baseline turns log-risks into shares that hold
+    scored = score(timed_run.studies, tmp_path / "run" / "model", tmp_path / "out")
+    assert scored.code == 0, scored.stderr
+    table, told = pd.read_csv(tmp_path / "out" / "predictions.csv"), rows(trained, "text")
+    both = table.merge(told, on="study_key", suffixes=("", "_of_fold"))
+    assert np.corrcoef(both["log_hazard"], both["log_hazard_of_fold"])[0, 1] > 0.6
+
+
+def test_inner_folds_share_the_intervals_of_their_fold(timed_run: Trained, tmp_path: Path) -> None:
+    outcome = again(timed_run, tmp_path / "run", "--set", "training.inner_folds=2")
+    assert outcome.code == 0, outcome.stderr
+    card = ModelCard.read(tmp_path / "run" / "model" / "model.json")
+    assert [len(networks) for networks in card.outer_folds] == [2, 2]
+    assert all(one.survival == two.survival for one, two in card.outer_folds)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--set", "task.event=dead"), "no column 'dead'"),
+        (("--set", "task.horizons=[2000]"), "lies beyond the longest follow-up"),
+        (("--set", 'table.columns=["death"]'), "'death'"),
+        (("--set", "training.folds=60"), "too few for 60 folds"),
+        (("--set", "training.loss=focal"), "focal"),
+        (("--set", "training.learning_curve=[0.5]"), "learning_curve"),
+        (("--set", "evaluation.calibration=isotonic"), "isotonic"),
+        (("--set", 'evaluation.subgroups.columns=["death"]'), "subgroups"),
+        (("--set", "policy.least.auroc=0.7"), "choose among c_index"),
+        (("--target", "death"), "2 targets were given"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_study_is_read(
+    timed_run: Trained, tmp_path: Path, more: tuple[str, ...], message: str
+) -> None:
+    outcome = again(timed_run, tmp_path / "run", *more)
+    assert outcome.code == 2, outcome.stderr
+    assert message in outcome.stderr
+    assert "Preparing" not in outcome.stderr
+
+
+def test_a_policy_on_the_c_index_is_judged(timed_run: Trained, tmp_path: Path) -> None:
+    outcome = again(timed_run, tmp_path / "run", "--set", "policy.least.c_index=0.99")
+    assert outcome.code == 4, outcome.stderr
+    (rule,) = json.loads((tmp_path / "run" / "evaluation.json").read_text())["policy"]
+    assert (rule["rule"], rule["met"]) == ("policy.least.c_index", False)
+
+
+def test_runs_are_not_compared(timed_run: Trained, tmp_path: Path) -> None:
+    shutil.copytree(timed_run.run, tmp_path / "other")
+    outcome = invoke("compare", timed_run.run, tmp_path / "other", "--out", tmp_path / "compared")
+    assert outcome.code == 2
+    assert "or times" in outcome.stderr
+
+
+def test_what_tells_nothing_is_at_chance(tmp_path: Path) -> None:
+    labels = write_survival_cohort(tmp_path / "data", patients=60, effect=0.0)
+    outcome = train(
+        tmp_path / "data" / "studies",
+        labels,
+        tmp_path / "run",
+        *UNTRACKED,
+        *SURVIVAL,
+        "--set",
+        'training.arms=["text"]',
+    )
+    assert outcome.code == 0, outcome.stderr
+    found = metric(json.loads((tmp_path / "run" / "evaluation.json").read_text()), "text", "c_index")
+    assert found["low"] < 0.5 < found["high"]
+
+
+def test_a_run_that_was_cut_off_ends_with_the_same_numbers(
+    timed_run: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = ("--set", "training.deterministic=true")
+    assert again(timed_run, tmp_path / "whole", *exact).code == 0
+    seen: list[int] = []
+
+    def cut(*given: Any, **named: Any) -> Any:
+        seen.append(1)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return save(*given, **named)
+
+    save = Checkpoint.save
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", cut)
+        again(timed_run, tmp_path / "cut", *exact)
+    assert not (tmp_path / "cut" / "evaluation.json").exists()
+    assert again(timed_run, tmp_path / "cut", *exact, "--resume").code == 0
+    tables = [(tmp_path / name / "out_of_fold.csv").read_text() for name in ("whole", "cut")]
+    assert tables[0] == tables[1]

@@ -1,0 +1,62 @@
+"""Classes made of times for splitting; the bands are read off by hand."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from medmllm.errors import SplitError
+from medmllm.records import Survival
+from medmllm.training.splits import make_splits
+from medmllm.training.survival_strata import coarse_stratum, survival_strata, target_strata
+
+
+def cohort(events: int, censored: int) -> list[Survival]:
+    """Return events at 1, 2, 3 ... and censored studies at 0.5, 1.5 ..."""
+    seen = [Survival(1.0 + k, event=True) for k in range(events)]
+    return seen + [Survival(0.5 + k, event=False) for k in range(censored)]
+
+
+def patients(count: int) -> list[str]:
+    return [f"pt-{k}" for k in range(count)]
+
+
+def test_many_events_are_parted_into_early_middle_and_late_ones() -> None:
+    found = survival_strata(cohort(12, 5), patients(17), folds=2)
+    assert found == [1] * 4 + [2] * 4 + [3] * 4 + [0] * 5
+
+
+def test_fewer_events_have_fewer_bands() -> None:
+    assert Counter(survival_strata(cohort(11, 4), patients(15), folds=2)) == {0: 4, 1: 6, 2: 5}
+    assert Counter(survival_strata(cohort(5, 4), patients(9), folds=2)) == {0: 4, 1: 5}
+
+
+def test_few_censored_studies_count_by_their_time() -> None:
+    survived = [*cohort(6, 0), Survival(0.1, event=False), Survival(99.0, event=False)]
+    assert survival_strata(survived, patients(8), folds=2) == [1, 1, 1, 2, 2, 2, 1, 2]
+
+
+def test_two_patients_with_the_event_per_fold_are_the_least() -> None:
+    with pytest.raises(SplitError, match=r"5 patients have the event, too few for 3 folds.*at most 2"):
+        survival_strata(cohort(5, 30), patients(35), folds=3)
+    assert len(survival_strata(cohort(6, 30), patients(36), folds=3)) == 36
+
+
+def test_studies_of_one_patient_are_one_patient_with_the_event() -> None:
+    with pytest.raises(SplitError, match="1 patients have the event"):
+        survival_strata(cohort(8, 8), ["pt-0"] * 8 + patients(16)[8:], folds=2)
+
+
+def test_classes_stay_what_they_are() -> None:
+    assert target_strata([0, 1, 1], patients(3), folds=2) == [0, 1, 1]
+    assert target_strata([(1, 0), (0, 1)], patients(2), folds=2) == [0, 0]
+    assert [coarse_stratum(own) for own in (2, (1, 0), Survival(3.0, event=True))] == [2, 0, 1]
+
+
+def test_every_part_of_every_fold_holds_early_and_late_events() -> None:
+    survived = cohort(40, 30)
+    strata = survival_strata(survived, patients(70), folds=4)
+    plan = make_splits(patients(70), strata, study_keys=patients(70), folds=4, tuning_fraction=0.2, seed=3)
+    for fold in plan.folds:
+        for part in (fold.train, fold.tune, fold.test):
+            assert set(np.array(strata)[part]) == {0, 1, 2, 3}
