@@ -253,12 +253,13 @@ def compare(
     arm: Annotated[
         str | None, typer.Option("--arm", help="image, text, recording, table or fused; by default that of RUN/model.")
     ] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Of runs of several targets: which.")] = None,
     overwrite: Overwrite = False,
 ) -> ExitCode:
     """Compare runs that share studies and folds: metrics, paired differences, and a best run only where one is."""
     from medmllm.pipelines import compare as story
 
-    typer.echo(story.run(runs, out=out, arm=arm, overwrite=overwrite))
+    typer.echo(story.run(runs, out=out, arm=arm, target=target, overwrite=overwrite))
     return ExitCode.OK
 
 

@@ -46,8 +46,19 @@ class Task(Document):
     survival: SurvivalTask | None = Field(default=None, description="survival alone")
     parts: tuple["Task", ...] = Field(
         default=(),
+        validate_default=True,
         description="multilabel: each target on its own, all binary; several: each on its own, of any other kind",
     )
+
+    @field_validator("parts")
+    @classmethod
+    def _make_up_the_task(cls, parts: tuple["Task", ...], info: ValidationInfo) -> tuple["Task", ...]:
+        kind, classes = info.data.get("kind"), info.data.get("classes")  # absent when they are themselves wrong
+        if kind is not None and (kind in ("multilabel", "several")) != bool(parts):
+            raise ValueError("targets side by side are what multilabel and several are made of, and no other kind is")
+        if parts and classes is not None and classes != tuple(name for part in parts for name in part.classes):
+            raise ValueError("the classes of a task are those of each target in turn")
+        return parts
 
     @classmethod
     def of(cls, target: str, classes: tuple[str, ...], *, ordered: bool = False) -> Self:
@@ -137,7 +148,8 @@ class ModelSettings(Document):
 
     image_encoder: str = Field(
         description="resnet10, resnet18, resnet34, resnet50, densenet121, densenet169, efficientnet_b0 or swin_unetr "
-        "(MONAI, 3D), or cells: linear in the means of 8 x 8 x 8 cells"
+        "(MONAI, 3D), cells: linear in the means of 8 x 8 x 8 cells, or "
+        "cells_tones: also in the logarithms of how many voxels have which tone"
     )
     image_width: PositiveInt = Field(
         description="channels of the first stage; the usual ResNet and DenseNet have 64, EfficientNet-B0 32 (multiples "
@@ -310,6 +322,14 @@ class ModelCard(Document):
     split_digest: Sha256
     synthetic: bool = Field(description="trained on synthetic data: no clinical meaning at all")
     provenance: Provenance
+
+    @field_validator("folds")
+    @classmethod
+    def _decide_for_every_target(cls, folds: tuple[FoldModel, ...], info: ValidationInfo) -> tuple[FoldModel, ...]:
+        task = info.data.get("task")  # absent when it is itself wrong
+        if task is not None and any(tuple(one.targets) != task.names for one in folds):
+            raise ValueError("each network decides for every target of the task, in its order, and for no other")
+        return folds
 
     @field_validator("folds")
     @classmethod

@@ -4,10 +4,9 @@
                                      -> Sample -> Batch -> Prediction or Refusal -> Explanation
                                                         -> CohortEvaluation
 
-Frozen dataclasses; a missing thing is None and the type says so. Space is RAS+ in millimetres,
-arrays are (x, y, z), tensors are (batch, channel, x, y, z). Patients and studies are known by
-pseudonymous keys alone: original identifiers live in `medmllm.ingest`, and fields that may hold
-one (a path, a note's text, a table row) are left out of `repr`.
+Frozen dataclasses; a missing thing is None and the type says so. Space is RAS+ in millimetres, arrays are (x, y, z),
+tensors are (batch, channel, x, y, z). Patients and studies are known by pseudonymous keys alone: original identifiers
+live in `medmllm.ingest`, and fields that may hold one (a path, a note's text, a table row) are left out of `repr`.
 """
 
 from collections.abc import Mapping
@@ -357,6 +356,8 @@ class Metric:
     n: int  # studies
     patients: int
     group: str = "all"
+    lowest: float | None = None  # of several repeats of the cross-validation; `estimate` is then their mean
+    highest: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

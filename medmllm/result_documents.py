@@ -37,12 +37,14 @@ class MetricDocument(Document):
     """One estimate with its patient-clustered bootstrap interval."""
 
     name: str
-    estimate: float | None
+    estimate: float | None = Field(description="mean over the repeats, where there are several")
     low: float | None
     high: float | None
     n: int = Field(ge=0)
     patients: int = Field(ge=0)
     group: str
+    lowest: float | None = Field(default=None, description="of the repeats; null: one only, or not defined in all")
+    highest: float | None = None
 
 
 class ClassCoverageDocument(Document):
@@ -121,8 +123,13 @@ class FoldStudies(Document):
 class SplitDocument(Document):
     """RUN/splits.json: the folds of a run, by study key; `medmllm train --splits` takes it again."""
 
-    digest: Sha256 = Field(description="sha256 over fold (and inner fold), part and study key of every membership")
+    digest: Sha256 = Field(
+        description="sha256 over fold (with its inner fold and repeat), part and study key of every membership"
+    )
     folds: tuple[FoldStudies, ...] = Field(min_length=2)
+    repeats: tuple[tuple[FoldStudies, ...], ...] = Field(
+        default=(), description="the folds of further draws, which test each study once more; empty: one draw"
+    )
 
 
 class TargetEvaluation(Document):
@@ -161,7 +168,11 @@ class EvaluationDocument(TargetEvaluation):
     excluded: int = Field(ge=0, description="studies left out; training_ledger.csv says why")
     confidence: Probability = Field(description="level of the intervals")
     bootstrap_samples: int
-    folds: tuple[FoldDocument, ...]
+    folds: tuple[FoldDocument, ...] = Field(description="of the first repeat")
+    repeats: PositiveInt = Field(
+        default=1,
+        description="draws of the folds: metrics and differences are means over them, all else is of the first",
+    )
     split_digest: Sha256
     contract_fingerprint: Sha256
     remarks: tuple[str, ...] = Field(description="plain words on what the numbers do not support")

@@ -180,11 +180,12 @@ class QualityRow(Document):
 
 
 class OutOfFoldRow(Document):
-    """out_of_fold.csv: one row per study and arm, predicted by the fold model that never saw the patient."""
+    """out_of_fold.csv: one row per study, arm and repeat, predicted by the fold model that never saw the patient."""
 
     study_key: StudyKey
     patient_key: PatientKey
     arm: str = Field(description="image, text or fused")
+    repeat: int = Field(ge=0, description="draw of the folds; the packaged networks are of 0")
     fold: int = Field(ge=0)
     target: str = Field(description="true class")
     predicted: str = Field(description="at the operating point chosen on this fold's tuning part")
@@ -197,11 +198,12 @@ class OutOfFoldRow(Document):
 
 
 class TargetsOutOfFoldRow(Document):
-    """out_of_fold.csv of several targets: one row per study and arm, a column per target or class of each field."""
+    """out_of_fold.csv of several targets: one row per study, arm, repeat; a column per target or class of a field."""
 
     study_key: StudyKey
     patient_key: PatientKey
     arm: str = Field(description="image, text or fused")
+    repeat: int = Field(ge=0, description="draw of the folds; the packaged networks are of 0")
     fold: int = Field(ge=0)
     target: dict[str, str] = Field(description="true class by target; empty: not known, not evaluated")
     predicted: dict[str, str] = Field(description="by target, at the operating point of this fold's tuning part")
@@ -260,7 +262,7 @@ class LeakRow(Document):
     """leaks.csv: one row per fold and pair of its parts that share something, with the first such study of each."""
 
     shared: Shared
-    fold: str = Field(description="or inner fold: 0.1")
+    fold: str = Field(description="or inner fold, 0.1; with its repeat, but for the first")
     study_key: StudyKey
     patient_key: PatientKey
     part: Part

@@ -133,6 +133,10 @@ class TrainingSettings(Document):
         description="networks of each fold, each tuned on another part of its training studies, which decide together; "
         "1: one network, tuned on tuning_fraction"
     )
+    repeats: PositiveInt = Field(
+        description="draws of the folds, by seed, seed + 1, ...; all arms are trained on each, and metrics are means "
+        "over them. The package holds the first draw's networks"
+    )
     same_pixels: OnLeakage = Field(
         description="studies of different patients with the same voxels, in two parts of a fold"
     )
@@ -184,12 +188,21 @@ class TrainingSettings(Document):
     threads: NonNegativeInt = Field(description="CPU threads; 0: all")
     deterministic: bool = Field(description="only arithmetic that gives the same bits each time; slower on CUDA")
 
+    @field_validator("repeats")
+    @classmethod
+    def _draws_folds_by_chance(cls, repeats: int, info: ValidationInfo) -> int:
+        if repeats > 1 and info.data.get("group_out"):
+            raise ValueError("sites are left out in one way only: repeats 1, or an empty group_out")
+        return repeats
+
     @field_validator("learning_curve")
     @classmethod
     def _increases(cls, fractions: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
         if fractions and info.data.get("inner_folds", 1) > 1:  # absent when it is itself wrong
             # Networks of one fold would each draw other patients: together they would have seen more than the part.
             raise ValueError("a curve is told of one network per fold: inner_folds 1, or an empty learning_curve")
+        if fractions and info.data.get("repeats", 1) > 1:
+            raise ValueError("a curve is told of one draw of the folds: repeats 1, or an empty learning_curve")
         if any(second <= first for first, second in pairwise(fractions)):
             raise ValueError(f"each fraction must be larger than the one before it, got {list(fractions)}")
         return fractions

@@ -121,8 +121,8 @@ def run(
         named = {"target": task.target, "split_digest": plan.digest}
         tracked.log_params(flatten(config.model_dump(mode="json")) | named)
         tracked.log_tags(named)
-        epochs = (len(arms) + len(config.training.learning_curve)) * len(plan.folds) * config.training.epochs
-        with progress_bar("Training fold models, epochs", epochs) as more:
+        networks = len(arms) * len(plan.networks) + len(config.training.learning_curve) * len(plan.folds)
+        with progress_bar("Training fold models, epochs", networks * config.training.epochs) as more:
             done = cross_validate(
                 arms, cohort, plan, config, task, out=out, tracked=tracked, advance=more, resume=resume
             )

@@ -15,6 +15,7 @@ from medmllm.reporting.training_figures import FIGURES, draw_figures, write_figu
 from medmllm.result_documents import EvaluationDocument
 from medmllm.training.one_target import one_by_one
 from medmllm.training.policy import unmet
+from medmllm.training.repeats import repeat_remarks, repeats_of
 from medmllm.training.resuming import forget
 from medmllm.training.run import Trained, write_out_of_fold, write_package
 from medmllm.training.splits import count_folds
@@ -69,8 +70,14 @@ def _evaluation(trained: Trained, each: Sequence[Told], more: Sequence[str]) -> 
         confidence=trained.config.evaluation.confidence,
         bootstrap_samples=trained.config.evaluation.bootstrap_samples,
         folds=count_folds(trained.plan, trained.patients),
+        repeats=len(repeats_of(trained.plan)),
         split_digest=trained.plan.digest,
         contract_fingerprint=trained.arms[-1].contract.fingerprint,
-        remarks=(*more, *unmet(rules), *(line for told in every for line in told.remarks)),
+        remarks=(
+            *more,
+            *repeat_remarks(trained.plan),
+            *unmet(rules),
+            *(line for told in every for line in told.remarks),
+        ),
         provenance=trained.provenance,
     )

@@ -34,6 +34,7 @@ from medmllm.evaluation.discrimination import (
     weighted_recall,
 )
 from medmllm.evaluation.ordinal import ordinal_measures
+from medmllm.evaluation.repeats import Repeat, mean_measure, on_all, spread
 from medmllm.evaluation.resampling import Interval, Measure, Resamples, resample
 from medmllm.records import ArmEvaluation, CohortEvaluation, FloatArray, Metric
 
@@ -63,10 +64,12 @@ def evaluate_arms(
     samples: int,
     seed: int,
     ordered: bool = False,
+    more: Sequence[Repeat[OutOfFold]] = (),
 ) -> CohortEvaluation:
     """Return every arm's metrics, and the fused arm's AUROC minus that of each other arm.
 
-    All arms and differences share the same resamples of patients, so differences are paired.
+    All arms and differences share the same resamples of patients, so differences are paired. With several repeats of
+    the cross-validation each is the mean over them, and lowest and highest tell how far they lie apart.
 
     Args:
         arms: Out-of-fold predictions of each arm on the same studies in the same order.
@@ -78,30 +81,26 @@ def evaluate_arms(
         samples: Number of bootstrap resamples.
         seed: Of the resamples.
         ordered: The classes stand in an order, lowest first.
+        more: Further repeats, with the same arms.
 
     Raises:
         EvaluationError: Shapes do not fit, a number is not finite, a probability lies outside 0 to 1, an arm is
             there twice, or a patient was tested in two folds.
     """
-    target, fold = np.asarray(targets), np.asarray(folds)
-    _check_cohort(target, patients, fold, classes)
-    if len({arm.arm for arm in arms}) != len(arms):
-        raise EvaluationError(f"an arm is given twice among {', '.join(arm.arm for arm in arms)}")
-    measures: dict[str, Measure] = {}
-    names: dict[str, list[str]] = {}
-    for arm in arms:
-        _check_arm(arm, target.size, len(classes))
-        own = measures_of(arm, target, fold, classes, ordered=ordered)
-        names[arm.arm] = list(own)
-        measures |= {f"{arm.arm} {name}": measure for name, measure in own.items()}
+    target = np.asarray(targets)
+    each = _measures((Repeat(arms, np.asarray(folds)), *more), target, patients, classes, ordered=ordered)
+    measures = {name: mean_measure(own) for name, own in each.items()}
     drawn = resample(measures, targets=target, patients=patients, samples=samples, seed=seed)
-    patient_count = len(set(patients))
+    estimates = {name: on_all(own, target.size) for name, own in each.items()}
+    patient_count, names = len(set(patients)), [arm.arm for arm in arms]
 
-    def metric(name: str, found: Interval, group: str = "all") -> Metric:
-        return Metric(name, found.estimate, found.low, found.high, target.size, patient_count, group)
+    def metric(name: str, found: Interval, repeats: FloatArray, group: str = "all") -> Metric:
+        own = found.estimate, found.low, found.high
+        return Metric(name, *own, target.size, patient_count, group, *spread(repeats))
 
-    def told(arm: str, name: str) -> Metric:
-        return metric(name, drawn.interval(f"{arm} {name}", confidence, leans_upwards=name in LEANS_UPWARDS))
+    def told(key: str) -> Metric:
+        name = key.partition(" ")[2]
+        return metric(name, drawn.interval(key, confidence, leans_upwards=name in LEANS_UPWARDS), estimates[key])
 
     return CohortEvaluation(
         classes=tuple(classes),
@@ -113,13 +112,36 @@ def evaluate_arms(
             for label in range(len(classes))
         ),
         arms=tuple(
-            ArmEvaluation(arm, tuple(told(arm, name) for name in own_names)) for arm, own_names in names.items()
+            ArmEvaluation(arm, tuple(told(key) for key in each if key.partition(" ")[0] == arm)) for arm in names
         ),
         differences=tuple(
-            metric(COMPARED_METRIC, difference, arm) for arm, difference in _differences(drawn, list(names), confidence)
+            metric(COMPARED_METRIC, found, estimates[_key(COMPARED_ARM)] - estimates[_key(arm)], arm)
+            for arm, found in _differences(drawn, names, confidence)
         ),
         resamples_lacking_a_class=drawn.lacking_a_class,
     )
+
+
+def _measures(
+    repeats: Sequence[Repeat[OutOfFold]],
+    targets: IntArray,
+    patients: Sequence[str],
+    classes: Sequence[str],
+    *,
+    ordered: bool,
+) -> dict[str, list[Measure]]:
+    """Return "ARM METRIC" -> its measure in each repeat."""
+    found: dict[str, list[Measure]] = {}
+    names = [arm.arm for arm in repeats[0].arms]
+    for repeat in repeats:
+        _check_cohort(targets, patients, repeat.folds, classes)
+        if len(set(names)) != len(names) or [arm.arm for arm in repeat.arms] != names:
+            raise EvaluationError(f"an arm is given twice among {', '.join(names)}, or not in every repeat")
+        for arm in repeat.arms:
+            _check_arm(arm, targets.size, len(classes))
+            for name, measure in measures_of(arm, targets, repeat.folds, classes, ordered=ordered).items():
+                found.setdefault(f"{arm.arm} {name}", []).append(measure)
+    return found
 
 
 def measures_of(
@@ -204,10 +226,12 @@ def multiclass_measures(arm: OutOfFold, targets: IntArray) -> Mapping[str, Measu
 def _differences(drawn: Resamples, arms: list[str], confidence: float) -> list[tuple[str, Interval]]:
     if COMPARED_ARM not in arms:
         return []
-    minuend = f"{COMPARED_ARM} {COMPARED_METRIC}"
-    return [
-        (arm, drawn.difference(minuend, f"{arm} {COMPARED_METRIC}", confidence)) for arm in arms if arm != COMPARED_ARM
-    ]
+    minuend = _key(COMPARED_ARM)
+    return [(arm, drawn.difference(minuend, _key(arm), confidence)) for arm in arms if arm != COMPARED_ARM]
+
+
+def _key(arm: str) -> str:
+    return f"{arm} {COMPARED_METRIC}"
 
 
 def _check_cohort(target: IntArray, patients: Sequence[str], fold: IntArray, classes: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from medmllm.errors import EvaluationError
 from medmllm.evaluation.calibration import LEANS_UPWARDS
 from medmllm.evaluation.cohort import COMPARED_METRIC, OutOfFold, measures_of
 from medmllm.evaluation.discrimination import IntArray
+from medmllm.evaluation.repeats import Repeat, mean_measure, on_all, spread
 from medmllm.evaluation.resampling import Interval, Measure, resample
 from medmllm.records import ArmEvaluation, Metric
 
@@ -85,8 +86,9 @@ def compare_models(
     samples: int,
     seed: int,
     ordered: bool = False,
+    more: Sequence[Repeat[OutOfFold]] = (),
 ) -> Comparison:
-    """Return every run's metrics and the paired differences of every two.
+    """Return every run's metrics and the paired differences of every two, the mean over repeats where there are more.
 
     Args:
         models: Two or more; `arm` holds the run's name; the same studies in the same order.
@@ -98,6 +100,7 @@ def compare_models(
         samples: Number of bootstrap resamples of patients.
         seed: Of the resamples.
         ordered: The classes stand in an order, lowest first.
+        more: What the same runs said in further repeats of the cross-validation.
 
     Raises:
         EvaluationError: Fewer than two runs, or two of the same name.
@@ -105,17 +108,22 @@ def compare_models(
     names = [model.arm for model in models]
     if len(names) < 2 or len(set(names)) != len(names):
         raise EvaluationError(f"{len(names)} runs named {', '.join(names)}: two or more with names of their own")
-    measures: dict[str, Measure] = {}
+    each: dict[str, list[Measure]] = {}
     metrics: list[str] = []
-    for number, model in enumerate(models):
-        own = measures_of(model, targets, folds, classes, ordered=ordered)
-        metrics = list(own)
-        measures |= {f"{number} {metric}": measure for metric, measure in own.items()}
+    for repeat in (Repeat(models, folds), *more):
+        for number, model in enumerate(repeat.arms):
+            own = measures_of(model, targets, repeat.folds, classes, ordered=ordered)
+            metrics = list(own)
+            for name, measure in own.items():
+                each.setdefault(f"{number} {name}", []).append(measure)
+    measures = {key: mean_measure(own) for key, own in each.items()}
     drawn = resample(measures, targets=targets, patients=patients, samples=samples, seed=seed)
 
     def metric(number: int, name: str) -> Metric:
-        found = drawn.interval(f"{number} {name}", confidence, leans_upwards=name in LEANS_UPWARDS)
-        return Metric(name, found.estimate, found.low, found.high, np.size(targets), len(set(patients)), "all")
+        key, n = f"{number} {name}", np.size(targets)
+        found = drawn.interval(key, confidence, leans_upwards=name in LEANS_UPWARDS)
+        numbers = found.estimate, found.low, found.high
+        return Metric(name, *numbers, n, len(set(patients)), "all", *spread(on_all(each[key], n)))
 
     return Comparison(
         runs=tuple(ArmEvaluation(run, tuple(metric(k, name) for name in metrics)) for k, run in enumerate(names)),

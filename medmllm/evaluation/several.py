@@ -17,6 +17,7 @@ from medmllm.evaluation.calibration import LEANS_UPWARDS, to_probabilities
 from medmllm.evaluation.cohort import COMPARED_ARM, COMPARED_METRIC, OutOfFold, measures_of
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.fold_decisions import plain
+from medmllm.evaluation.repeats import Repeat, mean_measure, on_all, spread
 from medmllm.evaluation.resampling import Interval, Measure, Resamples, resample
 from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.model_documents import Place, Task
@@ -100,6 +101,7 @@ def evaluate_means(
     confidence: float,
     samples: int,
     seed: int,
+    more: Sequence[Repeat[SeveralOutOfFold]] = (),
 ) -> CohortEvaluation:
     """Return the means over the targets of every arm, and the fused arm's mean AUROC minus that of each other arm.
 
@@ -112,31 +114,26 @@ def evaluate_means(
         confidence: Level of the intervals, e.g. 0.95.
         samples: Number of bootstrap resamples.
         seed: Of the resamples.
+        more: Further repeats of the cross-validation, with the same arms: all is then the mean over repeats, too.
 
     Raises:
         EvaluationError: Shapes do not fit, or a number is not finite.
     """
-    shape = (len(patients), len(task.parts))
-    for arm in arms:
-        fits = all(len(own.predicted) == len(patients) for own in arm.targets) and len(arm.targets) == shape[1]
-        if targets.shape != shape or not fits or not np.isfinite(arm.logits).all():
-            raise EvaluationError(f"targets or predictions of arm {arm.arm} are not finite, or not of shape {shape}")
-    measures: dict[str, Measure] = {}
-    for arm in arms:
-        own = [_of_target(arm, k, targets, folds, part) for k, part in enumerate(task.parts)]
-        shared = MEANS if all(part.kind == "binary" for part in task.parts) else MEANS_OF_KINDS
-        measures |= {f"{arm.arm} {name}": _mean([found[name] for found in own]) for name in shared}
+    each = _measures((Repeat(arms, folds), *more), targets, len(patients), task)
+    measures = {name: mean_measure(own) for name, own in each.items()}
     one = np.zeros(len(patients), dtype=np.int64)  # what a resample lacks is a matter of each target
     drawn = resample(measures, targets=one, patients=patients, samples=samples, seed=seed)
     n, owners = len(patients), len(set(patients))
+    estimates = {name: on_all(own, n) for name, own in each.items()}
 
-    def metric(name: str, found: Interval, group: str = "all") -> Metric:
-        return Metric(name, found.estimate, found.low, found.high, n, owners, group)
+    def metric(name: str, found: Interval, repeats: FloatArray, group: str = "all") -> Metric:
+        own = found.estimate, found.low, found.high
+        return Metric(name, *own, n, owners, group, *spread(repeats))
 
     def means(arm: str) -> tuple[Metric, ...]:
         own = {name.removeprefix(f"{arm} "): name for name in measures if name.startswith(f"{arm} ")}
         return tuple(
-            metric(name, drawn.interval(key, confidence, leans_upwards=name in LEANS_UPWARDS))
+            metric(name, drawn.interval(key, confidence, leans_upwards=name in LEANS_UPWARDS), estimates[key])
             for name, key in own.items()
         )
 
@@ -151,10 +148,29 @@ def evaluate_means(
         ),
         arms=tuple(ArmEvaluation(arm.arm, means(arm.arm)) for arm in arms),
         differences=tuple(
-            metric(COMPARED_METRIC, gain, arm)
+            metric(COMPARED_METRIC, gain, estimates[_key(COMPARED_ARM)] - estimates[_key(arm)], arm)
             for arm, gain in _differences(drawn, [arm.arm for arm in arms], confidence)
         ),
     )
+
+
+def _measures(
+    repeats: Sequence[Repeat[SeveralOutOfFold]], targets: IntArray, n: int, task: Task
+) -> dict[str, list[Measure]]:
+    """Return "ARM METRIC" -> its mean over the targets, as a measure of each repeat."""
+    shape, found = (n, len(task.parts)), dict[str, list[Measure]]()
+    shared = MEANS if all(part.kind == "binary" for part in task.parts) else MEANS_OF_KINDS
+    for repeat in repeats:
+        for arm in repeat.arms:
+            fits = all(len(own.predicted) == n for own in arm.targets) and len(arm.targets) == shape[1]
+            if targets.shape != shape or not fits or not np.isfinite(arm.logits).all():
+                raise EvaluationError(
+                    f"targets or predictions of arm {arm.arm} are not finite, or not of shape {shape}"
+                )
+            own = [_of_target(arm, k, targets, repeat.folds, part) for k, part in enumerate(task.parts)]
+            for name in shared:
+                found.setdefault(f"{arm.arm} {name}", []).append(mean_measure([one[name] for one in own]))
+    return found
 
 
 def _of_target(
@@ -185,14 +201,12 @@ def _where_weighty(measure: Measure, weights: FloatArray) -> FloatArray:
     return found
 
 
-def _mean(measures: Sequence[Measure]) -> Measure:
-    return lambda weights: np.mean([measure(weights) for measure in measures], axis=0)
-
-
 def _differences(drawn: Resamples, arms: Sequence[str], confidence: float) -> list[tuple[str, Interval]]:
     if COMPARED_ARM not in arms:
         return []
-    minuend = f"{COMPARED_ARM} {COMPARED_METRIC}"
-    return [
-        (arm, drawn.difference(minuend, f"{arm} {COMPARED_METRIC}", confidence)) for arm in arms if arm != COMPARED_ARM
-    ]
+    minuend = _key(COMPARED_ARM)
+    return [(arm, drawn.difference(minuend, _key(arm), confidence)) for arm in arms if arm != COMPARED_ARM]
+
+
+def _key(arm: str) -> str:
+    return f"{arm} {COMPARED_METRIC}"

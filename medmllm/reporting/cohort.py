@@ -113,8 +113,8 @@ def _part(told: TargetEvaluation, figures: TrainingFigures | None = None, number
 
 def _gains(evaluation: EvaluationDocument) -> Iterator[str]:
     """Yield what fusion gains, also for each of several targets, in words."""
-    for told in (evaluation, *evaluation.targets):
-        start = "" if told is evaluation else f"{told.task.target}: "
+    whole = "Mean over the targets: " if evaluation.targets else ""
+    for start, told in [(whole, evaluation), *((f"{own.task.target}: ", own) for own in evaluation.targets)]:
         for metric in told.differences:
             gain = _gain(metric, evaluation.confidence)
             if gain is not None:

@@ -6,7 +6,7 @@ Every number of the page is the document's. A run is marked best only where the 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import Field
@@ -112,10 +112,7 @@ def compared_runs(found: Comparison, arms: dict[str, str]) -> tuple[ComparedRun,
 
 
 def _metric(metric: Metric) -> MetricDocument:
-    return MetricDocument(
-        name=metric.name, estimate=metric.estimate, low=metric.low, high=metric.high, n=metric.n,
-        patients=metric.patients, group=metric.group,
-    )  # fmt: skip
+    return MetricDocument(**asdict(metric))
 
 
 def run_differences(found: Comparison) -> tuple[RunDifference, ...]:

@@ -21,7 +21,7 @@ from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.modality_use import Deprived
 from medmllm.evaluation.several import SeveralOutOfFold, out_of_fold
 from medmllm.evaluation.survival import SurvivalOutOfFold
-from medmllm.model_documents import FoldModel, Task
+from medmllm.model_documents import FoldModel, Task, fold_name
 from medmllm.training.arms import arm_contract, main_arm
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
 from medmllm.training.checkpoint import Origin
@@ -59,6 +59,7 @@ class ArmResult:
     folder: Path  # holds the networks' weights and tokenizers
     deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
     smaller: tuple[SmallerTraining, ...] = ()  # of the main arm, where a learning curve is asked for
+    repeated: tuple[OutOfFold | SeveralOutOfFold | SurvivalOutOfFold, ...] = ()  # in further repeats, not packaged
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +111,7 @@ def cross_validate(
             results[arm] = _train_arm(course, arm, arm_contract(contract, arm), plan.folds, folder, name=arm)
         main = results[main_arm(arms)]
         results[main.arm] = replace(main, smaller=_train_on_less(course, main, plan.folds))
-    return tuple(results.values())
+        return tuple(replace(arm, repeated=_train_again(course, arm, plan)) for arm in results.values())
 
 
 def _train_arm(
@@ -121,7 +122,7 @@ def _train_arm(
     for splits in outer_folds(folds):
         children, trained = [], []
         for split in splits:
-            child = course.tracked.child(f"{name} fold {split.name}")
+            child = course.tracked.child(f"{name} fold {fold_name(split.fold, split.inner)}")
             kept = Kept(course.out, folder, course.origin, name.replace(" ", "_"), split.fold, split.inner)
             done = kept.finished()
             count = EpochCount(child, course.advance, course.config.training.epochs)
@@ -151,8 +152,7 @@ def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) 
     patients, seed = [member.sample.patient_key for member in members], config.training.seed
     truth = course.cohort.labels or course.cohort.targets
     parts = nested_subsets(folds, patients, truth, fractions, seed=seed)
-    untested = config.evaluation.model_copy(update={"permutations": 0})  # use of modalities is told of whole trainings
-    less = replace(course, config=config.model_copy(update={"evaluation": untested}))
+    less = _untested(course, seed)
     found = []
     for fraction, own in zip(fractions, parts, strict=True):
         name = f"{main.arm} at {fraction}"
@@ -160,6 +160,34 @@ def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) 
         done = _train_arm(less, main.arm, main.contract, own, folder, name=name)
         found.append(SmallerTraining(fraction, own, done.out_of_fold))
     return tuple(found)
+
+
+def _train_again(
+    course: Course, arm: ArmResult, plan: SplitPlan
+) -> tuple[OutOfFold | SeveralOutOfFold | SurvivalOutOfFold, ...]:
+    """Train an arm on each further draw of the folds; the networks lie among the checkpoints, as of smaller trainings.
+
+    Returns:
+        What it said out of fold in each.
+    """
+    found = []
+    for number, folds in enumerate(plan.more, start=1):
+        name = f"{arm.arm} repeat {number}"
+        folder = course.out / CHECKPOINTS / name.replace(" ", "_")
+        own = _untested(course, course.config.training.seed + number)
+        found.append(_train_arm(own, arm.arm, arm.contract, folds, folder, name=name).out_of_fold)
+    return tuple(found)
+
+
+def _untested(course: Course, seed: int) -> Course:
+    """Return a course whose networks start from another seed and are not tested for their use of modalities.
+
+    That is told of the packaged networks alone.
+    """
+    config = course.config
+    training = config.training.model_copy(update={"seed": seed})
+    evaluation = config.evaluation.model_copy(update={"permutations": 0})
+    return replace(course, config=config.model_copy(update={"training": training, "evaluation": evaluation}))
 
 
 def _decided(model: FoldModel) -> dict[str, float]:

@@ -214,7 +214,7 @@ def refuse_lacking(plan: SplitPlan, labels: Labels, names: Sequence[str], *, who
     Raises:
         SplitError: Says which.
     """
-    fault = lacking_label(plan.folds, labels, names, whole_tests=whole_tests)
+    fault = lacking_label(plan.networks, labels, names, whole_tests=whole_tests)
     if fault:
         raise SplitError(f"{fault}: the folds are given, so give others, or leave that target out.")
 

@@ -24,7 +24,7 @@ MOST_NAMED = 5
 class Leak:
     """Two studies of one fold that share something although they are in different parts."""
 
-    fold: str  # or inner fold: 0.1
+    fold: str  # or inner fold, 0.1, of the first repeat or a later one
     one: int  # index into the cohort
     one_part: Part
     other: int
@@ -94,7 +94,7 @@ def leaks(plan: SplitPlan, groups: Iterable[Sequence[int]]) -> list[Leak]:
     """
     shared = [group for group in groups if len(group) > 1]
     found = []
-    for split in plan.folds:
+    for split in plan.networks:
         part_of = _parts(split)
         for group in shared:
             first_in: dict[Part, int] = {}

@@ -40,7 +40,11 @@ def _one(trained: Trained, number: int, place: Place) -> Trained:
         trained,
         task=place.task,
         cohort=replace(trained.cohort, members=members),
-        plan=replace(trained.plan, folds=_folds(trained.plan.folds, inside)),
+        plan=replace(
+            trained.plan,
+            folds=_folds(trained.plan.folds, inside),
+            more=tuple(_folds(own, inside) for own in trained.plan.more),
+        ),
         arms=tuple(_arm(arm, number, place, inside) for arm in trained.arms),
     )
 
@@ -58,6 +62,7 @@ def _arm(arm: ArmResult, number: int, place: Place, inside: BoolArray) -> ArmRes
             SmallerTraining(own.fraction, _folds(own.folds, inside), _said(own.out_of_fold, number, inside))
             for own in arm.smaller
         ),
+        repeated=tuple(_said(own, number, inside) for own in arm.repeated),
     )
 
 

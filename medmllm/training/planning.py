@@ -18,6 +18,7 @@ from medmllm.training.cohort import Cohort
 from medmllm.training.inner_folds import Held, check_enough_inner, hold_classes, hold_events, hold_labels, nest
 from medmllm.training.label_splits import carve_label_tuning, check_enough_labels, refuse_lacking
 from medmllm.training.leakage import audit
+from medmllm.training.repeats import draw_repeats
 from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds
 from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
 from medmllm.training.splits import SplitPlan, check_enough
@@ -69,7 +70,7 @@ def look_ahead(
         return None
     patient_of = {study.study_key: study.patient_key for study in studies}
     given = read_split_file(splits, load_keyring().study, patient_of)
-    _check_inner_given(given, settings.inner_folds)
+    _check_given(given, settings)
     if any(fold.tune is None for fold in given):  # a run's own file lacks what that run could not read
         check_all_given(given, [study.study_key for study in labelled])
     if settings.group_out:
@@ -77,14 +78,21 @@ def look_ahead(
     return given
 
 
-def _check_inner_given(given: Given, asked: int) -> None:
-    """Refuse a split file whose tuning parts are not as many as the settings ask for; nnU-Net's has none."""
+def _check_given(given: Given, settings: TrainingSettings) -> None:
+    """Refuse a split file that has other repeats or tuning parts than the settings ask for; nnU-Net's has none."""
+    draws = 1 + max(fold.repeat for fold in given)
+    if draws != settings.repeats:
+        raise SplitError(
+            f"--splits has {draws} draw(s) of the folds, and training.repeats is {settings.repeats}: set it to "
+            f"{draws}, or leave --splits away."
+        )
     for number, fold in enumerate(given):
         holds = None if fold.tune is None else max(len(fold.inner), 1)
-        if holds is not None and holds != asked:
+        if holds is not None and holds != settings.inner_folds:
             raise SplitError(
-                f"--splits has {holds} tuning part(s) in fold {number}, and training.inner_folds is {asked}: set it to "
-                f"{holds}, or give the splits_final.json of that run, which has its test parts alone."
+                f"--splits has {holds} tuning part(s) in fold {number}, and training.inner_folds is "
+                f"{settings.inner_folds}: set it to {holds}, or give the splits_final.json of that run, which has its "
+                "test parts alone."
             )
 
 
@@ -115,7 +123,15 @@ def settle_folds(
     if given is not None and settings.group_out:
         folds, remarks = read_folds(given, keys)
         given = tuple(folds)
-    plan = _with_inner(_plan(cohort, settings, given, labels), cohort, settings, labels)
+
+    def draw(seed: int) -> SplitPlan:
+        own = settings.model_copy(update={"seed": seed})
+        return _with_inner(_plan(cohort, own, given, labels), cohort, own, labels)
+
+    if given is None:
+        plan = draw_repeats(draw, settings.repeats, seed=settings.seed, study_keys=keys)
+    else:
+        plan = draw(settings.seed)
     if settings.group_out:
         remarks += remark_sites(plan, _strata(cohort), settings.group_out)
     if settings.learning_curve:  # refused before anything is trained

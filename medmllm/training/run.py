@@ -15,6 +15,7 @@ import pandas as pd
 
 from medmllm.config import TrainConfig
 from medmllm.csv_tables import write_table
+from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.remarks import NAMES
 from medmllm.evaluation.several import SeveralOutOfFold
 from medmllm.evaluation.survival import SurvivalOutOfFold
@@ -29,6 +30,7 @@ from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult
 from medmllm.training.groups import Groups
 from medmllm.training.learning_curve import learning_line, learning_metrics
+from medmllm.training.repeats import folds_by_draw
 from medmllm.training.splits import SplitPlan
 from medmllm.training.starting_weights import REPORT
 from medmllm.training.tracking import Run
@@ -133,21 +135,24 @@ def _reference(trained: Trained, arm: ArmResult) -> pd.DataFrame:
 
 
 def write_out_of_fold(path: Path, trained: Trained) -> None:
-    """Write one row per study and arm."""
+    """Write one row per study, arm and repeat."""
     row_type: type[OutOfFoldRow] | type[TargetsOutOfFoldRow] = OutOfFoldRow
     if trained.task.several:
         row_type = TargetsOutOfFoldRow
     rows = (
-        row_type.model_validate(_row(trained, arm, k, int(fold)))
-        for arm in trained.arms
-        for k, fold in enumerate(trained.plan.test_fold)
+        row_type.model_validate(_row(trained, said, k, int(fold)) | {"repeat": repeat})
+        for repeat, folds in enumerate(folds_by_draw(trained.plan))
+        for said in ((arm.out_of_fold, *arm.repeated)[repeat] for arm in trained.arms)
+        for k, fold in enumerate(folds)
     )
     write_table(path, row_type, rows, classes=trained.task.columns)
 
 
-def _row(trained: Trained, arm: ArmResult, k: int, fold: int) -> dict[str, object]:
+def _row(
+    trained: Trained, found: OutOfFold | SeveralOutOfFold | SurvivalOutOfFold, k: int, fold: int
+) -> dict[str, object]:
     """Return what an arm said of one study; of several targets, what is one per target goes by the target's name."""
-    task, sample, found = trained.task, trained.cohort.members[k].sample, arm.out_of_fold
+    task, sample = trained.task, trained.cohort.members[k].sample
     assert not isinstance(sample.target, Survival)  # see survival_run
     assert not isinstance(found, SurvivalOutOfFold)
     each = found.targets if isinstance(found, SeveralOutOfFold) else (found,)
@@ -164,7 +169,7 @@ def _row(trained: Trained, arm: ArmResult, k: int, fold: int) -> dict[str, objec
     return {
         "study_key": sample.study_key,
         "patient_key": sample.patient_key,
-        "arm": arm.arm,
+        "arm": found.arm,
         "fold": fold,
         "probabilities": dict(zip(task.classes, map(float, found.probabilities[k]), strict=True)),
         "logits": dict(zip(shown, map(float, logits), strict=True)),

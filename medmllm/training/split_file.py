@@ -3,7 +3,7 @@
     RUN/splits.json, splits_final.json -> ids as study keys -> checked GivenSplits -> SplitPlan for the cohort as read
     SplitPlan -> RUN/splits.json, RUN/splits_final.json
 
-`splits.json` names train, tune and test of each fold by key, and its inner folds, with the digest of the whole.
+`splits.json` names train, tune and test of each fold by key, its inner folds and repeats, with the digest of the whole.
 nnU-Net's `splits_final.json` is a list of {"train": [...], "val": [...]}: `val` is what we test on, and tuning parts
 or inner folds are carved from `train`. Its ids are study ids (of the label table, folder names, StudyInstanceUIDs) or
 study keys. Both are written by key alone. A file that leaves studies out, names unknown ones, tests one twice, or has a
@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,17 @@ from pydantic import TypeAdapter, ValidationError
 from medmllm.errors import LeakageError, SplitError
 from medmllm.result_documents import FoldStudies, SplitDocument
 from medmllm.training.inner_folds import check_inner
-from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, carve_tuning, check_partition, digest_of, lacking
+from medmllm.training.repeats import join_repeats, repeats_of
+from medmllm.training.splits import (
+    FoldSplit,
+    IntArray,
+    SplitPlan,
+    carve_tuning,
+    check_partition,
+    digest_of,
+    lacking,
+    outer_folds,
+)
 
 OURS, NNUNET = "splits.json", "splits_final.json"
 MOST_NAMED = 5
@@ -38,6 +49,7 @@ class GivenFold:
     tune: tuple[str, ...] | None = field(repr=False)  # None: to be carved from train
     test: tuple[str, ...] = field(repr=False)
     inner: tuple[tuple[str, ...], ...] = field(default=(), repr=False)  # of train; then tune is empty
+    repeat: int = 0  # number of the draw
 
     @property
     def parts(self) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
@@ -74,10 +86,12 @@ def read_split_file(path: Path, key_of: Callable[[str], str], known: Mapping[str
             f'--splits is neither {OURS} of a run nor nnU-Net\'s {NNUNET}, a list of {{"train": [...], "val": [...]}} '
             "for two folds or more: take one of them."
         ) from None
-    for number, fold in enumerate(folds):
-        _check_fold(number, fold, known)
-    tested = Counter(key for fold in folds for key in fold.test)
-    _refuse([key for key, times in tested.items() if times > 1], "are tested in several folds: test each study once")
+    for draw in _draws(folds):
+        for number, fold in enumerate(draw):
+            _check_fold(number, fold, known)
+        tested = Counter(key for fold in draw for key in fold.test)
+        twice = [key for key, times in tested.items() if times > 1]
+        _refuse(twice, "are tested in several folds: test each study once")
     return folds
 
 
@@ -118,13 +132,18 @@ def plan_given(
             seed=seed,
             whole_tests=whole_tests,
         )
-    parts = _parts(given, place)
-    check_partition(parts, patients)
-    check_inner(parts)
-    fault = lacking(parts, np.asarray(targets, dtype=np.int64), whole_tests=whole_tests)
-    if fault:
-        raise SplitError(f"{fault}: the folds are given, so give others, or choose another --target.")
-    return SplitPlan(parts, digest_of(parts, study_keys))
+    draws = [_parts(draw, place) for draw in _draws(given)]
+    for parts in draws:
+        check_partition(parts, patients)
+        check_inner(parts)
+        fault = lacking(parts, np.asarray(targets, dtype=np.int64), whole_tests=whole_tests)
+        if fault:
+            raise SplitError(f"{fault}: the folds are given, so give others, or choose another --target.")
+    return join_repeats(draws, study_keys)
+
+
+def _draws(given: Sequence[GivenFold]) -> list[list[GivenFold]]:
+    return [list(own) for _, own in groupby(given, key=lambda fold: fold.repeat)]
 
 
 def _parts(given: Sequence[GivenFold], place: Mapping[str, int]) -> tuple[FoldSplit, ...]:
@@ -136,6 +155,7 @@ def _parts(given: Sequence[GivenFold], place: Mapping[str, int]) -> tuple[FoldSp
             _members(tune, place),
             _members(fold.test, place),
             inner=k if fold.inner else None,
+            repeat=fold.repeat,
         )
         for number, fold in enumerate(given)
         for k, (train, tune) in enumerate(fold.parts)
@@ -152,12 +172,17 @@ def check_all_given(given: Sequence[GivenFold], study_keys: Sequence[str]) -> No
     Raises:
         SplitError: Names some of the studies by key.
     """
-    tested = {key for fold in given for key in fold.test}
+    for draw in _draws(given):
+        _check_draw_given(draw, study_keys)
+
+
+def _check_draw_given(draw: Sequence[GivenFold], study_keys: Sequence[str]) -> None:
+    tested = {key for fold in draw for key in fold.test}
     _refuse(
         [key for key in study_keys if key not in tested],
         "have a label but are in no test part: add them, or clear their label",
     )
-    for number, fold in enumerate(given):
+    for number, fold in enumerate(draw):
         named = {*fold.train, *(fold.tune or ()), *fold.test}
         _refuse(
             [key for key in study_keys if key not in named], f"are left out of fold {number}: add them to its train"
@@ -170,9 +195,9 @@ def write_splits(plan: SplitPlan, study_keys: Sequence[str], out: Path) -> None:
     def named(members: IntArray) -> tuple[str, ...]:
         return tuple(study_keys[k] for k in members)
 
-    folds = tuple(_studies(own, named) for own in plan.outer)
-    SplitDocument(digest=plan.digest, folds=folds).write(out / OURS)
-    # nnU-Net has no third part: its `train` holds our tuning part as well.
+    folds, *more = (tuple(_studies(own, named) for own in outer_folds(draw)) for draw in repeats_of(plan))
+    SplitDocument(digest=plan.digest, folds=folds, repeats=tuple(more)).write(out / OURS)
+    # nnU-Net has no third part, and one draw: its `train` holds our tuning part as well.
     listed = [{"train": sorted([*fold.train, *fold.tune]), "val": sorted(fold.test)} for fold in folds]
     (out / NNUNET).write_text(json.dumps(listed, indent=4) + "\n", encoding="utf-8")
 
@@ -190,10 +215,14 @@ def _studies(own: Sequence[FoldSplit], named: Callable[[IntArray], tuple[str, ..
 
 def _of_ours(text: str) -> tuple[GivenFold, ...]:
     document = SplitDocument.model_validate_json(text)
-    keys = sorted({key for fold in document.folds for key in (*fold.train, *fold.tune, *fold.test)})
+    given = tuple(
+        GivenFold(fold.train, fold.tune, fold.test, fold.inner, repeat)
+        for repeat, draw in enumerate((document.folds, *document.repeats))
+        for fold in draw
+    )
+    keys = sorted({key for fold in given for key in (*fold.train, *(fold.tune or ()), *fold.test)})
     place = {key: k for k, key in enumerate(keys)}
-    given = tuple(GivenFold(fold.train, fold.tune, fold.test, fold.inner) for fold in document.folds)
-    parts = _parts(given, place)
+    parts = [part for draw in _draws(given) for part in _parts(draw, place)]
     if digest_of(parts, keys) != document.digest:
         raise SplitError(
             f"--splits was changed after it was written: its digest does not fit. Take the {OURS} of the run again; "

@@ -39,11 +39,12 @@ class FoldSplit:
     tune: IntArray = field(repr=False)  # for early stopping, temperature and threshold
     test: IntArray = field(repr=False)  # predicted by this fold's model alone
     inner: int | None = None  # number of the inner fold, where several networks share the test part (`inner_folds`)
+    repeat: int = 0  # number of the draw, where the folds are drawn several times (`repeats`)
 
     @property
     def name(self) -> str:
-        """The fold as people write it: 0, or 0.1 for an inner fold."""
-        return fold_name(self.fold, self.inner)
+        """The fold as people write it: 0, or 0.1 for an inner fold; with its repeat, but for the first."""
+        return fold_name(self.fold, self.inner) + (f" of repeat {self.repeat}" if self.repeat else "")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,21 +52,31 @@ class SplitPlan:
     """All folds; each study is in exactly one test part."""
 
     folds: tuple[FoldSplit, ...]  # one per network: the inner folds of a fold stand side by side
-    digest: str  # sha256 over fold, part and study key of every membership
+    digest: str  # sha256 over fold, part and study key of every membership, of all draws
+    more: tuple[tuple[FoldSplit, ...], ...] = ()  # the folds of further draws (`repeats`)
 
     @property
     def test_fold(self) -> IntArray:
         """The fold in which each study is tested; shape (studies,)."""
-        outer = self.outer
-        owner = np.empty(sum(part.test.size for part, *_ in outer), dtype=np.int64)
-        for part, *_ in outer:
-            owner[part.test] = part.fold
-        return owner
+        return fold_of_each(self.outer)
+
+    @property
+    def networks(self) -> tuple[FoldSplit, ...]:
+        """What each network of an arm sees, of all draws."""
+        return tuple(part for draw in (self.folds, *self.more) for part in draw)
 
     @property
     def outer(self) -> tuple[tuple[FoldSplit, ...], ...]:
         """What the networks of each fold see; one alone where there are no inner folds."""
         return outer_folds(self.folds)
+
+
+def fold_of_each(outer: Sequence[Sequence[FoldSplit]]) -> IntArray:
+    """Return the fold in which each study is tested; shape (studies,)."""
+    owner = np.empty(sum(part.test.size for part, *_ in outer), dtype=np.int64)
+    for part, *_ in outer:
+        owner[part.test] = part.fold
+    return owner
 
 
 def outer_folds(parts: Sequence[FoldSplit]) -> tuple[tuple[FoldSplit, ...], ...]:
@@ -324,7 +335,7 @@ def lacking(parts: Sequence[FoldSplit], target: IntArray, *, whole_tests: bool =
 
 
 def digest_of(parts: Sequence[FoldSplit], study_keys: Sequence[str]) -> str:
-    """Return sha256 over fold (and inner fold), part and study key of every membership."""
+    """Return sha256 over fold (with its inner fold and repeat), part and study key of every membership."""
     memberships = sorted(
         f"{part.name} {name} {study_keys[index]}"
         for part in parts

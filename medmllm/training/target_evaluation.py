@@ -11,6 +11,7 @@ import numpy as np
 from medmllm.evaluation.cohort import OutOfFold, evaluate_arms
 from medmllm.evaluation.conformal import SetEvaluation, evaluate_sets, missed_remarks, too_few_remarks
 from medmllm.evaluation.remarks import remarks
+from medmllm.evaluation.repeats import Repeat, Said
 from medmllm.evaluation.several import SeveralOutOfFold, evaluate_means
 from medmllm.model_documents import group_folds
 from medmllm.records import MODALITIES, CohortEvaluation, Metric
@@ -23,6 +24,7 @@ from medmllm.result_documents import (
 )
 from medmllm.training.learning_curve import learning_remark, trace_learning
 from medmllm.training.policy import judge, rules_of
+from medmllm.training.repeats import folds_by_draw
 from medmllm.training.run import Trained
 from medmllm.training.trust import assess, packaged_arm
 from medmllm.trust_documents import RuleDocument
@@ -81,9 +83,11 @@ def tell_means(trained: Trained) -> Told:
         confidence=settings.confidence,
         samples=settings.bootstrap_samples,
         seed=trained.config.training.seed,
+        more=_repeats(trained, SeveralOutOfFold),
     )
     said = remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples)
-    return Told(target_document(trained, found, {}), remarks=said)
+    lines = tuple(f"Mean over the targets: {line}" for line in said)
+    return Told(target_document(trained, found, {}), remarks=lines)
 
 
 def of_target(told: Told) -> Told:
@@ -110,7 +114,14 @@ def _evaluate(trained: Trained) -> CohortEvaluation:
         samples=trained.config.evaluation.bootstrap_samples,
         seed=trained.config.training.seed,
         ordered=trained.task.ordered,
+        more=_repeats(trained, OutOfFold),
     )
+
+
+def _repeats(trained: Trained, kind: type[Said]) -> list[Repeat[Said]]:
+    """Return what the arms said in each repeat but the first."""
+    said = [[own for own in arm.repeated if isinstance(own, kind)] for arm in trained.arms]
+    return [Repeat([own[k] for own in said], folds) for k, folds in enumerate(folds_by_draw(trained.plan)[1:])]
 
 
 def _evaluate_sets(trained: Trained) -> dict[str, SetEvaluation]:

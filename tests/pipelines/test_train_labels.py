@@ -10,6 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from medmllm.model_documents import ModelCard
+from medmllm.reporting.comparison import ComparisonDocument
 from medmllm.result_documents import EvaluationDocument
 from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import (
@@ -237,10 +238,22 @@ def test_curves_groups_learning_and_the_policy_are_of_each_label(labelled_run: T
     assert score(tmp_path / "studies", tmp_path / "run" / "model", tmp_path / "out").code == 0
 
 
-def test_several_labels_are_not_compared(labelled_run: Trained, tmp_path: Path) -> None:
-    outcome = invoke("compare", labelled_run.run, labelled_run.run.parent, "--out", tmp_path)
-    assert outcome.code == 2
-    assert "was trained for several targets" in outcome.stderr
+def test_runs_of_several_labels_are_compared_in_the_one_that_is_named(labelled_run: Trained, tmp_path: Path) -> None:
+    trained_again(labelled_run, tmp_path / "run", *TARGETS, "--set", "training.epochs=1")
+    both = (labelled_run.run, tmp_path / "run", "--arm", "text", "--out", tmp_path / "out")
+    outcome = invoke("compare", *both, "--target", "grade>=4")
+    assert outcome.code == 0, outcome.stderr
+    found = ComparisonDocument.read(tmp_path / "out" / "comparison.json")
+    for run, folder in zip(found.runs, (labelled_run.run, tmp_path / "run"), strict=True):
+        own = told(folder).targets[2]
+        assert (found.task.target, found.n) == ("grade>=4", own.n)
+        assert run.metrics == next(arm.metrics for arm in own.arms if arm.arm == "text")
+    assert found.provenance.command == "medmllm compare RUN RUN --target 'grade>=4' --out OUT"
+    for more, message in (((), "name one with --target: outcome, effusion, grade>=4"),
+                          (("--target", "sex"), "was not trained for 'sex', but for outcome, effusion")):  # fmt: skip
+        outcome = invoke("compare", *both, *more)
+        assert outcome.code == 2
+        assert message in outcome.stderr
 
 
 @pytest.mark.parametrize(

@@ -331,3 +331,23 @@ def test_an_error_about_a_note_holds_none_of_its_text() -> None:
         note_sections(note, made_up.WORDS, {})
     assert "secret" not in str(caught.value)
     assert "secret" not in repr(note_sections(replace(note, sections=()), None, {}))
+
+
+def test_each_of_several_targets_stands_with_its_class_its_operating_point_and_its_set(tmp_path: Path) -> None:
+    task = model_documents.Task.of_several(
+        (
+            model_documents.Task.of("nodule", ("nodule=no", "nodule=yes")),
+            model_documents.Task.of("part", ("part=chest", "part=head", "part=spine")),
+        )
+    )
+    found = made_up.prediction(
+        task=task, predicted="part=head", probability=0.5, probability_of="part=head",
+        probabilities=dict(zip(task.classes, (0.75, 0.25, 0.375, 0.5, 0.125), strict=True)),
+        predictions={"nodule": "nodule=no", "part": "part=head"}, logits=(-1.1, 0.3, 0.6, -0.8),
+        interval=(0.4, 0.6), conformal_set=("nodule=no", "part=chest", "part=head"),
+    )  # fmt: skip
+    card = made_up.card().model_copy(update={"task": task, "operating_points": {"nodule": 0.3125, "part": 0.5}})
+    page = unexplained(tmp_path, prediction=found, card=card)
+    table = next(t.line for t in page.all("table") if "Not ruled out" in t.text)
+    assert "nodule nodule=no (operating point 0.312 of “nodule=yes”) nodule=no part" in table
+    assert table.endswith("part part=head part=chest, part=head (undecided)")

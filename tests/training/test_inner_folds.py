@@ -102,6 +102,17 @@ def test_every_label_is_present_and_absent_in_every_inner_fold() -> None:
             assert {labels[k][1] for k in side} >= {0, 1}
 
 
+def test_every_class_of_a_target_of_three_is_in_every_inner_fold() -> None:
+    labels = [(k % 2, UNKNOWN if k % 7 == 0 else k // 2 % 3) for k in range(84)]
+    patients = [f"p{k // 2}" for k in range(84)]
+    outer = make_splits(patients, [0, 1] * 42, study_keys=keys(84), folds=2, tuning_fraction=0.3, seed=1)
+    held = hold_labels(labels, ("nodule", "part"))
+    assert held.names[-1] == "'part' of class 2"
+    for part in nest(outer, patients, held, study_keys=keys(84), inner_folds=3, seed=2).folds:
+        for side in (part.train, part.tune):
+            assert {labels[k][1] for k in side} >= {0, 1, 2}
+
+
 NAMES = ("nodule", "effusion", "fracture")
 
 
@@ -124,7 +135,7 @@ def test_few_studies_of_many_labels_are_nested_whole_or_refused(half: list[tuple
     table = np.array([*half, *half])
     for part in plan.folds:
         for side in (part.train, part.tune):
-            assert all(set(column) == {0, 1} for column in table[side].T.tolist())
+            assert [set(column) for column in table[side].T.tolist()] == [set(column) for column in table.T.tolist()]
 
 
 def test_a_draw_that_leaves_a_part_without_a_value_is_drawn_again_and_refused_where_all_do() -> None:

@@ -38,6 +38,39 @@ def test_a_rare_label_goes_to_every_part_alike() -> None:
     assert np.bincount(part[holds[:, 1]]).tolist() == [6, 6, 6]
 
 
+def with_parts(owners: list[str], labels: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Put a target of three classes, one of them rare, in place of the second."""
+    part = {owner: (0, 0, 0, 1, 1, 1, 1, 2, UNKNOWN)[int(owner[3:]) % 9] for owner in owners}
+    return [(own[0], part[owner], own[2]) for owner, own in zip(owners, labels, strict=True)]
+
+
+def test_every_class_of_a_target_of_three_is_as_frequent_in_each_part_as_in_all() -> None:
+    owners, labels = a_cohort()
+    labels = with_parts(owners, labels)
+    plan = split(owners, labels)
+    table, patients = np.array(labels), np.array(owners)
+    for fold in plan.folds:
+        for value in range(3):
+            own = [len(set(patients[side][table[side, 1] == value])) for side in (fold.test, fold.tune, fold.train)]
+            assert own[0] == pytest.approx(sum(own) / 3, abs=1.5)
+            assert own[1] == pytest.approx((sum(own) - own[0]) / 4, abs=1.5)
+            assert min(own) > 0
+
+
+def test_a_part_that_lacks_a_class_of_a_target_of_three_is_named() -> None:
+    owners, labels = a_cohort()
+    labels = with_parts(owners, labels)
+    plan = split(owners, labels)
+    without = [
+        (own[0], 1 if k in plan.folds[1].test and own[1] == 2 else own[1], own[2]) for k, own in enumerate(labels)
+    ]
+    fault = lacking_label(plan.folds, without, NAMES)
+    assert fault == "the test part of fold 1 has no study with 'effusion' of class 2"
+    few = [(own[0], 2 if k == 0 else min(own[1], 1), own[2]) for k, own in enumerate(labels)]
+    with pytest.raises(SplitError, match=r"'effusion' is of class 2 in 1 patients, fewer than the 3 folds"):
+        split(owners, few)
+
+
 def test_shares_that_differ_are_kept_for_every_label() -> None:
     holds = np.zeros((40, 2), dtype=bool)
     holds[:8, 0] = holds[8:28, 1] = True

@@ -18,7 +18,7 @@ from medmllm.training.cross_validation import ArmResult, SmallerTraining
 from medmllm.training.one_target import one_by_one
 from medmllm.training.run import Trained
 from medmllm.training.splits import FoldSplit, SplitPlan
-from medmllm.training.target_evaluation import of_target, tell_target
+from medmllm.training.target_evaluation import of_target, tell_means, tell_target
 from tests.models.small import CONTRACT, a_sample
 from tests.reporting import made_up
 
@@ -138,6 +138,14 @@ def test_remarks_and_rules_of_one_of_several_name_it() -> None:
     assert told.remarks
     assert all(line.startswith("part: ") for line in told.remarks)
     assert [(rule.rule, rule.said.split()[0]) for rule in told.rules] == [("policy.least.auroc[part]", "part:")]
+
+
+def test_remarks_on_the_means_say_so() -> None:
+    nothing = out_of_fold("fused", np.zeros((N, 4)), np.zeros((N, 2), dtype=int), np.ones((N, 5), dtype=bool), TASK)
+    told = tell_means(replace(RUN, arms=(replace(RUN.arms[1], out_of_fold=nothing),)))
+    assert told.remarks
+    assert all(line.startswith("Mean over the targets: ") for line in told.remarks)
+    assert not told.rules  # the policy is asked of each target
 
 
 def test_a_run_of_one_target_is_itself() -> None:
