@@ -148,7 +148,8 @@ class ModelSettings(Document):
 
     image_encoder: str = Field(
         description="resnet10, resnet18, resnet34, resnet50, densenet121, densenet169, efficientnet_b0 or swin_unetr "
-        "(MONAI, 3D), or cells: linear in the means of 8 x 8 x 8 cells"
+        "(MONAI, 3D), cells: linear in the means of 8 x 8 x 8 cells, or "
+        "cells_tones: also in the logarithms of how many voxels have which tone"
     )
     image_width: PositiveInt = Field(
         description="channels of the first stage; the usual ResNet and DenseNet have 64, EfficientNet-B0 32 (multiples "

@@ -105,8 +105,12 @@ def _swin(channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
     return network, network.map_channels
 
 
-def _cells(channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
-    return CellMeans(channels, width=settings.image_width, dropout=settings.dropout), settings.image_width
+def _cells(*, tones: bool) -> _Backbone:
+    def build(channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
+        width = settings.image_width
+        return CellMeans(channels, width=width, dropout=settings.dropout, tones=tones), width
+
+    return build
 
 
 IMAGE_ENCODERS: dict[str, _Backbone] = {
@@ -118,7 +122,8 @@ IMAGE_ENCODERS: dict[str, _Backbone] = {
     "densenet169": _densenet((6, 12, 32, 32)),
     "efficientnet_b0": _efficientnet,
     "swin_unetr": _swin,
-    "cells": _cells,
+    "cells": _cells(tones=False),
+    "cells_tones": _cells(tones=True),
 }
 """Name -> builder of (network that ends with its last feature map, channels of that map)."""
 

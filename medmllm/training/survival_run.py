@@ -3,6 +3,7 @@
 Trained -> what is told of it, RUN/out_of_fold.csv with the share without the event by each horizon
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,6 +31,9 @@ from medmllm.training.run import Trained
 from medmllm.training.target_evaluation import Told, repeats_said, target_document
 from medmllm.training.trust import packaged_arm, use_document
 
+FEWEST_FOLLOWED = 10
+COX_BATCH = 16
+
 
 def tell_survival(trained: Trained) -> Told:
     """Return what is told of a run of times to an event."""
@@ -46,9 +50,23 @@ def tell_survival(trained: Trained) -> Told:
     said = (
         *use_remarks(uses, confidence=settings.confidence),
         *remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples),
+        *cautions(_task(trained), followed_of(trained), batch_size=trained.config.training.batch_size),
     )
     told = {"modality_use": documents, "survival": survival_documents(trained)}
     return Told(target_document(trained, found, {}).model_copy(update=told), rules, said)
+
+
+def cautions(task: SurvivalTask, followed: Followed, *, batch_size: int) -> Iterator[str]:
+    """Yield what makes numbers rough: few studies followed until a horizon, few compared with each other by Cox."""
+    for name, horizon in zip(task.horizon_names, task.horizons, strict=True):
+        left = int((followed.time >= horizon).sum())
+        if left < FEWEST_FOLLOWED:
+            yield f"{left} studies were followed for {name} without the event: what is told of this horizon is rough."
+    if task.model == "cox" and batch_size < COX_BATCH:
+        yield (
+            f"[training] batch_size is {batch_size}: Cox compares within batches, and {COX_BATCH} studies or more are "
+            "wanted in each."
+        )
 
 
 def evaluate_survival_arms(trained: Trained) -> CohortEvaluation:

@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,10 +34,23 @@ PREPARED = {
 CELLS = ('model.image_encoder="cells"', "model.dropout=0.5", "training.epochs=60", "training.patience=20")
 """What a task is trained with once more, with the image encoder that is linear in cells."""
 
+INNER = (
+    'model.image_encoder="cells"',
+    "model.dropout=0.2",
+    "training.epochs=60",
+    "training.patience=20",
+    "training.inner_folds=5",
+    "training.flips=false",
+    "training.shift_voxels=0",
+)
+"""What a task is trained with for the third time: with inner folds, and images as they are."""
+
+VARIANTS = ("_cells", "_inner", "_tones")
+
 
 @dataclass(frozen=True, slots=True)
 class CohortTask:
-    """One question to one cohort; its settings are NAME.toml, those of NAME_cells with CELLS over them."""
+    """One question to one cohort; its settings are NAME.toml, those of its variants with others laid over them."""
 
     name: str
     cohort: str  # folder of DATA, or one of PREPARED
@@ -49,7 +62,10 @@ class CohortTask:
     @property
     def settings(self) -> str:
         """The file of its settings."""
-        return f"{self.name.removesuffix('_cells')}.toml"
+        plain = self.name
+        for variant in VARIANTS:
+            plain = plain.removesuffix(variant)
+        return f"{plain}.toml"
 
 
 RESNETS = (
@@ -72,7 +88,34 @@ RESNETS = (
     CohortTask("lgg_sex", "lgg_without_sex", "sex", {"image": 0.73}),
     CohortTask("lgg_death", "brain_mr_lgg", "death>=1", {"text": 0.74}),
 )
-TASKS = tuple(task for plain in RESNETS for task in (plain, replace(plain, name=f"{plain.name}_cells", changes=CELLS)))
+SMALLER_FIELD = "image.spacing_mm=[1.0, 1.0, 1.0]"  # 24 mm, not 32
+AGAIN = {
+    "lidc_spiculation": (*INNER, SMALLER_FIELD),
+    "lidc_malignancy": (*INNER, SMALLER_FIELD),
+}
+"""Task that was trained for the third time -> its changes."""
+
+TONES = (
+    *CELLS,
+    'model.image_encoder="cells_tones"',
+    "model.dropout=0.2",
+    "training.flips=false",
+    "training.shift_voxels=0",
+)
+"""What the stacks are trained with for the third time: tones counted beside cells, and images as they are."""
+
+
+def variants(plain: CohortTask) -> Iterator[CohortTask]:
+    """Yield a task and its variants."""
+    yield plain
+    yield replace(plain, name=f"{plain.name}_cells", changes=CELLS)
+    if plain.name in AGAIN:
+        yield replace(plain, name=f"{plain.name}_inner", changes=AGAIN[plain.name])
+    if plain.name == "nodule_stacks":
+        yield replace(plain, name=f"{plain.name}_tones", changes=TONES)
+
+
+TASKS = tuple(task for plain in RESNETS for task in variants(plain))
 
 
 def cohort_folder(task: CohortTask, data: Path, out: Path) -> Path:

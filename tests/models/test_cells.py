@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from medmllm.models.cells import EDGE, CellMeans
+from medmllm.models.cells import EDGE, TONES, CellMeans, count_tones
 
 SIZE = (17, 8, 5)  # more voxels than cells, as many, fewer
 
@@ -62,3 +62,33 @@ def test_a_direction_among_few_studies_is_learnt_as_a_logistic_regression_would(
         loss.backward()
         optimizer.step()
     assert loss < 0.05
+
+
+def test_each_voxel_counts_once_shared_by_the_tones_it_lies_between() -> None:
+    # Tones lie at -2, -1.875, ..., 4. Two voxels on a tone, one midway, one a quarter of the way, one beyond each end.
+    values = torch.tensor([0.0, 0.0, 0.0625, 1.03125, -7.0, 9.0])
+    expected = torch.zeros(TONES[2])
+    expected[16] = 2 + 0.5
+    expected[17] = 0.5
+    expected[24], expected[25] = 0.75, 0.25
+    expected[0] = expected[48] = 1
+    torch.testing.assert_close(count_tones(values.view(1, 1, 1, 2, 3)), expected.view(1, 1, -1))
+
+
+def test_tones_are_told_apart_from_places_and_their_counts_enter_as_logarithms() -> None:
+    torch.manual_seed(4)
+    network, given = CellMeans(2, width=3, dropout=0.0, tones=True), images()
+    means = functional.adaptive_avg_pool3d(given, (EDGE, EDGE, EDGE)).flatten(1)
+    levels = torch.linspace(*TONES)
+    near = (1 - 8 * (given.flatten(2).clamp(-2, 4)[..., None] - levels).abs()).clamp(min=0)
+    read = torch.cat([means, near.sum(2).log1p().flatten(1)], dim=1)
+    standard = (read - read.mean(0)) / (read.var(0, unbiased=False) + 1e-5).sqrt()
+    expected = standard @ network.out.weight.T + network.out.bias
+    torch.testing.assert_close(network(given)[:, :, 0, 0, 0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_gradient_towards_the_voxels_passes_through_the_tones() -> None:
+    image = torch.tensor([0.03, 0.4]).view(1, 1, 1, 1, 2).requires_grad_()
+    count_tones(image)[0, 0, 17].backward()  # of the tone 0.125, which 0.03 nears eight times as fast as it grows
+    assert image.grad is not None
+    torch.testing.assert_close(image.grad.flatten(), torch.tensor([8.0, 0.0]))

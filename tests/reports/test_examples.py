@@ -7,7 +7,14 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "module", ["reports.peers.compare", "reports.peers.tables", "reports.ingest_speed.measure"], ids=str
+    "module",
+    [
+        "reports.peers.compare",
+        "reports.peers.tables",
+        "reports.ingest_speed.measure",
+        "reports.cohorts.linear_features",
+    ],
+    ids=str,
 )
 def test_the_examples_of_a_report_are_true(module: str) -> None:
     done = doctest.testmod(importlib.import_module(module))

@@ -1,0 +1,50 @@
+"""The logistic regressions beside the cohorts' runs: same folds, features as said, a rotation that changes no fit."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+COHORTS = Path(__file__).resolve().parents[2] / "reports" / "cohorts"
+sys.path.insert(0, str(COHORTS))  # the reports are scripts that import each other by name
+
+from linear_baselines import LINEAR, on_numbers  # noqa: E402
+from linear_features import Cells, cell_means  # noqa: E402
+from run import TASKS  # noqa: E402
+
+
+def read(name: str) -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = json.loads((COHORTS / name).read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.parametrize("task", [task.name for task in LINEAR])
+def test_the_regressions_were_fitted_on_the_folds_of_the_runs(task: str) -> None:
+    runs, linear = read("results.json"), read("linear_baselines.json")
+    assert linear[task]["split_digest"] == runs[task]["split_digest"] == runs[f"{task}_cells"]["split_digest"]
+    assert linear[task]["studies"] == runs[task]["studies"]
+
+
+def test_every_task_has_settings_and_a_name_of_its_own() -> None:
+    assert all((COHORTS / task.settings).is_file() for task in TASKS)
+    assert len({task.name for task in TASKS}) == len(TASKS)
+
+
+def test_a_volume_smaller_than_the_crop_lies_in_the_middle_of_zeros() -> None:
+    found = cell_means(np.full((2, 3, 2), 8.0), Cells(crop=(4, 3, 2), cells=(4, 1, 1)))
+    assert found.tolist() == [0.0, 8.0, 8.0, 0.0]
+
+
+def test_the_rotation_before_a_regression_changes_no_logit() -> None:
+    draw = np.random.default_rng(3)
+    numbers, noise = draw.normal(size=(40, 60)), draw.normal(size=40)  # more numbers than studies
+    targets = (numbers[:, 0] + noise > 0).astype(np.int64)
+    model = on_numbers([f"patient {k}" for k in range(40)], targets, 1).fit(numbers, targets)
+    strength = float(np.ravel(model[-1].C_)[0])
+    standard = StandardScaler().fit_transform(numbers)
+    plain = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000).fit(standard, targets)
+    np.testing.assert_allclose(model.decision_function(numbers), plain.decision_function(standard), atol=2e-2)
