@@ -77,7 +77,7 @@ def evaluate_survival(
     seed: int,
     more: Sequence[Repeat[SurvivalOutOfFold]] = (),
 ) -> CohortEvaluation:
-    """Return every arm's metrics, and the fused arm's C minus that of each other arm; means over several repeats.
+    """Return every arm's metrics, and the fused arm's C minus that of each other arm.
 
     Args:
         arms: Out-of-fold predictions of each arm on the same studies in the same order.
@@ -89,43 +89,53 @@ def evaluate_survival(
         confidence: Level of the intervals, e.g. 0.95.
         samples: Number of bootstrap resamples.
         seed: Of the resamples.
-        more: Further repeats, with the same arms.
+        more: Further repeats of the cross-validation, with the same arms: all is then the mean over repeats.
 
     Raises:
         EvaluationError: Shapes do not fit, or a number is not finite.
     """
-    each: dict[tuple[str, str, str], list[Measure]] = {}
+    each: dict[str, list[Measure]] = {}
+    named: dict[str, dict[str, tuple[str, str]]] = {arm.arm: {} for arm in arms}
     for repeat in (Repeat(arms, folds), *more):
         _check(repeat.arms, followed, patients, horizons)
         for arm in repeat.arms:
-            for what, measure in survival_measures(arm, followed, repeat.folds, horizons).items():
-                each.setdefault((arm.arm, *what), []).append(measure)
-    came, n, names = followed.event.astype(np.int64), len(patients), [arm.arm for arm in arms]
-    measures = {" ".join(key): mean_measure(own) for key, own in each.items()}
+            for (name, group), measure in survival_measures(arm, followed, repeat.folds, horizons).items():
+                named[arm.arm][f"{arm.arm} {name} {group}"] = (name, group)
+                each.setdefault(f"{arm.arm} {name} {group}", []).append(measure)
+    came = followed.event.astype(np.int64)
+    measures = {key: mean_measure(own) for key, own in each.items()}
     drawn = resample(measures, targets=came, patients=patients, samples=samples, seed=seed)
+    n, owners = len(patients), np.array(patients)
     estimates = {key: on_all(own, n) for key, own in each.items()}
-    compared = {arm: (arm, COMPARED_METRIC, "all") for arm in names}
 
     def metric(name: str, group: str, found: Interval, repeats: FloatArray) -> Metric:
         own = found.estimate, found.low, found.high
         return Metric(name, *own, n, len(set(patients)), group, *spread(repeats))
 
-    def told(key: tuple[str, str, str]) -> Metric:
-        return metric(key[1], key[2], drawn.interval(" ".join(key), confidence), estimates[key])
-
-    def gain(arm: str) -> Metric:
-        first, second = compared[COMPARED_ARM], compared[arm]
-        found = drawn.difference(" ".join(first), " ".join(second), confidence)
-        return metric(COMPARED_METRIC, arm, found, estimates[first] - estimates[second])
-
+    compared = f"{{}} {COMPARED_METRIC} all".format
+    others = [arm for arm in named if arm != COMPARED_ARM] if COMPARED_ARM in named else []
     return CohortEvaluation(
         classes=(event, "censored"),
         n=n,
         patients=len(set(patients)),
         class_counts=(int(came.sum()), int((1 - came).sum())),
-        arms=tuple(ArmEvaluation(arm, tuple(told(key) for key in each if key[0] == arm)) for arm in names),
-        differences=tuple(gain(arm) for arm in names if COMPARED_ARM in names and arm != COMPARED_ARM),
-        class_patients=(len(set(np.array(patients)[followed.event])),),  # the censored limit nothing by themselves
+        arms=tuple(
+            ArmEvaluation(
+                arm,
+                tuple(metric(*what, drawn.interval(key, confidence), estimates[key]) for key, what in own.items()),
+            )
+            for arm, own in named.items()
+        ),
+        differences=tuple(
+            metric(
+                COMPARED_METRIC,
+                arm,
+                drawn.difference(compared(COMPARED_ARM), compared(arm), confidence),
+                estimates[compared(COMPARED_ARM)] - estimates[compared(arm)],
+            )
+            for arm in others
+        ),
+        class_patients=(len(set(owners[followed.event])),),  # how many are censored limits nothing by itself
         resamples_lacking_a_class=drawn.lacking_a_class,
     )
 

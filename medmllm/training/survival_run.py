@@ -13,6 +13,7 @@ from medmllm.csv_tables import write_table
 from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.evaluation.modality_use import ModalityUse, evaluate_use_by, use_remarks
 from medmllm.evaluation.remarks import remarks
+from medmllm.evaluation.repeats import Repeat
 from medmllm.evaluation.resampling import Measure
 from medmllm.evaluation.survival import SurvivalOutOfFold, c_index_measure, evaluate_survival
 from medmllm.evaluation.survival_groups import calibration_quarters, logrank_p, risk_groups
@@ -26,9 +27,8 @@ from medmllm.survival_documents import (
 )
 from medmllm.table_rows import SurvivalOutOfFoldRow
 from medmllm.training.policy import judge
-from medmllm.training.repeats import folds_by_draw
 from medmllm.training.run import Trained
-from medmllm.training.target_evaluation import Told, further_repeats, target_document
+from medmllm.training.target_evaluation import Told, repeats_said, target_document
 from medmllm.training.trust import packaged_arm, use_document
 
 FEWEST_FOLLOWED = 10
@@ -82,7 +82,7 @@ def evaluate_survival_arms(trained: Trained) -> CohortEvaluation:
         confidence=config.evaluation.confidence,
         samples=config.evaluation.bootstrap_samples,
         seed=config.training.seed,
-        more=further_repeats(trained, SurvivalOutOfFold),
+        more=repeats_said(trained, SurvivalOutOfFold),
     )
 
 
@@ -139,7 +139,7 @@ def write_survival_out_of_fold(path: Path, trained: Trained) -> None:
     """Write one row per study, arm and repeat."""
     names, followed = _task(trained).horizon_names, followed_of(trained)
 
-    def row(arm: SurvivalOutOfFold, k: int, fold: int, repeat: int) -> SurvivalOutOfFoldRow:
+    def row(arm: SurvivalOutOfFold, repeat: int, k: int, fold: int) -> SurvivalOutOfFoldRow:
         sample, median = trained.cohort.members[k].sample, float(arm.median[k])
         return SurvivalOutOfFoldRow(
             study_key=sample.study_key,
@@ -156,12 +156,12 @@ def write_survival_out_of_fold(path: Path, trained: Trained) -> None:
             log_hazard=float(arm.log_hazard[k]),
         )
 
+    draws = (Repeat(_arms(trained), trained.plan.test_fold), *repeats_said(trained, SurvivalOutOfFold))
     rows = (
-        row(said, k, int(fold), repeat)
-        for repeat, folds in enumerate(folds_by_draw(trained.plan))
-        for said in ((arm.out_of_fold, *arm.repeated)[repeat] for arm in trained.arms)
-        if isinstance(said, SurvivalOutOfFold)
-        for k, fold in enumerate(folds)
+        row(arm, number, k, int(fold))
+        for number, draw in enumerate(draws)
+        for arm in draw.arms
+        for k, fold in enumerate(draw.folds)
     )
     write_table(path, SurvivalOutOfFoldRow, rows, classes=trained.task.columns)
 
