@@ -32,7 +32,7 @@ def remark_columns(cohort: Cohort, labels: Sequence[str] = ()) -> list[str]:
     if cohort.survived:
         asked = [("studies with and without the event", [int(own.event) for own in cohort.survived])]
     if labels:
-        asked = [(f"label {name!r}", [own[k] for own in cohort.labels]) for k, name in enumerate(labels)]
+        asked = [(f"target {name!r}", [own[k] for own in cohort.labels]) for k, name in enumerate(labels)]
     said = []
     for column in () if cohort.table is None else cohort.table.columns:
         values = [None if member.values is None else member.values[column.name] for member in cohort.members]

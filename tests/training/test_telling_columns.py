@@ -57,7 +57,7 @@ def test_a_column_that_tells_one_of_several_labels_apart_is_remarked_with_the_la
         for k, own in enumerate(labels)
     ]
     said = remark_columns(Cohort(tuple(members), (), table=TABLE), ("nodule", "effusion", "fracture"))
-    assert [line.split("alone tells ")[1].split(" in all")[0] for line in said] == ["label 'nodule' apart"]
+    assert [line.split("alone tells ")[1].split(" in all")[0] for line in said] == ["target 'nodule' apart"]
 
 
 @pytest.mark.parametrize(
