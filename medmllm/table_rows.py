@@ -237,11 +237,12 @@ class SurvivalPredictionRow(Document):
 
 
 class SurvivalOutOfFoldRow(Document):
-    """out_of_fold.csv of a time to an event: one row per study and arm."""
+    """out_of_fold.csv of a time to an event: one row per study, arm and repeat."""
 
     study_key: StudyKey
     patient_key: PatientKey
     arm: str = Field(description="image, text or fused")
+    repeat: int = Field(ge=0, description="draw of the folds; the packaged networks are of 0")
     fold: int = Field(ge=0)
     time: NonNegativeFloat = Field(description="until the event, or until when the patient was followed without it")
     event: bool = Field(description="the event ended the time")

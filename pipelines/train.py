@@ -73,7 +73,7 @@ def run(
     Args:
         studies: Folder of DICOM or NIfTI studies, or a list of them.
         labels: Label table; None takes the list of studies, or the table in its folder.
-        targets: Column, or a threshold on one; several are labels side by side.
+        targets: Column, or a threshold on one; several are learnt side by side.
         out: RUN.
         config: Resolved settings.
         linkage: Where to write key -> original identifier; None writes none.

@@ -17,6 +17,7 @@ from medmllm.evaluation.cohort import COMPARED_ARM
 from medmllm.evaluation.concordance import weighted_harrell, weighted_uno
 from medmllm.evaluation.discrimination import IntArray
 from medmllm.evaluation.kaplan_meier import Followed
+from medmllm.evaluation.repeats import Repeat, mean_measure, on_all, spread
 from medmllm.evaluation.resampling import Interval, Measure, resample
 from medmllm.evaluation.survival_curve import GRID, horizon_chances, median_times, risks, time_grid
 from medmllm.evaluation.survival_scores import weighted_brier, weighted_excess, weighted_integrated_brier
@@ -74,6 +75,7 @@ def evaluate_survival(
     confidence: float,
     samples: int,
     seed: int,
+    more: Sequence[Repeat[SurvivalOutOfFold]] = (),
 ) -> CohortEvaluation:
     """Return every arm's metrics, and the fused arm's C minus that of each other arm.
 
@@ -87,25 +89,30 @@ def evaluate_survival(
         confidence: Level of the intervals, e.g. 0.95.
         samples: Number of bootstrap resamples.
         seed: Of the resamples.
+        more: Further repeats of the cross-validation, with the same arms: all is then the mean over repeats.
 
     Raises:
         EvaluationError: Shapes do not fit, or a number is not finite.
     """
-    _check(arms, followed, patients, horizons)
-    measures: dict[str, Measure] = {}
-    named: dict[str, dict[str, tuple[str, str]]] = {}
-    for arm in arms:
-        own = survival_measures(arm, followed, folds, horizons)
-        named[arm.arm] = {f"{arm.arm} {name} {group}": (name, group) for name, group in own}
-        measures |= {f"{arm.arm} {name} {group}": measure for (name, group), measure in own.items()}
+    each: dict[str, list[Measure]] = {}
+    named: dict[str, dict[str, tuple[str, str]]] = {arm.arm: {} for arm in arms}
+    for repeat in (Repeat(arms, folds), *more):
+        _check(repeat.arms, followed, patients, horizons)
+        for arm in repeat.arms:
+            for (name, group), measure in survival_measures(arm, followed, repeat.folds, horizons).items():
+                named[arm.arm][f"{arm.arm} {name} {group}"] = (name, group)
+                each.setdefault(f"{arm.arm} {name} {group}", []).append(measure)
     came = followed.event.astype(np.int64)
+    measures = {key: mean_measure(own) for key, own in each.items()}
     drawn = resample(measures, targets=came, patients=patients, samples=samples, seed=seed)
     n, owners = len(patients), np.array(patients)
+    estimates = {key: on_all(own, n) for key, own in each.items()}
 
-    def metric(name: str, group: str, found: Interval) -> Metric:
-        return Metric(name, found.estimate, found.low, found.high, n, len(set(patients)), group)
+    def metric(name: str, group: str, found: Interval, repeats: FloatArray) -> Metric:
+        own = found.estimate, found.low, found.high
+        return Metric(name, *own, n, len(set(patients)), group, *spread(repeats))
 
-    key = f"{{}} {COMPARED_METRIC} all".format
+    compared = f"{{}} {COMPARED_METRIC} all".format
     others = [arm for arm in named if arm != COMPARED_ARM] if COMPARED_ARM in named else []
     return CohortEvaluation(
         classes=(event, "censored"),
@@ -113,11 +120,20 @@ def evaluate_survival(
         patients=len(set(patients)),
         class_counts=(int(came.sum()), int((1 - came).sum())),
         arms=tuple(
-            ArmEvaluation(arm, tuple(metric(*what, drawn.interval(key, confidence)) for key, what in own.items()))
+            ArmEvaluation(
+                arm,
+                tuple(metric(*what, drawn.interval(key, confidence), estimates[key]) for key, what in own.items()),
+            )
             for arm, own in named.items()
         ),
         differences=tuple(
-            metric(COMPARED_METRIC, arm, drawn.difference(key(COMPARED_ARM), key(arm), confidence)) for arm in others
+            metric(
+                COMPARED_METRIC,
+                arm,
+                drawn.difference(compared(COMPARED_ARM), compared(arm), confidence),
+                estimates[compared(COMPARED_ARM)] - estimates[compared(arm)],
+            )
+            for arm in others
         ),
         class_patients=(len(set(owners[followed.event])),),  # how many are censored limits nothing by itself
         resamples_lacking_a_class=drawn.lacking_a_class,

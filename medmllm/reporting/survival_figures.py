@@ -9,6 +9,9 @@ from medmllm.reporting.training_figures import FRAME, TrainingFigure, TrainingFi
 from medmllm.result_documents import TargetEvaluation
 from medmllm.survival_documents import HorizonCalibrationDocument, RiskGroupDocument, SurvivalArmDocument
 
+QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of the times: where the axis is marked."""
+
 
 def draw_survival(told: TargetEvaluation, *, confidence: float) -> TrainingFigures:
     """Return the figures of a time to an event: of each arm its curves, and its calibration at the largest horizon.
@@ -35,16 +38,23 @@ def step_points(group: RiskGroupDocument, end: float) -> Iterator[tuple[float, f
         before = share
 
 
+def still_followed(group: RiskGroupDocument) -> list[int]:
+    """Return the studies at risk at the ends of each quarter of the times, the start included."""
+    last = len(group.at_risk) - 1
+    return [group.at_risk[round(part * last)] for part in QUARTERS]
+
+
 def _kaplan_meier(arm: SurvivalArmDocument, event: str, unit: str) -> TrainingFigure:
     end = max((group.times[-1] for group in arm.risk_groups), default=1.0)
     curves = [(group.name, path(tuple(step_points(group, end)))) for group in arm.risk_groups]
-    ticks = [(part, f"{part * end:.3g}") for part in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    ticks = [(part, f"{part * end:.3g}") for part in QUARTERS]
     told = "; ".join(f"{group.name}: {group.events} of {group.n}" for group in arm.risk_groups)
     return TrainingFigure(
         f"kaplan_meier_{arm.arm}",
         f"Kaplan-Meier curves of the {arm.arm} arm's groups; with the event {told}",
         f"Share without “{event}” by Kaplan-Meier, {arm.arm}: studies at higher and at lower risk than the median of "
-        "their fold's tuning part",
+        f"their fold's tuning part. Followed without it until {', '.join(text for _, text in ticks)} {unit}: "
+        + "; ".join(f"{group.name} {', '.join(map(str, still_followed(group)))}" for group in arm.risk_groups),
         draw("kaplan_meier", curves, ticks, unit, FRAME),
     )
 

@@ -61,8 +61,8 @@ def repeat_remarks(plan: SplitPlan) -> tuple[str, ...]:
     return (
         f"Metrics and differences are means over {draws} repeats of the cross-validation, each with other folds of the "
         "same patients; their intervals are of the patients, and lowest and highest tell how far the repeats lie "
-        "apart. Figures, conformal sets, groups, decision curves, DeLong's test and use of modalities are of the first "
-        "repeat, whose networks are packaged.",
+        "apart. All else, as figures, groups of patients and use of modalities, is of the first repeat, whose networks "
+        "are packaged.",
     )
 
 

@@ -3,6 +3,7 @@
 Trained -> what is told of it, RUN/out_of_fold.csv with the share without the event by each horizon
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from medmllm.csv_tables import write_table
 from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.evaluation.modality_use import ModalityUse, evaluate_use_by, use_remarks
 from medmllm.evaluation.remarks import remarks
+from medmllm.evaluation.repeats import Repeat
 from medmllm.evaluation.resampling import Measure
 from medmllm.evaluation.survival import SurvivalOutOfFold, c_index_measure, evaluate_survival
 from medmllm.evaluation.survival_groups import calibration_quarters, logrank_p, risk_groups
@@ -26,8 +28,11 @@ from medmllm.survival_documents import (
 from medmllm.table_rows import SurvivalOutOfFoldRow
 from medmllm.training.policy import judge
 from medmllm.training.run import Trained
-from medmllm.training.target_evaluation import Told, target_document
+from medmllm.training.target_evaluation import Told, repeats_said, target_document
 from medmllm.training.trust import packaged_arm, use_document
+
+FEWEST_FOLLOWED = 10
+COX_BATCH = 16
 
 
 def tell_survival(trained: Trained) -> Told:
@@ -45,9 +50,23 @@ def tell_survival(trained: Trained) -> Told:
     said = (
         *use_remarks(uses, confidence=settings.confidence),
         *remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples),
+        *cautions(_task(trained), followed_of(trained), batch_size=trained.config.training.batch_size),
     )
     told = {"modality_use": documents, "survival": survival_documents(trained)}
     return Told(target_document(trained, found, {}).model_copy(update=told), rules, said)
+
+
+def cautions(task: SurvivalTask, followed: Followed, *, batch_size: int) -> Iterator[str]:
+    """Yield what makes numbers rough: few studies followed until a horizon, few compared with each other by Cox."""
+    for name, horizon in zip(task.horizon_names, task.horizons, strict=True):
+        left = int((followed.time >= horizon).sum())
+        if left < FEWEST_FOLLOWED:
+            yield f"{left} studies were followed for {name} without the event: what is told of this horizon is rough."
+    if task.model == "cox" and batch_size < COX_BATCH:
+        yield (
+            f"[training] batch_size is {batch_size}: Cox compares within batches, and {COX_BATCH} studies or more are "
+            "wanted in each."
+        )
 
 
 def evaluate_survival_arms(trained: Trained) -> CohortEvaluation:
@@ -63,6 +82,7 @@ def evaluate_survival_arms(trained: Trained) -> CohortEvaluation:
         confidence=config.evaluation.confidence,
         samples=config.evaluation.bootstrap_samples,
         seed=config.training.seed,
+        more=repeats_said(trained, SurvivalOutOfFold),
     )
 
 
@@ -116,15 +136,16 @@ def survival_documents(trained: Trained) -> tuple[SurvivalArmDocument, ...]:
 
 
 def write_survival_out_of_fold(path: Path, trained: Trained) -> None:
-    """Write one row per study and arm."""
+    """Write one row per study, arm and repeat."""
     names, followed = _task(trained).horizon_names, followed_of(trained)
 
-    def row(arm: SurvivalOutOfFold, k: int, fold: int) -> SurvivalOutOfFoldRow:
+    def row(arm: SurvivalOutOfFold, repeat: int, k: int, fold: int) -> SurvivalOutOfFoldRow:
         sample, median = trained.cohort.members[k].sample, float(arm.median[k])
         return SurvivalOutOfFoldRow(
             study_key=sample.study_key,
             patient_key=sample.patient_key,
             arm=arm.arm,
+            repeat=repeat,
             fold=fold,
             time=float(followed.time[k]),
             event=bool(followed.event[k]),
@@ -135,7 +156,13 @@ def write_survival_out_of_fold(path: Path, trained: Trained) -> None:
             log_hazard=float(arm.log_hazard[k]),
         )
 
-    rows = (row(arm, k, int(fold)) for arm in _arms(trained) for k, fold in enumerate(trained.plan.test_fold))
+    draws = (Repeat(_arms(trained), trained.plan.test_fold), *repeats_said(trained, SurvivalOutOfFold))
+    rows = (
+        row(arm, number, k, int(fold))
+        for number, draw in enumerate(draws)
+        for arm in draw.arms
+        for k, fold in enumerate(draw.folds)
+    )
     write_table(path, SurvivalOutOfFoldRow, rows, classes=trained.task.columns)
 
 

@@ -83,7 +83,7 @@ def tell_means(trained: Trained) -> Told:
         confidence=settings.confidence,
         samples=settings.bootstrap_samples,
         seed=trained.config.training.seed,
-        more=_repeats(trained, SeveralOutOfFold),
+        more=repeats_said(trained, SeveralOutOfFold),
     )
     said = remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples)
     lines = tuple(f"Mean over the targets: {line}" for line in said)
@@ -114,11 +114,11 @@ def _evaluate(trained: Trained) -> CohortEvaluation:
         samples=trained.config.evaluation.bootstrap_samples,
         seed=trained.config.training.seed,
         ordered=trained.task.ordered,
-        more=_repeats(trained, OutOfFold),
+        more=repeats_said(trained, OutOfFold),
     )
 
 
-def _repeats(trained: Trained, kind: type[Said]) -> list[Repeat[Said]]:
+def repeats_said(trained: Trained, kind: type[Said]) -> list[Repeat[Said]]:
     """Return what the arms said in each repeat but the first."""
     said = [[own for own in arm.repeated if isinstance(own, kind)] for arm in trained.arms]
     return [Repeat([own[k] for own in said], folds) for k, folds in enumerate(folds_by_draw(trained.plan)[1:])]

@@ -39,7 +39,6 @@ def check_survival_settings(config: TrainConfig) -> None:
         "[training] class_weights, a list": not isinstance(training.class_weights, str),
         '[training] sampling = "balanced"': training.sampling != "shuffle",
         "[training] learning_curve": bool(training.learning_curve),
-        "[training] repeats": training.repeats > 1,
         "[evaluation.subgroups] columns": bool(config.evaluation.subgroups.columns),
         '[evaluation] calibration = "isotonic"': config.evaluation.calibration != "temperature",
     }

@@ -1,4 +1,4 @@
-"""Remark input columns that tell the classes apart without error: such a column is often made from the target.
+"""Remark input columns that tell classes apart, or order times, without error: often they are made from the target.
 
 cohort -> remarks
 
@@ -10,7 +10,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 
-from medmllm.records import UNKNOWN
+import numpy as np
+
+from medmllm.evaluation.concordance import weighted_harrell
+from medmllm.evaluation.kaplan_meier import Followed
+from medmllm.records import UNKNOWN, Survival
 from medmllm.training.cohort import Cohort
 
 FEWEST_STUDIES = 10  # of fewer, a column may part the classes by chance
@@ -25,8 +29,10 @@ def remark_columns(cohort: Cohort, labels: Sequence[str] = ()) -> list[str]:
         labels: Names of several targets, each asked for on its own; empty where there is one target.
     """
     asked: list[tuple[str, Sequence[int]]] = [("the classes", cohort.targets)]
+    if cohort.survived:
+        asked = [("studies with and without the event", [int(own.event) for own in cohort.survived])]
     if labels:
-        asked = [(f"label {name!r}", [own[k] for own in cohort.labels]) for k, name in enumerate(labels)]
+        asked = [(f"target {name!r}", [own[k] for own in cohort.labels]) for k, name in enumerate(labels)]
     said = []
     for column in () if cohort.table is None else cohort.table.columns:
         values = [None if member.values is None else member.values[column.name] for member in cohort.members]
@@ -41,7 +47,22 @@ def remark_columns(cohort: Cohort, labels: Sequence[str] = ()) -> list[str]:
                     f"Possible leakage: the column {column.name!r} alone tells {what} apart in all {len(cells)} "
                     "studies that have a value in it. Is it made from the target, or known only afterwards?"
                 )
+        if cohort.survived and column.kind == "number" and _orders(values, cohort.survived):
+            said.append(
+                f"Possible leakage: the column {column.name!r} alone orders the times without an error. Is it made "
+                "from the target, or known only afterwards?"
+            )
     return said
+
+
+def _orders(values: Sequence[float | str | None], survived: Sequence[Survival]) -> bool:
+    """Say whether numbers order the times of all that can be compared, upwards or downwards."""
+    known = [(value, own) for value, own in zip(values, survived, strict=True) if isinstance(value, float)]
+    if len(known) < FEWEST_STUDIES:
+        return False
+    followed = Followed(np.array([own.time for _, own in known]), np.array([own.event for _, own in known]))
+    concordance = weighted_harrell(followed, np.array([value for value, _ in known]), np.ones((1, len(known))))[0]
+    return concordance in (0.0, 1.0)
 
 
 def _tells(cells: Sequence[tuple[float | str, int]], kind: str) -> bool:

@@ -1,5 +1,6 @@
 """Arms that predict times to an event; the truth is what they were made from."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy.stats import chi2
 
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.kaplan_meier import Followed
+from medmllm.evaluation.repeats import Repeat
 from medmllm.evaluation.survival import SurvivalOutOfFold, evaluate_survival
 from medmllm.evaluation.survival_curve import shared_times
 from medmllm.evaluation.survival_groups import calibration_quarters, logrank_p, risk_groups
@@ -31,10 +33,12 @@ def arm(name: str, risk: FloatArray) -> SurvivalOutOfFold:
     return SurvivalOutOfFold(name, (1.0, 2.0), logits, (risk > np.median(risk)).astype(np.int64))
 
 
-def evaluated(followed: Followed, *arms: SurvivalOutOfFold) -> CohortEvaluation:
+def evaluated(
+    followed: Followed, *arms: SurvivalOutOfFold, more: Sequence[Repeat[SurvivalOutOfFold]] = ()
+) -> CohortEvaluation:
     return evaluate_survival(
         arms, followed=followed, patients=[f"pt-{k}" for k in range(N)], folds=np.arange(N) % 2, horizons=HORIZONS,
-        event="death", confidence=0.95, samples=200, seed=1,
+        event="death", confidence=0.95, samples=200, seed=1, more=more,
     )  # fmt: skip
 
 
@@ -125,3 +129,15 @@ def test_risk_groups_are_told_by_fractions_and_log_rank() -> None:
     statistic = (2 - 1 / 2 - 1 / 3) ** 2 / (1 / 4 + 2 / 9)
     assert logrank_p(followed, np.array([True, True, False, False])) == pytest.approx(chi2.sf(statistic, 1))
     assert logrank_p(followed, np.ones(4, dtype=bool)) is None
+
+
+def test_several_repeats_are_averaged_and_their_range_is_told() -> None:
+    followed, risk = made_up()
+    folds, noisy = np.arange(N) % 2, risk + np.random.default_rng(6).normal(0, 1, N)
+    one, other = evaluated(followed, arm("fused", risk)), evaluated(followed, arm("fused", noisy))
+    both = evaluated(followed, arm("fused", risk), more=[Repeat([arm("fused", noisy)], folds)])
+    for key in (("c_index", "all"), ("brier", "2 years")):
+        estimates = [metrics(found)[key].estimate or 0.0 for found in (one, other)]
+        found = metrics(both)[key]
+        assert found.estimate == pytest.approx(np.mean(estimates))
+        assert (found.lowest, found.highest) == pytest.approx((min(estimates), max(estimates)))

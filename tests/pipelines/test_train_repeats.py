@@ -9,10 +9,13 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from medmllm.evaluation.concordance import weighted_harrell
+from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.reporting.comparison import ComparisonDocument
 from medmllm.result_documents import EvaluationDocument
 from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import UNTRACKED, Trained, invoke, site_key, train
+from tests.pipelines.survival_cohort import SURVIVAL, write_survival_cohort
 
 REPEATED = (*UNTRACKED, "--set", "training.repeats=2", "--set", "training.epochs=1")
 
@@ -133,6 +136,30 @@ def test_several_targets_with_inner_folds_are_repeated_alike(tmp_path: Path) -> 
     assert mean.estimate == pytest.approx(np.mean([value for value in own if value is not None]))
     content = json.loads((tmp_path / "run" / "splits.json").read_text())
     assert [len(fold["inner"]) for fold in (*content["folds"], *content["repeats"][0])] == [2] * 4
+
+
+def test_times_to_an_event_are_repeated_alike(tmp_path: Path) -> None:
+    labels = write_survival_cohort(tmp_path / "data", patients=40)
+    outcome = train(
+        labels.parent / "studies", labels, tmp_path / "run", *REPEATED, *SURVIVAL, "--set", "task.intervals=3",
+        "--set", 'training.arms=["image", "text", "fused"]', "--set", "evaluation.bootstrap_samples=100",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.stderr
+    table = pd.read_csv(tmp_path / "run" / "out_of_fold.csv")
+    evaluation = EvaluationDocument.read(tmp_path / "run" / "evaluation.json")
+    each: dict[str, list[float]] = {}
+    for arm in ("image", "text", "fused"):
+        for _, own in table.query("arm == @arm").groupby("repeat"):
+            followed = Followed(own["time"].to_numpy(), own["event"].to_numpy(dtype=bool))
+            c = weighted_harrell(followed, own["log_hazard"].to_numpy(), np.ones((1, len(own))))
+            each.setdefault(arm, []).append(float(c[0]))
+        told = next(one for one in evaluation.arms if one.arm == arm)
+        metric = next(one for one in told.metrics if one.name == "c_index")
+        assert metric.estimate == pytest.approx(np.mean(each[arm]))
+        assert (metric.lowest, metric.highest) == pytest.approx((min(each[arm]), max(each[arm])))
+    gain = next(one for one in evaluation.differences if one.group == "text")
+    gains = np.array(each["fused"]) - np.array(each["text"])
+    assert (gain.estimate, gain.lowest, gain.highest) == pytest.approx((gains.mean(), gains.min(), gains.max()))
 
 
 def test_repeats_of_sites_are_refused_before_anything_is_read(repeated_run: Trained, tmp_path: Path) -> None:

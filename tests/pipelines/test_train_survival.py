@@ -216,6 +216,17 @@ def test_what_cannot_be_is_refused_before_a_study_is_read(
     assert "Preparing" not in outcome.stderr
 
 
+def test_repeats_are_rows_of_their_own_and_the_metric_is_their_mean(timed_run: Trained, tmp_path: Path) -> None:
+    outcome = again(timed_run, tmp_path / "run", "--set", "training.repeats=2", "--set", "training.epochs=1")
+    assert outcome.code == 0, outcome.stderr
+    trained = Trained(timed_run.studies, timed_run.labels, tmp_path / "run", outcome)
+    each = [harrell(own["time"], own["event"], own["log_hazard"]) for _, own in rows(trained, "text").groupby("repeat")]
+    found = metric(evaluation(trained), "text", "c_index")
+    assert len(each) == 2
+    assert found["estimate"] == pytest.approx(np.mean(each))
+    assert (found["lowest"], found["highest"]) == pytest.approx((min(each), max(each)))
+
+
 def test_a_policy_on_the_c_index_is_judged(timed_run: Trained, tmp_path: Path) -> None:
     outcome = again(timed_run, tmp_path / "run", "--set", "policy.least.c_index=0.99")
     assert outcome.code == 4, outcome.stderr

@@ -27,6 +27,13 @@ def tell_process(crew: Crew) -> int:
     return int(told)
 
 
+def tell_and_stay(crew: Crew) -> int:
+    """Stands for a follower that waits where no broken connection reaches it, as for NCCL."""
+    told = tell_process(crew)
+    time.sleep(600 if crew.rank else 0)
+    return told
+
+
 def end_at_once(crew: Crew) -> None:
     """Stands for a process that is killed for its memory."""
     os._exit(9)
@@ -53,11 +60,11 @@ def is_there(process: int) -> bool:
 
 LEAD = """
 import time
-from tests.training.test_followers import CPU, crew_of, tell_process
+from tests.training.test_followers import CPU, crew_of, tell_and_stay
 
 if __name__ == "__main__":
-    with crew_of(2, CPU, tell_process, ()) as crew:
-        print(tell_process(crew), flush=True)
+    with crew_of(2, CPU, tell_and_stay, ()) as crew:
+        print(tell_and_stay(crew), flush=True)
         time.sleep(600)
 """
 

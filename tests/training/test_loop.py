@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
+from medmllm.config import TrainConfig, load_config
 from medmllm.errors import ConfigError, MedmllmError
 from medmllm.models.package import FoldNetwork
 from medmllm.preprocessing.sample import collate
@@ -61,7 +62,8 @@ def settings(**changes: object) -> TrainingSettings:
         "deterministic": False,
         "learning_curve": (),
     }
-    return TrainingSettings.model_validate(plain | changes)
+    packaged = load_config(TrainConfig, "train").training.model_dump()  # holds what these tests do not ask for
+    return TrainingSettings.model_validate(packaged | plain | changes)
 
 
 @dataclass

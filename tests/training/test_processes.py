@@ -1,5 +1,6 @@
 """Several processes that share every batch learn as one does; a killed training of theirs goes on to the same bits."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,13 @@ from medmllm.training.processes import Crew, device_of
 from tests.models.small import CONTRACT, a_member, contract_of
 from tests.training.test_checkpoint import ORIGIN, Killed, Killer, trained
 from tests.training.test_loop import Told, cohort, settings
+
+
+@pytest.fixture(scope="module", autouse=True)
+def started_once() -> Iterator[None]:
+    """Keep the other process from test to test: it takes longer to start than to train."""
+    with followers_stay():
+        yield
 
 
 def curve(processes: int) -> list[dict[str, float]]:
@@ -62,9 +70,8 @@ def shared_fit(processes: int, *, shared: bool, **parts: object) -> tuple[list[d
 @pytest.mark.parametrize("parts", [{}, {"image_encoder": "cells", "fusion": "cross_attention"}])
 def test_with_shared_batch_statistics_two_processes_learn_and_remember_what_one_does(parts: dict[str, object]) -> None:
     alone, expected = shared_fit(1, shared=True, **parts)
-    with followers_stay():
-        both, found = shared_fit(2, shared=True, **parts)
-        apart, _ = shared_fit(2, shared=False, **parts)
+    both, found = shared_fit(2, shared=True, **parts)
+    apart, _ = shared_fit(2, shared=False, **parts)
     for one, two in zip(alone, both, strict=True):
         assert two == pytest.approx(one, rel=1e-4)
     assert {"image_encoder", "text_encoder"} == {name.partition(".")[0] for name in found}
@@ -76,11 +83,10 @@ def test_with_shared_batch_statistics_two_processes_learn_and_remember_what_one_
 @pytest.mark.slow
 def test_two_processes_cut_off_in_their_third_epoch_go_on_to_the_same_bits(tmp_path: Path) -> None:
     told, checkpoint = Told(), Checkpoint(tmp_path / "fold.safetensors", ORIGIN)
-    with followers_stay():
-        whole, weights = trained(Told(), None, processes=2)
-        with pytest.raises(Killed):
-            trained(Killer(), checkpoint, processes=2)
-        resumed, again = trained(told, checkpoint, processes=2)
+    whole, weights = trained(Told(), None, processes=2)
+    with pytest.raises(Killed):
+        trained(Killer(), checkpoint, processes=2)
+    resumed, again = trained(told, checkpoint, processes=2)
     assert told.epochs == [3, 4, 5, 6]
     assert resumed == whole
     assert {name for name, value in weights.items() if not torch.equal(value, again[name])} == set()

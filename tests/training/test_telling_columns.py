@@ -1,10 +1,11 @@
 """A column that gives the answer away is remarked; one that merely helps, or may do so by chance, is not."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from medmllm.records import UNKNOWN, Values
+from medmllm.records import UNKNOWN, Survival, Values
 from medmllm.training.cohort import Cohort, Member
 from medmllm.training.telling_columns import remark_columns
 from tests.models.small import TABLE, a_sample
@@ -56,4 +57,25 @@ def test_a_column_that_tells_one_of_several_labels_apart_is_remarked_with_the_la
         for k, own in enumerate(labels)
     ]
     said = remark_columns(Cohort(tuple(members), (), table=TABLE), ("nodule", "effusion", "fracture"))
-    assert [line.split("alone tells ")[1].split(" in all")[0] for line in said] == ["label 'nodule' apart"]
+    assert [line.split("alone tells ")[1].split(" in all")[0] for line in said] == ["target 'nodule' apart"]
+
+
+@pytest.mark.parametrize(
+    ("of", "told"),
+    [
+        (lambda time, event: 3 * time + 7, "orders the times"),  # a date of the last visit, say
+        (lambda time, event: -time, "orders the times"),
+        (lambda time, event: time if time < 10 else 0.5, None),
+        (lambda time, event: float(event) + time / 100, "studies with and without the event apart"),
+        (lambda time, event: time % 3, None),
+    ],
+)
+def test_a_column_made_from_a_time_or_an_event_is_remarked(of: Callable[[float, int], float], told: str | None) -> None:
+    members = []
+    for k in range(14):
+        time, event = float(k * 5 % 14), int(k % 4 != 1)
+        sample = replace(a_sample(k), target=Survival(time, event=bool(event)))
+        members.append(replace(Member(sample, None, {}), values={"age": of(time, event), "sex": None}))
+    said = remark_columns(Cohort(tuple(members), (), table=TABLE))
+    assert len(said) == (told is not None)
+    assert told is None or told in said[0]

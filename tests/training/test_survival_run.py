@@ -1,0 +1,25 @@
+"""What is said beside the numbers of times to an event."""
+
+import numpy as np
+import pytest
+
+from medmllm.evaluation.kaplan_meier import Followed
+from medmllm.model_documents import SurvivalTask
+from medmllm.training.survival_run import cautions
+
+TIMES = np.array([*range(1, 21)], dtype=float)
+
+
+def said(last: float, model: str = "discrete_time", batch_size: int = 8) -> list[str]:
+    task = SurvivalTask.model_validate({"event": "death", "model": model, "horizons": (2, last), "time_unit": "weeks"})
+    return list(cautions(task, Followed(TIMES, TIMES > 5), batch_size=batch_size))
+
+
+@pytest.mark.parametrize(("last", "told"), [(11.0, []), (12.0, ["9 studies were followed for 12 weeks"])])
+def test_a_horizon_that_few_were_followed_until_is_remarked(last: float, told: list[str]) -> None:
+    assert [line.split(" without")[0] for line in said(last)] == told
+
+
+@pytest.mark.parametrize(("model", "batch_size", "told"), [("cox", 15, 1), ("cox", 16, 0), ("discrete_time", 4, 0)])
+def test_small_batches_of_a_cox_model_are_remarked(model: str, batch_size: int, told: int) -> None:
+    assert len(said(11.0, model, batch_size)) == told
