@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -12,9 +13,14 @@ from sklearn.preprocessing import StandardScaler
 COHORTS = Path(__file__).resolve().parents[2] / "reports" / "cohorts"
 sys.path.insert(0, str(COHORTS))  # the reports are scripts that import each other by name
 
-from linear_baselines import LINEAR, on_numbers  # noqa: E402
+from against_linear import read_run  # noqa: E402
+from linear_baselines import LINEAR, Cohort, on_numbers  # noqa: E402
 from linear_features import Cells, cell_means  # noqa: E402
 from run import TASKS  # noqa: E402
+
+from medmllm.config import TrainConfig, load_config  # noqa: E402
+from medmllm.records import Study  # noqa: E402
+from medmllm.training.splits import make_splits  # noqa: E402
 
 
 def read(name: str) -> dict[str, dict[str, object]]:
@@ -48,3 +54,21 @@ def test_the_rotation_before_a_regression_changes_no_logit() -> None:
     standard = StandardScaler().fit_transform(numbers)
     plain = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000).fit(standard, targets)
     np.testing.assert_allclose(model.decision_function(numbers), plain.decision_function(standard), atol=2e-2)
+
+
+def test_a_run_is_read_in_the_cohorts_order_and_refused_where_a_study_was_tested_in_another_fold(
+    tmp_path: Path,
+) -> None:
+    studies = [Study(f"st-{k}", f"pt-{k}", "folder") for k in range(8)]
+    targets = np.array([0, 1] * 4)
+    cohort = Cohort(studies, targets, load_config(TrainConfig, "train"))
+    patients, keys = cohort.patients, [study.study_key for study in studies]
+    plan = make_splits(patients, targets.tolist(), study_keys=keys, folds=2, tuning_fraction=0.25, seed=1)
+    rows = pd.DataFrame({"study_key": keys, "arm": "image", "fold": plan.test_fold, "logits[no]": np.nan})
+    rows["logits[yes]"] = np.arange(8.0)
+    rows[::-1].to_csv(tmp_path / "out_of_fold.csv", index=False)
+    assert read_run(tmp_path, cohort, plan)["image"].tolist() == list(range(8))
+    rows.loc[3, "fold"] = 1 - rows.loc[3, "fold"]
+    rows.to_csv(tmp_path / "out_of_fold.csv", index=False)
+    with pytest.raises(SystemExit, match="folds are not those"):
+        read_run(tmp_path, cohort, plan)
