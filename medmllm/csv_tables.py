@@ -173,7 +173,8 @@ def read_table(path: Path, row_type: type[Row]) -> list[Row]:
     """Read a CSV back into documents.
 
     Raises:
-        PackageError: The file cannot be read or a row is not of this form; names file, line and column.
+        PackageError: The file cannot be read, lacks a column (code `missing_column`), or a row is not of this form;
+            names file, line and column.
     """
     try:
         return _read_rows(path, row_type)
@@ -204,6 +205,13 @@ def _read_rows(path: Path, row_type: type[Row]) -> list[Row]:
             try:
                 rows.append(row_type.model_validate(values))
             except ValidationError as error:
+                absent = [str(fault["loc"][0]) for fault in error.errors() if fault["type"] == "missing"]
+                if absent:
+                    raise PackageError(
+                        f"{path.name} has no column {absent[0]!r}: an earlier version of medmllm wrote it, or it was "
+                        "changed since",
+                        code="missing_column",
+                    ) from None
                 raise PackageError(f"{path.name}, line {reader.line_num}: {first_fault(error)}") from None
     return rows
 

@@ -21,6 +21,8 @@ MetricName = Literal[
 MetricOfTarget = Annotated[str, Field(pattern=rf"^({'|'.join(get_args(MetricName))})\[.+\]$")]
 """A metric of one of several targets, e.g. auroc[spiculation>=3]."""
 GapName = Literal["auroc_gap", "true_positive_rate_gap", "true_negative_rate_gap", "accuracy_gap", "calibration_gap"]
+GapOfTarget = Annotated[str, Field(pattern=rf"^({'|'.join(get_args(GapName))})\[.+\]$")]
+"""A gap of one of several targets, e.g. accuracy_gap[region]."""
 
 _SHARE, _ANY = (0.0, 1.0), (-math.inf, math.inf)
 RANGES: Mapping[str, tuple[float, float]] = {
@@ -98,12 +100,14 @@ class SubgroupSettings(Document):
 class PolicySettings(Document):
     """What the packaged arm must fulfil out of fold; estimates are judged, not their intervals. Empty asks nothing.
 
-    Of several targets each must; `METRIC[TARGET]` sets the bound of one apart.
+    Of several targets each must; `METRIC[TARGET]` or `GAP[TARGET]` sets the bound of one apart.
     """
 
     least: dict[MetricName | MetricOfTarget, float] = Field(description="metric -> smallest value")
     most: dict[MetricName | MetricOfTarget, float] = Field(description="metric -> largest value")
-    gap: dict[GapName, float] = Field(description="largest difference between groups, in every column of subgroups")
+    gap: dict[GapName | GapOfTarget, float] = Field(
+        description="largest difference between groups, in every column of subgroups"
+    )
     may_not_ignore: tuple[Literal["image", "text", "recording", "table"], ...] = Field(
         description="modalities; see evaluation.permutations"
     )

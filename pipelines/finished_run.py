@@ -54,7 +54,8 @@ def read_run(folder: Path, arm: str | None, target: str | None) -> Entrant:
         table = _rows(folder / TABLE, evaluation, place)
         rows = {(row.repeat, row.study_key): row for row in table if row.arm == arm}
     except PackageError as error:
-        error.add_note(f"in {name}")
+        again = ": train that run again" if error.code == "missing_column" else ""
+        error.add_note(f"in {name}{again}")
         raise
     if not rows:
         arms = ", ".join(one.arm for one in evaluation.arms)

@@ -92,16 +92,31 @@ def test_probabilities_become_one_column_per_class_in_the_order_given(tmp_path: 
 
 def test_a_class_without_a_logit_is_an_empty_cell_and_stays_absent(tmp_path: Path) -> None:
     row = OutOfFoldRow(
-        study_key=STUDY, patient_key=PATIENT, arm="fused", fold=2, target="yes", predicted="no",
+        study_key=STUDY, patient_key=PATIENT, arm="fused", repeat=0, fold=2, target="yes", predicted="no",
         probabilities={"no": 0.6, "yes": 0.4}, logits={"yes": -0.4}, conformal_set={}, abstained=None,
     )  # fmt: skip
     path = tmp_path / "out_of_fold.csv"
     write_table(path, OutOfFoldRow, [row], classes=("no", "yes"))
-    assert cells(path)[0][8:] == [
+    assert cells(path)[0][9:] == [
         "logits[no]", "logits[yes]", "conformal_set[no]", "conformal_set[yes]", "abstained",
     ]  # fmt: skip
-    assert cells(path)[1][8:] == ["", "-0.4", "", "", ""]
+    assert cells(path)[1][9:] == ["", "-0.4", "", "", ""]
     assert read_table(path, OutOfFoldRow) == [row]
+
+
+def test_a_column_that_an_earlier_version_did_not_write_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.csv"
+    row = LedgerRow(study_key=STUDY, patient_key=PATIENT, stage="read", code="x", reason="y", retryable=False)
+    write_table(path, LedgerRow, [row])
+    header, line = path.read_text().splitlines()
+    place = header.split(",").index("stage")
+    without = [",".join(cells[:place] + cells[place + 1 :]) for cells in (header.split(","), line.split(","))]
+    path.write_text("\n".join(without) + "\n")
+    with pytest.raises(
+        PackageError, match=r"ledger\.csv has no column 'stage': an earlier version of medmllm"
+    ) as caught:
+        read_table(path, LedgerRow)
+    assert caught.value.code == "missing_column"
 
 
 reasons = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
@@ -190,8 +205,8 @@ def written(tmp_path: Path, *edits: tuple[str, str]) -> Path:
         (",17,", ",0,", r"line 3: files: .*greater than 0"),
         (",17,", ",17,MUSTERMANN,", "line 3: not as many cells as the header has"),
         (",17,5,", ",17,", "line 3: not as many cells as the header has"),
-        ("files", "number", r"line 2: files: Field required \(and 1 more\)"),
-        ("kind", "kind of file", "line 2: kind: Field required"),
+        ("files", "number", r"series\.csv has no column 'files'"),
+        ("kind", "kind of file", "has no column 'kind'"),
     ],
 )
 def test_a_row_of_another_form_is_refused_by_line_and_column(old: str, new: str, message: str, tmp_path: Path) -> None:

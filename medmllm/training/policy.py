@@ -57,19 +57,30 @@ def check_rules(config: TrainConfig, task: Task) -> None:
         ConfigError: Names the rule, and the metrics or targets that there are.
     """
     _check_targets(config.policy, [part.target for part in task.parts or (task,)])
-    for part in task.parts or (task,):
-        _check_measured(rules_of(config.policy, part.target), part)
+    parts = task.parts or (task,)
+    measured = [_measured(part) for part in parts]
+    for part, (metrics, gaps) in zip(parts, measured, strict=True):
+        own = rules_of(config.policy, part.target)
+        for table, rules, known in (("least", own.least, metrics), ("most", own.most, metrics), ("gap", own.gap, gaps)):
+            unknown = next((name for name in rules if name not in known), None)
+            if unknown is not None:
+                having = [
+                    other.target
+                    for other, found in zip(parts, measured, strict=True)
+                    if unknown in found[table == "gap"]
+                ]
+                raise ConfigError(_not_measured(table, unknown, part, known, having))
 
 
-def _check_measured(policy: PolicySettings, task: Task) -> None:
-    metrics, gaps = _measured(task)
-    rules = [("least", name, metrics) for name in policy.least] + [("most", name, metrics) for name in policy.most]
-    for table, name, known in [*rules, *(("gap", name, gaps) for name in policy.gap)]:
-        if name not in known:
-            others = f"choose among {', '.join(known)}, or " if known else ""
-            raise ConfigError(
-                f"[policy.{table}] {name} is not measured for a target of kind {task.kind!r}: {others}take the rule out"
-            )
+def _not_measured(table: str, name: str, part: Task, known: Sequence[str], having: Sequence[str]) -> str:
+    """Return why a rule is refused; `having` are the targets that it can be asked of."""
+    apart = ", ".join(f'"{name}[{target}]"' for target in having)
+    ways = [f"ask it of others alone ({apart})"] if having else []
+    ways += [f"choose among {', '.join(known)}"] if known else []
+    return (
+        f"[policy.{table}] {name} is not measured for a target of kind {part.kind!r} ({part.target}): "
+        f"{', '.join([*ways, ''])}{'or ' if ways else ''}take the rule out"
+    )
 
 
 def check_gaps(
@@ -88,9 +99,12 @@ def check_gaps(
         ConfigError: Names the column, and how many of its groups are large enough.
     """
     fewest = config.evaluation.subgroups.fewest_patients
-    for gap, (column, of), (place, part) in product(
-        config.policy.gap, groups.items(), enumerate(task.parts or (task,))
-    ):
+    rules = [
+        (gap, place, part)
+        for place, part in enumerate(task.parts or (task,))
+        for gap in rules_of(config.policy, part.target).gap
+    ]
+    for (gap, place, part), (column, of) in product(rules, groups.items()):
         asked = RESTS_ON.get(GAPS[gap])
         owners: dict[str, set[str]] = {group: set() for group in of.values() if group is not None}
         for study in studies:
@@ -132,7 +146,7 @@ def _plain(name: str) -> str:
 
 def _check_targets(policy: PolicySettings, targets: Sequence[str]) -> None:
     """Refuse bounds of a target that is not trained for."""
-    for kind, bounds in (("least", policy.least), ("most", policy.most)):
+    for kind, bounds in (("least", policy.least), ("most", policy.most), ("gap", policy.gap)):
         for name in bounds:
             _, bracket, rest = name.partition("[")
             if bracket and rest.removesuffix("]") not in targets:
@@ -143,14 +157,14 @@ def _check_targets(policy: PolicySettings, targets: Sequence[str]) -> None:
 
 
 def rules_of(policy: PolicySettings, target: str) -> PolicySettings:
-    """Return the policy as it holds for one target: `METRIC[TARGET]` goes before `METRIC`, others' bounds are gone."""
+    """Return the policy as it holds for one target: NAME[TARGET] goes before NAME, others' bounds are gone."""
 
     def own(bounds: Mapping[str, float]) -> dict[str, float]:
         plain = {name: bound for name, bound in bounds.items() if "[" not in name}
         end = f"[{target}]"
         return plain | {name.removesuffix(end): bound for name, bound in bounds.items() if name.endswith(end)}
 
-    return policy.model_copy(update={"least": own(policy.least), "most": own(policy.most)})
+    return policy.model_copy(update={"least": own(policy.least), "most": own(policy.most), "gap": own(policy.gap)})
 
 
 def judge(

@@ -26,7 +26,7 @@ from medmllm.survival_documents import (
     SurvivalArmDocument,
 )
 from medmllm.table_rows import SurvivalOutOfFoldRow
-from medmllm.training.policy import judge
+from medmllm.training.policy import judge, rules_of
 from medmllm.training.run import Trained
 from medmllm.training.target_evaluation import Told, repeats_said, target_document
 from medmllm.training.trust import packaged_arm, use_document
@@ -41,7 +41,7 @@ def tell_survival(trained: Trained) -> Told:
     found, uses = evaluate_survival_arms(trained), survival_uses(trained)
     documents = tuple(map(use_document, uses))
     rules = judge(
-        trained.config.policy,
+        rules_of(trained.config.policy, trained.task.target),
         next(arm for arm in found.arms if arm.arm == packaged.arm),
         reads=[name for name in MODALITIES if getattr(packaged.contract, name) is not None],
         subgroups=(),

@@ -4,6 +4,7 @@ import csv
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from medmllm.csv_tables import read_table, write_table
@@ -152,6 +153,18 @@ def test_a_table_that_was_changed_after_training_is_refused(nifti_run: Trained, 
     outcome = invoke("compare", nifti_run.run, other, "--out", tmp_path / "out")
     assert outcome.code == 1
     assert "changed after training" in outcome.stderr
+
+
+def test_a_run_of_a_version_without_repeats_has_to_be_trained_again(nifti_run: Trained, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(nifti_run.run, other)
+    pd.read_csv(other / "out_of_fold.csv", dtype=str).drop(columns="repeat").to_csv(
+        other / "out_of_fold.csv", index=False
+    )
+    outcome = invoke("compare", nifti_run.run, other, "--out", tmp_path / "out")
+    assert outcome.code == 1
+    assert "out_of_fold.csv has no column 'repeat': an earlier version of medmllm wrote it" in outcome.stderr
+    assert f"in {other}: train that run again" in " ".join(outcome.stderr.split())
 
 
 def test_an_arm_that_a_run_lacks_is_misuse_and_names_those_it_has(

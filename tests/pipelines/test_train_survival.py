@@ -228,7 +228,7 @@ def test_repeats_are_rows_of_their_own_and_the_metric_is_their_mean(timed_run: T
 
 
 def test_a_policy_on_the_c_index_is_judged(timed_run: Trained, tmp_path: Path) -> None:
-    outcome = again(timed_run, tmp_path / "run", "--set", "policy.least.c_index=0.99")
+    outcome = again(timed_run, tmp_path / "run", "--set", "policy.least.c_index[days]=0.99")
     assert outcome.code == 4, outcome.stderr
     (rule,) = json.loads((tmp_path / "run" / "evaluation.json").read_text())["policy"]
     assert (rule["rule"], rule["met"]) == ("policy.least.c_index", False)

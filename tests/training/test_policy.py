@@ -150,6 +150,7 @@ def test_rules_that_the_settings_leave_without_a_number_are_refused(overrides: l
 
 
 BINARY = Task.of("x", ("no", "yes"))
+MIXED = Task.of_several((BINARY, Task.of("y", ("a", "b", "c"))))
 
 
 @pytest.mark.parametrize(
@@ -170,6 +171,17 @@ BINARY = Task.of("x", ("no", "yes"))
         ),
         (["policy.gap.accuracy_gap=0.1"], BINARY, r"\[policy.gap\] accuracy_gap .* among auroc_gap, true_positive"),
         (["policy.gap.true_positive_rate_gap=0.1"], Task.of("x", ("a", "b", "c")), "among auroc_gap, accuracy_gap"),
+        (
+            ["policy.least.auprc=0.5"],
+            MIXED,
+            r"'multiclass' \(y\): ask it of others alone \(\"auprc\[x\]\"\), choose among",
+        ),
+        (
+            ["policy.gap.accuracy_gap=0.1"],
+            MIXED,
+            r"'binary' \(x\): ask .* \(\"accuracy_gap\[y\]\"\), choose .* or take the",
+        ),
+        (["policy.least.quadratic_kappa=0.5"], MIXED, r"\(x\): choose among .*, or take the rule out"),
     ],
 )
 def test_a_rule_on_what_this_kind_of_task_does_not_have_is_refused_and_answered_with_what_it_has(
@@ -231,6 +243,8 @@ def test_a_gap_in_a_share_of_a_class_wants_two_groups_with_enough_patients_of_th
     with pytest.raises(ConfigError, match=message):
         check_gaps(asked, {"sex": sexes}, studies, several, sides)
     check_gaps(asked, {"sex": sexes}, studies, several, {key: (own, own) for key, own in even.items()})
+    of_y = asked.model_copy(update={"policy": policy(gap={f"{gap}[y]": 0.1})})
+    check_gaps(of_y, {"sex": sexes}, studies, several, sides)  # of y there are enough
 
 
 def test_a_metric_that_is_none_is_named() -> None:
@@ -245,12 +259,21 @@ def test_a_bound_of_one_target_goes_before_that_of_all_and_touches_no_other() ->
     assert rules_of(asked, "nodule").least == {"auroc": 0.7, "auprc": 0.5}
     assert rules_of(asked, "nodule").most == {"ece": 0.1}
     assert rules_of(asked, "side").least == {"auroc": 0.7}
+    gaps = policy(gap={"auroc_gap": 0.1, "auroc_gap[side]": 0.3, "accuracy_gap[side]": 0.2})
+    assert rules_of(gaps, "side").gap == {"auroc_gap": 0.3, "accuracy_gap": 0.2}
+    assert rules_of(gaps, "nodule").gap == {"auroc_gap": 0.1}
 
 
 def test_a_bound_of_a_target_that_is_not_trained_for_is_refused() -> None:
     task = Task.of_several((Task.of("a>=3", ("no", "yes")), BINARY))
     asked = load_config(TrainConfig, "train")
     check_rules(asked.model_copy(update={"policy": policy(least={"auroc": 0.7, "auroc[a>=3]": 0.8})}), task)
+    for rules in ({"least": {"auprc[x]": 0.5}}, {"gap": {"accuracy_gap[y]": 0.1, "true_positive_rate_gap[x]": 0.1}}):
+        check_rules(asked.model_copy(update={"policy": policy(**rules)}), MIXED)
+    with pytest.raises(
+        ConfigError, match=r"\[policy.gap\] 'auroc_gap\[c\]' is of a target .* not trained for.* a>=3, x"
+    ):
+        check_rules(asked.model_copy(update={"policy": policy(gap={"auroc_gap[c]": 0.1})}), task)
     with pytest.raises(ConfigError, match=r"\[policy.most\] 'ece\[c\]' is of a target .* not trained for.* a>=3, x"):
         check_rules(asked.model_copy(update={"policy": policy(most={"ece[c]": 0.1})}), task)
 
