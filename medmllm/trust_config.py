@@ -76,7 +76,10 @@ class SubgroupSettings(Document):
     bands: dict[str, tuple[float, ...]] = Field(
         description="column of numbers -> where one band ends and the next begins, ascending"
     )
-    fewest_patients: PositiveInt = Field(description="a group with fewer is named and not shown")
+    fewest_patients: PositiveInt = Field(
+        description="a group with fewer is named and not shown; nor is its sensitivity with fewer positive patients, "
+        "its specificity with fewer negative ones"
+    )
 
     @field_validator("bands")
     @classmethod

@@ -62,6 +62,9 @@ class SubgroupDocument(Document):
     groups: tuple[GroupDocument, ...]
     gaps: tuple[GapDocument, ...]
     too_small: dict[str, int] = Field(description="groups that are not shown -> their patients")
+    too_few: dict[str, tuple[str, ...]] = Field(
+        default={}, description="metric -> groups shown without it, for too few patients of the class it is a share of"
+    )
     unknown: int = Field(ge=0, description="studies whose cell is empty")
 
 

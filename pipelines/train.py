@@ -103,7 +103,7 @@ def run(
     told = with_headers(index.studies, config)
     labelled = [study for study in told if study.study_key in found.by_study]
     groups = read_groups(labelled, config.evaluation.subgroups)
-    check_gaps(config, groups, labelled)
+    check_gaps(config, groups, labelled, task, found.by_study)
     given = look_ahead(told, found.by_study, config.training, splits, labels=task.names)
     cache = ImageCache.open(Path(config.training.cache or out / RUN_FOLDER), folder_of(studies))
     cohort = _read(labelled, found.by_study, cache, config, out)

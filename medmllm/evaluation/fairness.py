@@ -7,7 +7,9 @@ and specificity at the fold's operating point, ece, calibration_excess (events m
 per study). More classes, ordered or not: auroc, accuracy, ece, calibration_excess (of the likeliest class).
 
 A gap is the difference between the two groups that lie furthest apart on the cohort: with more than two groups they
-are chosen after the fact, so the interval is somewhat hopeful of a gap. Groups with few patients are named, not shown.
+are chosen after the fact, so the interval is somewhat hopeful of a gap. Groups with few patients are named, not shown;
+nor is a group's sensitivity or specificity where few of its patients are of the class that it is a share of: of one
+patient every resample says the same, and the interval would have no width.
 Equal opportunity (true-positive rates): Hardt et al., NeurIPS 2016. Calibration in the large by group: Van Calster et
 al., J Clin Epidemiol 2016.
 """
@@ -39,6 +41,9 @@ GAPS = {
 }
 """Gap -> the metric whose largest difference between groups it is."""
 
+RESTS_ON = {"sensitivity": 1, "specificity": 0}
+"""Metric of a binary target -> the class that it is a share of."""
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -69,6 +74,7 @@ class Subgroups:
     groups: tuple[Group, ...]
     gaps: tuple[Gap, ...]  # of metrics that two groups have at least
     too_small: Mapping[str, int]  # group -> its patients
+    too_few: Mapping[str, tuple[str, ...]]  # metric of RESTS_ON -> groups shown without it
     unknown: int  # studies without a group
 
 
@@ -95,7 +101,8 @@ def evaluate_groups(
         names: All groups in the order of the report; None: those of the studies, by their names.
         targets: Class index of each study; shape (studies,).
         patients: Patient of each study.
-        fewest_patients: A group with fewer is named, not measured.
+        fewest_patients: A group with fewer is named, not measured; nor is a metric of RESTS_ON in a group with fewer
+            of its class.
         confidence: Level of the intervals.
         samples: Number of bootstrap resamples of patients.
         seed: Of the resamples.
@@ -109,13 +116,20 @@ def evaluate_groups(
     owners = Counter(group for group, _ in set(zip(groups, patients, strict=True)) if group is not None)
     shown = [name for name in names or sorted(owners) if owners[name] >= fewest_patients]
     inside = {name: np.array([group == name for group in groups]) for name in shown}
-    measures: dict[str, Measure] = {}
-    metrics: list[str] = []
-    for name in shown:
-        own = group_measures(arm, targets, inside[name], ordered=ordered)
-        metrics = list(own)
-        measures |= {f"{metric} {name}": measure for metric, measure in own.items()}
-    drawn = resample(measures, targets=targets, patients=patients, samples=samples, seed=seed)
+    measures = {name: group_measures(arm, targets, inside[name], ordered=ordered) for name in shown}
+    metrics = list(measures[shown[0]]) if shown else []
+    owner = np.array(patients)
+    too_few = {
+        metric: tuple(name for name in shown if len(set(owner[inside[name] & (targets == label)])) < fewest_patients)
+        for metric, label in RESTS_ON.items()
+        if metric in metrics
+    }
+    measured = {
+        f"{metric} {name}": _undefined if name in too_few.get(metric, ()) else measure
+        for name, own in measures.items()
+        for metric, measure in own.items()
+    }
+    drawn = resample(measured, targets=targets, patients=patients, samples=samples, seed=seed)
     classes = arm.probabilities.shape[1]
     return Subgroups(
         column=column,
@@ -134,6 +148,7 @@ def evaluate_groups(
         ),
         gaps=tuple(_gaps(drawn, metrics, shown, confidence)),
         too_small={name: owners[name] for name in sorted(owners) if owners[name] < fewest_patients},
+        too_few={metric: names for metric, names in too_few.items() if names},
         unknown=sum(group is None for group in groups),
     )
 
@@ -186,6 +201,10 @@ def _of_group(inside: BoolArray, measure: Measure) -> Measure:
     return of_group
 
 
+def _undefined(weights: FloatArray) -> FloatArray:
+    return np.full(len(weights), np.nan)
+
+
 def _gaps(drawn: Resamples, metrics: Sequence[str], shown: Sequence[str], confidence: float) -> Iterator[Gap]:
     for gap, metric in GAPS.items():
         values = {name: drawn.estimates.get(f"{metric} {name}", np.nan) for name in shown if metric in metrics}
@@ -200,7 +219,7 @@ def _gaps(drawn: Resamples, metrics: Sequence[str], shown: Sequence[str], confid
 
 
 def gap_remarks(found: Subgroups, *, arm: str, confidence: float) -> Iterator[str]:
-    """Yield in plain words where groups differ beyond chance, and which are too small to tell.
+    """Yield in plain words where groups differ beyond chance, and which have too few patients to tell.
 
     Args:
         found: One column's groups.
@@ -219,3 +238,5 @@ def gap_remarks(found: Subgroups, *, arm: str, confidence: float) -> Iterator[st
         )
     if found.too_small:
         yield f"Groups of {found.column} with too few patients to be shown: {', '.join(found.too_small)}."
+    for metric, names in found.too_few.items():
+        yield f"Groups of {found.column} with too few patients of a class to measure {metric}: {', '.join(names)}."

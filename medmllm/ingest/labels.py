@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medmllm.errors import LabelError
-from medmllm.ingest.ordering import order_classes
+from medmllm.ingest.ordering import ALONE, Keys, keys_beside_others, order_classes
 from medmllm.ingest.survival import read_survival, survival_task
 from medmllm.ingest.tables import Target, Targets, assign_targets
 from medmllm.model_documents import Task
@@ -44,7 +44,11 @@ def assign_task(studies: Sequence[Study], targets: Sequence[Target], settings: T
     _check_names(targets, settings)
     if settings.survival:
         return _assign_survival(studies, targets, settings)
-    found = [_of_kind(assign_targets(studies, target), target, settings) for target in targets]
+    keys_of = [ALONE] if len(targets) == 1 else [keys_beside_others(target) for target in targets]
+    found = [
+        _of_kind(assign_targets(studies, target), target, settings, own)
+        for target, own in zip(targets, keys_of, strict=True)
+    ]
     if len(targets) == 1:
         (own,), (target,) = found, targets
         task = Task.of(target.expression, own.classes, ordered=settings.ordered(target.expression))
@@ -81,10 +85,10 @@ def _check_names(targets: Sequence[Target], settings: TaskSettings) -> None:
                 raise LabelError(f"[task.{table}] names {name!r}, which is no target; these are {', '.join(names)}")
 
 
-def _of_kind(found: Targets, target: Target, settings: TaskSettings) -> Targets:
+def _of_kind(found: Targets, target: Target, settings: TaskSettings, keys: Keys) -> Targets:
     """Return targets with their classes in order, where they have one."""
     name = target.expression
-    return order_classes(found, target, settings.order_of(name)) if settings.ordered(name) else found
+    return order_classes(found, target, settings.order_of(name), keys=keys) if settings.ordered(name) else found
 
 
 def _told_apart(target: Target, classes: Sequence[str]) -> tuple[str, ...]:

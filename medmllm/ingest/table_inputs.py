@@ -19,7 +19,7 @@ from typing import Literal
 from medmllm.documents import AcceptedRange, Column, TableContract
 from medmllm.errors import ContractError, LabelError
 from medmllm.ingest.study_folder import StudyIndex
-from medmllm.ingest.tables import MISSING, LabelTable, Target
+from medmllm.ingest.tables import MISSING, PATIENT_COLUMNS, STUDY_COLUMNS, LabelTable, Target
 from medmllm.records import Study, Values
 from medmllm.table_documents import TableSettings
 
@@ -202,6 +202,8 @@ def _open_ended(column: str) -> str:
 
 
 def _kind(name: str, studies: Sequence[Study], settings: TableSettings) -> Kind:
+    if name in STUDY_COLUMNS + PATIENT_COLUMNS:
+        raise LabelError(f"[table] columns names {name!r}, which says who or which study a row is about: take it out")
     if not any(name in study.facts for study in studies):
         known = {column for study in studies for column in study.facts}
         raise _no_column("[table] columns: the label table", name, known)

@@ -221,9 +221,14 @@ def check_column(studies: Sequence[Study], name: str) -> None:
     """Refuse a column that no study has.
 
     Raises:
-        LabelError: Names the nearest one.
+        LabelError: Names the nearest one; or it says who a study is of, which nothing may be learnt from.
     """
     columns = sorted({column for study in studies for column in study.facts})
+    if name in STUDY_COLUMNS + PATIENT_COLUMNS:
+        raise LabelError(
+            f"the column {name!r} says who or which study a row is about: it is neither learnt nor read by a model. "
+            "Name a column of findings."
+        )
     if name not in columns:
         near = difflib.get_close_matches(name, columns, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(columns)}" if columns else ""

@@ -15,6 +15,7 @@ from pathlib import Path
 from medmllm.errors import MedmllmError
 from medmllm.model_documents import ModelCard
 from medmllm.records import MODALITIES, ChannelAttribution, Explanation, Note, Refusal, Volume
+from medmllm.reporting.explained import meaning_of_logit
 from medmllm.reporting.figures import (
     CanonicalGrid,
     PlanePicture,
@@ -93,6 +94,7 @@ class CasePage:
     note: tuple[NoteSection, ...]
     raising: tuple[StrongWord, ...]
     lowering: tuple[StrongWord, ...]
+    logit_means: str  # empty without an explanation
     largest_sum: float
     image_cancels: bool  # the image moved the logit by next to nothing
     colour_bar: str  # CSS
@@ -154,6 +156,9 @@ def write_case_report(
         note=() if note is None else note_sections(note, words, _section_sums(explanation_document)),
         raising=tuple(word for word in strong if word.attribution > 0)[:STRONGEST_WORDS],
         lowering=tuple(word for word in reversed(strong) if word.attribution < 0)[:STRONGEST_WORDS],
+        logit_means=(
+            "" if explanation_document is None else meaning_of_logit(card.task, explanation_document.explained_class)
+        ),
         largest_sum=_largest(explanation_document.modality_sums if explanation_document else {}),
         image_cancels=_image_cancels(explanation_document.modality_sums if explanation_document else {}),
         colour_bar=colour_bar(),

@@ -6,18 +6,18 @@ A number that is not defined, or was not measured, meets no rule. What cannot be
 this task and these groups, and a bound outside of what its metric can be, are refused before the training.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 
 from medmllm.config import TrainConfig
 from medmllm.errors import ConfigError
 from medmllm.evaluation.cohort import OutOfFold, measures_of
-from medmllm.evaluation.fairness import GAPS, group_measures
+from medmllm.evaluation.fairness import GAPS, RESTS_ON, group_measures
 from medmllm.evaluation.survival import OVERALL
 from medmllm.model_documents import Task
-from medmllm.records import ArmEvaluation, Study
+from medmllm.records import UNKNOWN, ArmEvaluation, Study, Target
 from medmllm.training.groups import Groups
 from medmllm.trust_config import RANGES, PolicySettings
 from medmllm.trust_documents import ModalityUseDocument, RuleDocument, SubgroupDocument
@@ -72,26 +72,39 @@ def _check_measured(policy: PolicySettings, task: Task) -> None:
             )
 
 
-def check_gaps(config: TrainConfig, groups: Groups, studies: Sequence[Study]) -> None:
+def check_gaps(
+    config: TrainConfig, groups: Groups, studies: Sequence[Study], task: Task, labels: Mapping[str, Target]
+) -> None:
     """Refuse gaps between groups of a column that has fewer than two to compare.
 
     Args:
         config: Asks for gaps, and says how many patients a group has at least.
         groups: As of `read_groups`.
         studies: The labelled ones.
+        task: What is learnt of them.
+        labels: study_key -> class index, or one per target.
 
     Raises:
         ConfigError: Names the column, and how many of its groups are large enough.
     """
     fewest = config.evaluation.subgroups.fewest_patients
-    for column, of in groups.items() if config.policy.gap else ():
-        owners = Counter(group for group, _ in {(of[study.study_key], study.patient_key) for study in studies})
-        large = sum(count >= fewest for group, count in owners.items() if group is not None)
+    for gap, (column, of), (place, part) in product(
+        config.policy.gap, groups.items(), enumerate(task.parts or (task,))
+    ):
+        asked = RESTS_ON.get(GAPS[gap])
+        owners: dict[str, set[str]] = {group: set() for group in of.values() if group is not None}
+        for study in studies:
+            group, label = of[study.study_key], labels[study.study_key]
+            own = label[place] if isinstance(label, tuple) else label
+            if group is not None and (own != UNKNOWN if asked is None else own == asked):
+                owners[group].add(study.patient_key)
+        large = sum(len(own) >= fewest for own in owners.values())
         if large < 2:
+            whose = "" if asked is None else f" of class {part.classes[asked]!r}"
             raise ConfigError(
-                f"[policy.gap] {next(iter(config.policy.gap))} compares groups of {column!r}, and {large} of its "
-                f"{len(owners.keys() - {None})} have {fewest} patients or more: take the column out of "
-                "[evaluation.subgroups] columns, lower its fewest_patients, or take the rule out"
+                f"[policy.gap] {gap} compares groups of {column!r}, and {large} of its {len(owners)} have {fewest} "
+                f"patients{whose} or more: take the column out of [evaluation.subgroups] columns, lower its "
+                "fewest_patients, or take the rule out"
             )
 
 

@@ -178,6 +178,7 @@ def _subgroup(found: Subgroups, arm: str, classes: tuple[str, ...]) -> SubgroupD
             for gap in found.gaps
         ),
         too_small=dict(found.too_small),
+        too_few=dict(found.too_few),
         unknown=found.unknown,
     )
 

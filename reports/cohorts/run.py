@@ -45,7 +45,10 @@ INNER = (
 )
 """What a task is trained with for the third time: with inner folds, and images as they are."""
 
-VARIANTS = ("_cells", "_inner", "_tones")
+REPEATED = (*CELLS, "training.repeats=5")
+"""What a task is trained with to see it over five draws of the folds, as its stated baseline was."""
+
+VARIANTS = ("_cells", "_inner", "_tones", "_repeated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,8 @@ def variants(plain: CohortTask) -> Iterator[CohortTask]:
     yield replace(plain, name=f"{plain.name}_cells", changes=CELLS)
     if plain.name in AGAIN:
         yield replace(plain, name=f"{plain.name}_inner", changes=AGAIN[plain.name])
+    if plain.name == "lidc_spiculation":
+        yield replace(plain, name=f"{plain.name}_repeated", changes=REPEATED)
     if plain.name == "nodule_stacks":
         yield replace(plain, name=f"{plain.name}_tones", changes=TONES)
 

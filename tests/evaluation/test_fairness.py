@@ -110,6 +110,35 @@ def test_small_groups_are_named_with_their_patients_and_studies_of_no_group_coun
         evaluate(groups=groups[1:])
 
 
+def test_a_share_of_a_class_with_few_patients_in_a_group_is_not_measured_has_no_part_in_a_gap_and_is_named() -> None:
+    positive = [number for number, target in enumerate(TARGETS) if target]
+    few = {PATIENTS[number] for number in positive[:6]}  # each has one positive study
+    groups: list[str | None] = [
+        "X" if PATIENTS[n] in few or n % 16 > 13 else SEX[n] for n in range(N)
+    ]  # and some without it
+    found = evaluate(FAIR, groups, fewest_patients=7)
+    last = found.groups[-1]
+    assert (last.name, last.metrics["sensitivity"].estimate, last.metrics["sensitivity"].low) == ("X", None, None)
+    assert last.metrics["specificity"].estimate is not None
+    assert found.too_few == {"sensitivity": ("X",)}
+    own = gap(found, "true_positive_rate_gap")
+    assert {own.highest, own.lowest} == {"F", "M"}
+    assert list(gap_remarks(found, arm="fused", confidence=0.95))[-1] == (
+        "Groups of sex with too few patients of a class to measure sensitivity: X."
+    )
+    enough = evaluate(FAIR, groups, fewest_patients=6)
+    assert (enough.too_few, enough.groups[-1].metrics["sensitivity"].estimate is None) == ({}, False)
+
+
+def test_studies_of_one_patient_are_one_patient_of_a_class() -> None:
+    patients = [
+        "pt-same" if target and sex == "F" else own for target, sex, own in zip(TARGETS, SEX, PATIENTS, strict=True)
+    ]
+    found = evaluate(FAIR, patients=patients, fewest_patients=2)  # 30 positive studies of women, of one patient
+    assert found.too_few == {"sensitivity": ("F",)}
+    assert "true_positive_rate_gap" not in [own.name for own in found.gaps]
+
+
 def test_a_group_with_one_class_has_no_auroc_and_does_not_spoil_the_others() -> None:
     groups: list[str | None] = ["sick" if target else SEX[number] for number, target in enumerate(TARGETS)]
     found = {group.name: group for group in evaluate(FAIR, groups).groups}

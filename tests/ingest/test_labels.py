@@ -80,7 +80,24 @@ def test_one_target_is_what_it_was() -> None:
     [
         (("nodule", "effusion", "nodule"), CLASSES, "of the 3 targets .* one is named twice"),
         (("grade>=2", "grade >= 2"), CLASSES, "one is named twice"),
-        (("nodule", "effusion"), ORDINAL, r"'nodule' has 2: leave .* kind"),
+        (("nodule",), ORDINAL, r"'nodule' has 2: leave \[task\] kind = \"classes\""),
+        (("nodule", "effusion"), ORDINAL, r"'nodule' has 2: leave \[task\.kinds\] \"nodule\" = \"classes\""),
+        (
+            ("nodule", "grade>=2"),
+            CLASSES.model_copy(update={"kinds": {"grade>=2": "ordinal"}}),
+            r"comparison: leave \[task\.kinds\] \"grade>=2\" = \"classes\"",
+        ),
+        (("side",), ORDINAL, r"list all classes in \[task\] order, lowest first"),
+        (
+            ("nodule", "side"),
+            CLASSES.model_copy(update={"kinds": {"side": "ordinal"}}),
+            r"list all classes in \[task\.orders\] \"side\", lowest first",
+        ),
+        (
+            ("grade", "side"),
+            MIXED.model_copy(update={"orders": {"side": ("c", "a")}}),
+            r"\[task\.orders\] \"side\" lacks 1 of the classes",
+        ),
         (("grade", "nodule"), MIXED, r"\[task.kinds\] names 'side', which is no target; these are grade, nodule"),
         (("nodule", "grade>=9"), CLASSES, "all of one class"),
         (("nodule", "effusions"), CLASSES, "did you mean 'effusion'"),

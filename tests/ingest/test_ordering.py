@@ -1,7 +1,7 @@
 import pytest
 
 from medmllm.errors import LabelError
-from medmllm.ingest.ordering import order_classes
+from medmllm.ingest.ordering import ALONE, order_classes
 from medmllm.ingest.tables import Targets, assign_targets, parse_target
 from medmllm.records import Study
 
@@ -17,7 +17,7 @@ def targets_of(cells: list[str], target: str = "grade") -> Targets:
 
 
 def ordered(cells: list[str], order: tuple[str, ...] = (), target: str = "grade") -> tuple[tuple[str, ...], list[int]]:
-    found = order_classes(targets_of(cells, target), parse_target(target), order)
+    found = order_classes(targets_of(cells, target), parse_target(target), order, keys=ALONE)
     return found.classes, list(found.by_study.values())
 
 

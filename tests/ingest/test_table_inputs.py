@@ -86,6 +86,11 @@ def test_a_column_with_nothing_to_learn_from_or_too_many_names_is_refused(cells:
         settle_columns(studies_of(note=cells), settings("note"))
 
 
+def test_a_column_that_says_who_a_row_is_about_is_no_input() -> None:
+    with pytest.raises(LabelError, match="'patient_id', which says who"):
+        settle_columns(studies_of(age=["60", "61"]), settings("patient_id"))
+
+
 def test_an_unknown_column_is_answered_with_the_nearest() -> None:
     with pytest.raises(LabelError, match=r"no column 'agee'; did you mean 'age'\?"):
         settle_columns(studies_of(age=["1", "2"]), settings("agee"))

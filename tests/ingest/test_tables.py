@@ -178,6 +178,11 @@ def test_an_absent_column_is_answered_with_the_nearest() -> None:
         targets_of("zzz", "1", "2")
 
 
+def test_a_column_that_says_who_a_row_is_about_is_no_target() -> None:
+    with pytest.raises(LabelError, match=r"'patient_id' says who .* Name a column of findings"):
+        targets_of("patient_id", "1", "2")
+
+
 def test_no_joined_table_at_all_is_said_so() -> None:
     with pytest.raises(LabelError, match="none of the 2 studies found fits a row of the label table"):
         targets_of("grade", None, None)

@@ -234,6 +234,14 @@ def test_zero_attribution_is_said_not_scaled_up(tmp_path: Path) -> None:
     assert np.ptp(overlay, axis=2).max() < 3
 
 
+def test_what_the_logit_is_stands_beside_the_picture_in_the_words_of_the_task(tmp_path: Path) -> None:
+    assert "The logit is the logarithm of the odds: +0.7 about doubles them." in report(tmp_path).text
+    graded = model_documents.Task.of("grade", ("no", "yes", "surely"), ordered=True)
+    text = report(tmp_path, card=made_up.card().model_copy(update={"task": graded})).text
+    assert "The logit is here the logarithm of the probability of this class" in text
+    assert "odds" not in text
+
+
 @pytest.mark.parametrize(("image", "said"), [(0.03, True), (-0.03, True), (0.04, False), (-1.1, False)])
 def test_an_image_that_moved_the_logit_by_next_to_nothing_is_said(tmp_path: Path, image: float, said: bool) -> None:
     volume, voxel = made_up.phantom("LPS")

@@ -200,6 +200,7 @@ def test_groups_stand_in_tables_with_their_gaps_and_small_ones_are_named(tmp_pat
     )
     found = trust_documents.SubgroupDocument(
         column="site", arm="fused", gaps=(gap,), too_small={"C": 3}, unknown=2,
+        too_few={"auroc": ("B", "D")},
         groups=(group("site <A>", 61, 0.8543, 0.78, 0.92), group("B", 57, 0.6322, 0.5, 0.7)),
     )  # fmt: skip
     page = report(tmp_path, made_up.evaluation().model_copy(update={"subgroups": (found,)}))
@@ -209,6 +210,7 @@ def test_groups_stand_in_tables_with_their_gaps_and_small_ones_are_named(tmp_pat
     gaps = next(t.line for t in page.all("table") if "lie furthest apart" in t.text)
     assert "auroc gap site <A> B 0.222 (0.111 to 0.333)" in gaps
     assert "site, not shown for too few patients: C (3)" in page.text
+    assert "site, AUROC not measured for too few patients of its class: B, D" in page.text
     assert "site of 2 studies is not known" in page.text
     assert "Groups of patients" not in report(tmp_path).text
 

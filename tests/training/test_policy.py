@@ -199,11 +199,38 @@ def test_a_gap_wants_two_groups_with_enough_patients_in_every_column() -> None:
     )
     studies = [Study(f"st-{k}", f"pt-{k // 2}", "folder") for k in range(8)]  # two studies of each patient
     fair = {study.study_key: "FFFFMMMM"[k] for k, study in enumerate(studies)}
-    check_gaps(asked, {"sex": fair}, studies)
+    labels = {study.study_key: k % 2 for k, study in enumerate(studies)}  # each patient is of both classes
+    check_gaps(asked, {"sex": fair}, studies, BINARY, labels)
     small = fair | {"st-6": None, "st-7": None}  # one patient of M is left, with two studies
     with pytest.raises(ConfigError, match=r"groups of 'sex', and 1 of its 2 have 2 patients or more"):
-        check_gaps(asked, {"sex": small}, studies)
-    check_gaps(load_config(TrainConfig, "train"), {"sex": small}, studies)
+        check_gaps(asked, {"sex": small}, studies, BINARY, labels)
+    check_gaps(load_config(TrainConfig, "train"), {"sex": small}, studies, BINARY, labels)
+
+
+@pytest.mark.parametrize(("gap", "label"), [("true_positive_rate_gap", 1), ("true_negative_rate_gap", 0)])
+def test_a_gap_in_a_share_of_a_class_wants_two_groups_with_enough_patients_of_that_class(gap: str, label: int) -> None:
+    asked = load_config(
+        TrainConfig,
+        "train",
+        overrides=[
+            f"policy.gap.{gap}=0.1",
+            'evaluation.subgroups.columns=["sex"]',
+            "evaluation.subgroups.fewest_patients=2",
+        ],
+    )
+    studies = [Study(f"st-{k}", f"pt-{k}", "folder") for k in range(8)]
+    sexes: dict[str, str | None] = {study.study_key: "FFFFMMMM"[k] for k, study in enumerate(studies)}
+    even = {study.study_key: k % 2 for k, study in enumerate(studies)}
+    check_gaps(asked, {"sex": sexes}, studies, BINARY, even)
+    one = even | dict.fromkeys(("st-4", "st-5", "st-6"), 1 - label) | {"st-7": label}
+    message = rf"{gap} compares groups of 'sex', and 1 of its 2 have 2 patients of class '{BINARY.classes[label]}'"
+    with pytest.raises(ConfigError, match=message):
+        check_gaps(asked, {"sex": sexes}, studies, BINARY, one)
+    several = Task.of_several((Task.of("y", ("not y", "y")), BINARY))
+    sides = {key: (even[key], own) for key, own in one.items()}
+    with pytest.raises(ConfigError, match=message):
+        check_gaps(asked, {"sex": sexes}, studies, several, sides)
+    check_gaps(asked, {"sex": sexes}, studies, several, {key: (own, own) for key, own in even.items()})
 
 
 def test_a_metric_that_is_none_is_named() -> None:
