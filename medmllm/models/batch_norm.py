@@ -47,7 +47,11 @@ class LoneNorm(_BatchNorm):
         scale = (torch.where(several, variance, self.running_var) + self.eps).rsqrt()
         if self.affine:
             scale = scale * self.weight
-        shift = -mean * scale if self.bias is None else self.bias - mean * scale
+        shift = -mean * scale
+        if self.bias is not None:
+            # Times 1, for a gradient of its own. Of one value there is nothing to add up, and two norms whose sum goes
+            # on would get one and the same tensor as gradients of their biases: what clips it would clip it twice.
+            shift = shift + 1 * self.bias
         shape = (1, -1, *([1] * (values.ndim - 2)))
         return (values * scale.view(shape) + shift.view(shape)).to(input.dtype)
 

@@ -29,27 +29,38 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield batches, in the order of `draw_order` when a generator is given; a last one of one joins the one before.
 
-    Of batches that several processes share, each gets its part; a last one with less than two studies for each joins.
+    Of batches that several processes share, each gets its part; a last one with too few studies for all joins as well.
     """
     order = list(range(len(samples))) if generator is None else draw_order(samples, settings, generator)
     size = settings.batch_size
-    starts = list(range(0, len(order), size)) if generator is None else training_starts(len(order), size, crew.size)
+    if generator is None:
+        starts = list(range(0, len(order), size))
+    else:
+        starts = training_starts(len(order), size, smallest_batch(settings, crew.size))
     for number, start in enumerate(starts):
         stop = len(order) if number == len(starts) - 1 else start + size
         chosen = [samples[k] for k in crew.part(order[start:stop])]
         yield collate(chosen, contract, pad_token_id=pad_token_id, pin_memory=pin_memory)
 
 
-def training_starts(studies: int, batch_size: int, processes: int) -> list[int]:
+def training_starts(studies: int, batch_size: int, smallest: int) -> list[int]:
     """Return where each batch of one epoch begins; the last one reaches to the end.
 
-    >>> training_starts(9, 4, 1), training_starts(10, 4, 1)
+    >>> training_starts(9, 4, 2), training_starts(10, 4, 2)
     ([0, 4], [0, 4, 8])
     """
     starts = list(range(0, studies, batch_size))
-    if len(starts) > 1 and studies - starts[-1] < 2 * processes:
-        starts.pop()  # batch normalisation needs two
+    if len(starts) > 1 and studies - starts[-1] < smallest:
+        starts.pop()
     return starts
+
+
+def smallest_batch(settings: TrainingSettings, processes: int) -> int:
+    """Return how many studies a batch needs: two for each batch normalisation, one for each process.
+
+    Where all processes normalise together, two of them have the batches that one alone has.
+    """
+    return max(2, processes) if settings.sync_batch_norm else 2 * processes
 
 
 def draw_order(samples: Sequence[Sample], settings: TrainingSettings, generator: torch.Generator) -> list[int]:

@@ -22,7 +22,7 @@ from medmllm.errors import ConfigError, MedmllmError
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.package import FoldNetwork
 from medmllm.records import Sample
-from medmllm.training.batches import batches, training_starts
+from medmllm.training.batches import batches, smallest_batch, training_starts
 from medmllm.training.checkpoint import Checkpoint, FitState, fixed_digest, learned, restore
 from medmllm.training.epoch import Learner, train_epoch
 from medmllm.training.feeding import feed
@@ -178,7 +178,7 @@ def new_learner(
     device = settings.device if crew.size == 1 else str(crew.device)
     machine = Machine.of(device, settings.precision, channels_last=settings.channels_last)
     machine.place(network)
-    drawn = len(training_starts(len(train), settings.batch_size, crew.size))
+    drawn = len(training_starts(len(train), settings.batch_size, smallest_batch(settings, crew.size)))
     optimizer, schedule = _optimizer(network, settings, math.ceil(drawn / settings.accumulate))
     loss_of = make_loss(train, settings, network.task, machine.device)
     return Learner(network, machine, loss_of, optimizer, schedule, settings, crew)

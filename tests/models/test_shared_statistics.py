@@ -88,3 +88,16 @@ def test_every_batch_norm_of_every_image_encoder_can_share(name: str) -> None:
     assert all(norm.shared for norm in norms)
     share_statistics(encoder, False)
     assert not any(norm.shared for norm in norms)
+
+
+def test_biases_of_two_norms_whose_sum_goes_on_are_clipped_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "all_reduce", lambda tensor: None)  # of one process the sum over all is its own
+    one, two = LoneValueNorm(3), LoneValueNorm(3)
+    share_statistics(nn.ModuleList([one, two]), True)
+    given = torch.tensor([1.0, 2.0, 3.0]).reshape(1, 3, 1, 1, 1)  # a part of one study, whose map is one voxel
+    for passes in (1, 2):
+        (one(given) + two(given)).square().sum().div(2).backward()
+        for norm in (one, two):  # running mean 0 and variance 1: each norm gives what it is given, to its eps
+            torch.testing.assert_close(norm.bias.grad, passes * 2 * given.flatten(), rtol=1e-4, atol=0)
+    nn.utils.clip_grad_norm_([one.bias, two.bias], 1.0)
+    torch.testing.assert_close(torch.cat([one.bias.grad, two.bias.grad]).norm(), torch.tensor(1.0))

@@ -10,12 +10,15 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from medmllm.errors import ConfigError
+from medmllm.model_documents import Task
+from medmllm.models.package import FoldNetwork, build_network
+from medmllm.records import UNKNOWN
 from medmllm.training.batches import batches
 from medmllm.training.checkpoint import Checkpoint
 from medmllm.training.followers import followers_stay
 from medmllm.training.loop import fit
 from medmllm.training.processes import Crew, device_of
-from tests.models.small import CONTRACT, a_member, contract_of
+from tests.models.small import CONTRACT, PARTS, a_member, contract_of
 from tests.training.test_checkpoint import ORIGIN, Killed, Killer, trained
 from tests.training.test_loop import Told, cohort, settings
 
@@ -80,6 +83,37 @@ def test_with_shared_batch_statistics_two_processes_learn_and_remember_what_one_
     assert max(abs(two["train_loss"] - one["train_loss"]) for one, two in zip(alone, apart, strict=True)) > 1e-2
 
 
+def masked_fit(processes: int, **changes: object) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Losses and weights of two targets, the first seldom known; of 14 studies, two are left for the last batch."""
+    task = Task.of_several((Task.of("nodule", ("no", "yes")), Task.of("part", ("chest", "head", "spine"))))
+    told, known = Told(), {0, 1, 2, 7, 100, 101}
+    train, tune = (
+        [
+            replace(own, target=(k % 2 if k in known else UNKNOWN, k % 3))
+            for k, own in enumerate(cohort(n, first=first), first)
+        ]
+        for n, first in ((14, 0), (6, 100))
+    )
+    torch.manual_seed(3)
+    member = FoldNetwork(build_network(contract_of("image"), PARTS, task, None), None)
+    asked = settings(processes=processes, sync_batch_norm=True, learning_rate=1e-3, **changes)
+    fit(member, train, tune, contract_of("image"), asked, seed=7, tracker=told)
+    return told.metrics, member.network.state_dict()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_with_shared_batch_statistics_two_processes_learn_masked_targets_as_one_does(accumulate: int) -> None:
+    alone, expected = masked_fit(1, accumulate=accumulate)
+    both, found = masked_fit(2, accumulate=accumulate)
+    assert len(both) == len(alone) == 3
+    for one, two in zip(alone, both, strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_two_processes_cut_off_in_their_third_epoch_go_on_to_the_same_bits(tmp_path: Path) -> None:
     told, checkpoint = Told(), Checkpoint(tmp_path / "fold.safetensors", ORIGIN)
@@ -93,10 +127,20 @@ def test_two_processes_cut_off_in_their_third_epoch_go_on_to_the_same_bits(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("n", "expected"), [(13, [4, 4, 5]), (16, [4, 4, 4, 4]), (10, [4, 6]), (14, [4, 4, 6]), (3, [3])]
+    ("n", "shared", "expected"),
+    [
+        (13, False, [4, 4, 5]),
+        (16, False, [4, 4, 4, 4]),
+        (10, False, [4, 6]),
+        (14, False, [4, 4, 6]),
+        (3, False, [3]),
+        (13, True, [4, 4, 5]),
+        (10, True, [4, 4, 2]),
+        (11, True, [4, 4, 3]),
+    ],
 )
-def test_each_batch_is_parted_and_a_last_one_too_small_for_all_joins(n: int, expected: list[int]) -> None:
-    samples, asked = cohort(n), settings(batch_size=4)
+def test_each_batch_is_parted_and_a_last_one_too_small_for_all_joins(n: int, shared: bool, expected: list[int]) -> None:
+    samples, asked = cohort(n), settings(batch_size=4, sync_batch_norm=shared)
     parts = [
         list(batches(samples, CONTRACT, asked, 0, torch.Generator().manual_seed(1), crew=Crew(rank, 2)))
         for rank in (0, 1)
@@ -105,6 +149,15 @@ def test_each_batch_is_parted_and_a_last_one_too_small_for_all_joins(n: int, exp
     assert [len(keys) for keys in whole] == expected
     assert sorted(key for keys in whole for key in keys) == [sample.study_key for sample in samples]
     assert all(abs(len(a.study_keys) - len(b.study_keys)) <= 1 for a, b in zip(*parts, strict=True))
+
+
+def test_no_process_is_left_without_a_study_of_a_batch() -> None:
+    asked = settings(batch_size=8, processes=4, sync_batch_norm=True)
+    parts = [
+        [len(batch.study_keys) for batch in batches(cohort(n), CONTRACT, asked, 0, torch.Generator(), crew=Crew(3, 4))]
+        for n in (11, 12)
+    ]
+    assert parts == [[2], [2, 1]]
 
 
 def test_batches_too_small_for_the_processes_are_refused() -> None:
