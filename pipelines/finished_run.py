@@ -54,8 +54,8 @@ def read_run(folder: Path, arm: str | None, target: str | None) -> Entrant:
         table = _rows(folder / TABLE, evaluation, place)
         rows = {(row.repeat, row.study_key): row for row in table if row.arm == arm}
     except PackageError as error:
-        again = ": train that run again" if error.code == "missing_column" else ""
-        error.add_note(f"in {name}{again}")
+        earlier = error.code == "missing_column"
+        error.add_note(f"(in {name}): train that run again" if earlier else f"in {name}")
         raise
     if not rows:
         arms = ", ".join(one.arm for one in evaluation.arms)

@@ -164,7 +164,7 @@ def test_a_run_of_a_version_without_repeats_has_to_be_trained_again(nifti_run: T
     outcome = invoke("compare", nifti_run.run, other, "--out", tmp_path / "out")
     assert outcome.code == 1
     assert "out_of_fold.csv has no column 'repeat': an earlier version of medmllm wrote it" in outcome.stderr
-    assert f"in {other}: train that run again" in " ".join(outcome.stderr.split())
+    assert f"(in {other}): train that run again" in " ".join(outcome.stderr.split())
 
 
 def test_an_arm_that_a_run_lacks_is_misuse_and_names_those_it_has(
