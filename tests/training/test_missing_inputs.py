@@ -37,8 +37,8 @@ def test_nothing_is_said_where_all_have_it_or_none() -> None:
 
 
 def test_files_that_could_not_be_read_are_counted_by_what_is_wrong_with_them() -> None:
-    def problem(kind: str, number: int, severity: str, code: str) -> ProblemRow:
-        row = {"where_key": f"{kind}-{number:016x}", "study_key": None, "severity": severity, "code": code}
+    def problem(kind: str, number: int, severity: str, code: str, study: str | None = None) -> ProblemRow:
+        row = {"where_key": f"{kind}-{number:016x}", "study_key": study, "severity": severity, "code": code}
         return ProblemRow.model_validate(row | {"reason": "so", "retryable": False})
 
     problems = [
@@ -46,7 +46,7 @@ def test_files_that_could_not_be_read_are_counted_by_what_is_wrong_with_them() -
         problem("fi", 2, "refused", "recording_unreadable"),
         problem("fi", 3, "refused", "empty_file"),
         problem("fi", 4, "ignored", "not_recognised"),
-        problem("se", 5, "refused", "uneven"),
+        problem("se", 5, "refused", "uneven", f"st-{5:016x}"),
     ]
     (said,) = left_out(cast(StudyIndex, SimpleNamespace(problems=problems)), (), "grade", synthetic=False)
     assert said.startswith("3 files could not be read (1 empty_file, 2 recording_unreadable): ")

@@ -264,4 +264,4 @@ def test_every_split_goes_through_the_last_check(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_array_repr_shows_no_membership() -> None:
-    assert repr(split(*exam_cohort()).folds[1]) == "FoldSplit(fold=1, inner=None)"
+    assert repr(split(*exam_cohort()).folds[1]) == "FoldSplit(fold=1, inner=None, repeat=0)"
