@@ -55,7 +55,7 @@ def order_classes(found: Targets, target: Target, order: Sequence[str], *, keys:
         what = "is a comparison" if target.operator is not None else f"has {len(found.classes)}"
         raise LabelError(
             f"an ordinal target is a column of {LEAST_CLASSES} classes or more, {target.expression!r} {what}: "
-            f'leave {keys.kind} = "classes"'
+            f'set {keys.kind} = "classes"'
         )
     if not order:
         strange = sum(_spelling(name) is None for name in found.classes)

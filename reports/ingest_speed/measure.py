@@ -106,6 +106,13 @@ def series_speed(root: Path, sizes: Sizes, source: Path | None) -> dict[str, Any
     volume_bytes = 4 * folders.SIDE**2 * sizes.slices
     found = {"slices": sizes.slices, "volume_mib": volume_bytes / 2**20}
     found |= {"readers": against(in_turn(WHOLE_SERIES, root / "series", sizes.rounds), "byte limit", volume_bytes)}
+    compressed = compressed_speed(root, files, sizes)
+    folders.remove(root / "series")
+    return {"series": found, "compressed": compressed}
+
+
+def compressed_speed(root: Path, files: Sequence[Path], sizes: Sizes) -> dict[str, Any]:
+    """Measure compressed copies of slices against their decoders alone."""
     compressed: dict[str, Any] = {"slices": sizes.compressed_slices, "rounds": sizes.compressed_rounds}
     for codec in folders.CODECS:
         folder = root / folders.CODECS[codec][0]
@@ -121,8 +128,7 @@ def series_speed(root: Path, sizes: Sizes, source: Path | None) -> dict[str, Any
             "ratio_to_decoder_and_scaling": to_scaled["ratio"],
             "same_voxels": to_scaled["same_voxels"],
         }
-    folders.remove(root / "series")
-    return {"series": found, "compressed": compressed}
+    return compressed
 
 
 def index_speed(root: Path, sizes: Sizes) -> dict[str, Any]:
@@ -197,9 +203,21 @@ def measure_index(sizes: Sizes) -> dict[str, Any]:
     """Return what results.json holds of the index, measured by itself."""
     with tempfile.TemporaryDirectory() as scratch:
         found = {"index": index_speed(Path(scratch) / "b", sizes), "index_of_links": index_memory(Path(scratch), sizes)}
-    commit, dirty = git_state()
-    found["index"] |= {"measured_alone_at": commit, "dirty": dirty, "load": os.getloadavg()}
+    found["index"] |= _measured_alone()
     return found
+
+
+def measure_compressed(sizes: Sizes, source: Path | None) -> dict[str, Any]:
+    """Return what results.json holds of compressed series, measured by itself."""
+    with tempfile.TemporaryDirectory() as scratch:
+        files = folders.write_series(Path(scratch) / "series", sizes.compressed_slices, source)
+        found = compressed_speed(Path(scratch), files, sizes)
+    return {"compressed": found | _measured_alone()}
+
+
+def _measured_alone() -> dict[str, Any]:
+    commit, dirty = git_state()
+    return {"measured_alone_at": commit, "dirty": dirty, "load": os.getloadavg()}
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -208,10 +226,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--from", dest="source", type=Path, help="a folder of CT slices whose pixels to use")
     parser.add_argument("--small", action="store_true", help="a trial of a minute; writes nothing")
     parser.add_argument("--only-index", action="store_true", help="the index alone; the rest of results.json stays")
+    parser.add_argument("--only-compressed", action="store_true", help="compressed series alone; the rest stays")
     given = parser.parse_args(words)
     sizes = SMALL if given.small else Sizes()
-    if given.only_index:
-        results = json.loads((HERE / "results.json").read_text(encoding="utf-8")) | measure_index(sizes)
+    if given.only_index or given.only_compressed:
+        known = json.loads((HERE / "results.json").read_text(encoding="utf-8"))
+        results = known | (measure_index(sizes) if given.only_index else measure_compressed(sizes, given.source))
     else:
         results = measure(sizes, given.source)
     text = json.dumps(results, indent=1) + "\n"

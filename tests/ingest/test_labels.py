@@ -80,12 +80,12 @@ def test_one_target_is_what_it_was() -> None:
     [
         (("nodule", "effusion", "nodule"), CLASSES, "of the 3 targets .* one is named twice"),
         (("grade>=2", "grade >= 2"), CLASSES, "one is named twice"),
-        (("nodule",), ORDINAL, r"'nodule' has 2: leave \[task\] kind = \"classes\""),
-        (("nodule", "effusion"), ORDINAL, r"'nodule' has 2: leave \[task\.kinds\] \"nodule\" = \"classes\""),
+        (("nodule",), ORDINAL, r"'nodule' has 2: set \[task\] kind = \"classes\""),
+        (("nodule", "effusion"), ORDINAL, r"'nodule' has 2: set \[task\.kinds\] \"nodule\" = \"classes\""),
         (
             ("nodule", "grade>=2"),
             CLASSES.model_copy(update={"kinds": {"grade>=2": "ordinal"}}),
-            r"comparison: leave \[task\.kinds\] \"grade>=2\" = \"classes\"",
+            r"comparison: set \[task\.kinds\] \"grade>=2\" = \"classes\"",
         ),
         (("side",), ORDINAL, r"list all classes in \[task\] order, lowest first"),
         (

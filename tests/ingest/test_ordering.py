@@ -43,7 +43,7 @@ def test_a_declared_order_of_numbers_may_turn_them_round_and_spell_them_otherwis
         (["small", "medium", "large"], (*SIZES, "huge"), "grade", r"lacks 0 of the classes .* 1 of those"),
         (["small", "medium", "large"], (*SIZES, "small"), "grade", r"names a class twice"),
         (["1", "2", "2"], (), "grade", r"column of 3 classes or more, 'grade' has 2"),
-        (["1", "2", "3"], (), "grade>=2", r"'grade>=2' is a comparison: leave \[task\] kind"),
+        (["1", "2", "3"], (), "grade>=2", r"'grade>=2' is a comparison: set \[task\] kind"),
     ],
 )
 def test_an_order_that_is_not_known_or_does_not_fit_is_refused(

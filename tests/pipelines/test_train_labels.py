@@ -259,7 +259,7 @@ def test_runs_of_several_labels_are_compared_in_the_one_that_is_named(labelled_r
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ((*TARGETS, "--set", "task.kind=ordinal"), "'outcome' has 2: leave [task] kind"),
+        ((*TARGETS, "--set", "task.kind=ordinal"), "'outcome' has 2: set [task.kinds] \"outcome\" = "),
         ((*TARGETS, "--set", "training.class_weights=[1, 2]"), "weights of one target's classes"),
         ((*TARGETS, "--set", 'table.columns=["effusion"]'), "names 'effusion', which the target 'effusion' is made of"),
         ((*TARGETS, "--set", "training.folds=20"), "fewer than the 20 folds"),
