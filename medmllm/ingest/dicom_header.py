@@ -151,8 +151,9 @@ _PLAIN = {
     )
 }  # fmt: skip
 """Attributes whose text is a field as it is."""
-_TELLING = frozenset({*APART, *TECHNIQUE_TAGS} - {"ImageType"})
-"""Attributes that `acquisition` and `told` hang on, and no other field but those of `_PLAIN`."""
+_TELLING = frozenset({*APART, *TECHNIQUE_TAGS, "PatientName"} - {"ImageType"})
+"""Attributes that `acquisition` and `told` hang on (no scanner is told that bears the patient's name), and no other
+field but those of `_PLAIN`."""
 _LIGHT = frozenset({*_PLAIN, *_TELLING, "ImagePositionPatient", "InstanceNumber"})
 _FILE, _SYNTAX, _TRUNCATED, _POSITION, _INSTANCE, _ACQUISITION, _TOLD = map(
     _FIELDS.index, ("file", "transfer_syntax", "truncated", "position", "instance", "acquisition", "told")

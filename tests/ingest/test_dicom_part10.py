@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.filewriter import dcmwrite
@@ -319,6 +319,7 @@ def test_a_file_cut_around_the_start_of_its_pixels_is_the_same_either_way(file: 
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(seed=60735501)  # the patient's name alone changes, and with it whether the scanner may be told
 @given(seed=st.integers(0, 2**32))
 def test_a_damaged_file_gives_pydicoms_header_or_pydicoms_refusal(file: Path, seed: int) -> None:
     for _ in range(3):  # so that its course is known, and only fits what takes the same
