@@ -115,8 +115,8 @@ def evaluate_arms(
             ArmEvaluation(arm, tuple(told(key) for key in each if key.partition(" ")[0] == arm)) for arm in names
         ),
         differences=tuple(
-            metric(COMPARED_METRIC, found, estimates[_key(COMPARED_ARM)] - estimates[_key(arm)], arm)
-            for arm, found in _differences(drawn, names, confidence)
+            metric(COMPARED_METRIC, found, estimates[compared(COMPARED_ARM)] - estimates[compared(arm)], arm)
+            for arm, found in fused_differences(drawn, names, confidence)
         ),
         resamples_lacking_a_class=drawn.lacking_a_class,
     )
@@ -223,14 +223,16 @@ def multiclass_measures(arm: OutOfFold, targets: IntArray) -> Mapping[str, Measu
     }
 
 
-def _differences(drawn: Resamples, arms: list[str], confidence: float) -> list[tuple[str, Interval]]:
+def fused_differences(drawn: Resamples, arms: Sequence[str], confidence: float) -> list[tuple[str, Interval]]:
+    """Return each other arm, and by how much the fused one lies above it in the metric that arms are compared by."""
     if COMPARED_ARM not in arms:
         return []
-    minuend = _key(COMPARED_ARM)
-    return [(arm, drawn.difference(minuend, _key(arm), confidence)) for arm in arms if arm != COMPARED_ARM]
+    minuend = compared(COMPARED_ARM)
+    return [(arm, drawn.difference(minuend, compared(arm), confidence)) for arm in arms if arm != COMPARED_ARM]
 
 
-def _key(arm: str) -> str:
+def compared(arm: str) -> str:
+    """Return the name, among the measures that are resampled, of the one by which an arm is compared."""
     return f"{arm} {COMPARED_METRIC}"
 
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.calibration import LEANS_UPWARDS, to_probabilities
-from medmllm.evaluation.cohort import COMPARED_ARM, COMPARED_METRIC, OutOfFold, measures_of
+from medmllm.evaluation.cohort import COMPARED_ARM, COMPARED_METRIC, OutOfFold, compared, fused_differences, measures_of
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.fold_decisions import plain
 from medmllm.evaluation.repeats import Repeat, mean_measure, on_all, spread
-from medmllm.evaluation.resampling import Interval, Measure, Resamples, resample
+from medmllm.evaluation.resampling import Interval, Measure, resample
 from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.model_documents import Place, Task
 from medmllm.records import UNKNOWN, ArmEvaluation, CohortEvaluation, FloatArray, Metric
@@ -148,8 +148,8 @@ def evaluate_means(
         ),
         arms=tuple(ArmEvaluation(arm.arm, means(arm.arm)) for arm in arms),
         differences=tuple(
-            metric(COMPARED_METRIC, gain, estimates[_key(COMPARED_ARM)] - estimates[_key(arm)], arm)
-            for arm, gain in _differences(drawn, [arm.arm for arm in arms], confidence)
+            metric(COMPARED_METRIC, gain, estimates[compared(COMPARED_ARM)] - estimates[compared(arm)], arm)
+            for arm, gain in fused_differences(drawn, [arm.arm for arm in arms], confidence)
         ),
     )
 
@@ -199,14 +199,3 @@ def _where_weighty(measure: Measure, weights: FloatArray) -> FloatArray:
     if some.any():
         found[some] = measure(weights[some])
     return found
-
-
-def _differences(drawn: Resamples, arms: Sequence[str], confidence: float) -> list[tuple[str, Interval]]:
-    if COMPARED_ARM not in arms:
-        return []
-    minuend = _key(COMPARED_ARM)
-    return [(arm, drawn.difference(minuend, _key(arm), confidence)) for arm in arms if arm != COMPARED_ARM]
-
-
-def _key(arm: str) -> str:
-    return f"{arm} {COMPARED_METRIC}"
