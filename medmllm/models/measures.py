@@ -40,15 +40,13 @@ def log_measures(image: Tensor) -> Tensor:
 
     Of each band: log(1 + voxels above), log(1 + faces across x), across y, across z.
     """
-    # Half precision ends at 65,504 with float16, and counts no further than 256 with bfloat16.
-    with torch.autocast(image.device.type, enabled=False):
-        image = image.float()
-        # A process that shares its batch statistics may be asked to read no study at all.
-        lowest, highest = (float(end) for end in image.detach().aminmax()) if len(image) else (0.0, 0.0)
-        # Of a window, 0 to 1, these are 8 of the 18. One at least, so that a gradient has a way to any image.
-        reached = [band for band in BANDS if band[0] < highest and lowest < band[1]] or BANDS[:1]
-        found = [_measure(image, *band) if band in reached else _even(image, above=band[1] <= lowest) for band in BANDS]
-        return torch.stack(found, dim=2).log1p()
+    image = image.float()  # half precision ends at 65,504 with float16, and counts no further than 256 with bfloat16
+    # A process that shares its batch statistics may be asked to read no study at all.
+    lowest, highest = (float(end) for end in image.detach().aminmax()) if len(image) else (0.0, 0.0)
+    # Of a window, 0 to 1, these are 8 of the 18. One at least, so that a gradient has a way to any image.
+    reached = [band for band in BANDS if band[0] < highest and lowest < band[1]] or BANDS[:1]
+    found = [_measure(image, *band) if band in reached else _even(image, above=band[1] <= lowest) for band in BANDS]
+    return torch.stack(found, dim=2).log1p()
 
 
 def _measure(image: Tensor, low: float, high: float) -> Tensor:
