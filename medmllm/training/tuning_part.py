@@ -5,6 +5,8 @@ raw logits and targets of the tuning part -> TuningDecisions of each target
 The test part has no say in any of them. Of several targets each is decided on the tuning studies where it is known.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from medmllm.evaluation.calibration import fit_temperature, to_probabilities
@@ -13,7 +15,8 @@ from medmllm.evaluation.discrimination import IntArray, choose_threshold
 from medmllm.evaluation.fold_decisions import plain
 from medmllm.evaluation.isotonic import calibrate, fit_isotonic
 from medmllm.model_documents import Task, TuningDecisions
-from medmllm.records import UNKNOWN, FloatArray
+from medmllm.records import UNKNOWN, FloatArray, Survival, Target
+from medmllm.training.survival_fold import Timeline
 from medmllm.training_config import EvaluationSettings
 
 UNDECIDED = TuningDecisions(temperature=1.0, threshold=0.5)
@@ -21,20 +24,32 @@ UNDECIDED = TuningDecisions(temperature=1.0, threshold=0.5)
 
 
 def decide_each(
-    logits: FloatArray, truth: IntArray, settings: EvaluationSettings, task: Task
+    logits: FloatArray,
+    targets: Sequence[Target | None],
+    settings: EvaluationSettings,
+    task: Task,
+    timeline: Timeline | None = None,
 ) -> tuple[TuningDecisions, ...]:
     """Return what the tuning part decides for each target; one where there is one.
 
     Args:
         logits: Raw, shape (studies, outputs).
-        truth: Class index of each study; of several targets one each, or UNKNOWN, shape (studies, targets).
+        targets: Of each study.
         settings: As of `decide_on_tuning`.
         task: Says which outputs are whose.
+        timeline: Of the fold, where a target is a time to an event.
     """
+    each = zip(*(own if isinstance(own, tuple) else (own,) for own in targets), strict=True)
     found = []
-    for place, own in zip(task.places, np.reshape(truth, (len(truth), -1)).T, strict=True):
-        known = own != UNKNOWN
-        found.append(decide_on_tuning(logits[known, place.outputs], own[known], settings))
+    for place, own in zip(task.places_in(logits.shape[1]), each, strict=True):
+        known = [target != UNKNOWN for target in own]
+        raw = logits[known, place.outputs]
+        if place.task.survival is None or timeline is None:
+            truth = np.array([target for target in own if target != UNKNOWN])
+            found.append(decide_on_tuning(raw, truth, settings))
+        else:
+            survived = [target for target in own if isinstance(target, Survival)]
+            found.append(timeline.decide(raw, survived, place.task.survival.horizons[-1]))
     return tuple(found)
 
 
