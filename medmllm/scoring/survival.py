@@ -24,7 +24,7 @@ def timed_part(logits: FloatArray, task: Task) -> tuple[FloatArray, SurvivalEsti
     """Return the logits of one study as they are told, and what they say of its time to an event.
 
     Args:
-        logits: Calibrated; of a time to an event log cumulative hazards at the times that folds share; shape (outputs,).
+        logits: Calibrated; of a time log cumulative hazards at the times that folds share; shape (outputs,).
         task: Says which are whose. Of a time one is told, that until the largest horizon.
     """
     told, survival = [], None
