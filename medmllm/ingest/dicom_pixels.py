@@ -240,10 +240,11 @@ def _run_lengths(encoded: bytes, header: DicomHeader, cache: FileCache) -> npt.N
 
 def _runs(segment: memoryview, plane: memoryview) -> bytes | bytearray:
     """Return the bytes of one segment, in `plane` unless more are there than fit: encoders have written too many."""
+    view: Any = segment  # taken as it is, though the types of imagecodecs do not say so
     try:
-        return packbits_decode(segment, out=plane)
+        return packbits_decode(view, out=plane)
     except PackbitsError:
-        return packbits_decode(segment)
+        return packbits_decode(view)
 
 
 def _by_pydicom(header: DicomHeader) -> npt.NDArray[Any]:
