@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from medmllm.evaluation.calibration import to_probabilities
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.modality_use import Deprived, ModalityUse, Probed, evaluate_use, use_remarks, verdict
-from medmllm.evaluation.resampling import Interval
+from medmllm.evaluation.resampling import Interval, draw_weights
 
 RNG = np.random.default_rng(4)
 N = 120
@@ -153,6 +153,17 @@ def test_a_study_that_only_some_repeats_could_permute_counts_in_these() -> None:
     assert found.n == N
     each = [roc_auc_score(TARGETS[own], LOGITS[own]) for own in (inside, np.full(N, fill_value=True))]
     assert found.auroc.estimate == pytest.approx(np.mean(each))
+    weights = np.concatenate(list(draw_weights(PATIENTS, samples=200, seed=3)))
+    draws = [
+        np.mean([roc_auc_score(TARGETS[k], LOGITS[k], sample_weight=row[k]) for k in (inside, np.arange(N))])
+        for row in weights
+    ]
+    assert (found.auroc.low, found.auroc.high) == pytest.approx(tuple(np.quantile(draws, [0.05, 0.95])))
+    kept = np.where(np.isnan(part), np.nan, KEPT)
+    alike = Probed(ARM.probabilities, [Deprived("image", KEPT, ARM.probabilities)])
+    falls = use(Deprived("image", kept, ARM.probabilities), more=[alike])
+    bounds = (falls.fall.low, falls.fall.high, falls.fall_absent.low, falls.fall_absent.high)
+    assert bounds == pytest.approx((0, 0, 0, 0))  # on the same studies in each repeat nothing falls
     nothing = np.full_like(part, np.nan)
     same = use(Deprived("image", nothing, ARM.probabilities), more=[whole])
     assert same.fall == use(whole.deprived[0]).fall  # a repeat in which nothing was permuted has no say
