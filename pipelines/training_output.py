@@ -13,6 +13,7 @@ from medmllm.reporting.cohort import write_training_report
 from medmllm.reporting.survival_figures import draw_survival
 from medmllm.reporting.training_figures import FIGURES, draw_figures, write_figures
 from medmllm.result_documents import EvaluationDocument
+from medmllm.told_settings import told_contract
 from medmllm.training.one_target import one_by_one
 from medmllm.training.policy import unmet
 from medmllm.training.repeats import repeat_remarks, repeats_of
@@ -72,7 +73,7 @@ def _evaluation(trained: Trained, each: Sequence[Told], more: Sequence[str]) -> 
         folds=count_folds(trained.plan, trained.patients),
         repeats=len(repeats_of(trained.plan)),
         split_digest=trained.plan.digest,
-        contract_fingerprint=trained.arms[-1].contract.fingerprint,
+        contract_fingerprint=told_contract(trained.arms[-1].contract).fingerprint,
         remarks=(
             *more,
             *repeat_remarks(trained.plan),

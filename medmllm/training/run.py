@@ -25,6 +25,7 @@ from medmllm.models.package import CARD, digest_files, key_digest, write_backgro
 from medmllm.records import UNKNOWN, Provenance, Survival
 from medmllm.result_documents import EvaluationDocument, TargetEvaluation
 from medmllm.table_rows import OutOfFoldRow, TargetsOutOfFoldRow
+from medmllm.told_settings import told_contract, without_paths
 from medmllm.training.arms import mean_image
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult
@@ -68,13 +69,13 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
     if arm.contract.image is not None:
         write_background(arm.folder, mean_image(trained.cohort))
     write_reference(arm.folder, _reference(trained, arm))
-    weights = {fold.weights for fold in arm.folds}
+    weights, contract = {fold.weights for fold in arm.folds}, told_contract(arm.contract)
     card = ModelCard(
         task=trained.task,
         arm=arm.arm,
-        contract=arm.contract,
-        contract_fingerprint=arm.contract.fingerprint,
-        model=trained.config.model,
+        contract=contract,
+        contract_fingerprint=contract.fingerprint,
+        model=without_paths(trained.config).model,
         folds=arm.folds,
         files={name: digest for name, digest in digest_files(arm.folder).items() if name not in weights},
         operating_point=float(np.mean([fold.threshold for fold in arm.folds])),
@@ -201,21 +202,22 @@ def _estimates(told: TargetEvaluation) -> dict[str, float]:
     } | learning_metrics(told.learning_curve)
 
 
-def track_result(tracked: Run, evaluation: EvaluationDocument, out: Path, *, register_as: str) -> None:
+def track_result(tracked: Run, evaluation: EvaluationDocument, out: Path, config: TrainConfig) -> None:
     """Give the tracking what a finished run holds: estimates, tables, report, figures and the model.
 
     Args:
         tracked: The parent run.
         evaluation: The result.
         out: RUN.
-        register_as: Name of the model in MLflow's registry; empty registers nothing.
+        config: The resolved settings; what MLflow keeps of them names no folder and no address.
     """
     tracked.log_metrics(headline(evaluation))
-    for name in ("settings.json", "splits.json", "evaluation.json", "out_of_fold.csv", "report.html", "figures"):
+    tracked.log_text("settings.json", f"{without_paths(config).model_dump_json(indent=2)}\n")
+    for name in ("splits.json", "evaluation.json", "out_of_fold.csv", "report.html", "figures"):
         tracked.log_file(out / name)
     if (out / REPORT).is_file():
         tracked.log_file(out / REPORT)
-    tracked.log_model(out / "model", register_as=register_as)
+    tracked.log_model(out / "model", register_as=config.tracking.register_as)
 
 
 def summary(evaluation: EvaluationDocument, out: Path) -> str:
