@@ -237,8 +237,8 @@ class TuningDecisions(Document):
     temperature: PositiveFloat = Field(description="logits are divided by this; fitted on the fold's tuning part")
     offsets: tuple[float, ...] | None = Field(
         default=None,
-        description="then added to them, one per logit: takes back what class weights, or drawing classes alike, did to "
-        "the odds; null: nothing",
+        description="then added to them, one per logit: takes back what class weights, or drawing classes alike, did "
+        "to the odds; null: nothing",
     )
     isotonic: tuple[IsotonicMap, ...] | None = Field(
         default=None,

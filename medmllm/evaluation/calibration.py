@@ -6,8 +6,8 @@
 Brier score: Brier, Monthly Weather Review 1950. Slope and intercept: Cox 1958; the hierarchy of Van Calster et
 al., J Clin Epidemiol 2016 (mean, weak, moderate, strong). Expected calibration error and temperature: Guo et al.,
 ICML 2017. The weak prior on the temperature follows Gelman et al., Ann Appl Stat 2008, who regularise logistic
-regressions of few cases alike. Offsets move the odds of classes as a whole (Elkan, IJCAI 2001). A logit is a single number per study for a binary task (log-odds of class 1), else
-one per class.
+regressions of few cases alike. Offsets move the odds of classes as a whole (Elkan, IJCAI 2001). A logit is a single
+number per study for a binary task (log-odds of class 1), else one per class.
 """
 
 from collections.abc import Callable, Sequence

@@ -35,9 +35,9 @@ def offsets_of(train: Sequence[Sample], settings: TrainingSettings, task: Task) 
     if task.several:
         weights = known_weights(train, settings, task)
     else:
-        weights = [class_weights(train, settings, len(task.classes))]
-        if settings.sampling == "balanced":
-            weights = [class_weights(train, settings.model_copy(update={"class_weights": "balanced"}), len(task.classes))]
+        drawn_alike = settings.model_copy(update={"class_weights": "balanced"})
+        as_weighted = drawn_alike if settings.sampling == "balanced" else settings
+        weights = [class_weights(train, as_weighted, len(task.classes))]
     return tuple(_offsets(own, place.task) for own, place in zip(weights, task.places, strict=True))
 
 

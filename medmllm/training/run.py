@@ -38,8 +38,8 @@ from medmllm.training.tracking import Run
 
 CALIBRATIONS = {
     "temperature": "temperature scaling{odds}, fitted per fold on {where}; {whose} logits are then averaged",
-    "isotonic": "temperature scaling{odds}, then isotonic regression, fitted per fold on {where}; {whose} log-odds are then "
-    "averaged. Explanations are of the logit before the isotonic curve",
+    "isotonic": "temperature scaling{odds}, then isotonic regression, fitted per fold on {where}; {whose} log-odds are "
+    "then averaged. Explanations are of the logit before the isotonic curve",
     "hazards": "temperature scaling of each hazard's distance from that of all the fold's training studies, fitted per "
     "fold on {where}; {whose} log cumulative hazards are then averaged",
 }
