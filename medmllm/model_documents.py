@@ -332,9 +332,11 @@ class ModelCard(Document):
     @classmethod
     def _decide_for_every_target(cls, folds: tuple[FoldModel, ...], info: ValidationInfo) -> tuple[FoldModel, ...]:
         task = info.data.get("task")  # absent when it is itself wrong
-        if task is not None and any(tuple(one.targets) != task.names for one in folds):
+        if task is None:
+            return folds
+        if any(tuple(one.targets) != task.names for one in folds):
             raise ValueError("each network decides for every target of the task, in its order, and for no other")
-        for own in folds if task is not None else ():
+        for own in folds:
             for place, decided in zip(task.places, own.decisions(task), strict=True):
                 if decided.offsets is not None and len(decided.offsets) != place.task.outputs:
                     raise ValueError(f"{place.task.outputs} logits want as many offsets, got {len(decided.offsets)}")
