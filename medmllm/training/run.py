@@ -37,9 +37,9 @@ from medmllm.training.starting_weights import REPORT
 from medmllm.training.tracking import Run
 
 CALIBRATIONS = {
-    "temperature": "temperature scaling, fitted per fold on {where}; {whose} logits are then averaged",
-    "isotonic": "temperature scaling, then isotonic regression, fitted per fold on {where}; {whose} log-odds are then "
-    "averaged. Explanations are of the logit before the isotonic curve",
+    "temperature": "temperature scaling{odds}, fitted per fold on {where}; {whose} logits are then averaged",
+    "isotonic": "temperature scaling{odds}, then isotonic regression, fitted per fold on {where}; {whose} log-odds are "
+    "then averaged. Explanations are of the logit before the isotonic curve",
     "hazards": "temperature scaling of each hazard's distance from that of all the fold's training studies, fitted per "
     "fold on {where}; {whose} log cumulative hazards are then averaged",
 }
@@ -99,7 +99,9 @@ def _calibration(trained: Trained) -> str:
     where = "its tuning part" if networks == 1 else f"the tuning parts of its {networks} networks together"
     whose = "the folds'" if networks == 1 else "its networks', and the folds',"
     kind = "hazards" if trained.cohort.survived else trained.config.evaluation.calibration
-    return CALIBRATIONS[kind].format(where=where, whose=whose)
+    decided = [one for fold in trained.arms[0].folds for one in fold.decisions(trained.task)]
+    odds = " with what weighted classes did to the odds taken back" if any(one.offsets for one in decided) else ""
+    return CALIBRATIONS[kind].format(where=where, whose=whose, odds=odds)
 
 
 def _operating_points(task: Task, folds: Sequence[FoldModel]) -> dict[str, float] | None:
@@ -143,7 +145,7 @@ def write_out_of_fold(path: Path, trained: Trained) -> None:
     rows = (
         row_type.model_validate(_row(trained, said, k, int(fold)) | {"repeat": repeat})
         for repeat, folds in enumerate(folds_by_draw(trained.plan))
-        for said in ((arm.out_of_fold, *arm.repeated)[repeat] for arm in trained.arms)
+        for said in (arm.draws[repeat].out_of_fold for arm in trained.arms)
         for k, fold in enumerate(folds)
     )
     write_table(path, row_type, rows, classes=trained.task.columns)
