@@ -96,16 +96,14 @@ class Task(Document):
     @property
     def columns(self) -> dict[str, tuple[str, ...]]:
         """The columns that a table has for each of its fields that hold something by class, or by target."""
-        timed = self.timed
-        of_classes = [part for part in self.parts if part is not timed]
+        timed, of_classes = self.timed, [part for part in self.parts if part.survival is None]
         told = tuple(name for part in of_classes for name in part.classes) if self.several else self.classes
-        decided = tuple(part.target for part in of_classes)
         shown = tuple(name for place in self.places for name in place.task.classes[-place.task.outputs :])
         return {
             "probabilities": self.classes,
             "conformal_set": told,
             **dict.fromkeys(("predicted", "predictions"), self.names),
-            **dict.fromkeys(("target", "abstained", "undecided"), decided),
+            **dict.fromkeys(("target", "abstained", "undecided"), tuple(part.target for part in of_classes)),
             **dict.fromkeys(("time", "event", "median_time"), () if timed is None else (timed.target,)),
             "event_free": () if timed is None or timed.survival is None else timed.survival.horizon_names,
             "logits": shown if self.several else self.classes,
@@ -138,9 +136,8 @@ class Task(Document):
 
         >>> asked = SurvivalTask(event="death", model="cox", horizons=(9.0,), time_unit="days")
         >>> days = Task(target="days", kind="survival", classes=("no death", "death"), survival=asked)
-        >>> task = Task.of_several((Task.of("nodule", ("no", "yes")), days, Task.of("side", ("left", "right"))))
-        >>> [place.outputs for place in task.places_in(12)]
-        [slice(0, 1, None), slice(1, 11, None), slice(11, 12, None)]
+        >>> Task.of_several((days, Task.of("nodule", ("no", "yes")))).places_in(12)[0].outputs
+        slice(0, 11, None)
         """
         found, output, label = [], 0, 0
         for part in self.parts or (self,):
@@ -266,6 +263,11 @@ class TuningDecisions(Document):
     """What a fold's tuning part decides for a target: calibration, operating point, conformal thresholds."""
 
     temperature: PositiveFloat = Field(description="logits are divided by this; fitted on the fold's tuning part")
+    offsets: tuple[float, ...] | None = Field(
+        default=None,
+        description="then added to them, one per logit: takes back what class weights, or drawing classes alike, did "
+        "to the odds; null: nothing",
+    )
     isotonic: tuple[IsotonicMap, ...] | None = Field(
         default=None,
         description="then followed by the probability of the positive class, or of each class, which are scaled to sum "
@@ -363,8 +365,14 @@ class ModelCard(Document):
     @classmethod
     def _decide_for_every_target(cls, folds: tuple[FoldModel, ...], info: ValidationInfo) -> tuple[FoldModel, ...]:
         task = info.data.get("task")  # absent when it is itself wrong
-        if task is not None and any(tuple(one.targets) != task.names for one in folds):
+        if task is None:
+            return folds
+        if any(tuple(one.targets) != task.names for one in folds):
             raise ValueError("each network decides for every target of the task, in its order, and for no other")
+        for own in folds:
+            for place, decided in zip(task.places, own.decisions(task), strict=True):
+                if decided.offsets is not None and len(decided.offsets) != place.task.outputs:
+                    raise ValueError(f"{place.task.outputs} logits want as many offsets, got {len(decided.offsets)}")
         return folds
 
     @field_validator("folds")

@@ -59,3 +59,11 @@ def test_of_targets_side_by_side_one_at_most_is_a_time_to_an_event() -> None:
     assert Task.of_several((Task.of("nodule", ("a", "b")), days)).timed == days
     with pytest.raises(ValidationError, match="one may be a time to an event"):
         Task.of_several((days, weeks))
+
+
+def test_offsets_of_another_number_than_the_logits_are_refused() -> None:
+    card = made_up.card()
+    for offsets, task in (((0.1, 0.2), NODULE), ((0.1,), Task.of("region", ("a", "b", "c")))):
+        folds = [fold.model_dump() | {"offsets": offsets} for fold in card.folds]
+        with pytest.raises(ValidationError, match=f"{task.outputs} logits want as many offsets, got {len(offsets)}"):
+            ModelCard.model_validate(card.model_dump() | {"task": task, "folds": folds})

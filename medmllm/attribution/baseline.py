@@ -36,6 +36,7 @@ class Line:
     end: tuple[Tensor, ...]
     output: int
     factor: float  # sign of the class / temperature
+    shift: float  # the calibration's offset, with that sign
     baseline: str  # what the line starts from, in words
     of_hazards: Callable[[Tensor], Tensor] | None = None  # of a time to an event, in place of output and factor
 
@@ -57,7 +58,9 @@ class Line:
         logits = self.network.forward_embedded(
             batch, image, embedded, recording=given.get("recording"), cells=given.get("table")
         )
-        return logits[:, self.output] * self.factor if self.of_hazards is None else self.of_hazards(logits)
+        if self.of_hazards is not None:
+            return self.of_hazards(logits)
+        return logits[:, self.output] * self.factor + self.shift
 
 
 def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: int) -> Line:
@@ -94,10 +97,10 @@ def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: 
         ends["recording"] = (torch.zeros_like(batch.recording), batch.recording)  # standardised: 0 is its mean
     if "table" in here:
         ends["table"] = (_cells_hidden(network, batch), network.embed_cells(batch))
-    decided = card.folds[fold]
-    places = card.task.places_in(_width(card, decided))
+    places = card.task.places_in(_width(card, card.folds[fold]))
     number = next(k for k, place in enumerate(places) if explained_class < place.classes.stop)
-    output, sign = places[number].output_of(explained_class)
+    place, own = places[number], card.folds[fold].decisions(card.task)[number]
+    output, sign = place.output_of(explained_class)
     return Line(
         network=network,
         batch=batch,
@@ -106,9 +109,10 @@ def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: 
         start=tuple(ends[name][0] for name in here),
         end=tuple(ends[name][1] for name in here),
         output=output,
-        factor=sign / decided.decisions(card.task)[number].temperature,
+        factor=sign / own.temperature,
+        shift=0.0 if own.offsets is None else sign * own.offsets[output - place.outputs.start],
         baseline=_in_words(member, here),
-        of_hazards=_of_hazards(places[number], decided.decisions(card.task)[number]),
+        of_hazards=_of_hazards(place, own),
     )
 
 

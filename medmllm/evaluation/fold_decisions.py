@@ -25,7 +25,7 @@ def calibrate_fold(raw: FloatArray, fold: FoldModel, task: Task) -> FloatArray:
 
     Args:
         raw: As the network gives them.
-        fold: Gives temperatures and curves.
+        fold: Gives temperatures, offsets and curves.
         task: Says which outputs are whose.
     """
     own = zip(task.places_in(raw.shape[1]), fold.decisions(task), strict=True)
@@ -36,7 +36,7 @@ def _calibrate(raw: FloatArray, decided: TuningDecisions, task: Task) -> FloatAr
     """Return the calibrated logits of one target."""
     if task.survival is not None and decided.survival is not None:
         return log_hazards(raw, decided.temperature, decided.survival, shared_times(task.survival.horizons))
-    return calibrate(raw, decided.temperature, decided.isotonic)
+    return calibrate(raw, decided.temperature, decided.isotonic, decided.offsets)
 
 
 def class_probabilities(logits: FloatArray, task: Task) -> FloatArray:

@@ -39,7 +39,7 @@ def write_out_of_fold(path: Path, trained: Trained) -> None:
 def _rows(trained: Trained) -> Iterator[Cells]:
     for repeat, folds in enumerate(folds_by_draw(trained.plan)):
         for arm in trained.arms:
-            said = (arm.out_of_fold, *arm.repeated)[repeat]
+            said = arm.draws[repeat].out_of_fold
             for k, fold in enumerate(folds):
                 sample = trained.cohort.members[k].sample
                 keys: Cells = {"study_key": sample.study_key, "patient_key": sample.patient_key, "arm": arm.arm}
@@ -81,7 +81,7 @@ def _of_several(said: SeveralOutOfFold, task: Task, truth: tuple[int | Survival,
             one["target"] = part.classes[known]
         for field, cell in one.items():
             found[field] |= {} if cell is None else {name: cell}
-    return {"target": {}, "conformal_set": {}, "abstained": {}} | found
+    return {field: found[field] for field in ("target", "conformal_set", "abstained", *found)}
 
 
 def _of_classes(said: OutOfFold, task: Task, k: int) -> Cells:

@@ -123,6 +123,21 @@ def _loss_of(
     return ClassPart(weights, settings.focal_gamma if settings.loss == "focal" else 0.0)
 
 
+def known_weights(labels: Sequence[Sequence[int]], settings: TrainingSettings, task: Task) -> list[Tensor]:
+    """Return the weights of the classes of each of several targets, by the studies where it is known.
+
+    Args:
+        labels: As of `coarse_labels`; a time to an event has no weights but 1.
+        settings: How classes are weighted.
+        task: The targets.
+    """
+    columns = torch.tensor(labels).T
+    return [
+        torch.ones(2) if part.survival is not None else _weights(own[own >= 0], len(part.classes), settings)
+        for own, part in zip(columns, task.parts, strict=True)
+    ]
+
+
 def _weights(known: Tensor, classes: int, settings: TrainingSettings) -> Tensor:
     """Return the weight of each class of one target, float32."""
     counts = torch.bincount(known, minlength=classes).double().clamp(min=1)
