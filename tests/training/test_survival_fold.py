@@ -132,7 +132,7 @@ def test_a_time_beside_others_is_decided_and_calibrated_as_it_would_be_alone() -
     raw = generator.normal(size=(7, 6))
     evaluation = load_config(TrainConfig, "train").evaluation
     targets = [(k % 2, own[1], k % 3) for k, own in enumerate(LABELS)]
-    decided = decide_each(raw, targets, evaluation, task, timeline)
+    decided = decide_each(raw, targets, evaluation, task, timeline=timeline)
     assert decided[1] == timeline.decide(raw[known, 1:3], alone, 4.0)
     fold = FoldModel(
         fold=0, weights="fold_0.safetensors", weights_sha256="0" * 64, best_epoch=1,
