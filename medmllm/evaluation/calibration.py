@@ -101,7 +101,7 @@ def reliability_bins(events: BoolArray, probabilities: FloatArray, *, bins: int 
         bins: Number of bins of equal width.
     """
     event, probability = np.asarray(events, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
-    place = _bin_of(probability, bins)
+    place = bin_of(probability, bins)
     result = []
     for number in range(bins):
         inside = place == number
@@ -261,7 +261,7 @@ def weighted_ece(events: BoolArray, probabilities: FloatArray, weights: FloatArr
         Shape (draws,).
     """
     probability = np.asarray(probabilities, dtype=np.float64)
-    membership = np.eye(bins)[_bin_of(probability, bins)]  # (studies, bins)
+    membership = np.eye(bins)[bin_of(probability, bins)]  # (studies, bins)
     excess = np.asarray(events, dtype=np.float64) - probability
     return np.abs(weights @ (membership * excess[:, None])).sum(axis=1) / weights.sum(axis=1)
 
@@ -362,7 +362,8 @@ def _newton_step(gradient: FloatArray, curvature: FloatArray, design: FloatArray
     return np.stack([first, second], axis=1)
 
 
-def _bin_of(probability: FloatArray, bins: int) -> IntArray:
+def bin_of(probability: FloatArray, bins: int = BINS) -> IntArray:
+    """Return the number of the bin of equal width that each probability lies in; shape (studies,)."""
     return np.clip((probability * bins).astype(np.int64), 0, bins - 1)
 
 

@@ -146,7 +146,7 @@ def write_out_of_fold(path: Path, trained: Trained) -> None:
     rows = (
         row_type.model_validate(_row(trained, said, k, int(fold)) | {"repeat": repeat})
         for repeat, folds in enumerate(folds_by_draw(trained.plan))
-        for said in ((arm.out_of_fold, *arm.repeated)[repeat] for arm in trained.arms)
+        for said in (arm.draws[repeat].out_of_fold for arm in trained.arms)
         for k, fold in enumerate(folds)
     )
     write_table(path, row_type, rows, classes=trained.task.columns)
