@@ -52,7 +52,9 @@ class SeriesRow(Document):
     contrast: Literal["yes", "no"] | None = Field(description="whether an agent is recorded; empty: not told")
     thickness_mm: PositiveFloat | None = Field(description="Slice Thickness (0018,0050)")
     time_order: PositiveInt | None = Field(description="by acquisition time among the study's series, from 1")
-    manufacturer: str | None = Field(description="Manufacturer (0008,0070), in capitals")
+    manufacturer: str | None = Field(
+        description="by Manufacturer (0008,0070): a known maker, or OTHER, as it may name anybody"
+    )
     model: str | None = Field(description="Manufacturer's Model Name (0008,1090), in capitals")
     field_strength_t: PositiveFloat | None = Field(description="Magnetic Field Strength (0018,0087)")
 
