@@ -33,8 +33,8 @@ class Survival:
     event: bool  # False: censored, the event had not come by then
 
 
-Target = int | tuple[int, ...] | Survival
-"""What is known of one study: its class index, for several targets one each or UNKNOWN, or the time to an event."""
+Target = int | tuple[int | Survival, ...] | Survival
+"""What is known of one study: its class index or time to an event; for several targets one each, or UNKNOWN."""
 
 UNKNOWN = -1
 """A label that a study lacks."""
