@@ -201,7 +201,7 @@ class ModelSettings(Document):
     dropout: float = Field(
         ge=0,
         lt=1,
-        description="of the fused classifier and 'tiny'; of blocks in efficientnet_b0, swin_unetr; of inputs in cells, measures",
+        description="of the fused classifier and 'tiny'; blocks of efficientnet_b0, swin_unetr; inputs of cells, measures",
     )
     modality_dropout: float = Field(
         ge=0,
