@@ -146,8 +146,8 @@ def settle_folds(
     if settings.learning_curve:  # refused before anything is trained
         patients = [member.sample.patient_key for member in cohort.members]
         truth = cohort.labels or cohort.targets
-        for number, folds in enumerate(repeats_of(plan)):
-            nested_subsets(folds, patients, truth, settings.learning_curve, seed=settings.seed + number)
+        for number, own in enumerate(repeats_of(plan)):
+            nested_subsets(own, patients, truth, settings.learning_curve, seed=settings.seed + number)
     leaking, rows = audit(cohort, plan, settings)
     remarks += [*leaking, *remark_columns(cohort, labels), *remark_numbering(cohort)]
     write_table(out / LEAKS, LeakRow, rows)
