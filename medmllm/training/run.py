@@ -112,7 +112,7 @@ def _operating_points(task: Task, folds: Sequence[FoldModel]) -> dict[str, float
 
 
 def _reference(trained: Trained, arm: ArmResult) -> pd.DataFrame:
-    """Return one row per study without keys, in an order that tells nothing."""
+    """Return one row per study without keys, sorted by what it holds: a shuffle by a known seed can be undone."""
     rows = []
     for k, member in enumerate(trained.cohort.members):
         row: dict[str, float | int | str | None] = {
@@ -134,7 +134,8 @@ def _reference(trained: Trained, arm: ArmResult) -> pd.DataFrame:
             for axis, spacing, extent in zip("xyz", facts.spacing_mm, facts.extent_mm, strict=True):
                 row |= {f"{name}_spacing_{axis}_mm": spacing, f"{name}_extent_{axis}_mm": extent}
         rows.append(row)
-    return pd.DataFrame(rows).sample(frac=1, random_state=trained.config.training.seed).reset_index(drop=True)
+    found = pd.DataFrame(rows)
+    return found.sort_values(list(found.columns), ignore_index=True)
 
 
 def write_out_of_fold(path: Path, trained: Trained) -> None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_SMALLEST = 1e-12  # a loss of 0 may be divided by it
+
 
 @dataclass(frozen=True, slots=True)
 class HazardLoss:
@@ -60,5 +62,5 @@ class CoxLoss:
         return (compared - risk[event]).sum() / self.divisor(target)
 
     def divisor(self, target: Tensor) -> Tensor | float:
-        """Return the number of events, at least 1."""
-        return target[:, 1].sum().clamp(min=1)
+        """Return the number of events; a batch without any counts for nothing among others."""
+        return target[:, 1].sum().clamp(min=_SMALLEST)
