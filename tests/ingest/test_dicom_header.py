@@ -387,20 +387,27 @@ def test_each_slice_of_many_alike_is_held_against_its_own_length(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("syntax", "misfit"),
-    [
-        (ExplicitVRLittleEndian, True),
-        (ImplicitVRLittleEndian, True),
-        (ExplicitVRBigEndian, True),
-        (JPEGLSLossless, False),
-    ],
+    ("says", "misfit"), [(ExplicitVRLittleEndian, True), (ImplicitVRLittleEndian, True), (JPEGLSLossless, False)]
 )
-def test_compressed_pixels_do_not_fit_a_native_transfer_syntax(file: Path, syntax: str, misfit: bool) -> None:
+def test_compressed_pixels_do_not_fit_a_native_transfer_syntax(file: Path, says: str, misfit: bool) -> None:
     data = pydicom.dcmread(file)
     data.PixelData = encapsulate([bytes(200)])  # longer than the 60 bytes that a native frame takes
     data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
-    write_as(file, data, syntax)
+    data.file_meta.TransferSyntaxUID = JPEGLSLossless
+    data.save_as(file)
+    file.write_bytes(
+        file.read_bytes().replace(JPEGLSLossless.encode(), says.encode().ljust(len(JPEGLSLossless), b"\0"))
+    )
     assert read_header(file).misfit is misfit
+
+
+def test_a_slice_of_another_thickness_among_many_alike_keeps_its_own(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path, a_volume((6, 5, 9)), note=None)
+    edit_dicom(tmp_path, SliceThickness="2.5")
+    edit_dicom(tmp_path, only=[7], SliceThickness="5.0")
+    headers = [read_header(file) for file in sorted(tmp_path.glob("*.dcm"))]
+    assert [header.thickness_mm for header in headers] == [2.5] * 7 + [5.0, 2.5]
+    assert [dict(header.acquisition)["SliceThickness"] for header in headers] == ["2.5"] * 7 + ["5.0", "2.5"]
 
 
 def test_an_explicit_file_that_says_it_is_implicit_is_read_as_what_it_is(file: Path) -> None:

@@ -19,6 +19,12 @@ SLICES = [3, 1, 2, 4]  # frames need not come in the order of slices
 OBLIQUE = [1.0, 0.0, 0.0, 0.0, 0.6, 0.8]  # row x column = (0, -0.8, 0.6)
 
 
+def detector_at(*position: float) -> Dataset:
+    detector = Dataset()
+    detector.ImagePositionPatient, detector.ImageOrientationPatient = list(position), OBLIQUE
+    return detector
+
+
 @pytest.fixture
 def spect(tmp_path: Path) -> Path:
     """Four slices of 5 rows and 6 columns, 4.5 mm apart, the first of them at (-20, 10, 50)."""
@@ -34,9 +40,7 @@ def spect(tmp_path: Path) -> Path:
     data.NumberOfFrames, data.PixelSpacing, data.SpacingBetweenSlices = 4, [3.0, 2.0], 4.5
     data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 0
     data.FrameIncrementPointer, data.NumberOfSlices, data.SliceVector = 0x00540080, 4, SLICES
-    detector = Dataset()
-    detector.ImagePositionPatient, detector.ImageOrientationPatient = [-20.0, 10.0, 50.0], OBLIQUE
-    data.DetectorInformationSequence = Sequence([detector])
+    data.DetectorInformationSequence = Sequence([detector_at(-20, 10, 50)])
     data.PixelData = FRAMES.tobytes()
     data.save_as(file)
     return file
@@ -74,10 +78,6 @@ def test_time_slots_are_volumes_of_their_own(spect: Path) -> None:
     assert [second[..., z].tolist() for z in (0, 1)] == [FRAMES[k].T.tolist() for k in (0, 3)]
 
 
-OTHER_PLACE = Dataset()
-OTHER_PLACE.ImagePositionPatient, OTHER_PLACE.ImageOrientationPatient = [0.0, 0.0, 0.0], OBLIQUE
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -88,7 +88,7 @@ OTHER_PLACE.ImagePositionPatient, OTHER_PLACE.ImageOrientationPatient = [0.0, 0.
         {"SliceVector": [1, 2, 3]},
         {"DetectorInformationSequence": Sequence()},
         {"DetectorInformationSequence": Sequence([Dataset()])},
-        {"DetectorInformationSequence": Sequence([Dataset(), OTHER_PLACE])},
+        {"DetectorInformationSequence": Sequence([detector_at(-20, 10, 50), detector_at(0, 0, 0)])},
     ],
 )
 def test_frames_without_a_place_are_refused(spect: Path, changes: dict[str, Any]) -> None:

@@ -81,7 +81,6 @@ def test_an_infinite_slope_scales_nothing_and_is_told(tmp_path: Path) -> None:
     [
         ({"scl_slope": 2.0, "scl_inter": np.nan}, "bad_scaling"),
         ({"vox_offset": np.nan}, "nifti_unreadable"),
-        ({"dim": [8, 4, 3, 2, 1, 1, 1, 1]}, "nifti_unreadable"),
         ({"sform_code": 0, "quatern_b": 0.9, "quatern_c": 0.9}, "bad_qform"),
     ],
 )
@@ -116,3 +115,9 @@ def test_what_follows_a_gzip_stream_says_nothing_of_its_length(tmp_path: Path, t
             read_volume(tmp_path / "b.nii.gz")
     else:
         assert read_volume(tmp_path / "b.nii.gz").voxels.tolist() == noise.tolist()
+
+
+def test_more_axes_than_there_can_be_are_refused_as_such(tmp_path: Path) -> None:
+    path = patch(save(tmp_path / "a.nii", sform=1, qform=1), dim=[8, 4, 3, 2, 1, 1, 1, 1])
+    with pytest.raises(NiftiError, match=r"axes, of 1 to 7"):
+        read_header(path)
