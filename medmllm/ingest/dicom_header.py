@@ -28,6 +28,7 @@ from pydicom.uid import (
 )
 
 from medmllm.errors import DicomError
+from medmllm.ingest.dicom_length import FITS, Fit, fit_of
 from medmllm.ingest.dicom_part10 import MOST_ITEMS, PlainFile, TooManyItemsError, walk
 from medmllm.ingest.dicom_stream import DICOM_FAILURES, HEADER_INFLATES_TO, IMAGE_INFLATES_TO, data_set_stream
 from medmllm.ingest.dicom_values import (
@@ -65,11 +66,7 @@ TAGS = (
     "KVP", "ReconstructionDiameter", "FrameReferenceTime", "NominalPercentageOfCardiacPhase",
     *TECHNIQUE_TAGS,
 )  # fmt: skip
-NATIVE = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
 EXPLICIT_PIXELS = (b"OW\0\0", b"OB\0\0")  # how their element goes on; as the length of an implicit one it would be odd
-Fit = tuple[bool, bool]
-"""Whether the pixel data end before they should, and whether they are longer than that, or compressed."""
-FITS: Fit = (False, False)
 PIXEL_TAGS = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PlanarConfiguration")
 
 # What pydicom remarks on a file quotes its values: a name or number may end up in a log. Process-wide, because the
@@ -231,25 +228,7 @@ def _of_plain(path: Path, plain: PlainFile, size: int) -> DicomHeader:
 def _fit_of_plain(plain: PlainFile, size: int) -> Fit:
     if plain.pixel_place is None:
         return FITS
-    return _fit(plain.values, plain.transfer_syntax, plain.pixel_bytes, size - plain.pixel_place)
-
-
-def _fit(values: Mapping[str, str], transfer_syntax: str, declared: int | None, there: int) -> Fit:
-    """Return whether the pixel data are as long as the header says.
-
-    Args:
-        values: Of the header.
-        transfer_syntax: Of the file.
-        declared: Bytes that Pixel Data say they have; None when they are compressed.
-        there: Bytes from their start to the end of the file.
-    """
-    if declared is None:
-        return False, transfer_syntax in NATIVE
-    expected = _expected_pixel_bytes(values)
-    truncated = there < max(expected, declared - 1) or declared < expected
-    # Padding is common, a frame of it is not: Number of Frames is missing, or Bits Allocated is wrong.
-    more = declared > expected + 1 and declared - expected >= expected // (int(values.get("NumberOfFrames", "1")) or 1)
-    return truncated, more
+    return fit_of(plain.values, plain.transfer_syntax, plain.pixel_bytes, size - plain.pixel_place)
 
 
 def _beside(before: DicomHeader, path: Path, plain: PlainFile, fit: Fit) -> DicomHeader:
@@ -304,12 +283,6 @@ def _refuse_without(what: str, values: Mapping[str, str]) -> NoReturn:
     raise DicomError(f"the object has no {what}: a report, plan, curve or the like", code="not_an_image")
 
 
-def _expected_pixel_bytes(values: Mapping[str, str]) -> int:
-    """Return how many bytes the pixels of an uncompressed image take."""
-    count = int(values["Rows"]) * int(values["Columns"]) * int(values.get("NumberOfFrames", "1"))
-    return count * int(values.get("SamplesPerPixel", "1")) * int(values.get("BitsAllocated", "8")) // 8
-
-
 def _pixel_place(
     stream: BinaryIO, data: pydicom.Dataset, values: Mapping[str, str], transfer_syntax: str
 ) -> tuple[int | None, Fit]:
@@ -337,7 +310,7 @@ def _pixel_place(
     if inflated:
         return None, FITS
     place += header_bytes
-    return place, _fit(values, transfer_syntax, None if declared == 0xFFFFFFFF else declared, end - place)
+    return place, fit_of(values, transfer_syntax, None if declared == 0xFFFFFFFF else declared, end - place)
 
 
 def _header(

@@ -32,7 +32,7 @@ from medmllm.training.followers import followers_stay
 from medmllm.training.machine import set_determinism
 from medmllm.training.modality_test import assemble
 from medmllm.training.resuming import Kept, origin_of
-from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, outer_folds
+from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, digest_of, outer_folds
 from medmllm.training.starting_weights import report_weights
 from medmllm.training.subsets import nested_subsets
 from medmllm.training.tracking import Run
@@ -49,6 +49,14 @@ class SmallerTraining:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Draw:
+    """What one arm said in one repeat of the cross-validation."""
+
+    out_of_fold: OutOfFold | SeveralOutOfFold | SurvivalOutOfFold
+    deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ArmResult:
     """One arm, cross-validated."""
 
@@ -59,7 +67,12 @@ class ArmResult:
     folder: Path  # holds the networks' weights and tokenizers
     deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
     smaller: tuple[SmallerTraining, ...] = ()  # of the main arm, where a learning curve is asked for
-    repeated: tuple[OutOfFold | SeveralOutOfFold | SurvivalOutOfFold, ...] = ()  # in further repeats, not packaged
+    repeated: tuple[Draw, ...] = ()  # further repeats; their networks are not packaged
+
+    @property
+    def draws(self) -> tuple[Draw, ...]:
+        """All repeats, that of the package first."""
+        return (Draw(self.out_of_fold, self.deprived), *self.repeated)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,42 +165,44 @@ def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) 
     patients, seed = [member.sample.patient_key for member in members], config.training.seed
     truth = course.cohort.labels or course.cohort.targets
     parts = nested_subsets(folds, patients, truth, fractions, seed=seed)
-    less = _untested(course, seed)
+    less = _untested(course)
     found = []
     for fraction, own in zip(fractions, parts, strict=True):
         name = f"{main.arm} at {fraction}"
         folder = course.out / CHECKPOINTS / name.replace(" ", "_")
-        done = _train_arm(less, main.arm, main.contract, own, folder, name=name)
+        # Of several targets a part depends on the other fractions, which may change before a run goes on.
+        origin = replace(course.origin, split=digest_of(own, [member.sample.study_key for member in members]))
+        done = _train_arm(replace(less, origin=origin), main.arm, main.contract, own, folder, name=name)
         found.append(SmallerTraining(fraction, own, done.out_of_fold))
     return tuple(found)
 
 
-def _train_again(
-    course: Course, arm: ArmResult, plan: SplitPlan
-) -> tuple[OutOfFold | SeveralOutOfFold | SurvivalOutOfFold, ...]:
+def _train_again(course: Course, arm: ArmResult, plan: SplitPlan) -> tuple[Draw, ...]:
     """Train an arm on each further draw of the folds; the networks lie among the checkpoints, as of smaller trainings.
 
     Returns:
-        What it said out of fold in each.
+        What it said in each.
     """
     found = []
     for number, folds in enumerate(plan.more, start=1):
         name = f"{arm.arm} repeat {number}"
         folder = course.out / CHECKPOINTS / name.replace(" ", "_")
-        own = _untested(course, course.config.training.seed + number)
-        found.append(_train_arm(own, arm.arm, arm.contract, folds, folder, name=name).out_of_fold)
+        done = _train_arm(_seeded(course, number), arm.arm, arm.contract, folds, folder, name=name)
+        found.append(Draw(done.out_of_fold, done.deprived))
     return tuple(found)
 
 
-def _untested(course: Course, seed: int) -> Course:
-    """Return a course whose networks start from another seed and are not tested for their use of modalities.
+def _seeded(course: Course, repeat: int) -> Course:
+    """Return a course whose networks start from the seed of a repeat."""
+    training = course.config.training
+    own = training.model_copy(update={"seed": training.seed + repeat})
+    return replace(course, config=course.config.model_copy(update={"training": own}))
 
-    That is told of the packaged networks alone.
-    """
-    config = course.config
-    training = config.training.model_copy(update={"seed": seed})
-    evaluation = config.evaluation.model_copy(update={"permutations": 0})
-    return replace(course, config=config.model_copy(update={"training": training, "evaluation": evaluation}))
+
+def _untested(course: Course) -> Course:
+    """Return a course whose networks are not tested for their use of modalities: that is told of whole trainings."""
+    evaluation = course.config.evaluation.model_copy(update={"permutations": 0})
+    return replace(course, config=course.config.model_copy(update={"evaluation": evaluation}))
 
 
 def _decided(model: FoldModel) -> dict[str, float]:

@@ -89,6 +89,8 @@ class Courier:
             case "metrics":
                 rows = [Metric(key, float(value), entry.at_ms, entry.step) for key, value in values.items()]
                 self._client.log_batch(run_id, metrics=rows)
+            case "text":
+                self._client.log_text(run_id, values["text"], str(entry.name))
             case "file" | "model":
                 self._send(run_id, entry)
             case "end":
@@ -175,9 +177,10 @@ class Line:
         # Of an earlier training all is still sent but its files, which this one writes over.
         rest = [entry for entry in read_spool(self._spool) if entry.kind not in ("file", "model")]
         self._waiting = bool(rest)
-        self._spool.unlink(missing_ok=True)
         if rest:
-            append_to_spool(self._spool, rest)
+            rewrite_spool(self._spool, rest)  # whole or not at all: a kill between two steps would lose what waits
+        else:
+            self._spool.unlink(missing_ok=True)
 
     def next_run(self) -> int:
         """Return the number of a run that is about to start."""

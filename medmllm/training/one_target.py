@@ -16,7 +16,7 @@ from medmllm.evaluation.several import SeveralOutOfFold, of_studies
 from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.model_documents import FoldModel, Place
 from medmllm.records import UNKNOWN
-from medmllm.training.cross_validation import ArmResult, SmallerTraining
+from medmllm.training.cross_validation import ArmResult, Draw, SmallerTraining
 from medmllm.training.run import Trained
 from medmllm.training.splits import FoldSplit, IntArray
 
@@ -29,10 +29,10 @@ def one_by_one(trained: Trained) -> tuple[Trained, ...]:
 
 
 def _one(trained: Trained, number: int, place: Place) -> Trained:
-    truth = np.array(trained.cohort.labels)[:, number]
-    inside = truth != UNKNOWN
+    truth = [target[number] for target in trained.cohort.known if isinstance(target, tuple)]
+    inside = np.array([own != UNKNOWN for own in truth])
     members = tuple(
-        replace(member, sample=replace(member.sample, target=int(own)))
+        replace(member, sample=replace(member.sample, target=own))
         for member, own in zip(trained.cohort.members, truth, strict=True)
         if own != UNKNOWN
     )
@@ -54,19 +54,27 @@ def _arm(arm: ArmResult, number: int, place: Place, inside: BoolArray) -> ArmRes
         arm,
         out_of_fold=_said(arm.out_of_fold, number, inside),
         folds=tuple(_decided(fold, place.task.target) for fold in arm.folds),
-        deprived=tuple(
-            Deprived(own.modality, own.permuted[:, inside, place.classes], own.absent[inside, place.classes])
-            for own in arm.deprived
-        ),
+        deprived=_deprived(arm.deprived, place, inside),
         smaller=tuple(
             SmallerTraining(own.fraction, _folds(own.folds, inside), _said(own.out_of_fold, number, inside))
             for own in arm.smaller
         ),
-        repeated=tuple(_said(own, number, inside) for own in arm.repeated),
+        repeated=tuple(
+            Draw(_said(own.out_of_fold, number, inside), _deprived(own.deprived, place, inside)) for own in arm.repeated
+        ),
     )
 
 
-def _said(found: OutOfFold | SeveralOutOfFold | SurvivalOutOfFold, number: int, inside: BoolArray) -> OutOfFold:
+def _deprived(found: tuple[Deprived, ...], place: Place, inside: BoolArray) -> tuple[Deprived, ...]:
+    return tuple(
+        Deprived(own.modality, own.permuted[:, inside, place.classes], own.absent[inside, place.classes])
+        for own in found
+    )
+
+
+def _said(
+    found: OutOfFold | SeveralOutOfFold | SurvivalOutOfFold, number: int, inside: BoolArray
+) -> OutOfFold | SurvivalOutOfFold:
     assert isinstance(found, SeveralOutOfFold)  # of a run of several targets
     return of_studies(found.targets[number], inside)
 

@@ -18,12 +18,20 @@ from medmllm.training.cohort import Cohort
 from medmllm.training.inner_folds import Held, check_enough_inner, hold_classes, hold_events, hold_labels, nest
 from medmllm.training.label_splits import carve_label_tuning, check_enough_labels, refuse_lacking
 from medmllm.training.leakage import audit
+from medmllm.training.numbering_columns import remark_numbering
 from medmllm.training.repeats import draw_repeats
 from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds
 from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
 from medmllm.training.splits import SplitPlan, check_enough
 from medmllm.training.subsets import nested_subsets
-from medmllm.training.survival_strata import coarse_stratum, target_strata
+from medmllm.training.survival_strata import (
+    coarse_labels,
+    coarse_stratum,
+    strata_names,
+    stratified_labels,
+    target_strata,
+    times_among,
+)
 from medmllm.training.telling_columns import remark_columns
 from medmllm.training_config import TrainingSettings
 
@@ -63,7 +71,8 @@ def look_ahead(
         return sites
     if splits is None:
         if labels:
-            check_enough_labels(patients, [own for own in known if isinstance(own, tuple)], labels, settings.folds)
+            strata = stratified_labels(known, patients, settings.folds)
+            check_enough_labels(patients, strata, strata_names(labels, known), settings.folds)
         else:
             check_enough(patients, target_strata(known, patients, settings.folds), settings.folds)
         check_enough_inner(patients, _held(known, labels), settings.folds, settings.inner_folds)
@@ -98,7 +107,7 @@ def _check_given(given: Given, settings: TrainingSettings) -> None:
 
 def _held(known: Sequence[Target], labels: Sequence[str]) -> Held:
     if labels:
-        return hold_labels([own for own in known if isinstance(own, tuple)], labels)
+        return hold_labels(list(map(coarse_labels, known)), strata_names(labels, known), times_among(known))
     survived = [own for own in known if isinstance(own, Survival)]
     return hold_events(survived) if survived else hold_classes(list(map(coarse_stratum, known)))
 
@@ -139,7 +148,7 @@ def settle_folds(
         truth = cohort.labels or cohort.targets
         nested_subsets(plan.folds, patients, truth, settings.learning_curve, seed=settings.seed)
     leaking, rows = audit(cohort, plan, settings)
-    remarks += [*leaking, *remark_columns(cohort, labels)]
+    remarks += [*leaking, *remark_columns(cohort, labels), *remark_numbering(cohort)]
     write_table(out / LEAKS, LeakRow, rows)
     write_splits(plan, keys, out)
     return plan, remarks
@@ -178,7 +187,7 @@ def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, label
             [[place[key] for key in fold.test if key in place] for fold in given],
             patients,
             cohort.labels,
-            labels,
+            strata_names(labels, cohort.known),
             study_keys=keys,
             tuning_fraction=fraction,
             seed=seed,
@@ -194,5 +203,5 @@ def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, label
         whole_tests=whole_tests,
     )
     if labels:
-        refuse_lacking(plan, cohort.labels, labels, whole_tests=whole_tests)
+        refuse_lacking(plan, cohort.labels, strata_names(labels, cohort.known), whole_tests=whole_tests)
     return plan

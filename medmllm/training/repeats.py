@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from medmllm.errors import SplitError
+from medmllm.model_documents import Task
 from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, digest_of, fold_of_each, outer_folds
 
 
@@ -53,16 +54,25 @@ def repeats_of(plan: SplitPlan) -> tuple[tuple[FoldSplit, ...], ...]:
     return (plan.folds, *plan.more)
 
 
-def repeat_remarks(plan: SplitPlan) -> tuple[str, ...]:
-    """Return in plain words what of a result is a mean over several draws, and what is of the first."""
+def repeat_remarks(plan: SplitPlan, task: Task) -> tuple[str, ...]:
+    """Return in plain words what of a result is a mean over several draws, and what is of the first.
+
+    Args:
+        plan: With all draws.
+        task: Of classes, a time to an event, or several targets.
+    """
     if not plan.more:
         return ()
-    draws = len(repeats_of(plan))
+    alone = task.survival is not None
+    means = "Metrics, differences and use of modalities" if alone else "Metrics, differences, figures, groups of "
+    means += "" if alone else "patients and use of modalities"
+    first = [] if alone else ["conformal sets", "DeLong's test"]
+    first += [] if task.timed is None else ["calibration by quarters", "the curves of the risk groups"]
+    said = ", ".join(first[:-1]) + f" and {first[-1]}"
     return (
-        f"Metrics and differences are means over {draws} repeats of the cross-validation, each with other folds of the "
+        f"{means} are means over {len(repeats_of(plan))} repeats of the cross-validation, each with other folds of the "
         "same patients; their intervals are of the patients, and lowest and highest tell how far the repeats lie "
-        "apart. All else, as figures, groups of patients and use of modalities, is of the first repeat, whose networks "
-        "are packaged.",
+        f"apart. {said[0].upper()}{said[1:]} are of the first repeat, whose networks are packaged.",
     )
 
 

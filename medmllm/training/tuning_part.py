@@ -5,6 +5,8 @@ raw logits and targets of the tuning part -> TuningDecisions of each target
 The test part has no say in any of them. Of several targets each is decided on the tuning studies where it is known.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from medmllm.evaluation.calibration import fit_temperature, to_probabilities
@@ -13,7 +15,9 @@ from medmllm.evaluation.discrimination import IntArray, choose_threshold
 from medmllm.evaluation.fold_decisions import plain
 from medmllm.evaluation.isotonic import calibrate, fit_isotonic
 from medmllm.model_documents import Task, TuningDecisions
-from medmllm.records import UNKNOWN, FloatArray
+from medmllm.records import UNKNOWN, FloatArray, Survival, Target
+from medmllm.training.class_odds import Offsets
+from medmllm.training.survival_fold import Timeline
 from medmllm.training_config import EvaluationSettings
 
 UNDECIDED = TuningDecisions(temperature=1.0, threshold=0.5)
@@ -21,39 +25,59 @@ UNDECIDED = TuningDecisions(temperature=1.0, threshold=0.5)
 
 
 def decide_each(
-    logits: FloatArray, truth: IntArray, settings: EvaluationSettings, task: Task
+    logits: FloatArray,
+    targets: Sequence[Target | None],
+    settings: EvaluationSettings,
+    task: Task,
+    *,
+    timeline: Timeline | None = None,
+    offsets: Sequence[Offsets] | None = None,
 ) -> tuple[TuningDecisions, ...]:
     """Return what the tuning part decides for each target; one where there is one.
 
     Args:
         logits: Raw, shape (studies, outputs).
-        truth: Class index of each study; of several targets one each, or UNKNOWN, shape (studies, targets).
+        targets: Of each study.
         settings: As of `decide_on_tuning`.
         task: Says which outputs are whose.
+        timeline: Of the fold, where a target is a time to an event.
+        offsets: Of each target, as of `class_odds.offsets_of`; None: of none.
     """
+    each = zip(*(own if isinstance(own, tuple) else (own,) for own in targets), strict=True)
     found = []
-    for place, own in zip(task.places, np.reshape(truth, (len(truth), -1)).T, strict=True):
-        known = own != UNKNOWN
-        found.append(decide_on_tuning(logits[known, place.outputs], own[known], settings))
+    own_offsets = [None for _ in task.places] if offsets is None else offsets
+    for place, own, added in zip(task.places_in(logits.shape[1]), each, own_offsets, strict=True):
+        known = [target != UNKNOWN for target in own]
+        raw = logits[known, place.outputs]
+        if place.task.survival is None or timeline is None:
+            truth = np.array([target for target in own if target != UNKNOWN])
+            found.append(decide_on_tuning(raw, truth, settings, offsets=added))
+        else:
+            survived = [target for target in own if isinstance(target, Survival)]
+            found.append(timeline.decide(raw, survived, place.task.survival.horizons[-1]))
     return tuple(found)
 
 
-def decide_on_tuning(logits: FloatArray, truth: IntArray, settings: EvaluationSettings) -> TuningDecisions:
+def decide_on_tuning(
+    logits: FloatArray, truth: IntArray, settings: EvaluationSettings, *, offsets: Offsets = None
+) -> TuningDecisions:
     """Return what the tuning part decides for one target.
 
     Args:
         logits: Raw, shape (studies, outputs); one output is a binary task.
         truth: Class index of each study.
         settings: Kind of calibration; coverage asked of the conformal sets, per class.
+        offsets: Added to the logits after the temperature; None: nothing.
     """
     binary = logits.shape[1] == 1
     raw = plain(logits)
-    temperature, maps = fit_temperature(raw, truth), None
+    temperature, maps = fit_temperature(raw, truth, offsets=offsets), None
     if settings.calibration == "isotonic":
-        maps = fit_isotonic(to_probabilities(raw / temperature), truth)
-    chances = to_probabilities(plain(calibrate(logits, temperature, maps)))
+        maps = fit_isotonic(to_probabilities(plain(calibrate(logits, temperature, None, offsets))), truth)
+    chances = to_probabilities(plain(calibrate(logits, temperature, maps, offsets)))
     return TuningDecisions(
         temperature=temperature,
+        offsets=offsets,
         isotonic=maps,
         threshold=choose_threshold(truth, chances[:, 1]) if binary else 0.5,
         conformal_thresholds=class_thresholds(chances, truth, coverage=settings.coverage),

@@ -9,7 +9,7 @@ import pytest
 
 from medmllm.errors import NiftiError
 from medmllm.ingest.nifti import read_header, read_volume
-from tests.ingest.test_nifti import VALUES, patch, refusal_of
+from tests.ingest.nifti_files import VALUES, patch, refusal_of
 
 AFFINE = np.array([[0, -2.0, 0, 5], [3.0, 0, 0, -7], [0, 0, 4.0, 30], [0, 0, 0, 1]])  # 3 x 2 x 4 mm, turned
 PIXDIM = [1.0, 3.0, 2.0, 4.0, 1, 1, 1, 1]
