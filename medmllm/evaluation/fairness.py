@@ -9,8 +9,8 @@ repeats of the cross-validation each is the mean over them, and so is a gap.
 
 A gap is the difference between the two groups that lie furthest apart on the cohort: with more than two groups they
 are chosen after the fact, so the interval is somewhat hopeful of a gap. Groups with few patients are named, not shown;
-nor is a group's sensitivity or specificity where few of its patients are of the class that it is a share of: of one
-patient every resample says the same, and the interval would have no width.
+nor is a group's AUROC, sensitivity or specificity where few of its patients are of a class that it is told of: of one
+patient every resample says the same, and the interval would leave out how much hangs on that one.
 Equal opportunity (true-positive rates): Hardt et al., NeurIPS 2016. Calibration in the large by group: Van Calster et
 al., J Clin Epidemiol 2016.
 """
@@ -43,8 +43,18 @@ GAPS = {
 }
 """Gap -> the metric whose largest difference between groups it is."""
 
-RESTS_ON = {"sensitivity": 1, "specificity": 0}
-"""Metric of a binary target -> the class that it is a share of."""
+
+def rests_on(metric: str, classes: int, *, ordered: bool) -> tuple[int, ...]:
+    """Return the classes that a group must have enough patients of for a metric to be measured in it.
+
+    The AUROC of ordered classes is of cuts, whose sides lack patients only where the lowest or the highest class does.
+
+    >>> rests_on("sensitivity", 2, ordered=False), rests_on("auroc", 3, ordered=False)
+    ((1,), (0, 1, 2))
+    """
+    if metric == "auroc":
+        return (0, classes - 1) if ordered else tuple(range(classes))
+    return {"sensitivity": (1,), "specificity": (0,)}.get(metric, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +86,7 @@ class Subgroups:
     groups: tuple[Group, ...]
     gaps: tuple[Gap, ...]  # of metrics that two groups have at least
     too_small: Mapping[str, int]  # group -> its patients
-    too_few: Mapping[str, tuple[str, ...]]  # metric of RESTS_ON -> groups shown without it
+    too_few: Mapping[str, tuple[str, ...]]  # metric that `rests_on` classes -> groups shown without it
     unknown: int  # studies without a group
 
 
@@ -104,8 +114,8 @@ def evaluate_groups(
         names: All groups in the order of the report; None: those of the studies, by their names.
         targets: Class index of each study; shape (studies,).
         patients: Patient of each study.
-        fewest_patients: A group with fewer is named, not measured; nor is a metric of RESTS_ON in a group with fewer
-            of its class.
+        fewest_patients: A group with fewer is named, not measured; nor is a metric in a group with fewer of a class
+            that it `rests_on`.
         confidence: Level of the intervals.
         samples: Number of bootstrap resamples of patients.
         seed: Of the resamples.
@@ -123,10 +133,17 @@ def evaluate_groups(
     measures = {name: _mean_over((arm, *more), targets, inside[name], ordered=ordered) for name in shown}
     metrics = list(measures[shown[0]]) if shown else []
     owner = np.array(patients)
+    classes = arm.probabilities.shape[1]
     too_few = {
-        metric: tuple(name for name in shown if len(set(owner[inside[name] & (targets == label)])) < fewest_patients)
-        for metric, label in RESTS_ON.items()
-        if metric in metrics
+        metric: tuple(
+            name
+            for name in shown
+            if any(
+                len(set(owner[inside[name] & (targets == label)])) < fewest_patients
+                for label in rests_on(metric, classes, ordered=ordered)
+            )
+        )
+        for metric in metrics
     }
     measured = {
         f"{metric} {name}": _undefined if name in too_few.get(metric, ()) else measure
@@ -134,7 +151,6 @@ def evaluate_groups(
         for metric, measure in own.items()
     }
     drawn = resample(measured, targets=targets, patients=patients, samples=samples, seed=seed)
-    classes = arm.probabilities.shape[1]
     return Subgroups(
         column=column,
         groups=tuple(
