@@ -35,7 +35,7 @@ from medmllm.training.note_features import read_notes
 from medmllm.training.resuming import Kept, NetworkResult
 from medmllm.training.splits import FoldSplit
 from medmllm.training.starting_weights import start_from_weights
-from medmllm.training.survival_fold import Timeline, fold_timeline, survived_of
+from medmllm.training.survival_fold import Timeline, fold_timeline
 from medmllm.training.tuning_part import UNDECIDED, decide_each
 
 
@@ -65,11 +65,11 @@ def train_network(
     seed = fold_seed if split.inner is None else _inner_seed(fold_seed, split.inner)
     torch.manual_seed(seed)
     tokenizer, codes = fold_tokenizer(cohort, split, contract), fold_codes(cohort, split, contract)
-    timeline = fold_timeline(cohort, split, config.task)
+    timeline = fold_timeline(cohort, split, task, config.task)
     member = _new_member(tokenizer, codes, contract, task, config, timeline)
     samples = read_notes(member, tokenize_cohort(cohort, contract, tokenizer, codes), contract, settings)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
-    survived = survived_of(parts["train"])
+    uncoded = parts["train"]
     if timeline is not None:
         parts = {name: timeline.code(own) for name, own in parts.items()}
     done = fit(
@@ -89,7 +89,7 @@ def train_network(
         return predict_logits(member, samples, contract, settings, machine)
 
     if timeline is not None:
-        timeline.settle(member.network, survived, lambda: predict(parts["train"]))
+        timeline.settle(member.network, uncoded, lambda: predict(parts["train"]))
     tune, test = predict(parts["tune"]), predict(parts["test"])
     permutations = config.evaluation.permutations
     # By the fold's seed: all its networks are given the same patients' inputs, as their mean is what is tested.
@@ -159,14 +159,11 @@ def decide_fold(
         folder: Of the arm's package, with the networks' weights.
     """
     tuned = [cohort.members[k].sample for split in splits for k in split.tune]
-    raw, timeline = np.concatenate([own.tune for own in trained]), fold_timeline(cohort, splits[0], config.task)
-    if timeline is None:
-        learnt = [cohort.members[k].sample for split in splits for k in split.train]
-        offsets = offsets_of(learnt, config.training, task)
-        truth = np.array([sample.target for sample in tuned])
-        decided = decide_each(raw, truth, config.evaluation, task, offsets=offsets)
-    else:
-        decided = (timeline.decide(raw, survived_of(tuned), config.task.horizons[-1]),)
+    raw, timeline = np.concatenate([own.tune for own in trained]), fold_timeline(cohort, splits[0], task, config.task)
+    learnt = [cohort.members[k].sample for split in splits for k in split.train]
+    offsets = offsets_of(learnt, config.training, task)
+    targets = [sample.target for sample in tuned]
+    decided = decide_each(raw, targets, config.evaluation, task, timeline=timeline, offsets=offsets)
     models = tuple(_entry(split, own, decided, task, folder) for split, own in zip(splits, trained, strict=True))
     logits = _together([own.test for own in trained], models[0], task)
     sets = fold_sets(class_probabilities(logits, task), models[0], task)
