@@ -131,18 +131,10 @@ def evaluate_groups(
     shown = [name for name in names or sorted(owners) if owners[name] >= fewest_patients]
     inside = {name: np.array([group == name for group in groups]) for name in shown}
     measures = {name: _mean_over((arm, *more), targets, inside[name], ordered=ordered) for name in shown}
-    metrics = list(measures[shown[0]]) if shown else []
-    owner = np.array(patients)
-    classes = arm.probabilities.shape[1]
+    metrics, classes = list(measures[shown[0]]) if shown else [], arm.probabilities.shape[1]
+    few = {name: _classes_of_few(patients, targets, inside[name], classes, fewest_patients) for name in shown}
     too_few = {
-        metric: tuple(
-            name
-            for name in shown
-            if any(
-                len(set(owner[inside[name] & (targets == label)])) < fewest_patients
-                for label in rests_on(metric, classes, ordered=ordered)
-            )
-        )
+        metric: tuple(name for name in shown if few[name] & set(rests_on(metric, classes, ordered=ordered)))
         for metric in metrics
     }
     measured = {
@@ -179,6 +171,14 @@ def _mean_over(
     """Return name -> mean over the repeats of the measure of one group."""
     each = [group_measures(own, targets, inside, ordered=ordered) for own in repeats]
     return {name: mean_measure([own[name] for own in each]) for name in each[0]}
+
+
+def _classes_of_few(
+    patients: Sequence[str], targets: IntArray, inside: BoolArray, classes: int, fewest: int
+) -> set[int]:
+    """Return the classes of which a group has fewer patients than asked for."""
+    owner = np.array(patients)
+    return {label for label in range(classes) if len(set(owner[inside & (targets == label)])) < fewest}
 
 
 def group_measures(arm: OutOfFold, targets: IntArray, inside: BoolArray, *, ordered: bool) -> Mapping[str, Measure]:
