@@ -14,11 +14,12 @@ import numpy as np
 
 from medmllm.config import TrainConfig
 from medmllm.errors import ConfigError
+from medmllm.evaluation import survival_fairness
 from medmllm.evaluation.cohort import OutOfFold, measures_of
 from medmllm.evaluation.fairness import GAPS, group_measures, rests_on
 from medmllm.evaluation.survival import OVERALL
 from medmllm.model_documents import Task
-from medmllm.records import UNKNOWN, ArmEvaluation, Study, Target
+from medmllm.records import UNKNOWN, ArmEvaluation, Study, Survival, Target
 from medmllm.training.groups import Groups
 from medmllm.trust_config import RANGES, PolicySettings
 from medmllm.trust_documents import ModalityUseDocument, RuleDocument, SubgroupDocument
@@ -94,7 +95,7 @@ def check_gaps(
         groups: As of `read_groups`.
         studies: The labelled ones.
         task: What is learnt of them.
-        labels: study_key -> class index, or one per target.
+        labels: study_key -> class index or time, or one per target.
 
     Raises:
         ConfigError: Names the column, and how many of its groups are large enough.
@@ -106,22 +107,32 @@ def check_gaps(
         for gap in rules_of(config.policy, part.target).gap
     ]
     for (gap, place, part), (column, of) in product(rules, groups.items()):
-        asked = rests_on(GAPS[gap], len(part.classes), ordered=part.ordered)
+        asked = _asked_of(gap, part)
         names = {group for group in of.values() if group is not None}
         owners: dict[tuple[str, int], set[str]] = defaultdict(set)
         for study in studies:
             group, label = of[study.study_key], labels[study.study_key]
             own = label[place] if isinstance(label, tuple) else label
-            if group is not None and isinstance(own, int) and own != UNKNOWN:
+            own = int(own.event) if isinstance(own, Survival) else own
+            if group is not None and own != UNKNOWN:
                 owners[group, own if asked else UNKNOWN].add(study.patient_key)
         large = sum(all(len(owners[name, own]) >= fewest for own in asked or (UNKNOWN,)) for name in names)
         if large < 2:
             whose = f" of class {' and of class '.join(repr(part.classes[own]) for own in asked)}" if asked else ""
+            if part.survival is not None and asked:
+                whose = f" with {part.survival.event!r}"
             raise ConfigError(
                 f"[policy.gap] {gap} compares groups of {column!r}, and {large} of its {len(names)} have {fewest} "
                 f"patients{whose} or more: take the column out of [evaluation.subgroups] columns, lower its "
                 "fewest_patients, or take the rule out"
             )
+
+
+def _asked_of(gap: str, part: Task) -> tuple[int, ...]:
+    """Return the classes that a group must have enough patients of, 1 being the event of a time; none: any will do."""
+    if part.survival is not None:
+        return (1,) if gap == "c_index_gap" else ()
+    return rests_on(GAPS[gap], len(part.classes), ordered=part.ordered)
 
 
 def _measured(task: Task) -> tuple[Sequence[str], Sequence[str]]:
@@ -130,7 +141,7 @@ def _measured(task: Task) -> tuple[Sequence[str], Sequence[str]]:
     They are asked of an arm that says nothing, so that what is measured is listed in one place only.
     """
     if task.survival is not None:
-        return OVERALL, ()
+        return OVERALL, survival_fairness.GAPS
     count, ordered = len(task.classes), task.kind == "ordinal"
     each, logits = np.arange(count), np.zeros((count, count))
     arm = OutOfFold("none", np.full((count, count), 1 / count), logits[0] if count == 2 else logits, each)

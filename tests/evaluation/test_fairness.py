@@ -125,7 +125,7 @@ def test_a_share_of_a_class_with_few_patients_in_a_group_is_not_measured_has_no_
     own = gap(found, "true_positive_rate_gap")
     assert {own.highest, own.lowest} == {"F", "M"}
     assert list(gap_remarks(found, arm="fused", confidence=0.95))[-2:] == [
-        f"Groups of sex with too few patients of a class to measure {metric}: X." for metric in ("auroc", "sensitivity")
+        f"Groups of sex with too few patients of a class to measure {metric}: X." for metric in ("AUROC", "sensitivity")
     ]
     enough = evaluate(FAIR, groups, fewest_patients=6)
     assert (enough.too_few, enough.groups[-1].metrics["sensitivity"].estimate is None) == ({}, False)
@@ -152,7 +152,7 @@ def test_a_group_with_one_class_has_no_auroc_and_does_not_spoil_the_others() -> 
 def test_remarks_name_gaps_whose_interval_lies_above_0_and_groups_too_small() -> None:
     said = list(gap_remarks(evaluate(), arm="fused", confidence=0.95))
     assert any(
-        line.startswith("The fused model does not do alike for all groups of sex: auroc of M lies") for line in said
+        line.startswith("The fused model does not do alike for all groups of sex: AUROC of M lies") for line in said
     )
     assert list(gap_remarks(evaluate(FAIR), arm="fused", confidence=0.95)) == []
     groups: list[str | None] = ["F"] * (N - 2) + ["X"] * 2
@@ -198,7 +198,7 @@ def test_one_patient_of_a_class_does_not_make_a_gap_in_auroc() -> None:
         patients = [f"pt-{k}" for k in range(targets.size)]
         groups: list[str | None] = ["A"] * 100 + ["B"] * 41
         told = evaluate(same, groups, targets=targets, patients=patients)
-        found += any("auroc" in line and "alike" in line for line in gap_remarks(told, arm="fused", confidence=0.95))
+        found += any("AUROC" in line and "alike" in line for line in gap_remarks(told, arm="fused", confidence=0.95))
     assert found <= 3
 
 
