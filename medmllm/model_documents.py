@@ -231,6 +231,10 @@ class FoldSurvival(Document):
         return everybody
 
 
+Setting = bool | int | float | str | tuple[float, ...]
+"""What a setting that a training searches can be."""
+
+
 class TuningDecisions(Document):
     """What a fold's tuning part decides for a target: calibration, operating point, conformal thresholds."""
 
@@ -278,6 +282,9 @@ class FoldModel(TuningDecisions):
     targets: dict[str, TuningDecisions] = Field(
         default={}, description="several targets: what is decided for each, in place of the fold's own"
     )
+    searched: dict[str, Setting] = Field(
+        default={}, description="settings that the search chose for this fold, by name; empty: none was searched"
+    )
 
     def decisions(self, task: Task) -> tuple[TuningDecisions, ...]:
         """Return what is decided for each target, in the order of `Task.places`."""
@@ -303,7 +310,7 @@ class ModelCard(Document):
     arm: Literal["fused", "image", "text", "recording", "table"]
     contract: PreprocessingContract
     contract_fingerprint: Sha256
-    model: ModelSettings
+    model: ModelSettings = Field(description="parts of every network, but for what a search chose (`folds`)")
     folds: tuple[FoldModel, ...] = Field(min_length=1, description="networks; those of a fold stand side by side")
     files: dict[str, Sha256] = Field(description="every other file of the package -> sha256")
     operating_point: Probability = Field(description="mean of the folds' thresholds")
@@ -344,6 +351,11 @@ class ModelCard(Document):
             if any(one.decided != own[0].decided for one in own):
                 raise ValueError("the networks of a fold share its calibration and thresholds")
         return folds
+
+    def model_of(self, fold: FoldModel) -> ModelSettings:
+        """Return the parts of a fold's networks: those of the card, but for what the search chose."""
+        chosen = {name: value for name, value in fold.searched.items() if name in ModelSettings.model_fields}
+        return ModelSettings.model_validate(self.model.model_dump() | chosen)
 
     @property
     def outer_folds(self) -> tuple[tuple[FoldModel, ...], ...]:

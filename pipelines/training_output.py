@@ -17,7 +17,8 @@ from medmllm.training.one_target import one_by_one
 from medmllm.training.policy import unmet
 from medmllm.training.repeats import repeat_remarks, repeats_of
 from medmllm.training.resuming import forget
-from medmllm.training.run import Trained, write_out_of_fold, write_package
+from medmllm.training.run import SEARCH, Trained, write_out_of_fold, write_package
+from medmllm.training.search_result import search_remarks, tell_search, write_search
 from medmllm.training.splits import count_folds
 from medmllm.training.survival_run import tell_survival, write_survival_out_of_fold
 from medmllm.training.target_evaluation import Told, of_target, tell_means, tell_target
@@ -33,6 +34,7 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
     (write_survival_out_of_fold if timed else write_out_of_fold)(out / TABLE, trained)
     each = one_by_one(trained)
     evaluation = _evaluation(trained, [(tell_survival if timed else tell_target)(one) for one in each], said)
+    write_search(out / SEARCH, evaluation.search)
     figures = [
         draw_survival(told, confidence=evaluation.confidence)
         if timed
@@ -60,7 +62,7 @@ def _evaluation(trained: Trained, each: Sequence[Told], more: Sequence[str]) -> 
     if trained.task.several:
         whole, targets = tell_means(trained), [of_target(told) for told in each]
     every = (whole, *targets)
-    rules = tuple(rule for told in every for rule in told.rules)
+    rules, search = tuple(rule for told in every for rule in told.rules), tell_search(trained)
     return EvaluationDocument(
         **dict(whole.document),
         targets=tuple(told.document for told in targets),
@@ -71,11 +73,13 @@ def _evaluation(trained: Trained, each: Sequence[Told], more: Sequence[str]) -> 
         bootstrap_samples=trained.config.evaluation.bootstrap_samples,
         folds=count_folds(trained.plan, trained.patients),
         repeats=len(repeats_of(trained.plan)),
+        search=search,
         split_digest=trained.plan.digest,
         contract_fingerprint=trained.arms[-1].contract.fingerprint,
         remarks=(
             *more,
             *repeat_remarks(trained.plan),
+            *search_remarks(search),
             *unmet(rules),
             *(line for told in every for line in told.remarks),
         ),

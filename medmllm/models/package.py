@@ -257,7 +257,7 @@ def _load_fold(folder: Path, card: ModelCard, fold: FoldModel, device: torch.dev
         tokenizer = load_tokenizer(home, local_files_only=True)
         text_network = from_config(read_config(home))
     codes = None if card.contract.table is None else TableCodes.read(folder / codes_name(fold.fold, fold.inner))
-    network = build_network(card.contract, card.model, card.task, text_network, codes, survival=fold.survival)
+    network = build_network(card.contract, card.model_of(fold), card.task, text_network, codes, survival=fold.survival)
     try:
         network.load_state_dict(_read_tensors(folder / fold.weights))
     except RuntimeError as error:

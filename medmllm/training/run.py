@@ -35,6 +35,8 @@ from medmllm.training.splits import SplitPlan
 from medmllm.training.starting_weights import REPORT
 from medmllm.training.tracking import Run
 
+SEARCH = "search.csv"
+
 CALIBRATIONS = {
     "temperature": "temperature scaling, fitted per fold on {where}; {whose} logits are then averaged",
     "isotonic": "temperature scaling, then isotonic regression, fitted per fold on {where}; {whose} log-odds are then "
@@ -211,8 +213,9 @@ def track_result(tracked: Run, evaluation: EvaluationDocument, out: Path, *, reg
     tracked.log_metrics(headline(evaluation))
     for name in ("settings.json", "splits.json", "evaluation.json", "out_of_fold.csv", "report.html", "figures"):
         tracked.log_file(out / name)
-    if (out / REPORT).is_file():
-        tracked.log_file(out / REPORT)
+    for name in (REPORT, SEARCH):
+        if (out / name).is_file():
+            tracked.log_file(out / name)
     tracked.log_model(out / "model", register_as=register_as)
 
 
