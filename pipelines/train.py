@@ -1,8 +1,8 @@
 """Cross-validate models on a folder of studies, and write the model and what it can do.
 
 STUDIES + LABELS -> index -> read once -> splits -> audit of leakage -> an arm per modality and one fused, on the same
-folds -> RUN/: model/, out_of_fold.csv, evaluation.json, report.html, ledger, quality.csv, splits.json, settings.json;
-MLflow
+folds -> RUN/: model/, out_of_fold.csv, evaluation.json, report.html, search.csv, ledger, quality.csv, splits.json,
+settings.json; MLflow
 """
 
 import os
