@@ -48,7 +48,20 @@ INNER = (
 REPEATED = (*CELLS, "training.repeats=5")
 """What a task is trained with to see it over five draws of the folds, as its stated baseline was."""
 
-VARIANTS = ("_cells", "_inner", "_tones", "_repeated")
+SEARCHING = (
+    'model.image_encoder="cells"',
+    "image.spacing_mm=[1.0, 1.0, 1.0]",
+    "training.epochs=60",
+    "training.patience=10",
+    "training.inner_folds=3",
+    "training.flips=false",
+    "training.shift_voxels=0",
+    "training.search.weight_decay=[0.01, 10.0]",
+    "training.search.dropout=[0.2, 0.5]",
+)
+"""What the nodule cubes are trained with to let each fold choose its penalties: of weights, and by hidden cells."""
+
+VARIANTS = ("_cells", "_inner", "_tones", "_repeated", "_search")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +127,7 @@ def variants(plain: CohortTask) -> Iterator[CohortTask]:
     yield replace(plain, name=f"{plain.name}_cells", changes=CELLS)
     if plain.name in AGAIN:
         yield replace(plain, name=f"{plain.name}_inner", changes=AGAIN[plain.name])
+        yield replace(plain, name=f"{plain.name}_search", changes=SEARCHING)
     if plain.name == "lidc_spiculation":
         yield replace(plain, name=f"{plain.name}_repeated", changes=REPEATED)
     if plain.name == "nodule_stacks":
@@ -171,6 +185,7 @@ def collect(task: CohortTask, run: Path, command: str) -> dict[str, object]:
             for arm in evaluation["arms"]
         },
         "fused_minus": {d["group"]: {key: d[key] for key in SHOWN} for d in evaluation["differences"]},
+        "search": evaluation["search"],
         "split_digest": evaluation["split_digest"],
         "remarks": [KEYS.sub(".", said) for said in evaluation["remarks"]],
         "provenance": evaluation["provenance"],
