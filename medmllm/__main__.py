@@ -1,4 +1,4 @@
-"""`python -m medmllm`: the command, as torchrun starts it.
+"""`python -m medmllm`: the command, where it is not on the path.
 
 arguments -> medmllm.cli
 """

@@ -239,6 +239,11 @@ class TuningDecisions(Document):
     """What a fold's tuning part decides for a target: calibration, operating point, conformal thresholds."""
 
     temperature: PositiveFloat = Field(description="logits are divided by this; fitted on the fold's tuning part")
+    offsets: tuple[float, ...] | None = Field(
+        default=None,
+        description="then added to them, one per logit: takes back what class weights, or drawing classes alike, did "
+        "to the odds; null: nothing",
+    )
     isotonic: tuple[IsotonicMap, ...] | None = Field(
         default=None,
         description="then followed by the probability of the positive class, or of each class, which are scaled to sum "
@@ -334,8 +339,14 @@ class ModelCard(Document):
     @classmethod
     def _decide_for_every_target(cls, folds: tuple[FoldModel, ...], info: ValidationInfo) -> tuple[FoldModel, ...]:
         task = info.data.get("task")  # absent when it is itself wrong
-        if task is not None and any(tuple(one.targets) != task.names for one in folds):
+        if task is None:
+            return folds
+        if any(tuple(one.targets) != task.names for one in folds):
             raise ValueError("each network decides for every target of the task, in its order, and for no other")
+        for own in folds:
+            for place, decided in zip(task.places, own.decisions(task), strict=True):
+                if decided.offsets is not None and len(decided.offsets) != place.task.outputs:
+                    raise ValueError(f"{place.task.outputs} logits want as many offsets, got {len(decided.offsets)}")
         return folds
 
     @field_validator("folds")

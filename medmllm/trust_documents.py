@@ -25,10 +25,10 @@ class ModalityUseDocument(Document):
     modality: str
     n: int = Field(ge=0, description="studies that have it and were given another patient's")
     patients: int = Field(ge=0)
-    permutations: PositiveInt
+    permutations: PositiveInt = Field(description="of each test part, in each repeat")
     metric: Literal["AUROC", "C-index"] = Field(default="AUROC", description="what `auroc` and `permuted` are of")
     auroc: EstimateDocument = Field(description="of these studies, as they are; or their C-index")
-    permuted: EstimateDocument = Field(description="with another patient's; mean over the permutations")
+    permuted: EstimateDocument = Field(description="with another patient's; mean over the permutations, and repeats")
     fall: EstimateDocument = Field(description="auroc minus permuted, paired by patient")
     fall_absent: EstimateDocument = Field(description="auroc minus that without the modality, paired by patient")
     bound: PositiveFloat = Field(description="ignored: the whole interval of fall lies below")
@@ -121,3 +121,6 @@ class DecisionCurveDocument(Document):
     thresholds: tuple[float, ...] = Field(description="of the probability, from which on is treated")
     net_benefit: tuple[EstimateDocument, ...] = Field(description="one per threshold")
     treat_all: tuple[float, ...] = Field(description="net benefit of treating everyone; of treating no one it is 0")
+    repeats: tuple[tuple[float, ...], ...] = Field(
+        default=(), description="net benefit in each repeat, whose mean `net_benefit` is; empty where there is one"
+    )

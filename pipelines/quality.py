@@ -23,6 +23,7 @@ from medmllm.quality.gate import inspect_study, judge
 from medmllm.records import QualityFinding, SeriesReference, Study
 from medmllm.result_documents import QualitySummary
 from medmllm.table_rows import ProblemRow, QualityRow
+from medmllm.told_settings import command
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,14 @@ def run(
         write_table(out / "problems.csv", ProblemRow, index.problems)
         if linkage is not None:
             write_linkage(linkage, index, out=out)
-        summary = _check_all(index, config.quality, out)
+        summary = _check_all(index, config, out)
         summary.write(out / "summary.json")
     return QualityResult(summary)
 
 
-def _check_all(index: StudyIndex, policy: QualityPolicy, out: Path) -> QualitySummary:
+def _check_all(index: StudyIndex, config: QualityConfig, out: Path) -> QualitySummary:
     """Write each study's findings as they come."""
+    policy = config.quality
     register = NoteRegister(policy.bounds)
     read: Counter[str] = Counter()
     findings: dict[str, Counter[str]] = {}
@@ -95,7 +97,9 @@ def _check_all(index: StudyIndex, policy: QualityPolicy, out: Path) -> QualitySu
         recordings=read["recordings"],
         refused_studies=len(refused),
         findings={code: dict(counts) for code, counts in sorted(findings.items())},
-        provenance=stamp("medmllm quality STUDIES --out OUT", inputs={"quality": policy.digest}),
+        provenance=stamp(
+            command("medmllm quality STUDIES --out OUT", config, "quality"), inputs={"quality": policy.digest}
+        ),
     )
 
 

@@ -33,6 +33,7 @@ from medmllm.result_documents import ScoringSummary
 from medmllm.scoring.results import prediction_row, row_type, summarise
 from medmllm.scoring.study_folder import Refused, predicted_class, score_folder
 from medmllm.table_rows import LedgerRow, ProblemRow, QualityRow
+from medmllm.told_settings import command
 from medmllm.training.machine import Machine
 
 
@@ -100,10 +101,9 @@ def _run(
         shutil.rmtree(earlier)
     torch.set_num_threads(os.cpu_count() or 1)
     inputs = {"model": package.weights_digest, "contract": package.card.contract_fingerprint}
-    provenance = stamp(
-        f"medmllm score STUDIES --model MODEL --out OUT{' --explain' if explain else ''}",
-        inputs=inputs | {"quality": config.quality.digest},
-    )
+    asked = f"{' --explain' if explain else ''}{' --table TABLE' if table else ''}"
+    said = command(f"medmllm score STUDIES --model MODEL --out OUT{asked}", config, "score")
+    provenance = stamp(said, inputs=inputs | {"quality": config.quality.digest})
     summary = _score_all(index, package, config, out, provenance, explain=explain)
     summary.write(out / "summary.json")
     write_folder_index(

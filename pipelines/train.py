@@ -30,6 +30,7 @@ from medmllm.records import Study, Target
 from medmllm.result_documents import EvaluationDocument
 from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.table_rows import LedgerRow, QualityRow
+from medmllm.told_settings import train_command, without_paths
 from medmllm.training.arms import main_arm, usable_arms
 from medmllm.training.candidates import count_epochs, doing
 from medmllm.training.cohort import Cohort, draft_contract, read_cohort
@@ -112,15 +113,14 @@ def run(
     arms, said = usable_arms(cohort, config)
     plan, leaks = settle_folds(cohort, config.training, given, out, labels=task.names)
     said += [*left_out(index, found.missing, task.target, synthetic=synthetic), *leaks]
-    asked = " ".join(f"--target '{target.expression}'" for target in parsed)
     provenance = stamp(
-        f"medmllm train --studies STUDIES --labels LABELS {asked} --out RUN",
+        train_command(config, targets, labels=labels is not None, splits=splits is not None),
         seed=config.training.seed,
         inputs={"labels": file_digest(source), "split": plan.digest} | weights_input(config),
     )
     with parent_run(config.tracking, folder=out, name=task.target, save_model=save_mlflow_model) as tracked:
         named = {"target": task.target, "split_digest": plan.digest}
-        tracked.log_params(flatten(config.model_dump(mode="json")) | named)
+        tracked.log_params(flatten(without_paths(config).model_dump(mode="json")) | named)
         tracked.log_tags(named)
         with progress_bar(doing(config, arms), count_epochs(config, arms, main_arm(arms), plan)) as more:
             done = cross_validate(
@@ -128,7 +128,7 @@ def run(
             )
         trained = Trained(task, cohort, plan, done, config, provenance, synthetic, groups)
         evaluation = write_run(trained, out, said)
-        track_result(tracked, evaluation, out, register_as=config.tracking.register_as)
+        track_result(tracked, evaluation, out, config)
     return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out), unmet(evaluation.policy))
 
 

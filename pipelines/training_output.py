@@ -13,6 +13,7 @@ from medmllm.reporting.cohort import write_training_report
 from medmllm.reporting.survival_figures import draw_survival
 from medmllm.reporting.training_figures import FIGURES, draw_figures, write_figures
 from medmllm.result_documents import EvaluationDocument
+from medmllm.told_settings import told_contract
 from medmllm.training.one_target import one_by_one
 from medmllm.training.policy import unmet
 from medmllm.training.repeats import repeat_remarks, repeats_of
@@ -21,7 +22,7 @@ from medmllm.training.run import SEARCH, Trained, write_out_of_fold, write_packa
 from medmllm.training.search_result import search_remarks, tell_search, write_search
 from medmllm.training.splits import count_folds
 from medmllm.training.survival_run import tell_survival, write_survival_out_of_fold
-from medmllm.training.target_evaluation import Told, of_target, tell_means, tell_target
+from medmllm.training.target_evaluation import Told, of_target, repeats_said, tell_means, tell_target
 from medmllm.training.trust import packaged_arm
 
 TABLE = "out_of_fold.csv"
@@ -36,15 +37,17 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
     evaluation = _evaluation(trained, [(tell_survival if timed else tell_target)(one) for one in each], said)
     write_search(out / SEARCH, evaluation.search)
     figures = [
-        draw_survival(told, confidence=evaluation.confidence)
+        draw_survival(told, confidence=evaluation.confidence, repeats=evaluation.repeats)
         if timed
         else draw_figures(
             told,
             [arm.out_of_fold for arm in one.arms if isinstance(arm.out_of_fold, OutOfFold)],
             np.array(one.cohort.targets),
+            one.patients,
             confidence=evaluation.confidence,
             synthetic=evaluation.synthetic,
             end=f"_{number}" if trained.task.several else "",
+            more=[repeat.arms for repeat in repeats_said(one, OutOfFold)],
         )
         for number, (told, one) in enumerate(zip(evaluation.each, each, strict=True), start=1)
     ]
@@ -75,10 +78,10 @@ def _evaluation(trained: Trained, each: Sequence[Told], more: Sequence[str]) -> 
         repeats=len(repeats_of(trained.plan)),
         search=search,
         split_digest=trained.plan.digest,
-        contract_fingerprint=trained.arms[-1].contract.fingerprint,
+        contract_fingerprint=told_contract(trained.arms[-1].contract).fingerprint,
         remarks=(
             *more,
-            *repeat_remarks(trained.plan),
+            *repeat_remarks(trained.plan, timed=trained.task.survival is not None),
             *search_remarks(search),
             *unmet(rules),
             *(line for told in every for line in told.remarks),

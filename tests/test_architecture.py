@@ -30,6 +30,7 @@ TIERS = (
     {"table_rows", "deidentify_config", "provenance", "result_documents", "training_config"},
     {"csv_tables"},
     {"config"},
+    {"told_settings"},
     {"ingest", "preprocessing", "quality", "evaluation"},
     {"models"},
     {"training", "attribution"},
@@ -48,8 +49,8 @@ MAPPED = {"medmllm.data_schemas": "data_schemas", "medmllm.pipelines": "pipeline
 TORCH_AND_ITS_FAMILY = {"torch", "monai", "transformers", "lightning", "captum"}
 WITHOUT_TORCH = (
     "errors", "records", "geometry", "documents", "model_documents", "table_rows", "csv_tables", "config",
-    "deidentify_config", "provenance", "result_documents", "table_documents", "training_config", "search_config",
-    "search_documents",
+    "deidentify_config", "provenance", "result_documents", "table_documents", "told_settings", "training_config",
+    "search_config", "search_documents",
     "ingest", "quality", "evaluation", "reporting", "cli",
 )  # fmt: skip
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "base", "misc"}

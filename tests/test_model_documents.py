@@ -51,3 +51,11 @@ def test_a_card_without_decisions_for_each_target_in_turn_is_refused() -> None:
 def test_of_one_target_a_fold_decides_itself() -> None:
     fold = a_card(NODULE).folds[0]
     assert fold.decisions(NODULE) == (fold,)
+
+
+def test_offsets_of_another_number_than_the_logits_are_refused() -> None:
+    card = made_up.card()
+    for offsets, task in (((0.1, 0.2), NODULE), ((0.1,), Task.of("region", ("a", "b", "c")))):
+        folds = [fold.model_dump() | {"offsets": offsets} for fold in card.folds]
+        with pytest.raises(ValidationError, match=f"{task.outputs} logits want as many offsets, got {len(offsets)}"):
+            ModelCard.model_validate(card.model_dump() | {"task": task, "folds": folds})

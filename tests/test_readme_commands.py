@@ -102,11 +102,20 @@ def targets(makefile: str) -> set[str]:
     return {name for line in re.findall(r"^\.PHONY:(.*)$", makefile, re.MULTILINE) for name in line.split()}
 
 
+def launched(words: list[str]) -> list[str]:
+    """Return the command that torchrun starts; any other as it is.
+
+    >>> launched("torchrun --nproc-per-node=2 --no-python medmllm train".split())
+    ['medmllm', 'train']
+    """
+    return words[words.index("--no-python") + 1 :] if words[0] == "torchrun" and "--no-python" in words else words
+
+
 def wrong_commands(markdown: str, makefile: str) -> list[str]:
     """Return one sentence for each `medmllm` or `make` command of a page that would not work."""
     wrong = []
     for line in command_lines(markdown):
-        for words in commands(line):
+        for words in map(launched, commands(line)):
             fault = misuse(words) if words[0] == "medmllm" else None
             if words[0] == "make":
                 asked = {word for word in words[1:] if "=" not in word and not word.startswith("-")}

@@ -36,6 +36,7 @@ class Line:
     end: tuple[Tensor, ...]
     output: int
     factor: float  # sign of the class / temperature
+    shift: float  # the calibration's offset, with that sign
     baseline: str  # what the line starts from, in words
     of_hazards: Callable[[Tensor], Tensor] | None = None  # of a time to an event, in place of output and factor
 
@@ -57,7 +58,9 @@ class Line:
         logits = self.network.forward_embedded(
             batch, image, embedded, recording=given.get("recording"), cells=given.get("table")
         )
-        return logits[:, self.output] * self.factor if self.of_hazards is None else self.of_hazards(logits)
+        if self.of_hazards is not None:
+            return self.of_hazards(logits)
+        return logits[:, self.output] * self.factor + self.shift
 
 
 def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: int) -> Line:
@@ -95,7 +98,8 @@ def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: 
     if "table" in here:
         ends["table"] = (_cells_hidden(network, batch), network.embed_cells(batch))
     place = card.task.place_of(explained_class)
-    (output, sign), decided = place.output_of(explained_class), card.folds[fold].decisions(card.task)
+    output, sign = place.output_of(explained_class)
+    own = card.folds[fold].decisions(card.task)[card.task.places.index(place)]
     return Line(
         network=network,
         batch=batch,
@@ -104,7 +108,8 @@ def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: 
         start=tuple(ends[name][0] for name in here),
         end=tuple(ends[name][1] for name in here),
         output=output,
-        factor=sign / decided[card.task.places.index(place)].temperature,
+        factor=sign / own.temperature,
+        shift=0.0 if own.offsets is None else sign * own.offsets[output - place.outputs.start],
         baseline=_in_words(member, here),
         of_hazards=_of_hazards(card, fold),
     )

@@ -6,11 +6,11 @@
 Brier score: Brier, Monthly Weather Review 1950. Slope and intercept: Cox 1958; the hierarchy of Van Calster et
 al., J Clin Epidemiol 2016 (mean, weak, moderate, strong). Expected calibration error and temperature: Guo et al.,
 ICML 2017. The weak prior on the temperature follows Gelman et al., Ann Appl Stat 2008, who regularise logistic
-regressions of few cases alike. A logit is a single number per study for a binary task (log-odds of class 1), else
-one per class.
+regressions of few cases alike. Offsets move the odds of classes as a whole (Elkan, IJCAI 2001). A logit is a single
+number per study for a binary task (log-odds of class 1), else one per class.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,7 +101,7 @@ def reliability_bins(events: BoolArray, probabilities: FloatArray, *, bins: int 
         bins: Number of bins of equal width.
     """
     event, probability = np.asarray(events, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
-    place = _bin_of(probability, bins)
+    place = bin_of(probability, bins)
     result = []
     for number in range(bins):
         inside = place == number
@@ -146,7 +146,7 @@ def calibration_intercept(targets: IntArray, logits: FloatArray) -> float | None
 # --- temperature ---------------------------------------------------------------------------
 
 
-def fit_temperature(logits: FloatArray, targets: IntArray) -> float:
+def fit_temperature(logits: FloatArray, targets: IntArray, *, offsets: Sequence[float] | None = None) -> float:
     """Return the most probable temperature: by the likelihood of logits / temperature, and a weak prior around 1.
 
     One number, so the order of studies and the predicted class do not change. Its logarithm is drawn towards 0 by
@@ -156,6 +156,7 @@ def fit_temperature(logits: FloatArray, targets: IntArray) -> float:
     Args:
         logits: Shape (studies,) for a binary task, else (studies, classes).
         targets: Class index; shape (studies,).
+        offsets: Added after the division, one per logit.
 
     Raises:
         EvaluationError: No studies, shapes that do not fit, or logits that are not finite.
@@ -172,8 +173,11 @@ def fit_temperature(logits: FloatArray, targets: IntArray) -> float:
     if (own > others.max(axis=1)).all():
         return 1.0
 
+    added = np.zeros(1) if offsets is None else np.array(offsets if logit.ndim == 2 else (0.0, *offsets))
+    of_own = np.broadcast_to(added, scores.shape[1:])[target]
+
     def surprise_at(temperature: float) -> float:
-        return float(np.sum(logsumexp(scores / temperature, axis=1) - own / temperature))
+        return float(np.sum(logsumexp(scores / temperature + added, axis=1) - own / temperature - of_own))
 
     return most_probable_temperature(surprise_at)
 
@@ -257,7 +261,7 @@ def weighted_ece(events: BoolArray, probabilities: FloatArray, weights: FloatArr
         Shape (draws,).
     """
     probability = np.asarray(probabilities, dtype=np.float64)
-    membership = np.eye(bins)[_bin_of(probability, bins)]  # (studies, bins)
+    membership = np.eye(bins)[bin_of(probability, bins)]  # (studies, bins)
     excess = np.asarray(events, dtype=np.float64) - probability
     return np.abs(weights @ (membership * excess[:, None])).sum(axis=1) / weights.sum(axis=1)
 
@@ -358,7 +362,8 @@ def _newton_step(gradient: FloatArray, curvature: FloatArray, design: FloatArray
     return np.stack([first, second], axis=1)
 
 
-def _bin_of(probability: FloatArray, bins: int) -> IntArray:
+def bin_of(probability: FloatArray, bins: int = BINS) -> IntArray:
+    """Return the number of the bin of equal width that each probability lies in; shape (studies,)."""
     return np.clip((probability * bins).astype(np.int64), 0, bins - 1)
 
 

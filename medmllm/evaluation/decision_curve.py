@@ -4,7 +4,8 @@
 
 At a threshold t whoever's probability reaches t is treated, which says that a false alarm is worth t / (1 - t) of a
 finding. Net benefit = true positives / n - false positives / n * t / (1 - t): Vickers and Elkin, Med Decis Making 2006.
-It needs calibrated probabilities. Treating none gives 0. Intervals hold for one threshold at a time.
+It needs calibrated probabilities. Treating none gives 0. Intervals hold for one threshold at a time. Of several repeats
+of the cross-validation it is the mean over them, on the same resamples of patients.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import numpy as np
 
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.discrimination import IntArray
+from medmllm.evaluation.repeats import mean_measure, on_all
 from medmllm.evaluation.resampling import Interval, Measure, resample
 from medmllm.records import FloatArray
 
@@ -29,6 +31,7 @@ class DecisionCurve:
     thresholds: tuple[float, ...]
     net_benefit: tuple[Interval, ...]  # one per threshold
     treat_all: tuple[float, ...]  # the same whatever the arm
+    repeats: tuple[tuple[float, ...], ...]  # net benefit in each repeat of several; empty where there is one
 
 
 def net_benefit(targets: IntArray, probabilities: FloatArray, threshold: float, weights: FloatArray) -> FloatArray:
@@ -62,6 +65,7 @@ def decision_curve(
     confidence: float,
     samples: int,
     seed: int,
+    more: Sequence[FloatArray] = (),
 ) -> DecisionCurve:
     """Return an arm's net benefit at every one of THRESHOLDS.
 
@@ -73,18 +77,21 @@ def decision_curve(
         confidence: Level of the intervals.
         samples: Number of bootstrap resamples of patients.
         seed: Of the resamples.
+        more: Probabilities of the same studies in further repeats of the cross-validation.
     """
 
-    def measure(threshold: float) -> Measure:
-        return lambda weights: net_benefit(targets, probabilities, threshold, weights)
+    def measure(chances: FloatArray, threshold: float) -> Measure:
+        return lambda weights: net_benefit(targets, chances, threshold, weights)
 
-    names = {f"{threshold:g}": threshold for threshold in THRESHOLDS}
-    measures = {name: measure(threshold) for name, threshold in names.items()}
+    each = {f"{threshold:g}": [measure(own, threshold) for own in (probabilities, *more)] for threshold in THRESHOLDS}
+    measures = {name: mean_measure(own) for name, own in each.items()}
     drawn = resample(measures, targets=targets, patients=patients, samples=samples, seed=seed)
     share = float(np.mean(targets))
+    by_repeat = np.stack([on_all(own, len(targets)) for own in each.values()], axis=1)
     return DecisionCurve(
         arm=arm,
         thresholds=THRESHOLDS,
-        net_benefit=tuple(drawn.interval(name, confidence) for name in names),
+        net_benefit=tuple(drawn.interval(name, confidence) for name in each),
         treat_all=tuple(share - (1 - share) * threshold / (1 - threshold) for threshold in THRESHOLDS),
+        repeats=tuple(map(tuple, by_repeat.tolist())) if more else (),
     )

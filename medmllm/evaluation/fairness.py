@@ -4,7 +4,8 @@
 
 Groups share the resamples of patients, so a gap is paired where a patient is in two groups. Binary: auroc, sensitivity
 and specificity at the fold's operating point, ece, calibration_excess (events minus what the probabilities add up to,
-per study). More classes, ordered or not: auroc, accuracy, ece, calibration_excess (of the likeliest class).
+per study). More classes, ordered or not: auroc, accuracy, ece, calibration_excess (of the likeliest class). Of several
+repeats of the cross-validation each is the mean over them, and so is a gap.
 
 A gap is the difference between the two groups that lie furthest apart on the cohort: with more than two groups they
 are chosen after the fact, so the interval is somewhat hopeful of a gap. Groups with few patients are named, not shown;
@@ -29,6 +30,7 @@ from medmllm.evaluation.discrimination import (
     weighted_accuracy,
     weighted_recall,
 )
+from medmllm.evaluation.repeats import mean_measure
 from medmllm.evaluation.resampling import Interval, Measure, Resamples, resample
 from medmllm.records import FloatArray
 
@@ -91,6 +93,7 @@ def evaluate_groups(
     samples: int,
     seed: int,
     ordered: bool = False,
+    more: Sequence[OutOfFold] = (),
 ) -> Subgroups:
     """Return how an arm does per group, and the largest gaps.
 
@@ -107,6 +110,7 @@ def evaluate_groups(
         samples: Number of bootstrap resamples of patients.
         seed: Of the resamples.
         ordered: The classes stand in an order, lowest first.
+        more: What the same arm said in further repeats of the cross-validation.
 
     Raises:
         EvaluationError: Not one group per study.
@@ -116,7 +120,7 @@ def evaluate_groups(
     owners = Counter(group for group, _ in set(zip(groups, patients, strict=True)) if group is not None)
     shown = [name for name in names or sorted(owners) if owners[name] >= fewest_patients]
     inside = {name: np.array([group == name for group in groups]) for name in shown}
-    measures = {name: group_measures(arm, targets, inside[name], ordered=ordered) for name in shown}
+    measures = {name: _mean_over((arm, *more), targets, inside[name], ordered=ordered) for name in shown}
     metrics = list(measures[shown[0]]) if shown else []
     owner = np.array(patients)
     too_few = {
@@ -151,6 +155,14 @@ def evaluate_groups(
         too_few={metric: names for metric, names in too_few.items() if names},
         unknown=sum(group is None for group in groups),
     )
+
+
+def _mean_over(
+    repeats: Sequence[OutOfFold], targets: IntArray, inside: BoolArray, *, ordered: bool
+) -> Mapping[str, Measure]:
+    """Return name -> mean over the repeats of the measure of one group."""
+    each = [group_measures(own, targets, inside, ordered=ordered) for own in repeats]
+    return {name: mean_measure([own[name] for own in each]) for name in each[0]}
 
 
 def group_measures(arm: OutOfFold, targets: IntArray, inside: BoolArray, *, ordered: bool) -> Mapping[str, Measure]:

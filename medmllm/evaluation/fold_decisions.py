@@ -25,14 +25,14 @@ def calibrate_fold(raw: FloatArray, fold: FoldModel, task: Task) -> FloatArray:
 
     Args:
         raw: As the network gives them.
-        fold: Gives temperatures and curves.
+        fold: Gives temperatures, offsets and curves.
         task: Says which outputs are whose.
     """
     if task.survival is not None and fold.survival is not None:
         return log_hazards(raw, fold.temperature, fold.survival, shared_times(task.survival.horizons))
     own = zip(task.places, fold.decisions(task), strict=True)
     return np.concatenate(
-        [calibrate(raw[:, place.outputs], one.temperature, one.isotonic) for place, one in own], axis=1
+        [calibrate(raw[:, place.outputs], one.temperature, one.isotonic, one.offsets) for place, one in own], axis=1
     )
 
 

@@ -44,15 +44,21 @@ def _fit(chances: FloatArray, events: FloatArray) -> IsotonicMap:
     return IsotonicMap(given=tuple(map(float, curve.X_thresholds_)), calibrated=tuple(map(float, curve.y_thresholds_)))
 
 
-def calibrate(logits: FloatArray, temperature: float, maps: Sequence[IsotonicMap] | None) -> FloatArray:
+def calibrate(
+    logits: FloatArray,
+    temperature: float,
+    maps: Sequence[IsotonicMap] | None,
+    offsets: Sequence[float] | None = None,
+) -> FloatArray:
     """Return calibrated logits, whose sigmoid (one output) or softmax (several) is the probability.
 
     Args:
         logits: Raw; shape (studies, outputs).
         temperature: They are divided by it first.
-        maps: As of `fit_isotonic`; None leaves it at the temperature.
+        maps: As of `fit_isotonic`; None leaves it at temperature and offsets.
+        offsets: Then added, one per output.
     """
-    scaled = apply_temperature(logits, temperature)
+    scaled = apply_temperature(logits, temperature) + (0.0 if offsets is None else np.array(offsets))
     if maps is None:
         return scaled
     if scaled.shape[1] == 1:

@@ -5,7 +5,8 @@
 
 A model can do well and never look at the image. Permutation importance (Breiman, Machine Learning 2001; Fisher et al.,
 J Mach Learn Res 2019): what the AUROC loses when a study's image is another patient's is what the model took from
-images. Only studies that have the modality, and could be given another patient's, are counted.
+images. Only studies that have the modality, and could be given another patient's, are counted. Of several repeats of
+the cross-validation each AUROC is the mean over them, every network tested on its own test part.
 
 `ignored` wants evidence: the whole interval of the fall lies below a stated bound. Of an arm that is not shown to beat
 chance nothing is said, as there is nothing to lose.
@@ -18,7 +19,8 @@ from typing import Literal
 import numpy as np
 
 from medmllm.evaluation.cohort import OutOfFold, auroc_measure
-from medmllm.evaluation.discrimination import IntArray
+from medmllm.evaluation.discrimination import BoolArray, IntArray
+from medmllm.evaluation.repeats import mean_measure
 from medmllm.evaluation.resampling import Interval, Measure, resample
 from medmllm.records import FloatArray
 
@@ -44,6 +46,14 @@ class Deprived:
     absent: FloatArray = field(repr=False)  # (studies, classes), calibrated
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Probed:
+    """What an arm says of every study in one repeat of the cross-validation."""
+
+    said: FloatArray = field(repr=False)  # (studies, classes), calibrated: as they are
+    deprived: Sequence[Deprived]
+
+
 @dataclass(frozen=True, slots=True)
 class ModalityUse:
     """What one arm takes from one modality."""
@@ -52,7 +62,7 @@ class ModalityUse:
     modality: str
     n: int  # studies that have it and were given another patient's
     patients: int
-    permutations: int
+    permutations: int  # in each repeat
     auroc: Interval  # or the other metric: as they are, of these studies
     permuted: Interval  # mean over the permutations
     fall: Interval  # auroc - permuted, paired
@@ -73,6 +83,7 @@ def evaluate_use(
     samples: int,
     seed: int,
     ordered: bool = False,
+    more: Sequence[Probed] = (),
 ) -> tuple[ModalityUse, ...]:
     """Return what an arm takes from each modality; none for one that no study could be given of another patient.
 
@@ -86,6 +97,7 @@ def evaluate_use(
         samples: Number of bootstrap resamples of patients.
         seed: Of the resamples.
         ordered: The classes stand in an order, lowest first.
+        more: The same of further repeats of the cross-validation.
     """
 
     def measure_of(inside: list[int], chances: FloatArray) -> Measure:
@@ -94,8 +106,7 @@ def evaluate_use(
     return evaluate_use_by(
         measure_of,
         arm.arm,
-        arm.probabilities,
-        deprived,
+        (Probed(arm.probabilities, deprived), *more),
         metric="AUROC",
         strata=targets,
         patients=patients,
@@ -109,8 +120,7 @@ def evaluate_use(
 def evaluate_use_by(
     measure_of: MeasureOf,
     arm: str,
-    said: FloatArray,
-    deprived: Sequence[Deprived],
+    repeats: Sequence[Probed],
     *,
     metric: MetricName,
     strata: IntArray,
@@ -125,8 +135,7 @@ def evaluate_use_by(
     Args:
         measure_of: The metric.
         arm: Its name.
-        said: What it says of every study; shape (studies, classes).
-        deprived: The same studies in the same order, by modality.
+        repeats: What it says of the same studies in the same order, in each repeat of the cross-validation.
         metric: How the metric is called.
         strata: Class of each study, all of which a resample must hold; shape (studies,).
         patients: Patient of each study.
@@ -136,25 +145,22 @@ def evaluate_use_by(
         seed: Of the resamples.
     """
     found = []
-    for own in deprived:
-        inside = np.flatnonzero(np.isfinite(own.permuted).all(axis=(0, 2))).tolist()
-        if not inside:
+    for modality in dict.fromkeys(own.modality for repeat in repeats for own in repeat.deprived):
+        each = [(repeat.said, own) for repeat in repeats for own in repeat.deprived if own.modality == modality]
+        inside = np.flatnonzero(np.any([_given(own) for _, own in each], axis=0))
+        if not inside.size:
             continue
-        owners = [patients[k] for k in inside]
-        measures: dict[str, Measure] = {
-            "as it is": _mean([measure_of(inside, said[inside])]),
-            "permuted": _mean([measure_of(inside, chances) for chances in own.permuted[:, inside]]),
-            "absent": _mean([measure_of(inside, own.absent[inside])]),
-        }
+        owners = [patients[k] for k in inside.tolist()]
+        measures = _measures(measure_of, each, inside)
         drawn = resample(measures, targets=strata[inside], patients=owners, samples=samples, seed=seed)
         auroc, fall = drawn.interval("as it is", confidence), drawn.difference("as it is", "permuted", confidence)
         found.append(
             ModalityUse(
                 arm=arm,
-                modality=own.modality,
+                modality=modality,
                 n=len(inside),
                 patients=len(set(owners)),
-                permutations=len(own.permuted),
+                permutations=len(each[0][1].permuted),
                 auroc=auroc,
                 permuted=drawn.interval("permuted", confidence),
                 fall=fall,
@@ -165,6 +171,35 @@ def evaluate_use_by(
             )
         )
     return tuple(found)
+
+
+def _given(own: Deprived) -> BoolArray:
+    """Return which studies were given another patient's; shape (studies,)."""
+    return np.asarray(np.isfinite(own.permuted).all(axis=(0, 2)))
+
+
+def _measures(
+    measure_of: MeasureOf, each: Sequence[tuple[FloatArray, Deprived]], inside: IntArray
+) -> dict[str, Measure]:
+    """Return the means over the repeats, as measures of weights of the studies inside.
+
+    A study that could be given another patient's in some repeats alone counts in these.
+    """
+    found: dict[str, list[Measure]] = {"as it is": [], "permuted": [], "absent": []}
+    for said, own in each:
+        places = np.flatnonzero(_given(own))
+        if not places.size:
+            continue
+        column, of = np.searchsorted(inside, places), places.tolist()
+        permuted = mean_measure([measure_of(of, chances) for chances in own.permuted[:, places]])
+        found["as it is"].append(_of_columns(column, measure_of(of, said[places])))
+        found["permuted"].append(_of_columns(column, permuted))
+        found["absent"].append(_of_columns(column, measure_of(of, own.absent[places])))
+    return {name: mean_measure(own) for name, own in found.items()}
+
+
+def _of_columns(columns: IntArray, measure: Measure) -> Measure:
+    return lambda weights: measure(weights[:, columns])
 
 
 def verdict(auroc: Interval, fall: Interval, bound: float) -> Verdict:
@@ -214,8 +249,3 @@ def _why_unclear(use: ModalityUse, confidence: float) -> str:
         f"with another patient's its {use.metric} falls by {use.fall.estimate:+z.3f} ({level} {use.fall.low:+z.3f} to "
         f"{use.fall.high:+z.3f}), which is neither above 0 nor below {use.bound:g}"
     )
-
-
-def _mean(each: Sequence[Measure]) -> Measure:
-    """Return the measure of the mean over repeats."""
-    return lambda weights: np.mean([measure(weights) for measure in each], axis=0)

@@ -3,12 +3,12 @@
     raw logits of the tuning part, truth -> log loss after temperature scaling, or AUROC
 
 The loss that a network learns by is no common measure: candidates may differ in loss and class weights. What is wrong
-with the scale of logits alone is mended afterwards by the temperature, so it is taken off first; one number fitted on
-the tuning part favours no candidate. Of several targets the score is the mean over them, each on the studies where it
-is known.
+with the scale of logits, or with the odds of classes, is mended afterwards by temperature and offsets, so it is taken
+off first; one number fitted on the tuning part favours no candidate. Of several targets the score is the mean over
+them, each on the studies where it is known.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from medmllm.evaluation.calibration import fit_temperature, log_loss, to_probabi
 from medmllm.evaluation.cohort import auroc_measure
 from medmllm.evaluation.discrimination import IntArray
 from medmllm.evaluation.fold_decisions import plain
+from medmllm.evaluation.isotonic import calibrate
 from medmllm.evaluation.survival_curve import fit_hazard_temperature, hazard_surprise
 from medmllm.model_documents import FoldSurvival, Task
 from medmllm.records import UNKNOWN, FloatArray
@@ -23,7 +24,9 @@ from medmllm.records import UNKNOWN, FloatArray
 LARGER_IS_BETTER: Mapping[str, bool] = {"log_loss": False, "auroc": True}
 
 
-def tuning_score(name: str, logits: FloatArray, truth: IntArray, task: Task) -> float | None:
+def tuning_score(
+    name: str, logits: FloatArray, truth: IntArray, task: Task, *, offsets: Sequence[Sequence[float] | None]
+) -> float | None:
     """Return the score of a tuning part; None where it is not defined, as the AUROC of one class.
 
     Args:
@@ -31,12 +34,17 @@ def tuning_score(name: str, logits: FloatArray, truth: IntArray, task: Task) -> 
         logits: Raw, shape (studies, outputs).
         truth: Class index of each study; of several targets one each, or UNKNOWN, shape (studies, targets).
         task: Says which outputs are whose.
+        offsets: Of each target, added to its logits after the temperature; None: nothing.
     """
-    score_of: Callable[[FloatArray, IntArray, Task], float] = {"log_loss": _log_loss, "auroc": _auroc}[name]
-    found = []
-    for place, own in zip(task.places, np.reshape(truth, (len(truth), -1)).T, strict=True):
+    score_of = {"log_loss": _log_loss, "auroc": _auroc}[name]
+    found, columns = [], np.reshape(truth, (len(truth), -1)).T
+    for place, own, added in zip(task.places, columns, offsets, strict=True):
         known = own != UNKNOWN
-        found.append(score_of(logits[known, place.outputs], own[known], place.task) if known.any() else np.nan)
+        if not known.any():
+            return None
+        raw = logits[known, place.outputs]
+        calibrated = plain(calibrate(raw, fit_temperature(plain(raw), own[known], offsets=added), None, added))
+        found.append(score_of(calibrated, own[known], place.task))
     mean = float(np.mean(found))
     return mean if np.isfinite(mean) else None
 
@@ -54,10 +62,9 @@ def hazard_score(logits: FloatArray, at_risk: IntArray, fold: FoldSurvival) -> f
 
 
 def _log_loss(logits: FloatArray, truth: IntArray, task: Task) -> float:
-    raw = plain(logits)
-    return log_loss(truth, to_probabilities(raw / fit_temperature(raw, truth)))
+    return log_loss(truth, to_probabilities(logits))
 
 
 def _auroc(logits: FloatArray, truth: IntArray, task: Task) -> float:
-    measure = auroc_measure(truth, to_probabilities(plain(logits)), ordered=task.ordered)
+    measure = auroc_measure(truth, to_probabilities(logits), ordered=task.ordered)
     return float(measure(np.ones((1, len(truth))))[0])

@@ -223,27 +223,28 @@ def _run_lengths(encoded: bytes, header: DicomHeader, cache: FileCache) -> npt.N
         raise DicomError(f"the frame has {count} run-length segments where the header says {pixel_bytes}",
                          code="pixels_unreadable")  # fmt: skip
     values = np.frombuffer(cache.buffer(pixels * pixel_bytes, "pixels"), dtype=f"u{pixel_bytes}")
-    plane = cache.buffer(pixels)
+    plane, whole = cache.buffer(pixels), memoryview(encoded)
     for number, (start, end) in enumerate(zip(starts[:count], [*starts[1:count], len(encoded)], strict=True)):
-        held = _runs(encoded[start:end], plane)
+        held = _runs(whole[start:end], plane)
         if len(held) < pixels:
             raise DicomError(f"a run-length segment holds {len(held)} bytes of {pixels}: copy the file again",
                              code="truncated_pixels")  # fmt: skip
         own = np.frombuffer(held, dtype=np.uint8, count=pixels)
+        weight = values.dtype.type(1 << 8 * (count - 1 - number))
         if number == 0:
-            values[...] = own
+            np.multiply(own, weight, out=values)  # faster than a copy and a shift
         else:
-            values <<= values.dtype.type(8)
-            values |= own
+            values |= own if weight == 1 else np.multiply(own, weight)
     return values.reshape(header.rows, header.columns)
 
 
-def _runs(segment: bytes, plane: memoryview) -> bytes | bytearray:
+def _runs(segment: memoryview, plane: memoryview) -> bytes | bytearray:
     """Return the bytes of one segment, in `plane` unless more are there than fit: encoders have written too many."""
+    view: Any = segment  # taken as it is, though the types of imagecodecs do not say so
     try:
-        return packbits_decode(segment, out=plane)
+        return packbits_decode(view, out=plane)
     except PackbitsError:
-        return packbits_decode(segment)
+        return packbits_decode(view)
 
 
 def _by_pydicom(header: DicomHeader) -> npt.NDArray[Any]:

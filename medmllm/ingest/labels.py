@@ -7,8 +7,10 @@ A study counts as soon as it has a value for one target: those that are missing 
 columns, never cells.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 from medmllm.errors import LabelError
 from medmllm.ingest.ordering import ALONE, Keys, keys_beside_others, order_classes
@@ -18,6 +20,8 @@ from medmllm.model_documents import Task
 from medmllm.records import UNKNOWN, Study
 from medmllm.records import Target as StudyTarget
 from medmllm.training_config import TaskSettings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,9 @@ def assign_task(studies: Sequence[Study], targets: Sequence[Target], settings: T
         settings: Whose classes are ordered.
 
     Raises:
-        LabelError: As of `assign_targets` and `order_classes`; one named twice; settings of a target that is none; as
-            of `read_survival` and `survival_task`.
+        LabelError: As of `assign_targets` and `order_classes`; one named twice, also in other words (`nodule` and
+            `nodule>=1` of a column of 0 and 1); settings of a target that is none; as of `read_survival` and
+            `survival_task`.
     """
     _check_names(targets, settings)
     if settings.survival:
@@ -53,6 +58,7 @@ def assign_task(studies: Sequence[Study], targets: Sequence[Target], settings: T
         (own,), (target,) = found, targets
         task = Task.of(target.expression, own.classes, ordered=settings.ordered(target.expression))
         return Assigned(task, own.by_study, own.missing)
+    _check_distinct(targets, found)
     parts = tuple(
         Task.of(target.expression, _told_apart(target, own.classes), ordered=settings.ordered(target.expression))
         for target, own in zip(targets, found, strict=True)
@@ -83,6 +89,29 @@ def _check_names(targets: Sequence[Target], settings: TaskSettings) -> None:
         for name in given:
             if name not in names:
                 raise LabelError(f"[task.{table}] names {name!r}, which is no target; these are {', '.join(names)}")
+
+
+def _check_distinct(targets: Sequence[Target], found: Sequence[Targets]) -> None:
+    """Refuse two targets of one column that part the studies alike; of two columns, it may be so by chance."""
+    for (one, own), (other, also) in combinations(zip(targets, found, strict=True), 2):
+        if not _part_alike(own.by_study, also.by_study):
+            continue
+        what = f"the targets {one.expression!r} and {other.expression!r} part all {len(own.by_study)} studies alike"
+        if one.column == other.column:
+            raise LabelError(f"{what}: they are one question, which would count twice. Leave one of them out.")
+        logger.warning("%s: if one is made from the other, leave it out, or it counts twice", what)
+
+
+def _part_alike(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
+    """Say whether two targets have values for the same studies, and classes that differ in name alone.
+
+    >>> _part_alike({"a": 0, "b": 1}, {"a": 1, "b": 0}), _part_alike({"a": 0, "b": 1}, {"a": 0, "b": 0})
+    (True, False)
+    """
+    if one.keys() != other.keys():
+        return False
+    pairs = {(label, other[key]) for key, label in one.items()}
+    return len(pairs) == len(set(one.values())) == len(set(other.values()))
 
 
 def _of_kind(found: Targets, target: Target, settings: TaskSettings, keys: Keys) -> Targets:

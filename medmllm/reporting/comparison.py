@@ -20,6 +20,7 @@ from medmllm.records import Metric, Provenance
 from medmllm.reporting.cohort import label_of
 from medmllm.reporting.page import write_page
 from medmllm.result_documents import MetricDocument
+from medmllm.told_settings import without_paths
 
 
 class ComparedRun(Document):
@@ -128,10 +129,14 @@ def run_differences(found: Comparison) -> tuple[RunDifference, ...]:
 
 def differing_settings(runs: Sequence[TrainConfig]) -> dict[str, tuple[str, ...]]:
     """Return the settings that differ between runs, by dotted key, with the value in each run."""
-    tables = [flatten(one.model_dump(mode="json", exclude={"tracking"})) for one in runs]
+    tables, told = ([_settings_table(one) for one in each] for each in (runs, map(without_paths, runs)))
     keys = dict.fromkeys(key for table in tables for key in table)
-    found = {key: tuple(str(table.get(key, "not set")) for table in tables) for key in keys}
-    return {key: values for key, values in found.items() if len(set(values)) > 1}
+    differing = [key for key in keys if len({str(table.get(key)) for table in tables}) > 1]
+    return {key: tuple(str(table.get(key, "not set")) for table in told) for key in differing}
+
+
+def _settings_table(settings: TrainConfig) -> dict[str, object]:
+    return flatten(settings.model_dump(mode="json", exclude={"tracking"}))
 
 
 def write_comparison(out: Path, comparison: ComparisonDocument) -> None:

@@ -3,7 +3,8 @@
     probabilities, true classes -> ROC points, reliability points; net benefit -> decision chart;
     AUROC by training patients -> learning chart
 
-Numbers in the report's tables come from evaluation.json; the curves only show their shape.
+Numbers in the report's tables come from evaluation.json; the curves only show their shape. Of several repeats of the
+cross-validation the mean is drawn, and each of them beside it.
 """
 
 import math
@@ -11,26 +12,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
-from medmllm.evaluation.calibration import reliability_bins
-from medmllm.evaluation.discrimination import IntArray
+from medmllm.evaluation.calibration import bin_of, reliability_bins
+from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.ordinal import at_least
 from medmllm.records import FloatArray
 from medmllm.trust_documents import DecisionCurveDocument, LearningCurveDocument
 
 APART = 0.1  # numbers closer than this part of an axis would touch
-MACRO_GRID = 201  # false-positive rates at which one-versus-rest curves are averaged
+MEAN_GRID = 201  # false-positive rates at which curves are averaged
+
+Points = tuple[tuple[float, float], ...]
+"""x and y of each corner of a curve."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionChart:
     """Decision curves in a unit square; what lies below its bottom is drawn on it."""
 
-    arms: tuple[tuple[str, tuple[tuple[float, float], ...]], ...]  # name, points
-    treat_all: tuple[tuple[float, float], ...]
+    arms: tuple[tuple[str, Points], ...]  # name, points
+    treat_all: Points
     treat_none: float  # height of net benefit 0
+    repeats: tuple[tuple[Points, ...], ...]  # of each arm, its points in each repeat
     ticks: tuple[tuple[float, float], ...]  # height, net benefit
 
 
@@ -62,14 +67,12 @@ class ReliabilityPoint:
 
     predicted: float  # mean probability
     observed: float  # fraction
-    low: float  # 95 % Wilson interval of `observed`
+    low: float  # 95 % Wilson interval of `observed`, of as many patients as a repeat has in the bin
     high: float
-    n: int  # studies
+    n: int  # studies, of all repeats
 
 
-def roc_points(
-    probabilities: FloatArray, targets: IntArray, *, ordered: bool = False
-) -> tuple[tuple[float, float], ...]:
+def roc_points(probabilities: FloatArray, targets: IntArray, *, ordered: bool = False) -> Points:
     """Return (false-positive rate, true-positive rate) from (0, 0) to (1, 1).
 
     With two classes the curve of the second; with more the mean of the one-versus-rest curves of all
@@ -89,15 +92,29 @@ def roc_points(
     if probabilities.shape[1] == 2:
         false_rate, true_rate, _ = roc_curve(targets == 1, probabilities[:, 1])
     else:
-        false_rate = np.linspace(0, 1, MACRO_GRID)
         if ordered:
             cuts = zip(occurring[1:], at_least(probabilities)[:, occurring[1:] - 1].T, strict=True)
             curves = [roc_curve(targets >= one, chance) for one, chance in cuts]
         else:
             curves = [roc_curve(targets == one, probabilities[:, one]) for one in occurring]
-        true_rate = np.mean([np.interp(false_rate, x, y) for x, y, _ in curves], axis=0)
-        false_rate, true_rate = np.append(0.0, false_rate), np.append(0.0, true_rate)
+        return mean_curve([tuple(zip(x, y, strict=True)) for x, y, _ in curves])
     return tuple(zip(false_rate.tolist(), true_rate.tolist(), strict=True))
+
+
+def mean_curve(curves: Sequence[Points]) -> Points:
+    """Return the mean true-positive rate of ROC curves at each false-positive rate; the area is the mean area.
+
+    Args:
+        curves: Each from (0, 0) to (1, 1); none is empty, or all are.
+
+    >>> mean_curve([((0.0, 0.0), (0.0, 1.0), (1.0, 1.0)), ((0.0, 0.0), (1.0, 1.0))])[:2]
+    ((0.0, 0.0), (0.0, 0.5))
+    """
+    if not all(curves):
+        return ()
+    false_rate = np.linspace(0, 1, MEAN_GRID)
+    true_rate = np.mean([np.interp(false_rate, *np.transpose(own)) for own in curves], axis=0)
+    return ((0.0, 0.0), *zip(false_rate.tolist(), true_rate.tolist(), strict=True))
 
 
 def decision_chart(curves: Sequence[DecisionCurveDocument]) -> DecisionChart | None:
@@ -109,7 +126,8 @@ def decision_chart(curves: Sequence[DecisionCurveDocument]) -> DecisionChart | N
     values = [own.estimate for curve in curves for own in curve.net_benefit if own.estimate is not None]
     if not values:
         return None
-    high = max(*values, *curves[0].treat_all, 0.01)
+    each = [value for curve in curves for own in curve.repeats for value in own]
+    high = max(*values, *each, *curves[0].treat_all, 0.01)
     low = -high / 4  # room for a model that does harm; what treating all costs at high thresholds has no end
 
     def height(value: float) -> float:
@@ -129,6 +147,13 @@ def decision_chart(curves: Sequence[DecisionCurveDocument]) -> DecisionChart | N
         ),
         treat_all=tuple((t, height(value)) for t, value in zip(curves[0].thresholds, curves[0].treat_all, strict=True)),
         treat_none=height(0.0),
+        repeats=tuple(
+            tuple(
+                tuple((t, height(value)) for t, value in zip(curve.thresholds, own, strict=True))
+                for own in curve.repeats
+            )
+            for curve in curves
+        ),
         ticks=tuple((height(value), value) for value in (low, 0.0, high / 2, high)),
     )
 
@@ -168,26 +193,43 @@ def learning_chart(curve: LearningCurveDocument | None) -> LearningChart | None:
     return LearningChart(marks, height(0.5) or 0.0, levels, tuple(places))
 
 
-def reliability_points(probabilities: FloatArray, targets: IntArray) -> tuple[ReliabilityPoint, ...]:
+def reliability_points(
+    repeats: Sequence[FloatArray], targets: IntArray, patients: Sequence[str]
+) -> tuple[ReliabilityPoint, ...]:
     """Return the bins of a reliability diagram that hold a study.
 
     With two classes the probability of the second against how often it is true; with more the
-    probability of the likeliest class against how often that is right.
+    probability of the likeliest class against how often that is right. Of several repeats a bin is the mean over the
+    studies that it holds in each. Its interval is by Wilson, of the patients that a repeat has in it on average: of a
+    few that all had the event resampling would say that nothing is open.
 
     Args:
-        probabilities: Shape (studies, classes).
+        repeats: Probabilities in each repeat of the cross-validation; shape (studies, classes).
         targets: True class index; shape (studies,).
+        patients: Patient of each study.
     """
-    if probabilities.shape[1] == 2:
-        chance, event = probabilities[:, 1], targets == 1
-    else:
-        chance, event = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    chance, event = (np.concatenate(own) for own in zip(*(_judged(own, targets) for own in repeats), strict=True))
+    owner = np.array([f"{number} {one}" for number in range(len(repeats)) for one in patients])
     points = []
-    for bar in reliability_bins(event, chance):
+    for number, bar in enumerate(reliability_bins(event, chance)):
         if bar.mean_probability is None or bar.event_rate is None:
             continue
-        interval = binomtest(round(bar.event_rate * bar.n), bar.n).proportion_ci(0.95, method="wilson")
-        points.append(
-            ReliabilityPoint(bar.mean_probability, bar.event_rate, float(interval.low), float(interval.high), bar.n)
-        )
+        inside = bin_of(chance) == number
+        low, high = _wilson(bar.event_rate, np.unique(owner[inside]).size / len(repeats))
+        points.append(ReliabilityPoint(bar.mean_probability, bar.event_rate, low, high, bar.n))
     return tuple(points)
+
+
+def _judged(probabilities: FloatArray, targets: IntArray) -> tuple[FloatArray, BoolArray]:
+    """Return the probability that is judged of each study, and whether it came true."""
+    if probabilities.shape[1] == 2:
+        return probabilities[:, 1], targets == 1
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+
+
+def _wilson(share: float, n: float) -> tuple[float, float]:
+    """Return the 95 % interval of a share of n, which need not be a whole number (Wilson, J Am Stat Assoc 1927)."""
+    z2 = float(norm.ppf(0.975)) ** 2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * share * (1 - share) / n + (z2 / (2 * n)) ** 2) / (1 + z2 / n)
+    return max(centre - half, 0.0), min(centre + half, 1.0)

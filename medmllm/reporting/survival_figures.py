@@ -4,6 +4,7 @@ SurvivalArmDocument of each arm -> TrainingFigure: Kaplan-Meier curves; observed
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from medmllm.reporting.training_figures import FRAME, TrainingFigure, TrainingFigures, draw, path
 from medmllm.result_documents import TargetEvaluation
@@ -13,12 +14,13 @@ QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the times: where the axis is marked."""
 
 
-def draw_survival(told: TargetEvaluation, *, confidence: float) -> TrainingFigures:
+def draw_survival(told: TargetEvaluation, *, confidence: float, repeats: int = 1) -> TrainingFigures:
     """Return the figures of a time to an event: of each arm its curves, and its calibration at the largest horizon.
 
     Args:
         told: Its result.
         confidence: Level of the intervals.
+        repeats: Of the cross-validation; the figures are of the first.
     """
     asked = told.task.survival
     assert asked is not None  # of a time to an event alone
@@ -26,7 +28,8 @@ def draw_survival(told: TargetEvaluation, *, confidence: float) -> TrainingFigur
     for number, arm in enumerate(told.survival):
         figures.append(_kaplan_meier(arm, asked.event, asked.time_unit))
         figures.append(_calibration(number, arm.arm, arm.calibration[-1], asked.time_unit, confidence))
-    return TrainingFigures(tuple(figures), None, None)
+    first = f". Of the first of {repeats} repeats" if repeats > 1 else ""
+    return TrainingFigures(tuple(replace(own, caption=own.caption + first) for own in figures), None, None)
 
 
 def step_points(group: RiskGroupDocument, end: float) -> Iterator[tuple[float, float]]:

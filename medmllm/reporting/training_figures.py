@@ -2,6 +2,8 @@
 
     evaluation, out-of-fold probabilities -> TrainingFigure -> report.html, or RUN/figures/NAME.svg
 
+Of several repeats of the cross-validation each is a thin line, and their mean the bold one.
+
 A file is drawn in the colours of a light page, with its caption in it and no custom properties, which programs other
 than browsers do not know.
 """
@@ -18,7 +20,15 @@ from markupsafe import Markup
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.discrimination import IntArray
 from medmllm.model_documents import Task
-from medmllm.reporting.curves import decision_chart, learning_chart, reliability_points, roc_points
+from medmllm.records import FloatArray
+from medmllm.reporting.curves import (
+    Points,
+    decision_chart,
+    learning_chart,
+    mean_curve,
+    reliability_points,
+    roc_points,
+)
 from medmllm.reporting.page import environment, write_page
 from medmllm.result_documents import TargetEvaluation
 from medmllm.trust_documents import DecisionCurveDocument, LearningCurveDocument
@@ -36,6 +46,9 @@ class Frame:
     top: float
     side: float
 
+
+Said = tuple[str, Sequence[FloatArray]]
+"""An arm, and its probabilities in each repeat of the cross-validation; shape (studies, classes)."""
 
 FRAME = Frame(left=58, top=10, side=250)
 
@@ -76,6 +89,15 @@ class TrainingFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """One arm's curve, as SVG paths."""
+
+    name: str
+    path: str  # of the mean over the repeats, where there are several
+    repeats: tuple[str, ...] = ()  # of each of them
+
+
+@dataclass(frozen=True, slots=True)
 class FigurePage:
     """What the template figure.svg.j2 reads."""
 
@@ -89,10 +111,12 @@ def draw_figures(
     told: TargetEvaluation,
     arms: Sequence[OutOfFold],
     targets: IntArray,
+    patients: Sequence[str],
     *,
     confidence: float,
     synthetic: bool = False,
     end: str = "",
+    more: Sequence[Sequence[OutOfFold]] = (),
 ) -> TrainingFigures:
     """Return the figures of one target.
 
@@ -100,11 +124,17 @@ def draw_figures(
         told: Its result.
         arms: What each arm said of every study.
         targets: True class index of the same studies; shape (studies,).
+        patients: Patient of each of them.
         confidence: Level of the intervals.
         synthetic: The studies are.
         end: Of the files' names, where there are several targets.
+        more: What the arms said in each further repeat of the cross-validation.
     """
-    curves = (_roc(told, arms, targets), *_reliability(told.task, arms, targets, synthetic=synthetic))
+    said = [(arm.arm, [own[k].probabilities for own in (arms, *more)]) for k, arm in enumerate(arms)]
+    curves = (
+        _roc(told.task, said, targets),
+        *_reliability(told.task, said, targets, patients, synthetic=synthetic),
+    )
     decision = _decision(told.decision_curves, told.task.classes[-1])
     drawn = TrainingFigures(curves, decision, _learning(told.learning_curve, confidence))
     return drawn.named(end)
@@ -142,10 +172,12 @@ def draw(macro: str, *arguments: object) -> Markup:
     return drawn
 
 
-def _roc(told: TargetEvaluation, arms: Sequence[OutOfFold], targets: IntArray) -> TrainingFigure:
-    task = told.task
+def _roc(task: Task, arms: Sequence[Said], targets: IntArray) -> TrainingFigure:
     ordered = task.kind == "ordinal"
-    paths = [(arm.arm, path(roc_points(arm.probabilities, targets, ordered=ordered))) for arm in arms]
+    lines = []
+    for name, repeats in arms:
+        each = [roc_points(own, targets, ordered=ordered) for own in repeats]
+        lines.append(line(name, mean_curve(each) if len(each) > 1 else each[0], each))
     of_what = (
         "mean of the curves of all cuts, “this class or higher”" if ordered else "mean of the one-versus-rest curves"
     )
@@ -153,28 +185,32 @@ def _roc(told: TargetEvaluation, arms: Sequence[OutOfFold], targets: IntArray) -
         of_what = f"of “{task.classes[1]}”"
     return TrainingFigure(
         "roc",
-        f"ROC curves of the arms {', '.join(arm.arm for arm in arms)}; the areas are in the table of the arms",
-        f"ROC, {of_what}; the dashed diagonal is guessing",
-        draw("roc", paths, FRAME),
+        f"ROC curves of the arms {', '.join(name for name, _ in arms)}; the areas are in the table of the arms",
+        f"ROC, {of_what}; the dashed diagonal is guessing{_of_repeats(len(arms[0][1]))}",
+        draw("roc", lines, FRAME),
     )
 
 
 def _reliability(
-    task: Task, arms: Sequence[OutOfFold], targets: IntArray, *, synthetic: bool
+    task: Task, arms: Sequence[Said], targets: IntArray, patients: Sequence[str], *, synthetic: bool
 ) -> tuple[TrainingFigure, ...]:
-    points = [reliability_points(arm.probabilities, targets) for arm in arms]
+    points = [reliability_points(repeats, targets, patients) for _, repeats in arms]
     largest = max((point.n for own in points for point in own), default=1)
     of_what = "the likeliest class" if task.kind != "binary" else f"“{task.classes[1]}”"
     found = []
-    for number, (arm, own) in enumerate(zip(arms, points, strict=True)):
+    for number, ((name, repeats), own) in enumerate(zip(arms, points, strict=True)):
         told = "; ".join(f"predicted {p.predicted:.2f}, observed {p.observed:.2f} in {p.n}" for p in own)
+        each = [
+            tuple((p.predicted, p.observed) for p in reliability_points([one], targets, patients)) for one in repeats
+        ]
         found.append(
             TrainingFigure(
-                f"reliability_{arm.arm}",
-                f"Reliability of the {arm.arm} arm: {told}",
-                f"Reliability, {arm.arm}: probability of {of_what} in ten bins; area shows the number of studies, "
-                "bars 95 % intervals. On the diagonal is calibrated",
-                draw("reliability", number, own, largest, FRAME, synthetic),
+                f"reliability_{name}",
+                f"Reliability of the {name} arm: {told}",
+                f"Reliability, {name}: probability of {of_what} in ten bins; area shows the number of studies, "
+                "bars 95 % intervals of as many patients as are in the bin. On the diagonal is calibrated"
+                + _of_repeats(len(repeats), "points are"),
+                draw("reliability", number, own, line(name, (), each).repeats, largest, FRAME, synthetic),
             )
         )
     return tuple(found)
@@ -184,13 +220,14 @@ def _decision(curves: Sequence[DecisionCurveDocument], event: str) -> TrainingFi
     chart = decision_chart(curves)
     if chart is None:
         return None
+    lines = [line(name, own, each) for (name, own), each in zip(chart.arms, chart.repeats, strict=True)]
     return TrainingFigure(
         "decision_curve",
         f"Net benefit of {', '.join(name for name, _ in chart.arms)}, of treating all and of treating none; the "
         "numbers are in the table",
         f"Net benefit of treating whoever's probability of “{event}” reaches the threshold; dashed: treating all, "
-        "level line: treating none",
-        draw("decision", chart, [(name, path(own)) for name, own in chart.arms], path(chart.treat_all), FRAME),
+        "level line: treating none" + _of_repeats(len(curves[0].repeats)),
+        draw("decision", chart, lines, path(chart.treat_all), FRAME),
     )
 
 
@@ -208,7 +245,17 @@ def _learning(curve: LearningCurveDocument | None, confidence: float) -> Trainin
     )
 
 
-def path(points: tuple[tuple[float, float], ...]) -> str:
+def _of_repeats(count: int, bold: str = "bold is") -> str:
+    """Return what a caption says of several repeats; nothing of one."""
+    return f". Thin lines: each of {count} repeats; {bold} their mean" if count > 1 else ""
+
+
+def line(name: str, mean: Points, repeats: Sequence[Points]) -> Line:
+    """Return an arm's curve, with those of the repeats where there are several."""
+    return Line(name, path(mean), tuple(path(own) for own in repeats) if len(repeats) > 1 else ())
+
+
+def path(points: Points) -> str:
     """Return points of the unit square as an SVG path; y grows upwards.
 
     >>> path(((0.0, 0.0), (1.0, 1.0)))

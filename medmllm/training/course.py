@@ -25,11 +25,12 @@ class Course:
     advance: Callable[[int], None]
     notes: KnownNotes = field(default_factory=KnownNotes)
 
-    def untested(self, seed: int) -> "Course":
-        """Return a course whose networks start from another seed and are not tested for their use of modalities.
+    def seeded(self, repeat: int) -> "Course":
+        """Return a course whose networks start from the seed of a repeat."""
+        training = self.config.training.model_copy(update={"seed": self.config.training.seed + repeat})
+        return replace(self, config=self.config.model_copy(update={"training": training}))
 
-        That is told of the packaged networks alone.
-        """
-        training = self.config.training.model_copy(update={"seed": seed})
+    def untested(self) -> "Course":
+        """Return a course whose networks are not tested for use of modalities: that is told of whole trainings."""
         evaluation = self.config.evaluation.model_copy(update={"permutations": 0})
-        return replace(self, config=self.config.model_copy(update={"training": training, "evaluation": evaluation}))
+        return replace(self, config=self.config.model_copy(update={"evaluation": evaluation}))

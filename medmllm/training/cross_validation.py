@@ -51,6 +51,14 @@ class SmallerTraining:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Draw:
+    """What one arm said in one repeat of the cross-validation."""
+
+    out_of_fold: OutOfFold | SeveralOutOfFold | SurvivalOutOfFold
+    deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ArmResult:
     """One arm, cross-validated."""
 
@@ -61,8 +69,13 @@ class ArmResult:
     folder: Path  # holds the networks' weights and tokenizers
     deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
     smaller: tuple[SmallerTraining, ...] = ()  # of the main arm, where a learning curve is asked for
-    repeated: tuple[OutOfFold | SeveralOutOfFold | SurvivalOutOfFold, ...] = ()  # in further repeats, not packaged
+    repeated: tuple[Draw, ...] = ()  # further repeats; their networks are not packaged
     choices: tuple[Choice, ...] = ()  # of each fold, also of further repeats, where settings are searched
+
+    @property
+    def draws(self) -> tuple[Draw, ...]:
+        """All repeats, that of the package first."""
+        return (Draw(self.out_of_fold, self.deprived), *self.repeated)
 
 
 def cross_validate(
@@ -162,7 +175,7 @@ def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) 
     patients, seed = [member.sample.patient_key for member in members], config.training.seed
     truth = course.cohort.labels or course.cohort.targets
     parts = nested_subsets(folds, patients, truth, fractions, seed=seed)
-    less = course.untested(seed)
+    less = course.untested()
     found = []
     for fraction, own in zip(fractions, parts, strict=True):
         name = f"{main.arm} at {fraction}"
@@ -176,16 +189,15 @@ def _train_again(course: Course, arm: ArmResult, plan: SplitPlan) -> ArmResult:
     """Train an arm on each further draw of the folds; the networks lie among the checkpoints, as of smaller trainings.
 
     Returns:
-        The arm, with what it said out of fold in each draw, and what was chosen there.
+        The arm, with what it said in each draw, and what was chosen there.
     """
     found = []
     for number, folds in enumerate(plan.more, start=1):
         name = f"{arm.arm} repeat {number}"
         folder = course.out / CHECKPOINTS / name.replace(" ", "_")
-        own = course.untested(course.config.training.seed + number)
-        found.append(_train_arm(own, arm.arm, arm.contract, folds, folder, name=name))
+        found.append(_train_arm(course.seeded(number), arm.arm, arm.contract, folds, folder, name=name))
     choices = tuple(choice for own in (arm, *found) for choice in own.choices)
-    return replace(arm, repeated=tuple(own.out_of_fold for own in found), choices=choices)
+    return replace(arm, repeated=tuple(Draw(own.out_of_fold, own.deprived) for own in found), choices=choices)
 
 
 def _tuning_metric(choice: Choice, config: TrainConfig) -> dict[str, float]:

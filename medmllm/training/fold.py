@@ -27,6 +27,7 @@ from medmllm.provenance import file_digest
 from medmllm.records import FloatArray, Sample
 from medmllm.table_documents import TableCodes
 from medmllm.training.checkpoint import Checkpoint
+from medmllm.training.class_odds import offsets_of
 from medmllm.training.cohort import Cohort
 from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
 from medmllm.training.loop import Tracker, fit, predict_logits
@@ -223,7 +224,10 @@ def decide_fold(
     tuned = [cohort.members[k].sample for split in splits for k in split.tune]
     raw, timeline = np.concatenate([own.tune for own in trained]), fold_timeline(cohort, splits[0], config.task)
     if timeline is None:
-        decided = decide_each(raw, np.array([sample.target for sample in tuned]), config.evaluation, task)
+        learnt = [cohort.members[k].sample for split in splits for k in split.train]
+        offsets = offsets_of(learnt, config.training, task)
+        truth = np.array([sample.target for sample in tuned])
+        decided = decide_each(raw, truth, config.evaluation, task, offsets=offsets)
     else:
         decided = (timeline.decide(raw, survived_of(tuned), config.task.horizons[-1]),)
     models = tuple(

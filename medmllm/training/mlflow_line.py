@@ -89,6 +89,8 @@ class Courier:
             case "metrics":
                 rows = [Metric(key, float(value), entry.at_ms, entry.step) for key, value in values.items()]
                 self._client.log_batch(run_id, metrics=rows)
+            case "text":
+                self._client.log_text(run_id, values["text"], str(entry.name))
             case "file" | "model":
                 self._send(run_id, entry)
             case "end":

@@ -16,7 +16,7 @@ from medmllm.evaluation.several import SeveralOutOfFold, of_studies
 from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.model_documents import FoldModel, Place
 from medmllm.records import UNKNOWN
-from medmllm.training.cross_validation import ArmResult, SmallerTraining
+from medmllm.training.cross_validation import ArmResult, Draw, SmallerTraining
 from medmllm.training.run import Trained
 from medmllm.training.splits import FoldSplit, IntArray
 
@@ -54,15 +54,21 @@ def _arm(arm: ArmResult, number: int, place: Place, inside: BoolArray) -> ArmRes
         arm,
         out_of_fold=_said(arm.out_of_fold, number, inside),
         folds=tuple(_decided(fold, place.task.target) for fold in arm.folds),
-        deprived=tuple(
-            Deprived(own.modality, own.permuted[:, inside, place.classes], own.absent[inside, place.classes])
-            for own in arm.deprived
-        ),
+        deprived=_deprived(arm.deprived, place, inside),
         smaller=tuple(
             SmallerTraining(own.fraction, _folds(own.folds, inside), _said(own.out_of_fold, number, inside))
             for own in arm.smaller
         ),
-        repeated=tuple(_said(own, number, inside) for own in arm.repeated),
+        repeated=tuple(
+            Draw(_said(own.out_of_fold, number, inside), _deprived(own.deprived, place, inside)) for own in arm.repeated
+        ),
+    )
+
+
+def _deprived(found: tuple[Deprived, ...], place: Place, inside: BoolArray) -> tuple[Deprived, ...]:
+    return tuple(
+        Deprived(own.modality, own.permuted[:, inside, place.classes], own.absent[inside, place.classes])
+        for own in found
     )
 
 

@@ -18,6 +18,7 @@ from medmllm.training.cohort import Cohort
 from medmllm.training.inner_folds import Held, check_enough_inner, hold_classes, hold_events, hold_labels, nest
 from medmllm.training.label_splits import carve_label_tuning, check_enough_labels, refuse_lacking
 from medmllm.training.leakage import audit
+from medmllm.training.numbering_columns import remark_numbering
 from medmllm.training.repeats import draw_repeats
 from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds
 from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
@@ -139,7 +140,7 @@ def settle_folds(
         truth = cohort.labels or cohort.targets
         nested_subsets(plan.folds, patients, truth, settings.learning_curve, seed=settings.seed)
     leaking, rows = audit(cohort, plan, settings)
-    remarks += [*leaking, *remark_columns(cohort, labels)]
+    remarks += [*leaking, *remark_columns(cohort, labels), *remark_numbering(cohort)]
     write_table(out / LEAKS, LeakRow, rows)
     write_splits(plan, keys, out)
     return plan, remarks

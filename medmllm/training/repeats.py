@@ -53,16 +53,22 @@ def repeats_of(plan: SplitPlan) -> tuple[tuple[FoldSplit, ...], ...]:
     return (plan.folds, *plan.more)
 
 
-def repeat_remarks(plan: SplitPlan) -> tuple[str, ...]:
-    """Return in plain words what of a result is a mean over several draws, and what is of the first."""
+def repeat_remarks(plan: SplitPlan, *, timed: bool) -> tuple[str, ...]:
+    """Return in plain words what of a result is a mean over several draws, and what is of the first.
+
+    Args:
+        plan: With all draws.
+        timed: The target is a time to an event.
+    """
     if not plan.more:
         return ()
-    draws = len(repeats_of(plan))
+    means = "Metrics, differences and use of modalities" if timed else "Metrics, differences, figures, groups of "
+    means += "" if timed else "patients and use of modalities"
+    first = "Calibration by quarters and the curves of the risk groups" if timed else "Conformal sets and DeLong's test"
     return (
-        f"Metrics and differences are means over {draws} repeats of the cross-validation, each with other folds of the "
+        f"{means} are means over {len(repeats_of(plan))} repeats of the cross-validation, each with other folds of the "
         "same patients; their intervals are of the patients, and lowest and highest tell how far the repeats lie "
-        "apart. All else, as figures, groups of patients and use of modalities, is of the first repeat, whose networks "
-        "are packaged.",
+        f"apart. {first} are of the first repeat, whose networks are packaged.",
     )
 
 

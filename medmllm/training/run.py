@@ -25,6 +25,7 @@ from medmllm.models.package import CARD, digest_files, key_digest, write_backgro
 from medmllm.records import UNKNOWN, Provenance, Survival
 from medmllm.result_documents import EvaluationDocument, TargetEvaluation
 from medmllm.table_rows import OutOfFoldRow, TargetsOutOfFoldRow
+from medmllm.told_settings import told_contract, without_paths
 from medmllm.training.arms import mean_image
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult
@@ -38,9 +39,9 @@ from medmllm.training.tracking import Run
 SEARCH = "search.csv"
 
 CALIBRATIONS = {
-    "temperature": "temperature scaling, fitted per fold on {where}; {whose} logits are then averaged",
-    "isotonic": "temperature scaling, then isotonic regression, fitted per fold on {where}; {whose} log-odds are then "
-    "averaged. Explanations are of the logit before the isotonic curve",
+    "temperature": "temperature scaling{odds}, fitted per fold on {where}; {whose} logits are then averaged",
+    "isotonic": "temperature scaling{odds}, then isotonic regression, fitted per fold on {where}; {whose} log-odds are "
+    "then averaged. Explanations are of the logit before the isotonic curve",
     "hazards": "temperature scaling of each hazard's distance from that of all the fold's training studies, fitted per "
     "fold on {where}; {whose} log cumulative hazards are then averaged",
 }
@@ -70,13 +71,13 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
     if arm.contract.image is not None:
         write_background(arm.folder, mean_image(trained.cohort))
     write_reference(arm.folder, _reference(trained, arm))
-    weights = {fold.weights for fold in arm.folds}
+    weights, contract = {fold.weights for fold in arm.folds}, told_contract(arm.contract)
     card = ModelCard(
         task=trained.task,
         arm=arm.arm,
-        contract=arm.contract,
-        contract_fingerprint=arm.contract.fingerprint,
-        model=trained.config.model,
+        contract=contract,
+        contract_fingerprint=contract.fingerprint,
+        model=without_paths(trained.config).model,
         folds=arm.folds,
         files={name: digest for name, digest in digest_files(arm.folder).items() if name not in weights},
         operating_point=float(np.mean([fold.threshold for fold in arm.folds])),
@@ -100,7 +101,9 @@ def _calibration(trained: Trained) -> str:
     where = "its tuning part" if networks == 1 else f"the tuning parts of its {networks} networks together"
     whose = "the folds'" if networks == 1 else "its networks', and the folds',"
     kind = "hazards" if trained.cohort.survived else trained.config.evaluation.calibration
-    return CALIBRATIONS[kind].format(where=where, whose=whose)
+    decided = [one for fold in trained.arms[0].folds for one in fold.decisions(trained.task)]
+    odds = " with what weighted classes did to the odds taken back" if any(one.offsets for one in decided) else ""
+    return CALIBRATIONS[kind].format(where=where, whose=whose, odds=odds)
 
 
 def _operating_points(task: Task, folds: Sequence[FoldModel]) -> dict[str, float] | None:
@@ -144,7 +147,7 @@ def write_out_of_fold(path: Path, trained: Trained) -> None:
     rows = (
         row_type.model_validate(_row(trained, said, k, int(fold)) | {"repeat": repeat})
         for repeat, folds in enumerate(folds_by_draw(trained.plan))
-        for said in ((arm.out_of_fold, *arm.repeated)[repeat] for arm in trained.arms)
+        for said in (arm.draws[repeat].out_of_fold for arm in trained.arms)
         for k, fold in enumerate(folds)
     )
     write_table(path, row_type, rows, classes=trained.task.columns)
@@ -201,22 +204,23 @@ def _estimates(told: TargetEvaluation) -> dict[str, float]:
     } | learning_metrics(told.learning_curve)
 
 
-def track_result(tracked: Run, evaluation: EvaluationDocument, out: Path, *, register_as: str) -> None:
+def track_result(tracked: Run, evaluation: EvaluationDocument, out: Path, config: TrainConfig) -> None:
     """Give the tracking what a finished run holds: estimates, tables, report, figures and the model.
 
     Args:
         tracked: The parent run.
         evaluation: The result.
         out: RUN.
-        register_as: Name of the model in MLflow's registry; empty registers nothing.
+        config: The resolved settings; what MLflow keeps of them names no folder and no address.
     """
     tracked.log_metrics(headline(evaluation))
-    for name in ("settings.json", "splits.json", "evaluation.json", "out_of_fold.csv", "report.html", "figures"):
+    tracked.log_text("settings.json", f"{without_paths(config).model_dump_json(indent=2)}\n")
+    for name in ("splits.json", "evaluation.json", "out_of_fold.csv", "report.html", "figures"):
         tracked.log_file(out / name)
     for name in (REPORT, SEARCH):
         if (out / name).is_file():
             tracked.log_file(out / name)
-    tracked.log_model(out / "model", register_as=register_as)
+    tracked.log_model(out / "model", register_as=config.tracking.register_as)
 
 
 def summary(evaluation: EvaluationDocument, out: Path) -> str:

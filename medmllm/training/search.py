@@ -20,6 +20,7 @@ from medmllm.errors import MedmllmError
 from medmllm.evaluation.tuning_score import LARGER_IS_BETTER, tuning_score
 from medmllm.records import FloatArray
 from medmllm.training.candidates import Candidate, candidates
+from medmllm.training.class_odds import offsets_of
 from medmllm.training.course import Course
 from medmllm.training.epoch_count import EpochCount
 from medmllm.training.fold import try_network
@@ -116,14 +117,16 @@ def _score(
             said.append(finished[0])
     if len(said) < len(splits):
         return None
-    return judge(course, splits, np.concatenate(said))
+    return judge(course, splits, np.concatenate(said), candidate)
 
 
-def judge(course: Course, splits: Sequence[FoldSplit], raw: FloatArray) -> float | None:
-    """Return the score of raw logits of a fold's tuning parts, in the order of its splits."""
+def judge(course: Course, splits: Sequence[FoldSplit], raw: FloatArray, candidate: Candidate) -> float | None:
+    """Return the score of a candidate's raw logits of a fold's tuning parts, in the order of its splits."""
     tuned = [course.cohort.members[k].sample for split in splits for k in split.tune]
     timeline = fold_timeline(course.cohort, splits[0], course.config.task)
     if timeline is not None:
         return timeline.score(raw, survived_of(tuned))
     truth = np.array([sample.target for sample in tuned])
-    return tuning_score(course.config.training.search_score, raw, truth, course.task)
+    learnt = [course.cohort.members[k].sample for split in splits for k in split.train]
+    offsets = offsets_of(learnt, candidate.config.training, course.task)
+    return tuning_score(course.config.training.search_score, raw, truth, course.task, offsets=offsets)

@@ -21,16 +21,19 @@ SPOOL = "mlflow_spool.jsonl"
 class SpoolEntry(Document):
     """mlflow_spool.jsonl: one line per thing that MLflow has not taken yet, in order."""
 
-    kind: Literal["start", "params", "tags", "metrics", "file", "model", "end"]
+    kind: Literal["start", "params", "tags", "metrics", "file", "text", "model", "end"]
     run: int = Field(ge=0, description="which run of the training it belongs to: 0 is the parent")
     at_ms: int = Field(ge=0, description="when it happened, ms since 1970, UTC")
-    name: str | None = Field(default=None, description="of a run that starts; of a file or folder, relative to RUN")
+    name: str | None = Field(
+        default=None, description="of a run that starts; of a text; of a file or folder, relative to RUN"
+    )
     parent: int | None = Field(default=None, ge=0, description="of a run that starts; null for the parent itself")
     run_id: str | None = Field(default=None, description="of a run that MLflow knew before it stopped answering")
     step: int = Field(default=0, ge=0, description="of metrics: the epoch, from 1; 0 for final ones")
     values: dict[str, str] = Field(
         default_factory=dict,
-        description="parameters, tags, or metrics as decimal text; of a model: the name it is registered under",
+        description="parameters, tags, or metrics as decimal text; of a text: itself; of a model: the name it is "
+        "registered under",
     )
     failed: bool = Field(default=False, description="of a run that ends")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from medmllm.csv_tables import write_table
 from medmllm.evaluation.kaplan_meier import Followed
-from medmllm.evaluation.modality_use import ModalityUse, evaluate_use_by, use_remarks
+from medmllm.evaluation.modality_use import ModalityUse, Probed, evaluate_use_by, use_remarks
 from medmllm.evaluation.remarks import remarks
 from medmllm.evaluation.repeats import Repeat
 from medmllm.evaluation.resampling import Measure
@@ -100,8 +100,7 @@ def survival_uses(trained: Trained) -> list[ModalityUse]:
         for use in evaluate_use_by(
             measure_of,
             arm.arm,
-            arm.out_of_fold.probabilities,
-            arm.deprived,
+            [Probed(own.out_of_fold.probabilities, own.deprived) for own in arm.draws],
             metric="C-index",
             strata=followed.event.astype(np.int64),
             patients=trained.patients,

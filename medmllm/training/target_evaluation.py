@@ -120,7 +120,7 @@ def _evaluate(trained: Trained) -> CohortEvaluation:
 
 def repeats_said(trained: Trained, kind: type[Said]) -> list[Repeat[Said]]:
     """Return what the arms said in each repeat but the first."""
-    said = [[own for own in arm.repeated if isinstance(own, kind)] for arm in trained.arms]
+    said = [[own.out_of_fold for own in arm.repeated if isinstance(own.out_of_fold, kind)] for arm in trained.arms]
     return [Repeat([own[k] for own in said], folds) for k, folds in enumerate(folds_by_draw(trained.plan)[1:])]
 
 

@@ -78,17 +78,26 @@ def make_target_loss(
     check_target_settings(settings, task)
     targets = torch.tensor([sample.target for sample in train])
     parts = []
-    for number, place in enumerate(task.places):
+    for number, (place, weights) in enumerate(zip(task.places, known_weights(train, settings, task), strict=True)):
         own = targets[:, number]
         known = own[own >= 0]
         parts.append(
             TargetPart(
                 outputs=place.outputs,
-                weights=_weights(known, len(place.task.classes), settings).to(device),
+                weights=weights.to(device),
                 factor=settings.target_weights.get(place.task.target, 1.0) * len(own) / max(len(known), 1),
             )
         )
     return TargetLoss(tuple(parts), settings.focal_gamma if settings.loss == "focal" else 0.0)
+
+
+def known_weights(train: Sequence[Sample], settings: TrainingSettings, task: Task) -> list[Tensor]:
+    """Return the weights of the classes of each of several targets, by the studies where it is known."""
+    targets = torch.tensor([sample.target for sample in train])
+    return [
+        _weights(own[own >= 0], len(place.task.classes), settings)
+        for own, place in zip(targets.T, task.places, strict=True)
+    ]
 
 
 def _weights(known: Tensor, classes: int, settings: TrainingSettings) -> Tensor:

@@ -42,6 +42,9 @@ class Run(Protocol):
     def log_file(self, path: Path) -> None:
         """Take a file or a folder of the run's folder as an artifact."""
 
+    def log_text(self, name: str, text: str) -> None:
+        """Take a text as an artifact of that name."""
+
     def log_model(self, package: Path, *, register_as: str) -> None:
         """Take a model package as an MLflow model, and register it where a name is given."""
 
@@ -68,6 +71,9 @@ class NoRun:
         """Forget them."""
 
     def log_file(self, path: Path) -> None:
+        """Forget it."""
+
+    def log_text(self, name: str, text: str) -> None:
         """Forget it."""
 
     def log_model(self, package: Path, *, register_as: str) -> None:
@@ -118,6 +124,11 @@ class MlflowRun:
     def log_file(self, path: Path) -> None:
         """Log a file, or a folder under its own name, as an artifact."""
         self._line.send(SpoolEntry(kind="file", run=self.number, at_ms=_now_ms(), name=self._within(path)))
+
+    def log_text(self, name: str, text: str) -> None:
+        """Log a text as an artifact."""
+        entry = SpoolEntry(kind="text", run=self.number, at_ms=_now_ms(), name=name, values={"text": text})
+        self._line.send(entry)
 
     def log_model(self, package: Path, *, register_as: str) -> None:
         """Log a package as the model of the run: `runs:/RUN_ID/model`."""

@@ -14,7 +14,7 @@ from medmllm.evaluation.cohort import COMPARED_ARM, OutOfFold
 from medmllm.evaluation.decision_curve import decision_curve
 from medmllm.evaluation.delong import compare_aurocs
 from medmllm.evaluation.fairness import Subgroups, evaluate_groups, gap_remarks
-from medmllm.evaluation.modality_use import ModalityUse, evaluate_use, use_remarks
+from medmllm.evaluation.modality_use import ModalityUse, Probed, evaluate_use, use_remarks
 from medmllm.evaluation.resampling import Interval
 from medmllm.model_documents import Task
 from medmllm.records import FloatArray
@@ -90,6 +90,11 @@ def _delong(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> I
         yield AurocDifferenceDocument(first=COMPARED_ARM, second=name, **asdict(own))
 
 
+def repeats_of_arm(arm: ArmResult) -> list[OutOfFold]:
+    """Return what an arm said in each repeat but the first."""
+    return [own.out_of_fold for own in arm.repeated if isinstance(own.out_of_fold, OutOfFold)]
+
+
 def _decision_curves(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> Iterator[DecisionCurveDocument]:
     for arm in arms:
         if not isinstance(arm.out_of_fold, OutOfFold) or arm.out_of_fold.probabilities.shape[1] != 2:
@@ -102,12 +107,14 @@ def _decision_curves(arms: Sequence[ArmResult], cohort: Cohort, config: TrainCon
             confidence=config.evaluation.confidence,
             samples=config.evaluation.bootstrap_samples,
             seed=config.training.seed,
+            more=[own.probabilities[:, 1] for own in repeats_of_arm(arm)],
         )
         yield DecisionCurveDocument(
             arm=found.arm,
             thresholds=found.thresholds,
             net_benefit=tuple(map(_estimate, found.net_benefit)),
             treat_all=found.treat_all,
+            repeats=found.repeats,
         )
 
 
@@ -132,6 +139,7 @@ def _uses(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig, *, ord
             samples=config.evaluation.bootstrap_samples,
             seed=config.training.seed,
             ordered=ordered,
+            more=[Probed(own.out_of_fold.probabilities, own.deprived) for own in arm.repeated],
         )
     )
 
@@ -153,6 +161,7 @@ def _subgroups(
             samples=config.evaluation.bootstrap_samples,
             seed=config.training.seed,
             ordered=ordered,
+            more=repeats_of_arm(arm),
         )
         for column, of in groups.items()
         if isinstance(arm.out_of_fold, OutOfFold)

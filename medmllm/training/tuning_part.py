@@ -5,6 +5,8 @@ raw logits and targets of the tuning part -> TuningDecisions of each target
 The test part has no say in any of them. Of several targets each is decided on the tuning studies where it is known.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from medmllm.evaluation.calibration import fit_temperature, to_probabilities
@@ -14,6 +16,7 @@ from medmllm.evaluation.fold_decisions import plain
 from medmllm.evaluation.isotonic import calibrate, fit_isotonic
 from medmllm.model_documents import Task, TuningDecisions
 from medmllm.records import UNKNOWN, FloatArray
+from medmllm.training.class_odds import Offsets
 from medmllm.training_config import EvaluationSettings
 
 UNDECIDED = TuningDecisions(temperature=1.0, threshold=0.5)
@@ -21,7 +24,12 @@ UNDECIDED = TuningDecisions(temperature=1.0, threshold=0.5)
 
 
 def decide_each(
-    logits: FloatArray, truth: IntArray, settings: EvaluationSettings, task: Task
+    logits: FloatArray,
+    truth: IntArray,
+    settings: EvaluationSettings,
+    task: Task,
+    *,
+    offsets: Sequence[Offsets] | None = None,
 ) -> tuple[TuningDecisions, ...]:
     """Return what the tuning part decides for each target; one where there is one.
 
@@ -30,30 +38,37 @@ def decide_each(
         truth: Class index of each study; of several targets one each, or UNKNOWN, shape (studies, targets).
         settings: As of `decide_on_tuning`.
         task: Says which outputs are whose.
+        offsets: Of each target, as of `class_odds.offsets_of`; None: of none.
     """
     found = []
-    for place, own in zip(task.places, np.reshape(truth, (len(truth), -1)).T, strict=True):
+    own_offsets = [None for _ in task.places] if offsets is None else offsets
+    columns = np.reshape(truth, (len(truth), -1)).T
+    for place, own, added in zip(task.places, columns, own_offsets, strict=True):
         known = own != UNKNOWN
-        found.append(decide_on_tuning(logits[known, place.outputs], own[known], settings))
+        found.append(decide_on_tuning(logits[known, place.outputs], own[known], settings, offsets=added))
     return tuple(found)
 
 
-def decide_on_tuning(logits: FloatArray, truth: IntArray, settings: EvaluationSettings) -> TuningDecisions:
+def decide_on_tuning(
+    logits: FloatArray, truth: IntArray, settings: EvaluationSettings, *, offsets: Offsets = None
+) -> TuningDecisions:
     """Return what the tuning part decides for one target.
 
     Args:
         logits: Raw, shape (studies, outputs); one output is a binary task.
         truth: Class index of each study.
         settings: Kind of calibration; coverage asked of the conformal sets, per class.
+        offsets: Added to the logits after the temperature; None: nothing.
     """
     binary = logits.shape[1] == 1
     raw = plain(logits)
-    temperature, maps = fit_temperature(raw, truth), None
+    temperature, maps = fit_temperature(raw, truth, offsets=offsets), None
     if settings.calibration == "isotonic":
-        maps = fit_isotonic(to_probabilities(raw / temperature), truth)
-    chances = to_probabilities(plain(calibrate(logits, temperature, maps)))
+        maps = fit_isotonic(to_probabilities(plain(calibrate(logits, temperature, None, offsets))), truth)
+    chances = to_probabilities(plain(calibrate(logits, temperature, maps, offsets)))
     return TuningDecisions(
         temperature=temperature,
+        offsets=offsets,
         isotonic=maps,
         threshold=choose_threshold(truth, chances[:, 1]) if binary else 0.5,
         conformal_thresholds=class_thresholds(chances, truth, coverage=settings.coverage),

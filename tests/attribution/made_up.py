@@ -8,12 +8,13 @@ from monai.data import MetaTensor
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from medmllm.attribution.gradients import explain_study
 from medmllm.config import ExplainSettings, TrainConfig, load_config
 from medmllm.documents import Channel, PreprocessingContract
 from medmllm.model_documents import Task
 from medmllm.models.package import FoldNetwork, ModelPackage, build_network, new_text_network
 from medmllm.preprocessing.text import learn_tiny_tokenizer, tokenize_note
-from medmllm.records import Batch, Note, Sample, Section, SeriesReference, Volume
+from medmllm.records import Batch, Explanation, Note, Sample, Section, SeriesReference, Volume
 from tests.reporting import made_up
 
 STUDY, PATIENT, SERIES = "st-00000000000000a1", "pt-00000000000000b2", "se-00000000000000c3"
@@ -171,3 +172,21 @@ def a_network(
         if network.text_encoder is not None:
             network.text_encoder.network.get_input_embeddings().weight *= 10  # from 0.02 to 0.2, as after training
     return network
+
+
+def explain(
+    package: ModelPackage, samples: list[Sample], *, explained_class: int = 1, **changes: object
+) -> Explanation:
+    """Explain a study by a package, with small settings and `changes` to them."""
+    return explain_study(
+        package,
+        samples,
+        **sources(package.card.contract),
+        explained_class=explained_class,
+        settings=settings(**changes),
+    )
+
+
+def in_text(explanation: Explanation) -> dict[str, float]:
+    """Return the attribution of each word of `TEXT`."""
+    return {TEXT[word.start : word.end]: word.attribution for word in explanation.words}

@@ -1,11 +1,13 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from medmllm.attribution.baseline import lay_line
 from medmllm.errors import PackageError
+from medmllm.evaluation.fold_decisions import calibrate_fold
 from medmllm.models.package import ModelPackage
 from tests.attribution.made_up import SIZE, TEXT, Linear, a_contract, a_network, a_package, a_sample, a_tokenizer
 
@@ -81,6 +83,20 @@ def test_the_logit_at_the_end_is_that_of_the_network_with_sign_and_temperature()
         rows = positive.logit(*positive.point([1.0, 1.0]))
         assert rows.tolist() == pytest.approx([raw / 2.5] * 2, rel=1e-4)
         assert float(negative.logit(*negative.end)) == pytest.approx(-raw / 2.5, rel=1e-4)
+
+
+def test_the_explained_logit_has_the_offset_of_the_calibration() -> None:
+    contract, tokenizer = a_contract(), a_tokenizer(TEXT)
+    network, sample = a_network(contract, tokenizer), a_sample(contract, tokenizer)
+    package = a_package(contract, [network], [tokenizer], temperatures=[2.5])
+    fold = package.card.folds[0].model_copy(update={"offsets": (0.75,)})
+    package = replace(package, card=package.card.model_copy(update={"folds": (fold,)}))
+    for label, sign in ((1, 1), (0, -1)):
+        line = lay_line(package, 0, sample, label)
+        with torch.no_grad():
+            raw = float(network(line.batch))
+            expected = calibrate_fold(np.array([[raw]]), fold, package.card.task)[0, 0]
+            assert float(line.logit(*line.end)) == pytest.approx(sign * expected, rel=1e-4)
 
 
 def test_a_package_without_its_mean_image_cannot_explain_images() -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.decision_curve import THRESHOLDS, decision_curve, net_benefit
+from medmllm.evaluation.resampling import draw_weights
 
 RNG = np.random.default_rng(7)
 N = 200
@@ -57,3 +58,21 @@ def test_the_interval_draws_patients_not_studies() -> None:
     )  # fmt: skip
     for one, two in zip(curve().net_benefit, doubled.net_benefit, strict=True):
         assert (two.low, two.high) == pytest.approx((one.low, one.high))
+
+
+def test_of_several_repeats_it_is_the_mean_over_them_with_each_patient_drawn_once_for_all() -> None:
+    other = np.clip(CHANCES + RNG.normal(0, 0.2, N), 0.01, 0.99)
+    found = decision_curve(
+        "fused", TARGETS, CHANCES, PATIENTS, confidence=0.9, samples=300, seed=4, more=[other]
+    )  # fmt: skip
+    weights = np.concatenate(list(draw_weights(PATIENTS, samples=300, seed=4)))
+    for place, t in enumerate(THRESHOLDS):
+        each = []
+        for chances in (CHANCES, other):
+            gain = np.where(TARGETS == 1, 1.0, -t / (1 - t)) * (chances >= t)
+            each.append(np.append(gain.mean(), weights @ gain / weights.sum(axis=1)))
+        own, mean = found.net_benefit[place], np.mean(each, axis=0)
+        assert own.estimate == pytest.approx(mean[0])
+        assert (own.low, own.high) == pytest.approx(tuple(np.quantile(mean[1:], [0.05, 0.95])))
+        assert [repeat[place] for repeat in found.repeats] == pytest.approx([values[0] for values in each])
+    assert curve().repeats == ()

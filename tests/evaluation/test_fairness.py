@@ -158,3 +158,30 @@ def test_remarks_name_gaps_whose_interval_lies_above_0_and_groups_too_small() ->
     assert list(gap_remarks(evaluate(FAIR, groups), arm="fused", confidence=0.95)) == [
         "Groups of sex with too few patients to be shown: X."
     ]
+
+
+def test_of_several_repeats_groups_and_gaps_are_means_over_them() -> None:
+    # The first repeat guesses on women, the others on men, so that the mean gap is that of one of them.
+    other = arm(np.where(FEMALE, 3.0, 0.0), RNG.normal(size=N))
+    found = evaluate(more=(other, other))
+    each = [evaluate(), evaluate(other), evaluate(other)]
+    for number, group in enumerate(found.groups):
+        assert group.n == 120
+        for name, metric in group.metrics.items():
+            own = [one.groups[number].metrics[name].estimate for one in each]
+            assert metric.estimate == pytest.approx(np.mean([value for value in own if value is not None]))
+    own = gap(found, "auroc_gap")
+    women, men = (group.metrics["auroc"].estimate for group in found.groups)
+    assert women is not None
+    assert men is not None
+    assert (own.highest, own.lowest) == ("F", "M")
+    assert own.difference.estimate == pytest.approx(women - men)
+    weights = np.concatenate(list(draw_weights(PATIENTS, samples=300, seed=2)))
+    draws = np.zeros(300)
+    for said in (BIASED, other, other):
+        for inside, sign in ((FEMALE, 1), (~FEMALE, -1)):
+            chance = said.probabilities[inside, 1]
+            draws += sign / 3 * np.array([
+                roc_auc_score(TARGETS[inside], chance, sample_weight=row[inside]) for row in weights
+            ])  # fmt: skip
+    assert (own.difference.low, own.difference.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))

@@ -8,8 +8,8 @@ from sklearn.metrics import roc_auc_score
 
 from medmllm.evaluation.calibration import to_probabilities
 from medmllm.evaluation.cohort import OutOfFold
-from medmllm.evaluation.modality_use import Deprived, ModalityUse, evaluate_use, use_remarks, verdict
-from medmllm.evaluation.resampling import Interval
+from medmllm.evaluation.modality_use import Deprived, ModalityUse, Probed, evaluate_use, use_remarks, verdict
+from medmllm.evaluation.resampling import Interval, draw_weights
 
 RNG = np.random.default_rng(4)
 N = 120
@@ -119,3 +119,51 @@ def test_remarks_name_what_is_ignored_and_what_cannot_be_told_and_nothing_else()
     assert "uses the note cannot be told" in first
     assert "by +0.010 (95 % interval -0.020 to +0.040), which is neither above 0 nor below 0.02" in first
     assert "not shown to beat chance (the 95 % interval of its AUROC starts at 0.48)" in second
+
+
+def test_of_several_repeats_every_auroc_and_fall_is_the_mean_over_them() -> None:
+    other = to_probabilities(LOGITS + RNG.normal(size=N))
+    swapped = np.stack([to_probabilities(RNG.permutation(LOGITS)) for _ in range(3)])
+    found = use(
+        Deprived("image", SHUFFLED, ARM.probabilities), more=[Probed(other, [Deprived("image", swapped, swapped[0])])]
+    )
+    as_it_is = [roc_auc_score(TARGETS, own[:, 1]) for own in (ARM.probabilities, other)]
+    permuted = [np.mean([roc_auc_score(TARGETS, one[:, 1]) for one in own]) for own in (SHUFFLED, swapped)]
+    assert found.auroc.estimate == pytest.approx(np.mean(as_it_is))
+    assert found.fall.estimate == pytest.approx(np.mean(as_it_is) - np.mean(permuted))
+    absent = [as_it_is[0], roc_auc_score(TARGETS, swapped[0][:, 1])]
+    assert found.fall_absent.estimate == pytest.approx(np.mean(as_it_is) - np.mean(absent))
+    assert (found.n, found.patients, found.permutations) == (120, 60, 3)  # not twice as many
+
+
+def test_the_verdict_is_of_the_mean_and_the_same_repeat_again_narrows_nothing() -> None:
+    ignores, uses = Deprived("image", KEPT, ARM.probabilities), Deprived("image", SHUFFLED, ARM.probabilities)
+    assert use(ignores).verdict == "ignored"
+    assert use(ignores, more=[Probed(ARM.probabilities, [uses])]).verdict == "used"
+    alone, again = use(uses), use(uses, more=[Probed(ARM.probabilities, [uses])] * 2)
+    assert (again.fall.low, again.fall.high) == pytest.approx((alone.fall.low, alone.fall.high))
+
+
+def test_a_study_that_only_some_repeats_could_permute_counts_in_these() -> None:
+    part = SHUFFLED.copy()
+    part[:, ::4] = np.nan
+    inside = np.arange(N) % 4 != 0
+    whole = Probed(ARM.probabilities, [Deprived("image", SHUFFLED, ARM.probabilities)])
+    found = use(Deprived("image", part, ARM.probabilities), more=[whole])
+    assert found.n == N
+    each = [roc_auc_score(TARGETS[own], LOGITS[own]) for own in (inside, np.full(N, fill_value=True))]
+    assert found.auroc.estimate == pytest.approx(np.mean(each))
+    weights = np.concatenate(list(draw_weights(PATIENTS, samples=200, seed=3)))
+    draws = [
+        np.mean([roc_auc_score(TARGETS[k], LOGITS[k], sample_weight=row[k]) for k in (inside, np.arange(N))])
+        for row in weights
+    ]
+    assert (found.auroc.low, found.auroc.high) == pytest.approx(tuple(np.quantile(draws, [0.05, 0.95])))
+    kept = np.where(np.isnan(part), np.nan, KEPT)
+    alike = Probed(ARM.probabilities, [Deprived("image", KEPT, ARM.probabilities)])
+    falls = use(Deprived("image", kept, ARM.probabilities), more=[alike])
+    bounds = (falls.fall.low, falls.fall.high, falls.fall_absent.low, falls.fall_absent.high)
+    assert bounds == pytest.approx((0, 0, 0, 0))  # on the same studies in each repeat nothing falls
+    nothing = np.full_like(part, np.nan)
+    same = use(Deprived("image", nothing, ARM.probabilities), more=[whole])
+    assert same.fall == use(whole.deprived[0]).fall  # a repeat in which nothing was permuted has no say

@@ -86,3 +86,8 @@ def test_pixels_outside_the_image_keep_their_values_and_are_named(tmp_path: Path
 def test_no_files_are_no_series() -> None:
     with pytest.raises(DicomError, match="no files"):
         read_series([])
+
+
+def test_a_volume_begins_on_a_boundary_of_large_pages(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path)
+    assert read_series(files_of(tmp_path)).voxels.ctypes.data % 2**21 == 0

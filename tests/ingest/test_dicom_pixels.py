@@ -14,7 +14,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
 
 from medmllm.errors import DicomError, IngestError
 from medmllm.ingest.dicom_header import read_header
-from medmllm.ingest.dicom_pixels import coded_size, read_slice
+from medmllm.ingest.dicom_pixels import RLE_HEADER_BYTES, coded_size, read_slice
 from tests.factories import edit_dicom, write_dicom_study
 
 STORED = np.random.default_rng(6).integers(0, 4096, (5, 6)).astype(np.uint16)  # 12 bits
@@ -113,6 +113,15 @@ def test_rle_is_read(file: Path) -> None:
     data.compress(RLELossless, STORED)
     data.save_as(file)
     assert (read_slice(read_header(file)) + 1024).tolist() == STORED.tolist()
+
+
+def test_rle_of_32_bits_is_read(file: Path) -> None:
+    edit_dicom(file.parent, only=[0], BitsAllocated=32, BitsStored=32, HighBit=31, RescaleIntercept=0)
+    wide = STORED.astype(np.uint32) * 70_001
+    planes = [imagecodecs.packbits_encode(plane.tobytes()) for plane in wide.astype(">u4").view("u1").reshape(-1, 4).T]
+    starts = [RLE_HEADER_BYTES + sum(len(plane) for plane in planes[:number]) for number in range(4)]
+    encapsulated(file, RLELossless, struct.pack("<16I", 4, *starts, *[0] * 11) + b"".join(planes))
+    assert read_slice(read_header(file)).tolist() == wide.astype(np.float32).tolist()
 
 
 LOSSLESS = {

@@ -62,6 +62,16 @@ def test_outputs_and_classes_of_several_targets_stand_in_turn() -> None:
     assert (nodule.output_of(0), nodule.output_of(1), grade.output_of(6)) == ((0, -1.0), (0, 1.0), (5, 1.0))
 
 
+def test_columns_that_part_the_studies_alike_are_remarked_and_thresholds_that_do_not_are_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assign("grade>=2", "grade>=3", "nodule")
+    assert caplog.messages == []
+    assign("grade", "side")
+    [said] = caplog.messages
+    assert "'grade' and 'side' part all 3 studies alike" in said
+
+
 def test_an_order_is_of_an_ordinal_target() -> None:
     with pytest.raises(ValidationError, match="'side' has an order and is not ordinal"):
         TaskSettings.model_validate(CLASSES.model_dump() | {"orders": {"side": ("a", "b", "c")}})
@@ -80,6 +90,9 @@ def test_one_target_is_what_it_was() -> None:
     [
         (("nodule", "effusion", "nodule"), CLASSES, "of the 3 targets .* one is named twice"),
         (("grade>=2", "grade >= 2"), CLASSES, "one is named twice"),
+        (("nodule", "effusion", "effusion>=1"), CLASSES, "'effusion' and 'effusion>=1' part all 2 studies alike"),
+        (("grade<2", "grade>=2"), CLASSES, "'grade<2' and 'grade>=2' part all 3 studies alike"),
+        (("grade>1", "grade>=2"), CLASSES, "'grade>1' and 'grade>=2' .* Leave one of them out"),
         (("nodule",), ORDINAL, r"'nodule' has 2: set \[task\] kind = \"classes\""),
         (("nodule", "effusion"), ORDINAL, r"'nodule' has 2: set \[task\.kinds\] \"nodule\" = \"classes\""),
         (

@@ -46,7 +46,8 @@ def test_a_fusion_is_trained_packaged_scored_and_explained_with_the_same_logits(
         for member, fold in zip(package.folds, package.card.folds, strict=True):
             sample = prepare_sample(study, parts.volumes, parts.note, contract, member.tokenizer)
             batch = collate([sample], contract, pad_token_id=member.pad_token_id)
-            logits.append(member.network(batch).item() / fold.temperature)
+            (offset,) = fold.offsets or (0.0,)
+            logits.append(member.network(batch).item() / fold.temperature + offset)
         row, home = rows[study.study_key], out / "studies" / study.study_key
         assert row.logits["1"] == pytest.approx(logits[row.fold], rel=1e-4, abs=1e-5)
         (scored,) = PredictionDocument.read(home / "prediction.json").logits

@@ -1,6 +1,8 @@
 """`medmllm track`: what MLflow missed during a training reaches it later; a run without such things is left alone."""
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,8 @@ def untold(nifti_run: Trained, tmp_path_factory: pytest.TempPathFactory) -> tupl
         patch.setenv("MLFLOW_TRACKING_URI", DEAD)
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         arms = ("--set", 'training.arms=["text"]', "--set", "tracking.register_as=nodules")
-        outcome = train(nifti_run.studies, nifti_run.labels, folder / "run", *arms)
+        cache = ("--set", f"training.cache={folder / 'cache'}")
+        outcome = train(nifti_run.studies, nifti_run.labels, folder / "run", *arms, *cache)
     return folder / "run", outcome
 
 
@@ -56,6 +59,22 @@ def test_nothing_is_lost_while_the_server_does_not_answer(
     assert outcome.code == 1
     assert "still waits in mlflow_spool.jsonl" in outcome.stderr
     assert (untold[0] / SPOOL).read_text() == before
+
+
+def test_a_store_beside_the_run_holds_its_path_only_where_mlflow_notes_where_artifacts_lie(nifti_run: Trained) -> None:
+    with closing(sqlite3.connect(nifti_run.run / "mlflow.db")) as store:
+        names = [name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        found = set()
+        for name in names:
+            rows = store.execute(f'SELECT * FROM "{name}"')
+            columns = [column[0] for column in rows.description]
+            for row in rows:
+                held = zip(columns, row, strict=True)
+                found |= {f"{name}.{column}" for column, cell in held if str(nifti_run.run.parent) in str(cell)}
+    assert found == {"experiments.artifact_location", "runs.artifact_uri"}
+    artifacts = [path for path in (nifti_run.run / "mlflow_artifacts").rglob("*") if path.is_file()]
+    assert len(artifacts) > 10
+    assert not any(str(nifti_run.run.parent).encode() in path.read_bytes() for path in artifacts)
 
 
 @pytest.mark.slow

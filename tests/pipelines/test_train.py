@@ -89,8 +89,9 @@ def test_out_of_fold_logits_are_those_of_the_fold_model_in_the_package(ct_run: T
         parts = read_parts(study, contract)
         sample = prepare_sample(study, parts.volumes, parts.note, contract, member.tokenizer)
         logit = member.network(collate([sample], contract, pad_token_id=member.pad_token_id)).item()
-        temperature = package.card.folds[row.fold].temperature
-        assert row.logits["1"] == pytest.approx(logit / temperature, rel=1e-4, abs=1e-5)
+        fold = package.card.folds[row.fold]
+        (offset,) = fold.offsets or (0.0,)
+        assert row.logits["1"] == pytest.approx(logit / fold.temperature + offset, rel=1e-4, abs=1e-5)
         assert row.probabilities["1"] == pytest.approx(1 / (1 + np.exp(-row.logits["1"])))
         threshold = package.card.folds[row.fold].threshold
         assert row.predicted == str(int(row.probabilities["1"] >= threshold))

@@ -33,3 +33,8 @@ def test_a_run_scores_without_the_encoder_it_started_from_and_without_peft(
     assert len(card.provenance.inputs["text_encoder"]) == 64
     assert said in (run / "report.html").read_text()
     assert str(bert) in (run / "settings.json").read_text()
+    telling = [path for path in run.rglob("*") if path.is_file() and str(tmp_path).encode() in path.read_bytes()]
+    assert telling == [run / "settings.json"]
+    assert card.contract.text is not None
+    assert card.contract.text.encoder == "FOLDER/bert"
+    assert "--set 'text.encoder=\"FOLDER/bert\"'" in card.provenance.command

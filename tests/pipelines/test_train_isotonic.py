@@ -49,7 +49,8 @@ def test_scoring_follows_the_curves_of_the_package(tmp_path: Path) -> None:
             raw = member.network(collate([sample], contract)).item()
             assert fold.isotonic is not None
             (curve,) = fold.isotonic
-            each.append(np.interp(expit(raw / fold.temperature), curve.given, curve.calibrated))
+            (offset,) = fold.offsets or (0.0,)
+            each.append(np.interp(expit(raw / fold.temperature + offset), curve.given, curve.calibrated))
         assert scored[study.study_key].probability == pytest.approx(expit(logit(each).mean()), abs=1e-6)
         own = tested[study.study_key]
         assert own.probabilities["1"] == pytest.approx(each[own.fold], abs=1e-6)

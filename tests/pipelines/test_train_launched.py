@@ -1,19 +1,25 @@
-"""`torchrun -m medmllm train`: the processes that are there learn as those that medmllm starts do."""
+"""`torchrun --no-python medmllm train`: the processes that are there learn as those that medmllm starts do."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from medmllm import __version__
 from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import NIFTI_SETTINGS, UNTRACKED, train
-from tests.training.test_launched import torchrun
+from tests.training.test_launched import LONGEST_S, torchrun
+
+# Not -m medmllm: Python then looks in the working folder first, and a clone of that name there has no such package.
+MEDMLLM = ("--no-python", str(Path(sys.executable).with_name("medmllm")))
 
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
     (data / "settings.toml").write_text(NIFTI_SETTINGS)
     return [
-        "-m", "medmllm", "train", "--studies", str(data / "studies"), "--labels", str(data / "labels.csv"),
+        *MEDMLLM, "train", "--studies", str(data / "studies"), "--labels", str(data / "labels.csv"),
         "--out", str(out), "--config", str(data / "settings.toml"), *UNTRACKED, *more,
     ]  # fmt: skip
 
@@ -47,6 +53,16 @@ def test_what_stops_the_first_process_ends_all_and_is_said_once(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_other_verbs_are_not_shared(tmp_path: Path) -> None:
-    done = torchrun("-m", "medmllm", "index", str(tmp_path), "--out", str(tmp_path / "out"))
+    done = torchrun(*MEDMLLM, "index", str(tmp_path), "--out", str(tmp_path / "out"))
     assert done.returncode == 1
     assert "without torchrun" in done.stderr
+
+
+@pytest.mark.slow
+def test_it_starts_in_the_folder_above_a_clone_that_is_called_like_the_package(tmp_path: Path) -> None:
+    (tmp_path / "medmllm" / "pipelines").mkdir(parents=True)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
+    done = subprocess.run(
+        [*launcher, *MEDMLLM, "--version"], capture_output=True, text=True, timeout=LONGEST_S, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, f"medmllm {__version__}"), done.stderr

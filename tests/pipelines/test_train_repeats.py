@@ -11,22 +11,31 @@ from sklearn.metrics import roc_auc_score
 
 from medmllm.evaluation.concordance import weighted_harrell
 from medmllm.evaluation.kaplan_meier import Followed
+from medmllm.ingest.keys import Keyring
 from medmllm.reporting.comparison import ComparisonDocument
 from medmllm.result_documents import EvaluationDocument
 from tests.factories import write_nifti_cohort
-from tests.pipelines.runs import UNTRACKED, Trained, invoke, site_key, train
+from tests.pipelines.runs import SECRET, UNTRACKED, Trained, invoke, site_key, train
 from tests.pipelines.survival_cohort import SURVIVAL, write_survival_cohort
 
+KEYRING = Keyring(bytes.fromhex(SECRET.strip()))
 REPEATED = (*UNTRACKED, "--set", "training.repeats=2", "--set", "training.epochs=1")
+SIDES = ("--set", 'evaluation.subgroups.columns=["side"]', "--set", "evaluation.subgroups.fewest_patients=4",
+         "--set", "policy.gap.true_positive_rate_gap=1")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def repeated_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     folder = tmp_path_factory.mktemp("repeated_run")
     labels = write_nifti_cohort(folder / "data", patients=16)
+    table = pd.read_csv(labels, dtype=str)
+    table["side"] = np.where(table["patient_id"].str[1:].astype(int) % 4 < 2, "left", "right")
+    table.to_csv(labels, index=False)
     studies = folder / "data" / "studies"
     with site_key(folder):
-        outcome = train(studies, labels, folder / "run", *REPEATED, "--set", 'training.arms=["text", "fused"]')
+        outcome = train(
+            studies, labels, folder / "run", *REPEATED, "--set", 'training.arms=["text", "fused"]', *SIDES
+        )  # fmt: skip
         yield Trained(studies, labels, folder / "run", outcome)
 
 
@@ -51,6 +60,34 @@ def test_the_table_holds_every_study_once_per_arm_and_repeat_and_metrics_are_mea
         assert (metric.lowest, metric.highest) == pytest.approx((min(each), max(each)))
 
 
+def test_groups_gaps_rules_use_of_modalities_and_decision_curves_are_of_all_repeats(repeated_run: Trained) -> None:
+    evaluation = EvaluationDocument.read(repeated_run.run / "evaluation.json")
+    table = pd.read_csv(repeated_run.run / "out_of_fold.csv").query("arm == 'fused'")
+    sides = {KEYRING.study(row.study_id): row.side for row in pd.read_csv(repeated_run.labels).itertuples()}
+    table["side"] = table["study_key"].map(sides)
+    rates = table.query("target == 1").groupby(["side", "repeat"])["predicted"].mean().unstack()
+    assert (rates[0] != rates[1]).any(), "the first repeat alone must not pass"
+    (found,) = evaluation.subgroups
+    for group in found.groups:
+        assert group.metrics["sensitivity"].estimate == pytest.approx(rates.loc[group.name].mean())
+    gap = next(one for one in found.gaps if one.name == "true_positive_rate_gap")
+    means = rates.mean(axis=1)
+    assert gap.difference.estimate == pytest.approx(means.max() - means.min())
+    (rule,) = evaluation.policy
+    assert rule.value == pytest.approx(means.max() - means.min())
+    fused = next(arm for arm in evaluation.arms if arm.arm == "fused")
+    auroc = next(one.estimate for one in fused.metrics if one.name == "auroc")
+    assert [(use.auroc.estimate, use.n) for use in evaluation.modality_use] == [(pytest.approx(auroc), 22)] * 2
+    curve = next(one for one in evaluation.decision_curves if one.arm == "fused")
+    half = curve.thresholds.index(0.5)
+    gains = table.assign(gain=(2 * table["target"] - 1) * (table["probabilities[1]"] >= 0.5)).groupby("repeat")["gain"]
+    assert [own[half] for own in curve.repeats] == pytest.approx(gains.mean().tolist())
+    assert curve.net_benefit[half].estimate == pytest.approx(gains.mean().mean())
+    page = (repeated_run.run / "report.html").read_text()
+    assert page.count("Thin lines: each of 2 repeats") == 4  # ROC, reliability of two arms, decision curve
+    assert page.count('class="thin') == 2 * (2 + 2 + 2)
+
+
 def test_the_package_and_what_is_not_averaged_are_of_the_first_repeat_and_the_report_says_so(
     repeated_run: Trained,
 ) -> None:
@@ -60,7 +97,9 @@ def test_the_package_and_what_is_not_averaged_are_of_the_first_repeat_and_the_re
     }  # fmt: skip
     assert not (run / "checkpoints").exists()
     evaluation = EvaluationDocument.read(run / "evaluation.json")
-    assert any("means over 2 repeats" in remark for remark in evaluation.remarks)
+    (said,) = (remark for remark in evaluation.remarks if "means over 2 repeats" in remark)
+    assert said.startswith("Metrics, differences, figures, groups of patients and use of modalities are means")
+    assert "Conformal sets and DeLong's test are of the first repeat, whose networks are packaged." in said
     page = (run / "report.html").read_text()
     assert "2 folds, split by patient, drawn 2 times" in page
     metric = next(one for one in evaluation.arms[0].metrics if one.name == "brier")
@@ -160,6 +199,10 @@ def test_times_to_an_event_are_repeated_alike(tmp_path: Path) -> None:
     gain = next(one for one in evaluation.differences if one.group == "text")
     gains = np.array(each["fused"]) - np.array(each["text"])
     assert (gain.estimate, gain.lowest, gain.highest) == pytest.approx((gains.mean(), gains.min(), gains.max()))
+    uses = {use.modality: use.auroc.estimate for use in evaluation.modality_use if use.n == 40}
+    assert uses == {"image": pytest.approx(np.mean(each["fused"])), "text": pytest.approx(np.mean(each["fused"]))}
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count("Of the first of 2 repeats.") == 6  # two figures of each arm
 
 
 def test_repeats_of_sites_are_refused_before_anything_is_read(repeated_run: Trained, tmp_path: Path) -> None:

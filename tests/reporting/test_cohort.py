@@ -14,6 +14,7 @@ from tests.reporting import made_up
 from tests.reporting.html_page import Page
 
 TARGETS = np.array([0, 1, 1, 0, 1, 0, 1])
+PATIENTS = list("abcdefg")
 
 
 def arm(name: str) -> OutOfFold:
@@ -23,7 +24,9 @@ def arm(name: str) -> OutOfFold:
 
 def report(tmp_path: Path, evaluation: result_documents.EvaluationDocument | None = None, **changes: object) -> Page:
     shown = evaluation or made_up.evaluation()
-    figures = draw_figures(shown, [arm(name) for name in ("image", "text", "fused")], TARGETS, confidence=0.95)
+    figures = draw_figures(
+        shown, [arm(name) for name in ("image", "text", "fused")], TARGETS, PATIENTS, confidence=0.95
+    )
     parts: dict[str, object] = {"evaluation": shown, "figures": [figures], "card": made_up.card()}
     write_training_report(tmp_path / "report.html", **(parts | changes))  # type: ignore[arg-type]
     return Page.read(tmp_path / "report.html")

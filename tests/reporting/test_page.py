@@ -34,7 +34,9 @@ def write(kind: str, path: Path, *, synthetic: bool = False) -> Page:
         positive = np.array([0.2, 0.9, 0.4, 0.5, 0.7, 0.1])
         arm = OutOfFold("fused", np.stack([1 - positive, positive], 1), positive, (positive > 0.5).astype(int))
         evaluation = made_up.evaluation(synthetic=synthetic)
-        figures = draw_figures(evaluation, [arm], targets, confidence=0.95, synthetic=synthetic)
+        figures = draw_figures(
+            evaluation, [arm], targets, list(map(str, range(len(targets)))), confidence=0.95, synthetic=synthetic
+        )
         write_training_report(path, evaluation=evaluation, figures=[figures], card=card)
     elif kind == "comparison":
         write_comparison(path.parent, made_up.comparison(synthetic=synthetic))

@@ -23,6 +23,7 @@ from tests.reporting.html_page import Page
 
 SVG = "{http://www.w3.org/2000/svg}"
 TARGETS = np.array([0, 1, 1, 0])
+PATIENTS = ["a", "b", "c", "d"]
 
 
 def evaluation(*, synthetic: bool = False) -> EvaluationDocument:
@@ -42,7 +43,7 @@ def figures(*, synthetic: bool = False, event: str = "yes") -> TrainingFigures:
 def drawn_for(told: EvaluationDocument, *, end: str = "") -> TrainingFigures:
     positive = np.array([0.15, 0.85, 0.45, 0.55])
     arms = [OutOfFold(name, np.stack([1 - positive, positive], 1), positive, TARGETS) for name in ("image", "fused")]
-    return draw_figures(told, arms, TARGETS, confidence=0.95, synthetic=told.synthetic, end=end)
+    return draw_figures(told, arms, TARGETS, PATIENTS, confidence=0.95, synthetic=told.synthetic, end=end)
 
 
 def written(folder: Path, *drawn: TrainingFigures, synthetic: bool = False) -> dict[str, ElementTree.Element]:
@@ -92,6 +93,33 @@ def test_an_earlier_runs_figures_are_gone(tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "reliability_text.svg").write_text("of an arm that is no longer trained")
     assert "reliability_text.svg" not in written(tmp_path / "figures", figures())
+
+
+def test_each_repeat_is_a_thin_line_and_their_mean_the_bold_one(tmp_path: Path) -> None:
+    whole = evaluation()
+    curve = whole.decision_curves[0].model_copy(update={"repeats": ((0.4, 0.3), (0.4, 0.1))})
+    told = whole.model_copy(update={"decision_curves": (curve,), "repeats": 2})
+    chances = [np.array([0.15, 0.85, 0.45, 0.55]), np.array([0.35, 0.65, 0.75, 0.25])]
+    first, second = (OutOfFold("fused", np.stack([1 - own, own], 1), own, TARGETS) for own in chances)
+    drawn = draw_figures(told, [first], TARGETS, PATIENTS, confidence=0.95, more=[[second]])
+    found = written(tmp_path / "figures", drawn)
+
+    def paths(name: str, kind: str) -> list[str]:
+        return [e.attrib["d"] for e in found[name].iter(f"{SVG}path") if e.attrib["class"].split()[0] == kind]
+
+    square = "M58.0 260.0L{}L308.0 10.0".format
+    # The first has one of four pairs out of order, the second none: half of the curve lies halfway between.
+    thin = [square("58.0 135.0L183.0 135.0L183.0 10.0"), square("58.0 135.0L58.0 10.0")]
+    assert paths("roc.svg", "thin") == thin
+    (bold,) = paths("roc.svg", "line")
+    assert bold.startswith("M58.0 260.0L58.0 72.5L")  # true-positive rate 0.75 where no negative is called
+    # Net benefit 0.4 is the top of the square, -0.1 its bottom.
+    assert paths("decision_curve.svg", "thin") == ["M83.0 10.0L183.0 60.0", "M83.0 10.0L183.0 160.0"]
+    assert paths("decision_curve.svg", "line") == ["M83.0 10.0L183.0 110.0"]
+    assert len(paths("reliability_fused.svg", "thin")) == 2
+    for figure in drawn.all:
+        assert "Thin lines: each of 2 repeats; " in figure.caption
+    assert all("repeats" not in figure.caption for figure in figures().all)
 
 
 def test_each_of_several_targets_has_its_own_figures(tmp_path: Path) -> None:

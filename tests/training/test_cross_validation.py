@@ -88,6 +88,11 @@ def with_other_content(cohort: Cohort, which: np.ndarray) -> Cohort:
     return Cohort(tuple(members), ())
 
 
+def log_odds(truth: np.ndarray) -> float:
+    """Return the log-odds of a part: what training with classes of equal weight took from its logits."""
+    return float(np.log(truth.sum() / (1 - truth).sum()))
+
+
 def fold_models(results: tuple[ArmResult, ...]) -> tuple[FoldModel, ...]:
     (arm,) = results
     return arm.folds
@@ -183,17 +188,19 @@ def test_temperature_minimises_the_tuning_loss_and_threshold_maximises_youdens_j
         assert tune[0] == [keys[k] for k in split.tune]
         assert test[0] == [keys[k] for k in split.test]
         truth = np.array([cohort.targets[k] for k in split.tune])
-        logits = tune[1][:, 0]
+        logits, offset = tune[1][:, 0], log_odds(np.array(cohort.targets)[split.train])
 
-        def loss(log_temperature: float, z: np.ndarray = logits, y: np.ndarray = truth) -> float:
-            cooled = z / np.exp(log_temperature)
+        def loss(log_temperature: float, z: np.ndarray = logits, y: np.ndarray = truth, b: float = offset) -> float:
+            cooled = z / np.exp(log_temperature) + b
             prior = (log_temperature / PRIOR_DEVIATION) ** 2 / 2
             return float(np.sum(np.logaddexp(0, cooled) - y * cooled)) + prior
 
         best = minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded")
         assert loss(float(np.log(fold.temperature))) <= best.fun + 1e-4
-        np.testing.assert_allclose(arm.out_of_fold.logits[split.test], test[1][:, 0] / fold.temperature)
-        probabilities = 1 / (1 + np.exp(-logits / fold.temperature))
+        np.testing.assert_allclose(
+            arm.out_of_fold.logits[split.test], test[1][:, 0] / fold.temperature + offset, atol=1e-6
+        )
+        probabilities = 1 / (1 + np.exp(-logits / fold.temperature - offset))
 
         def youden(threshold: float, p: np.ndarray = probabilities, y: np.ndarray = truth) -> float:
             return float((p[y == 1] >= threshold).mean() - (p[y == 0] >= threshold).mean())
@@ -221,7 +228,8 @@ def test_conformal_thresholds_are_of_the_tuning_part_and_the_sets_of_the_test_pa
     targets = np.array(cohort.targets)
     assert arm.out_of_fold.sets is not None
     for split, fold, *logits in zip(plan.folds, arm.folds, asked[0::2], asked[1::2], strict=True):
-        positive, tested = (1 / (1 + np.exp(-z[:, 0] / fold.temperature)) for z in logits)
+        offset = log_odds(targets[split.train])
+        positive, tested = (1 / (1 + np.exp(-z[:, 0] / fold.temperature - offset)) for z in logits)
         truth, thresholds = targets[split.tune], []
         for label, score in ((0, positive), (1, 1 - positive)):
             own = sorted(score[truth == label])

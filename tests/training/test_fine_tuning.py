@@ -148,5 +148,6 @@ def test_the_package_holds_a_plain_encoder_that_answers_as_the_trained_one_did_o
     member = FoldNetwork(network, None)
     samples = tokenize_cohort(studies, arm.contract, load_tokenizer(home, local_files_only=True))
     logits = predict_logits(member, [samples[k] for k in split.test], arm.contract, config.training, Machine.of("cpu"))
-    expected = arm.out_of_fold.logits[split.test] * arm.folds[0].temperature
+    (offset,) = arm.folds[0].offsets or (0.0,)
+    expected = (arm.out_of_fold.logits[split.test] - offset) * arm.folds[0].temperature
     np.testing.assert_allclose(logits[:, 0], expected, rtol=1e-5, atol=1e-5)

@@ -24,6 +24,7 @@ from tests.training.test_cross_validation import (
     TASK,
     a_cohort,
     a_config,
+    log_odds,
     with_other_content,
     with_targets_turned,
 )
@@ -160,16 +161,17 @@ def test_temperature_point_and_sets_come_from_all_tuning_parts_and_the_test_part
         own = found.folds[INNER * fold]
         logits, truth, tests = pooled(cohort, asked, fold)
         assert logits.size == networks[0].train.size + networks[0].tune.size
+        offset = log_odds(truth)  # of all that the fold's networks learnt from
 
-        def loss(log_temperature: float, z: np.ndarray = logits, y: np.ndarray = truth) -> float:
-            cooled = z / np.exp(log_temperature)
+        def loss(log_temperature: float, z: np.ndarray = logits, y: np.ndarray = truth, b: float = offset) -> float:
+            cooled = z / np.exp(log_temperature) + b
             prior = (log_temperature / PRIOR_DEVIATION) ** 2 / 2
             return float(np.sum(np.logaddexp(0, cooled) - y * cooled)) + prior
 
         best = minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded")
         assert loss(float(np.log(own.temperature))) <= best.fun + 1e-4
         assert own.temperature == pytest.approx(np.exp(best.x), rel=1e-2)
-        chance = 1 / (1 + np.exp(-logits / own.temperature))
+        chance = 1 / (1 + np.exp(-logits / own.temperature - offset))
 
         def youden(threshold: float, p: np.ndarray = chance, y: np.ndarray = truth) -> float:
             return float((p[y == 1] >= threshold).mean() - (p[y == 0] >= threshold).mean())
@@ -180,9 +182,9 @@ def test_temperature_point_and_sets_come_from_all_tuning_parts_and_the_test_part
             sorted_score = sorted(score[truth == label])
             thresholds.append(sorted_score[int(np.ceil((len(sorted_score) + 1) * 0.7)) - 1])
         assert own.conformal_thresholds == pytest.approx(thresholds)
-        mean = np.mean(tests, axis=0) / own.temperature
+        mean = np.mean(tests, axis=0) / own.temperature + offset
         test = networks[0].test
-        np.testing.assert_allclose(out.logits[test], mean)
+        np.testing.assert_allclose(out.logits[test], mean, atol=1e-6)
         positive = 1 / (1 + np.exp(-mean))
         assert out.predicted[test].tolist() == (positive >= own.threshold).astype(int).tolist()
         assert out.sets is not None

@@ -14,7 +14,7 @@ from medmllm.evaluation.several import SeveralOutOfFold, out_of_fold
 from medmllm.model_documents import FoldModel, Task, TuningDecisions
 from medmllm.records import UNKNOWN
 from medmllm.training.cohort import Cohort, Member
-from medmllm.training.cross_validation import ArmResult, SmallerTraining
+from medmllm.training.cross_validation import ArmResult, Draw, SmallerTraining
 from medmllm.training.one_target import one_by_one
 from medmllm.training.run import Trained
 from medmllm.training.splits import FoldSplit, SplitPlan
@@ -56,6 +56,7 @@ def an_arm(name: str) -> ArmResult:
     return ArmResult(
         name, CONTRACT, said(name), models, Path("model"), (Deprived("image", permuted, permuted[0]),),  # type: ignore[arg-type]
         (SmallerTraining(0.5, FOLDS, said(name)),),
+        (Draw(said(name), (Deprived("image", permuted[::-1], permuted[1]),)),),
     )  # fmt: skip
 
 
@@ -98,6 +99,10 @@ def test_what_was_said_and_decided_is_that_of_the_target(number: int, classes: s
         np.testing.assert_array_equal(own.out_of_fold.sets, whole.out_of_fold.sets[known, classes])
         np.testing.assert_array_equal(own.deprived[0].permuted, whole.deprived[0].permuted[:, known, classes])
         np.testing.assert_array_equal(own.deprived[0].absent, whole.deprived[0].absent[known, classes])
+        for one, all_ in zip(own.draws, whole.draws, strict=True):
+            chances = all_.out_of_fold.probabilities[known, classes]
+            np.testing.assert_array_equal(one.out_of_fold.probabilities, chances)
+            np.testing.assert_array_equal(one.deprived[0].permuted, all_.deprived[0].permuted[:, known, classes])
         less = whole.smaller[0].out_of_fold
         np.testing.assert_array_equal(own.smaller[0].out_of_fold.probabilities, less.probabilities[known, classes])
         assert [fold.temperature for fold in own.folds] == [(2.0, 3.0)[number]] * 2

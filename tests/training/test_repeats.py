@@ -202,11 +202,34 @@ def test_a_study_is_predicted_in_each_draw_by_networks_that_did_not_see_it(tmp_p
     config = a_config(epochs=2, repeats=2, deterministic=True).training
     test = split_cohort(cohort, config.model_copy(update={"seed": config.seed + 1})).folds[0].test
     rest = np.setdiff1d(np.arange(len(cohort.members)), test)
-    before, after = plain.repeated[0].logits, changed.repeated[0].logits
+    before, after = plain.repeated[0].out_of_fold.logits, changed.repeated[0].out_of_fold.logits
     # The changed studies are tested in fold 0 of the second draw: fold 1's model learnt from them, fold 0's did not.
     assert not np.array_equal(before[rest], after[rest])
     networks = [run_ / FOLDER / "text_repeat_1" / "fold_0_0.safetensors" for run_ in (tmp_path / "a", tmp_path / "b")]
     assert networks[0].read_bytes() == networks[1].read_bytes()
+
+
+def test_networks_of_each_draw_are_tested_on_their_own_test_parts_for_what_they_use(tmp_path: Path) -> None:
+    config, cohort = a_config(epochs=1, repeats=2), a_cohort(20)
+    tested = config.evaluation.model_copy(update={"permutations": 1})
+    config = config.model_copy(update={"evaluation": tested})
+    names = [member.sample.study_key for member in cohort.members]
+
+    def draw(seed: int) -> SplitPlan:
+        return split_cohort(cohort, config.training.model_copy(update={"seed": seed}))
+
+    plan = draw_repeats(draw, 2, seed=config.training.seed, study_keys=names)
+    (fused,) = cross_validate(
+        ["fused"], cohort, plan, config, TASK, out=tmp_path, tracked=Told(), advance=lambda more: None
+    )
+    for one in fused.draws:
+        assert {own.modality for own in one.deprived} == {"image", "text"}
+        for own in one.deprived:
+            given = np.isfinite(own.permuted).all(axis=(0, 2))
+            assert given.sum() > 10
+            assert (own.permuted[0][given] != one.out_of_fold.probabilities[given]).any()
+    first, second = (one.deprived[0].absent for one in fused.draws)
+    assert not np.array_equal(first, second)
 
 
 def test_a_run_cut_off_in_a_later_draw_goes_on_to_the_same_bits(tmp_path: Path) -> None:
@@ -217,4 +240,4 @@ def test_a_run_cut_off_in_a_later_draw_goes_on_to_the_same_bits(tmp_path: Path) 
     for one, other in zip(again, whole, strict=True):
         assert one.folds == other.folds
         np.testing.assert_array_equal(one_output(one).logits, one_output(other).logits)
-        np.testing.assert_array_equal(one.repeated[0].logits, other.repeated[0].logits)
+        np.testing.assert_array_equal(one.repeated[0].out_of_fold.logits, other.repeated[0].out_of_fold.logits)

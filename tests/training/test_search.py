@@ -16,6 +16,7 @@ from medmllm.training import fold as one_fold
 from medmllm.training import search as one_search
 from medmllm.training.arms import split_cohort
 from medmllm.training.checkpoint import FOLDER
+from medmllm.training.class_odds import offsets_of
 from medmllm.training.cohort import Cohort, Member
 from medmllm.training.cross_validation import ArmResult, cross_validate
 from medmllm.training.inner_folds import hold_classes, nest
@@ -109,7 +110,8 @@ def test_a_fold_takes_the_candidate_whose_score_on_its_tuning_part_is_best(
     for choice, split in zip(found.choices, plan.folds, strict=True):
         *tried, again, _ = said[8 * split.fold : 8 * split.fold + 8]  # candidates, then the chosen one also on the test
         truth = np.array([cohort.targets[k] for k in split.tune])
-        expected = [tuning_score(score, raw, truth, TASK) for raw in tried]
+        offsets = offsets_of([cohort.members[k].sample for k in split.train], config.training, TASK)
+        expected = [tuning_score(score, raw, truth, TASK, offsets=offsets) for raw in tried]
         assert len(set(expected)) > 1
         assert list(choice.scores) == expected
         assert choice.chosen == expected.index(min(expected) if score == "log_loss" else max(expected))  # type: ignore[type-var]
@@ -129,9 +131,9 @@ def test_with_inner_folds_a_candidate_is_judged_on_all_training_studies_together
     judged: list[tuple[np.ndarray, list[int]]] = []
     judge = one_search.judge
 
-    def spy(course, splits, raw):  # type: ignore[no-untyped-def]
+    def spy(course, splits, raw, candidate):  # type: ignore[no-untyped-def]
         judged.append((raw, [int(k) for split in splits for k in split.tune]))
-        return judge(course, splits, raw)
+        return judge(course, splits, raw, candidate)
 
     monkeypatch.setattr(one_search, "judge", spy)
     cohort, config = a_cohort(24), searching(PENALTIES, epochs=2)
