@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
-from medmllm.documents import Document, PreprocessingContract, Probability, Sha256
+from medmllm.documents import Document, PreprocessingContract, Probability, Setting, Sha256
 from medmllm.records import Provenance
 
 RISK_GROUPS = ("lower risk", "higher risk")
@@ -43,11 +43,12 @@ class Task(Document):
         description="binary: negative first, positive second; ordinal: lowest first; multilabel and several: those of "
         "each target in turn; survival: no event by the largest horizon, the event by then",
     )
-    survival: SurvivalTask | None = Field(default=None, description="survival alone")
+    survival: SurvivalTask | None = Field(default=None, description="of kind survival; else null")
     parts: tuple["Task", ...] = Field(
         default=(),
         validate_default=True,
-        description="multilabel: each target on its own, all binary; several: each on its own, of any other kind",
+        description="multilabel: each target on its own, all binary; several: each on its own, of any other kind, and "
+        "of survival one at most",
     )
 
     @field_validator("parts")
@@ -58,6 +59,8 @@ class Task(Document):
             raise ValueError("targets side by side are what multilabel and several are made of, and no other kind is")
         if parts and classes is not None and classes != tuple(name for part in parts for name in part.classes):
             raise ValueError("the classes of a task are those of each target in turn")
+        if sum(part.survival is not None for part in parts) > 1:
+            raise ValueError("of targets side by side one may be a time to an event")
         return parts
 
     @classmethod
@@ -93,11 +96,23 @@ class Task(Document):
     @property
     def columns(self) -> dict[str, tuple[str, ...]]:
         """The columns that a table has for each of its fields that hold something by class, or by target."""
-        by_class = dict.fromkeys(("probabilities", "conformal_set"), self.classes)
-        by_target = dict.fromkeys(("target", "predicted", "predictions", "abstained", "undecided"), self.names)
+        timed, of_classes = self.timed, [part for part in self.parts if part.survival is None]
+        told = tuple(name for part in of_classes for name in part.classes) if self.several else self.classes
         shown = tuple(name for place in self.places for name in place.task.classes[-place.task.outputs :])
-        by_horizon = {"event_free": () if self.survival is None else self.survival.horizon_names}
-        return {**by_class, **by_target, **by_horizon, "logits": shown if self.several else self.classes}
+        return {
+            "probabilities": self.classes,
+            "conformal_set": told,
+            **dict.fromkeys(("predicted", "predictions"), self.names),
+            **dict.fromkeys(("target", "abstained", "undecided"), tuple(part.target for part in of_classes)),
+            **dict.fromkeys(("time", "event", "median_time"), () if timed is None else (timed.target,)),
+            "event_free": () if timed is None or timed.survival is None else timed.survival.horizon_names,
+            "logits": shown if self.several else self.classes,
+        }
+
+    @property
+    def timed(self) -> "Task | None":
+        """The target that is a time to an event, alone or beside others; None where there is none."""
+        return next((part for part in self.parts or (self,) if part.survival is not None), None)
 
     @property
     def outputs(self) -> int:
@@ -112,10 +127,23 @@ class Task(Document):
     @property
     def places(self) -> tuple["Place", ...]:
         """Where each target stands among the outputs and the classes; one place where there is one target."""
+        return self.places_in(self.outputs)
+
+    def places_in(self, width: int) -> tuple["Place", ...]:
+        """Return where each target stands among so many columns; a time to an event has those that others leave.
+
+        A network gives it a column per interval of its fold, or a log-risk, and once calibrated it has one per time.
+
+        >>> asked = SurvivalTask(event="death", model="cox", horizons=(9.0,), time_unit="days")
+        >>> days = Task(target="days", kind="survival", classes=("no death", "death"), survival=asked)
+        >>> Task.of_several((days, Task.of("nodule", ("no", "yes")))).places_in(12)[0].outputs
+        slice(0, 11, None)
+        """
         found, output, label = [], 0, 0
         for part in self.parts or (self,):
-            found.append(Place(part, slice(output, output + part.outputs), slice(label, label + len(part.classes))))
-            output, label = output + part.outputs, label + len(part.classes)
+            own = part.outputs if part is not self.timed else width - self.outputs + 1
+            found.append(Place(part, slice(output, output + own), slice(label, label + len(part.classes))))
+            output, label = output + own, label + len(part.classes)
         return tuple(found)
 
     def place_of(self, label: int) -> "Place":
@@ -231,10 +259,6 @@ class FoldSurvival(Document):
         return everybody
 
 
-Setting = bool | int | float | str | tuple[float, ...]
-"""What a setting that a training searches can be."""
-
-
 class TuningDecisions(Document):
     """What a fold's tuning part decides for a target: calibration, operating point, conformal thresholds."""
 
@@ -258,7 +282,7 @@ class TuningDecisions(Document):
         description="per class, largest 1 - probability at which it stays in the set; from the fold's tuning part",
     )
     survival: FoldSurvival | None = Field(
-        default=None, description="survival alone; temperature then divides the distance from everybody's logits"
+        default=None, description="of a time alone; temperature then divides the distance from everybody's logits"
     )
 
 
@@ -287,13 +311,16 @@ class FoldModel(TuningDecisions):
     targets: dict[str, TuningDecisions] = Field(
         default={}, description="several targets: what is decided for each, in place of the fold's own"
     )
-    searched: dict[str, Setting] = Field(
-        default={}, description="settings that the search chose for this fold, by name; empty: none was searched"
-    )
+    searched: dict[str, Setting] = Field(default={}, description="setting -> what the search chose for this fold")
 
     def decisions(self, task: Task) -> tuple[TuningDecisions, ...]:
         """Return what is decided for each target, in the order of `Task.places`."""
         return tuple(self.targets[name] for name in task.names) or (self,)
+
+    @property
+    def timeline(self) -> FoldSurvival | None:
+        """The intervals of a time to an event, alone or beside others; None where there is none."""
+        return next((own.survival for own in (self, *self.targets.values()) if own.survival is not None), None)
 
     @property
     def name(self) -> str:
@@ -362,11 +389,6 @@ class ModelCard(Document):
             if any(one.decided != own[0].decided for one in own):
                 raise ValueError("the networks of a fold share its calibration and thresholds")
         return folds
-
-    def model_of(self, fold: FoldModel) -> ModelSettings:
-        """Return the parts of a fold's networks: those of the card, but for what the search chose."""
-        chosen = {name: value for name, value in fold.searched.items() if name in ModelSettings.model_fields}
-        return ModelSettings.model_validate(self.model.model_dump() | chosen)
 
     @property
     def outer_folds(self) -> tuple[tuple[FoldModel, ...], ...]:

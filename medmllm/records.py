@@ -33,8 +33,8 @@ class Survival:
     event: bool  # False: censored, the event had not come by then
 
 
-Target = int | tuple[int, ...] | Survival
-"""What is known of one study: its class index, for several targets one each or UNKNOWN, or the time to an event."""
+Target = int | tuple[int | Survival, ...] | Survival
+"""What is known of one study: its class index or time to an event; for several targets one each, or UNKNOWN."""
 
 UNKNOWN = -1
 """A label that a study lacks."""
@@ -64,7 +64,7 @@ class Technique:
     thickness_mm: float | None = None  # Slice Thickness (0018,0050): of a slice, not how far the next one lies
     slice_axis: int | None = None  # which axis of `shape` counts the slices; None when it cannot be told
     time_order: int | None = None  # by when it was acquired among its study's series, from 1; ties share a number
-    manufacturer: str | None = None  # Manufacturer (0008,0070), in capitals
+    manufacturer: str | None = None  # by Manufacturer (0008,0070), a known one or OTHER
     model: str | None = None  # Manufacturer's Model Name (0008,1090), in capitals
     field_strength_t: float | None = None  # Magnetic Field Strength (0018,0087)
 

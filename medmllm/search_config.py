@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from medmllm.model_documents import Setting
+from medmllm.documents import Setting
 
 Grid = dict[str, tuple[Setting, ...]]
 

@@ -7,8 +7,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
-from medmllm.documents import Document
-from medmllm.model_documents import Setting
+from medmllm.documents import Document, Setting
 
 
 class CandidateDocument(Document):

@@ -53,7 +53,9 @@ class SeriesRow(Document):
     contrast: Literal["yes", "no"] | None = Field(description="whether an agent is recorded; empty: not told")
     thickness_mm: PositiveFloat | None = Field(description="Slice Thickness (0018,0050)")
     time_order: PositiveInt | None = Field(description="by acquisition time among the study's series, from 1")
-    manufacturer: str | None = Field(description="Manufacturer (0008,0070), in capitals")
+    manufacturer: str | None = Field(
+        description="by Manufacturer (0008,0070): a known maker, or OTHER, as it may name anybody"
+    )
     model: str | None = Field(description="Manufacturer's Model Name (0008,1090), in capitals")
     field_strength_t: PositiveFloat | None = Field(description="Magnetic Field Strength (0018,0087)")
 
@@ -136,6 +138,13 @@ class PredictionRow(Document):
     undecided: dict[str, bool] = Field(
         default={}, description="several targets: the target's conformal set is not a single class"
     )
+    event_free: dict[str, Probability] = Field(
+        default={},
+        description="of a target among several that is a time to an event: probability of no event until each horizon",
+    )
+    median_time: dict[str, float] = Field(
+        default={}, description="of that target: by which the event is as likely as not; empty: after the last horizon"
+    )
     modalities_used: str = Field(description="joined by +")
     training_patient: bool = Field(description="the patient was in the training cohort: not a test result")
     weights_digest: Sha256
@@ -180,14 +189,35 @@ class QualityRow(Document):
         )  # fmt: skip
 
 
-class OutOfFoldRow(Document):
-    """out_of_fold.csv: one row per study, arm and repeat, predicted by the fold model that never saw the patient."""
+class OutOfFoldKeys(Document):
+    """What every row of out_of_fold.csv begins with."""
 
     study_key: StudyKey
     patient_key: PatientKey
     arm: str = Field(description="image, text or fused")
     repeat: int = Field(ge=0, description="draw of the folds; the packaged networks are of 0")
     fold: int = Field(ge=0)
+
+
+class ToldSurvival(Document):
+    """What a model says of one study's time to an event, where that is the only target."""
+
+    predicted: Literal["lower risk", "higher risk"] = Field(
+        description="against the median risk of tuning parts: of the study's fold, when scoring of all"
+    )
+    probability: Probability = Field(description="of the event by the largest horizon")
+    event_free: dict[str, Probability] = Field(
+        description="probability of no event until each horizon; in CSV one column each: event_free[365 days]"
+    )
+    median_time: NonNegativeFloat | None = Field(
+        description="by which the event is as likely as not; empty: after the largest horizon"
+    )
+    log_hazard: float = Field(description="log of the cumulative hazard until the largest horizon: what is explained")
+
+
+class OutOfFoldRow(OutOfFoldKeys):
+    """out_of_fold.csv: one row per study, arm and repeat, predicted by the fold model that never saw the patient."""
+
     target: str = Field(description="true class")
     predicted: str = Field(description="at the operating point chosen on this fold's tuning part")
     probabilities: dict[str, Probability]
@@ -198,38 +228,37 @@ class OutOfFoldRow(Document):
     abstained: bool | None = Field(description="the conformal set is not a single class")
 
 
-class TargetsOutOfFoldRow(Document):
+class TargetsOutOfFoldRow(OutOfFoldKeys):
     """out_of_fold.csv of several targets: one row per study, arm, repeat; a column per target or class of a field."""
 
-    study_key: StudyKey
-    patient_key: PatientKey
-    arm: str = Field(description="image, text or fused")
-    repeat: int = Field(ge=0, description="draw of the folds; the packaged networks are of 0")
-    fold: int = Field(ge=0)
     target: dict[str, str] = Field(description="true class by target; empty: not known, not evaluated")
     predicted: dict[str, str] = Field(description="by target, at the operating point of this fold's tuning part")
     probabilities: dict[str, Probability] = Field(description="by class; those of a target sum to 1")
-    logits: dict[str, float] = Field(description="calibrated; the positive class alone of a binary target")
+    logits: dict[str, float] = Field(
+        description="calibrated; of a binary target the positive class alone, of a time the log of its hazard"
+    )
     conformal_set: dict[str, bool] = Field(description="by class: whether it cannot be ruled out")
     abstained: dict[str, bool] = Field(description="by target: the conformal set is not a single class")
+    time: dict[str, float] = Field(default={}, description="of a target that is a time to an event; empty: not known")
+    event: dict[str, bool] = Field(default={}, description="of that target: the event ended the time")
+    event_free: dict[str, Probability] = Field(
+        default={}, description="of that target: probability of no event until each horizon, one column each"
+    )
+    median_time: dict[str, float] = Field(
+        default={}, description="of that target: by which the event is as likely as not; empty: after the last horizon"
+    )
 
 
-class SurvivalPredictionRow(Document):
-    """predictions.csv of a time to an event: one row per scored study."""
+class ScoredKeys(Document):
+    """What every row of predictions.csv begins with."""
 
     study_key: StudyKey
     patient_key: PatientKey
-    predicted: Literal["lower risk", "higher risk"] = Field(
-        description="against the model's operating point, the median risk of its tuning parts"
-    )
-    probability: Probability = Field(description="of the event by the largest horizon")
-    event_free: dict[str, Probability] = Field(
-        description="probability of no event until each horizon; in CSV one column each: event_free[365 days]"
-    )
-    median_time: NonNegativeFloat | None = Field(
-        description="by which the event is as likely as not; empty: after the largest horizon"
-    )
-    log_hazard: float = Field(description="log of the cumulative hazard until the largest horizon: what is explained")
+
+
+class SurvivalPredictionRow(ToldSurvival, ScoredKeys):
+    """predictions.csv of a time to an event: one row per scored study."""
+
     interval_low: Probability = Field(description="lowest `probability` over the fold models")
     interval_high: Probability
     modalities_used: str = Field(description="joined by +")
@@ -237,27 +266,15 @@ class SurvivalPredictionRow(Document):
     weights_digest: Sha256
 
 
-class SurvivalOutOfFoldRow(Document):
-    """out_of_fold.csv of a time to an event: one row per study, arm and repeat."""
+class Watched(OutOfFoldKeys):
+    """What is known of one study's time to an event."""
 
-    study_key: StudyKey
-    patient_key: PatientKey
-    arm: str = Field(description="image, text or fused")
-    repeat: int = Field(ge=0, description="draw of the folds; the packaged networks are of 0")
-    fold: int = Field(ge=0)
     time: NonNegativeFloat = Field(description="until the event, or until when the patient was followed without it")
     event: bool = Field(description="the event ended the time")
-    predicted: Literal["lower risk", "higher risk"] = Field(
-        description="against the median risk of this fold's tuning part"
-    )
-    probability: Probability = Field(description="of the event by the largest horizon")
-    event_free: dict[str, Probability] = Field(
-        description="probability of no event until each horizon, one column each"
-    )
-    median_time: NonNegativeFloat | None = Field(
-        description="by which the event is as likely as not; empty: after the largest horizon"
-    )
-    log_hazard: float = Field(description="log of the cumulative hazard until the largest horizon")
+
+
+class SurvivalOutOfFoldRow(ToldSurvival, Watched):
+    """out_of_fold.csv of a time to an event: one row per study, arm and repeat."""
 
 
 class LeakRow(Document):

@@ -58,13 +58,13 @@ class TextEncoderSettings(TextSettings):
         return TextSettings.model_validate(self.model_dump(include=set(TextSettings.model_fields)))
 
 
-TargetKind = Literal["classes", "ordinal"]
+TargetKind = Literal["classes", "ordinal", "survival"]
 
 
 class TaskSettings(SurvivalSettings):
     """What kind of thing the target is, or each of several."""
 
-    kind: TargetKind | Literal["survival"] = Field(
+    kind: TargetKind = Field(
         description="classes: two or more without an order; ordinal: three or more in an order, such as grades; "
         "survival: the time to an event, not seen to come in all"
     )
@@ -80,6 +80,13 @@ class TaskSettings(SurvivalSettings):
         if kind == "survival" and not info.data.get("event", "event"):  # absent when it is itself wrong
             raise ValueError("survival wants event, the column that says whether the event ended the time")
         return kind
+
+    @field_validator("kinds")
+    @classmethod
+    def _name_the_event(cls, kinds: dict[str, TargetKind], info: ValidationInfo) -> dict[str, TargetKind]:
+        if "survival" in kinds.values() and not info.data.get("event", "event"):  # absent when it is itself wrong
+            raise ValueError("survival wants [task] event, the column that says whether the event ended the time")
+        return kinds
 
     @field_validator("order")
     @classmethod
@@ -107,15 +114,9 @@ class TaskSettings(SurvivalSettings):
         """Return the classes of an ordinal target, lowest first; empty: they are numbers."""
         return self.orders.get(target, self.order)
 
-    @property
-    def survival(self) -> bool:
-        """Whether the target is the time to an event."""
-        return self.kind == "survival"
-
-    @property
-    def asked_horizons(self) -> tuple[float, ...]:
-        """The horizons of a time to an event; empty for other kinds."""
-        return self.horizons if self.survival else ()
+    def timed(self, target: str) -> bool:
+        """Return whether a target is the time to an event."""
+        return self.kinds.get(target, self.kind) == "survival"
 
 
 class TrainingSettings(Document):

@@ -15,13 +15,14 @@ from medmllm.reporting.training_figures import FIGURES, draw_figures, write_figu
 from medmllm.result_documents import EvaluationDocument
 from medmllm.told_settings import told_contract
 from medmllm.training.one_target import one_by_one
+from medmllm.training.out_of_fold_table import write_out_of_fold
 from medmllm.training.policy import unmet
 from medmllm.training.repeats import repeat_remarks, repeats_of
 from medmllm.training.resuming import forget
-from medmllm.training.run import SEARCH, Trained, write_out_of_fold, write_package
+from medmllm.training.run import SEARCH, Trained, write_package
 from medmllm.training.search_result import search_remarks, tell_search, write_search
 from medmllm.training.splits import count_folds
-from medmllm.training.survival_run import tell_survival, write_survival_out_of_fold
+from medmllm.training.survival_run import tell_survival
 from medmllm.training.target_evaluation import Told, of_target, repeats_said, tell_means, tell_target
 from medmllm.training.trust import packaged_arm
 
@@ -31,14 +32,14 @@ TABLE = "out_of_fold.csv"
 def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDocument:
     """Write the packages, the out-of-fold table, the evaluation and its report."""
     cards = {arm.arm: write_package(trained, arm) for arm in trained.arms}
-    timed = trained.task.survival is not None
-    (write_survival_out_of_fold if timed else write_out_of_fold)(out / TABLE, trained)
+    write_out_of_fold(out / TABLE, trained)
     each = one_by_one(trained)
-    evaluation = _evaluation(trained, [(tell_survival if timed else tell_target)(one) for one in each], said)
+    told_each = [tell_target(one) if one.task.survival is None else tell_survival(one) for one in each]
+    evaluation = _evaluation(trained, told_each, said)
     write_search(out / SEARCH, evaluation.search)
     figures = [
         draw_survival(told, confidence=evaluation.confidence, repeats=evaluation.repeats)
-        if timed
+        if one.task.survival is not None
         else draw_figures(
             told,
             [arm.out_of_fold for arm in one.arms if isinstance(arm.out_of_fold, OutOfFold)],
@@ -81,7 +82,7 @@ def _evaluation(trained: Trained, each: Sequence[Told], more: Sequence[str]) -> 
         contract_fingerprint=told_contract(trained.arms[-1].contract).fingerprint,
         remarks=(
             *more,
-            *repeat_remarks(trained.plan, timed=trained.task.survival is not None),
+            *repeat_remarks(trained.plan, trained.task),
             *search_remarks(search),
             *unmet(rules),
             *(line for told in every for line in told.remarks),

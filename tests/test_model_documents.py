@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from medmllm.model_documents import FoldModel, ModelCard, Task, TuningDecisions
+from medmllm.model_documents import FoldModel, ModelCard, SurvivalTask, Task, TuningDecisions
 from tests.reporting import made_up
 
 NODULE, GRADE = Task.of("nodule", ("no", "yes")), Task.of("grade", ("1", "2", "3"), ordered=True)
@@ -51,6 +51,14 @@ def test_a_card_without_decisions_for_each_target_in_turn_is_refused() -> None:
 def test_of_one_target_a_fold_decides_itself() -> None:
     fold = a_card(NODULE).folds[0]
     assert fold.decisions(NODULE) == (fold,)
+
+
+def test_of_targets_side_by_side_one_at_most_is_a_time_to_an_event() -> None:
+    asked = SurvivalTask(event="death", model="cox", horizons=(9.0,), time_unit="days")
+    days, weeks = (Task(target=name, kind="survival", classes=("no", "yes"), survival=asked) for name in ("d", "w"))
+    assert Task.of_several((Task.of("nodule", ("a", "b")), days)).timed == days
+    with pytest.raises(ValidationError, match="one may be a time to an event"):
+        Task.of_several((days, weeks))
 
 
 def test_offsets_of_another_number_than_the_logits_are_refused() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medmllm.errors import AttributionError, PackageError
 from medmllm.evaluation.survival_curve import parts_until
-from medmllm.model_documents import ModelCard
+from medmllm.model_documents import FoldModel, ModelCard, Place, TuningDecisions
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.package import FoldNetwork, ModelPackage
 from medmllm.models.survival_head import log_hazard_until
@@ -97,9 +97,10 @@ def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: 
         ends["recording"] = (torch.zeros_like(batch.recording), batch.recording)  # standardised: 0 is its mean
     if "table" in here:
         ends["table"] = (_cells_hidden(network, batch), network.embed_cells(batch))
-    place = card.task.place_of(explained_class)
+    places = card.task.places_in(_width(card, card.folds[fold]))
+    number = next(k for k, place in enumerate(places) if explained_class < place.classes.stop)
+    place, own = places[number], card.folds[fold].decisions(card.task)[number]
     output, sign = place.output_of(explained_class)
-    own = card.folds[fold].decisions(card.task)[card.task.places.index(place)]
     return Line(
         network=network,
         batch=batch,
@@ -111,17 +112,23 @@ def lay_line(package: ModelPackage, fold: int, sample: Sample, explained_class: 
         factor=sign / own.temperature,
         shift=0.0 if own.offsets is None else sign * own.offsets[output - place.outputs.start],
         baseline=_in_words(member, here),
-        of_hazards=_of_hazards(card, fold),
+        of_hazards=_of_hazards(place, own),
     )
 
 
-def _of_hazards(card: ModelCard, fold: int) -> Callable[[Tensor], Tensor] | None:
-    """Return how a fold's logits become the log cumulative hazard at the largest horizon; None for other tasks."""
-    asked, own = card.task.survival, card.folds[fold]
-    if asked is None or own.survival is None:
+def _width(card: ModelCard, fold: FoldModel) -> int:
+    """Return how many logits a fold's network gives: of a time to an event, one per interval."""
+    return card.task.outputs if fold.timeline is None else card.task.outputs - 1 + len(fold.timeline.bounds)
+
+
+def _of_hazards(place: Place, decided: TuningDecisions) -> Callable[[Tensor], Tensor] | None:
+    """Return how logits become the log cumulative hazard at the largest horizon; None for targets with classes."""
+    asked, timeline = place.task.survival, decided.survival
+    if asked is None or timeline is None:
         return None
-    parts = parts_until(own.survival.bounds, asked.horizons[-1:])[:, 0].tolist()
-    return partial(log_hazard_until, everybody=own.survival.everybody, temperature=own.temperature, parts=parts)
+    parts = parts_until(timeline.bounds, asked.horizons[-1:])[:, 0].tolist()
+    until = partial(log_hazard_until, everybody=timeline.everybody, temperature=decided.temperature, parts=parts)
+    return lambda logits: until(logits[:, place.outputs])
 
 
 def _in_words(member: FoldNetwork, modalities: Sequence[str]) -> str:

@@ -36,7 +36,7 @@ def _predicted(probabilities: Sequence[float], place: Place, card: ModelCard) ->
 
 
 def told_labels(predicted: Sequence[int], card: ModelCard) -> tuple[str, ...]:
-    """Return the predicted classes that are told in short: of binary targets the positive ones alone.
+    """Return the predicted classes that are told in short: of binary targets the positive ones, of a time none.
 
     Args:
         predicted: As of `predicted_labels`.
@@ -49,14 +49,16 @@ def told_labels(predicted: Sequence[int], card: ModelCard) -> tuple[str, ...]:
 def leading_label(probabilities: Sequence[float], card: ModelCard) -> int:
     """Return the class that is shown first: the likeliest of those told in short.
 
-    Where none is told, every target is binary and negative: then the likeliest of their positive classes.
+    Where none is told, every target with classes is binary and negative: then the likeliest of their positive classes.
+    A time to an event never leads: half of the studies are at higher risk, however low it is.
 
     Args:
         probabilities: One per class.
         card: Gives targets and operating points.
     """
     own = list(zip(card.task.places, predicted_labels(probabilities, card), strict=True))
-    told = [label for place, label in own if _counts(place, label)] or [place.classes.stop - 1 for place, _ in own]
+    told = [label for place, label in own if _counts(place, label)]
+    told = told or [place.classes.stop - 1 for place, _ in own if place.task.survival is None]
     return max(told, key=lambda label: probabilities[label])
 
 
@@ -72,7 +74,7 @@ def check_target(name: str, task: Task) -> None:
 
 
 def class_shown(target: str, probabilities: Sequence[float], card: ModelCard) -> int:
-    """Return the class of one of several targets that is shown: the positive one when binary, else the predicted one.
+    """Return the class of one of several targets that is shown: the positive one or the event, else the predicted one.
 
     Args:
         target: Its name.
@@ -81,9 +83,11 @@ def class_shown(target: str, probabilities: Sequence[float], card: ModelCard) ->
     """
     number = card.task.names.index(target)
     place = card.task.places[number]
-    return place.classes.stop - 1 if place.task.kind == "binary" else predicted_labels(probabilities, card)[number]
+    return place.classes.stop - 1 if place.task.outputs == 1 else predicted_labels(probabilities, card)[number]
 
 
 def _counts(place: Place, label: int) -> bool:
     """Return whether a predicted class is told in short."""
+    if place.task.survival is not None:
+        return False
     return place.task.kind != "binary" or label > place.classes.start

@@ -4,11 +4,13 @@
 
 Each target is evaluated on its own, as the only one of a run would be, on the studies where it is known. Here are the
 means over them (macro), which count every target alike, however rare, on one set of resamples of patients. A resample
-in which a target has one class only says nothing of the mean.
+in which a target has one class only says nothing of the mean. The means are of targets with classes: a time to an event
+has no AUROC, and its C-index stands under its own name.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,6 +25,8 @@ from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.model_documents import Place, Task
 from medmllm.records import UNKNOWN, ArmEvaluation, CohortEvaluation, FloatArray, Metric
 
+Of = TypeVar("Of", bound=OutOfFold | SurvivalOutOfFold)
+
 MEANS = ("auroc", "auprc", "brier", "ece", "balanced_accuracy", "sensitivity", "specificity")
 """Metrics whose mean over binary targets is told."""
 
@@ -35,7 +39,7 @@ class SeveralOutOfFold:
     """What one arm said of every study, target by target."""
 
     arm: str  # image, text or fused
-    targets: tuple[OutOfFold, ...] = field(repr=False)  # of all studies, also where the target is not known
+    targets: tuple[OutOfFold | SurvivalOutOfFold, ...] = field(repr=False)  # of all studies, also where not known
 
     @property
     def probabilities(self) -> FloatArray:
@@ -44,14 +48,9 @@ class SeveralOutOfFold:
 
     @property
     def logits(self) -> FloatArray:
-        """Those of all outputs, each target's in turn; shape (studies, outputs)."""
-        return np.concatenate([np.reshape(own.logits, (len(own.predicted), -1)) for own in self.targets], axis=1)
-
-    @property
-    def sets(self) -> BoolArray | None:
-        """Those of all classes; shape (studies, classes)."""
-        sets = [own.sets for own in self.targets if own.sets is not None]
-        return np.concatenate(sets, axis=1) if len(sets) == len(self.targets) else None
+        """Those of all outputs, each target's in turn, of a time the one that is explained; (studies, outputs)."""
+        shown = [own.log_hazard if isinstance(own, SurvivalOutOfFold) else own.logits for own in self.targets]
+        return np.concatenate([np.reshape(own, (len(own), -1)) for own in shown], axis=1)
 
 
 def out_of_fold(
@@ -67,28 +66,35 @@ def out_of_fold(
         task: Says which outputs and classes are whose.
     """
 
-    if task.survival is not None:
-        return SurvivalOutOfFold(arm, task.survival.horizons, logits, predicted[:, 0])
-
-    def of(number: int, place: Place) -> OutOfFold:
+    def of(number: int, place: Place) -> OutOfFold | SurvivalOutOfFold:
+        if place.task.survival is not None:
+            return SurvivalOutOfFold(arm, place.task.survival.horizons, logits[:, place.outputs], predicted[:, number])
         own = plain(logits[:, place.outputs])
         return OutOfFold(
             arm, to_probabilities(own), own, predicted[:, number], None if sets is None else sets[:, place.classes]
         )
 
-    each = tuple(of(number, place) for number, place in enumerate(task.places))
+    each = tuple(of(number, place) for number, place in enumerate(task.places_in(logits.shape[1])))
     return SeveralOutOfFold(arm, each) if task.several else each[0]
 
 
-def of_studies(found: OutOfFold, inside: BoolArray) -> OutOfFold:
+def of_studies(found: Of, inside: BoolArray) -> Of:
     """Return what an arm said of some of the studies.
 
     Args:
         found: Of all.
         inside: Which; shape (studies,).
     """
+    if isinstance(found, SurvivalOutOfFold):
+        return replace(found, logits=found.logits[inside], predicted=found.predicted[inside])
     sets = None if found.sets is None else found.sets[inside]
-    return OutOfFold(found.arm, found.probabilities[inside], found.logits[inside], found.predicted[inside], sets)
+    return replace(
+        found,
+        probabilities=found.probabilities[inside],
+        logits=found.logits[inside],
+        predicted=found.predicted[inside],
+        sets=sets,
+    )
 
 
 def evaluate_means(
@@ -107,7 +113,7 @@ def evaluate_means(
 
     Args:
         arms: Out-of-fold predictions of each arm on the same studies in the same order.
-        targets: Class index of each target, or UNKNOWN; shape (studies, targets).
+        targets: Class index of each target, or UNKNOWN; shape (studies, targets). Of a time 1 with the event, else 0.
         patients: Patient of each study.
         folds: Fold that tested each study; shape (studies,).
         task: The targets, with their classes.
@@ -138,13 +144,13 @@ def evaluate_means(
         )
 
     return CohortEvaluation(
-        classes=task.classes,
+        classes=tuple(name for part in task.parts for name in _counted(part)),
         n=n,
         patients=owners,
         class_counts=tuple(
             int((targets[:, k] == label).sum())
             for k, part in enumerate(task.parts)
-            for label in range(len(part.classes))
+            for label in range(len(_counted(part)))
         ),
         arms=tuple(ArmEvaluation(arm.arm, means(arm.arm)) for arm in arms),
         differences=tuple(
@@ -154,12 +160,20 @@ def evaluate_means(
     )
 
 
+def _counted(part: Task) -> tuple[str, ...]:
+    """Return what the studies of a target are counted by: its classes, or whether the event came."""
+    if part.survival is None:
+        return part.classes
+    return f"{part.target}: censored", f"{part.target}: {part.survival.event}"
+
+
 def _measures(
     repeats: Sequence[Repeat[SeveralOutOfFold]], targets: IntArray, n: int, task: Task
 ) -> dict[str, list[Measure]]:
     """Return "ARM METRIC" -> its mean over the targets, as a measure of each repeat."""
     shape, found = (n, len(task.parts)), dict[str, list[Measure]]()
-    shared = MEANS if all(part.kind == "binary" for part in task.parts) else MEANS_OF_KINDS
+    of_classes = [k for k, part in enumerate(task.parts) if part.survival is None]
+    shared = MEANS if all(task.parts[k].kind == "binary" for k in of_classes) else MEANS_OF_KINDS
     for repeat in repeats:
         for arm in repeat.arms:
             fits = all(len(own.predicted) == n for own in arm.targets) and len(arm.targets) == shape[1]
@@ -167,7 +181,7 @@ def _measures(
                 raise EvaluationError(
                     f"targets or predictions of arm {arm.arm} are not finite, or not of shape {shape}"
                 )
-            own = [_of_target(arm, k, targets, repeat.folds, part) for k, part in enumerate(task.parts)]
+            own = [_of_target(arm, k, targets, repeat.folds, task.parts[k]) for k in of_classes]
             for name in shared:
                 found.setdefault(f"{arm.arm} {name}", []).append(mean_measure([one[name] for one in own]))
     return found
@@ -177,9 +191,10 @@ def _of_target(
     arm: SeveralOutOfFold, number: int, targets: IntArray, folds: IntArray, part: Task
 ) -> Mapping[str, Measure]:
     """Return the measures of one target, of weights of all studies."""
-    inside = targets[:, number] != UNKNOWN
+    inside, said = targets[:, number] != UNKNOWN, arm.targets[number]
+    assert isinstance(said, OutOfFold)  # of a target with classes
     own = measures_of(
-        of_studies(arm.targets[number], inside),
+        of_studies(said, inside),
         targets[inside, number],
         folds[inside],
         part.classes,

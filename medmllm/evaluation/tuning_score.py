@@ -4,8 +4,7 @@
 
 The loss that a network learns by is no common measure: candidates may differ in loss and class weights. What is wrong
 with the scale of logits, or with the odds of classes, is mended afterwards by temperature and offsets, so it is taken
-off first; one number fitted on the tuning part favours no candidate. Of several targets the score is the mean over
-them, each on the studies where it is known.
+off first; one number fitted on the tuning part favours no candidate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,34 +18,26 @@ from medmllm.evaluation.fold_decisions import plain
 from medmllm.evaluation.isotonic import calibrate
 from medmllm.evaluation.survival_curve import fit_hazard_temperature, hazard_surprise
 from medmllm.model_documents import FoldSurvival, Task
-from medmllm.records import UNKNOWN, FloatArray
+from medmllm.records import FloatArray
 
 LARGER_IS_BETTER: Mapping[str, bool] = {"log_loss": False, "auroc": True}
 
 
 def tuning_score(
-    name: str, logits: FloatArray, truth: IntArray, task: Task, *, offsets: Sequence[Sequence[float] | None]
+    name: str, logits: FloatArray, truth: IntArray, task: Task, *, offsets: Sequence[float] | None
 ) -> float | None:
-    """Return the score of a tuning part; None where it is not defined, as the AUROC of one class.
+    """Return the score of one target on a tuning part; None where it is not defined, as the AUROC of one class.
 
     Args:
         name: A key of LARGER_IS_BETTER.
         logits: Raw, shape (studies, outputs).
-        truth: Class index of each study; of several targets one each, or UNKNOWN, shape (studies, targets).
-        task: Says which outputs are whose.
-        offsets: Of each target, added to its logits after the temperature; None: nothing.
+        truth: Class index of each study; shape (studies,).
+        task: Of this target.
+        offsets: Added to the logits after the temperature; None: nothing.
     """
-    score_of = {"log_loss": _log_loss, "auroc": _auroc}[name]
-    found, columns = [], np.reshape(truth, (len(truth), -1)).T
-    for place, own, added in zip(task.places, columns, offsets, strict=True):
-        known = own != UNKNOWN
-        if not known.any():
-            return None
-        raw = logits[known, place.outputs]
-        calibrated = plain(calibrate(raw, fit_temperature(plain(raw), own[known], offsets=added), None, added))
-        found.append(score_of(calibrated, own[known], place.task))
-    mean = float(np.mean(found))
-    return mean if np.isfinite(mean) else None
+    calibrated = plain(calibrate(logits, fit_temperature(plain(logits), truth, offsets=offsets), None, offsets))
+    score = {"log_loss": _log_loss, "auroc": _auroc}[name](calibrated, truth, task)
+    return score if np.isfinite(score) else None
 
 
 def hazard_score(logits: FloatArray, at_risk: IntArray, fold: FoldSurvival) -> float:

@@ -1,7 +1,7 @@
 """Turn one target or several into the task of a training: classes, grades, or several targets side by side.
 
     one target -> classes of each study, ordered where asked; or the time to an event
-    several targets, each of its kind -> per study the class of each, or UNKNOWN
+    several targets, each of its kind -> per study the class or time of each, or UNKNOWN
 
 A study counts as soon as it has a value for one target: those that are missing are masked, not guessed. Messages name
 columns, never cells.
@@ -17,7 +17,7 @@ from medmllm.ingest.ordering import ALONE, Keys, keys_beside_others, order_class
 from medmllm.ingest.survival import read_survival, survival_task
 from medmllm.ingest.tables import Target, Targets, assign_targets
 from medmllm.model_documents import Task
-from medmllm.records import UNKNOWN, Study
+from medmllm.records import UNKNOWN, Study, Survival
 from medmllm.records import Target as StudyTarget
 from medmllm.training_config import TaskSettings
 
@@ -29,8 +29,14 @@ class Assigned:
     """What is learnt, and what each study says of it."""
 
     task: Task
-    by_study: Mapping[str, StudyTarget] = field(repr=False)  # study_key -> class index, or one label per class
+    by_study: Mapping[str, StudyTarget] = field(repr=False)  # study_key -> class index or time; of several targets each
     missing: tuple[str, ...]  # study_key of every study without a value
+
+    def of(self, study_key: str) -> int | Survival:
+        """Return what a study says of one target; UNKNOWN where it says nothing."""
+        own = self.by_study.get(study_key, UNKNOWN)
+        assert not isinstance(own, tuple)  # of one target
+        return own
 
 
 def assign_task(studies: Sequence[Study], targets: Sequence[Target], settings: TaskSettings) -> Assigned:
@@ -43,57 +49,56 @@ def assign_task(studies: Sequence[Study], targets: Sequence[Target], settings: T
 
     Raises:
         LabelError: As of `assign_targets` and `order_classes`; one named twice, also in other words (`nodule` and
-            `nodule>=1` of a column of 0 and 1); settings of a target that is none; as of `read_survival` and
-            `survival_task`.
+            `nodule>=1` of a column of 0 and 1); settings of a target that is none; two times to an event; as of
+            `read_survival` and `survival_task`.
     """
     _check_names(targets, settings)
-    if settings.survival:
-        return _assign_survival(studies, targets, settings)
-    keys_of = [ALONE] if len(targets) == 1 else [keys_beside_others(target) for target in targets]
-    found = [
-        _of_kind(assign_targets(studies, target), target, settings, own)
-        for target, own in zip(targets, keys_of, strict=True)
-    ]
-    if len(targets) == 1:
-        (own,), (target,) = found, targets
-        task = Task.of(target.expression, own.classes, ordered=settings.ordered(target.expression))
-        return Assigned(task, own.by_study, own.missing)
-    _check_distinct(targets, found)
-    parts = tuple(
-        Task.of(target.expression, _told_apart(target, own.classes), ordered=settings.ordered(target.expression))
-        for target, own in zip(targets, found, strict=True)
-    )
+    alone = len(targets) == 1
+    found = [_assign(studies, target, settings, alone=alone) for target in targets]
+    if alone:
+        return found[0]
+    _check_distinct([own for own in zip(targets, found, strict=True) if own[1].task.survival is None])
     keys = [study.study_key for study in studies]
-    every = {key: tuple(own.by_study.get(key, UNKNOWN) for own in found) for key in keys}
+    every = {key: tuple(own.of(key) for own in found) for key in keys}
     by_study = {key: labels for key, labels in every.items() if any(label != UNKNOWN for label in labels)}
-    return Assigned(Task.of_several(parts), by_study, tuple(key for key in keys if key not in by_study))
+    task = Task.of_several(tuple(own.task for own in found))
+    return Assigned(task, by_study, tuple(key for key in keys if key not in by_study))
 
 
-def _assign_survival(studies: Sequence[Study], targets: Sequence[Target], settings: TaskSettings) -> Assigned:
-    if len(targets) > 1:
-        raise LabelError(
-            f'[task] kind = "survival" learns the time to one event, and {len(targets)} targets were given: train for '
-            "each on its own"
-        )
-    found = read_survival(studies, targets[0], settings)
-    missing = tuple(study.study_key for study in studies if study.study_key not in found)
-    return Assigned(survival_task(found, targets[0], settings), found, missing)
+def _assign(studies: Sequence[Study], target: Target, settings: TaskSettings, *, alone: bool) -> Assigned:
+    """Return the task that one target makes, beside others or alone."""
+    if settings.timed(target.expression):
+        survived = read_survival(studies, target, settings)
+        missing = tuple(study.study_key for study in studies if study.study_key not in survived)
+        return Assigned(survival_task(survived, target, settings), survived, missing)
+    keys = ALONE if alone else keys_beside_others(target)
+    found = _of_kind(assign_targets(studies, target), target, settings, keys)
+    classes = found.classes if alone else _told_apart(target, found.classes)
+    task = Task.of(target.expression, classes, ordered=settings.ordered(target.expression))
+    return Assigned(task, found.by_study, found.missing)
 
 
 def _check_names(targets: Sequence[Target], settings: TaskSettings) -> None:
-    """Refuse a target that is named twice, and settings of one that is none."""
+    """Refuse a target that is named twice, times to two events, and settings of a target that is none."""
     names = [target.expression for target in targets]
+    times = [name for name in names if settings.timed(name)]
     if len(set(names)) < len(names):
         raise LabelError(f"of the {len(names)} targets {', '.join(names)} one is named twice: name each once")
+    if len(times) > 1:
+        raise LabelError(
+            f"of {len(names)} targets {len(times)} are times to an event ({', '.join(times)}), and [task] event names "
+            'the event of one: say under [task.kinds] what the others are, "classes" or "ordinal", or train for each '
+            "time on its own"
+        )
     for table, given in (("kinds", settings.kinds), ("orders", settings.orders)):
         for name in given:
             if name not in names:
                 raise LabelError(f"[task.{table}] names {name!r}, which is no target; these are {', '.join(names)}")
 
 
-def _check_distinct(targets: Sequence[Target], found: Sequence[Targets]) -> None:
+def _check_distinct(found: Sequence[tuple[Target, Assigned]]) -> None:
     """Refuse two targets of one column that part the studies alike; of two columns, it may be so by chance."""
-    for (one, own), (other, also) in combinations(zip(targets, found, strict=True), 2):
+    for (one, own), (other, also) in combinations(found, 2):
         if not _part_alike(own.by_study, also.by_study):
             continue
         what = f"the targets {one.expression!r} and {other.expression!r} part all {len(own.by_study)} studies alike"
@@ -102,7 +107,7 @@ def _check_distinct(targets: Sequence[Target], found: Sequence[Targets]) -> None
         logger.warning("%s: if one is made from the other, leave it out, or it counts twice", what)
 
 
-def _part_alike(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
+def _part_alike(one: Mapping[str, StudyTarget], other: Mapping[str, StudyTarget]) -> bool:
     """Say whether two targets have values for the same studies, and classes that differ in name alone.
 
     >>> _part_alike({"a": 0, "b": 1}, {"a": 1, "b": 0}), _part_alike({"a": 0, "b": 1}, {"a": 0, "b": 0})

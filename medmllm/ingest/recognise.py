@@ -17,7 +17,11 @@ from medmllm.ingest.walk import FileProblem, FoundFile, Severity
 from medmllm.records import Refusal
 
 SNIFFED_BYTES = 132
-NOT_NOTES = frozenset({"readme", "changes", "changelog", "license", "licence", "copying", "notice", "citation"})
+NOT_NOTES = frozenset({
+    "readme", "read_me", "read-me", "changes", "changelog", "license", "licence", "copying", "copyright", "notice",
+    "citation", "disclaimer", "authors", "contributors", "contributing", "requirements",
+})  # fmt: skip
+"""Names of text files that are about a data set: no study has such a note, and none is made of one alone."""
 TABLES = ("labels.csv", "participants.tsv")  # in the root; the first that is there is used
 SIDECARS = (".json", ".tsv", ".tsv.gz", ".bval", ".bvec")
 IGNORED_CODES = frozenset({"not_dicom", "dicomdir", "not_an_image"})

@@ -20,7 +20,8 @@ CAME = frozenset({"1", *(yes for _, yes in NEGATIVE_FIRST)})
 
 def event_columns(settings: TaskSettings) -> tuple[Target, ...]:
     """Return what the target is made of beside its own column."""
-    return (Target(settings.event),) if settings.survival else ()
+    timed = "survival" in (settings.kind, *settings.kinds.values())
+    return (Target(settings.event),) if timed else ()
 
 
 def survival_columns(target: Target, settings: TaskSettings) -> tuple[Target, Target]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from medmllm.errors import GeometryError
 from medmllm.geometry import plane_of, slice_axis, slice_normal
+from medmllm.ingest.makers import known_maker
 from medmllm.records import FloatArray, Plane, Technique
 
 Told = TypeVar("Told")
@@ -137,7 +138,7 @@ def technique_of(told: Sequence[ToldTechnique], orientation: tuple[float, ...] |
         contrast=_alike([one.contrast for one in told]),
         thickness_mm=_alike([one.thickness_mm for one in told]),
         slice_axis=2,
-        manufacturer=_alike([one.manufacturer for one in told]),
+        manufacturer=_alike([known_maker(one.manufacturer) for one in told]),
         model=_alike([one.model for one in told]),
         field_strength_t=_alike([one.field_strength_t for one in told]),
     )

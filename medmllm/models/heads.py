@@ -22,7 +22,7 @@ def score_count(task: Task, intervals: int = 0) -> int:
     if task.survival is not None:
         return 1 if task.survival.model == "cox" else intervals
     if task.several:
-        return sum(score_count(part) for part in task.parts)
+        return sum(score_count(part, intervals) for part in task.parts)
     return 1 if task.ordered else task.outputs
 
 
@@ -31,7 +31,7 @@ def new_head(task: Task, intervals: int = 0) -> nn.Module:
     if task.survival is not None:
         return CoxHead(intervals) if task.survival.model == "cox" else HazardHead(intervals)
     if task.several:
-        return TargetHeads(task)
+        return TargetHeads(task, intervals)
     return OrdinalHead(task.outputs) if task.ordered else nn.Identity()
 
 
@@ -40,12 +40,13 @@ class TargetHeads(nn.Module):
 
     Args:
         task: The targets.
+        intervals: Of the one that is a time to an event, where there is one.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, intervals: int = 0) -> None:
         super().__init__()
-        self.scores = [score_count(part) for part in task.parts]
-        self.heads = nn.ModuleList(new_head(part) for part in task.parts)
+        self.scores = [score_count(part, intervals) for part in task.parts]
+        self.heads = nn.ModuleList(new_head(part, intervals) for part in task.parts)
 
     def forward(self, scores: Tensor) -> Tensor:
         """Return logits, shape (batch, outputs); those of each target in turn.
@@ -55,3 +56,9 @@ class TargetHeads(nn.Module):
         """
         own = zip(self.heads, scores.split(self.scores, dim=1), strict=True)
         return torch.cat([head(part) for head, part in own], dim=1)
+
+
+def time_head(head: nn.Module) -> HazardHead | CoxHead | None:
+    """Return the head of a time to an event, alone or beside others; None where there is none."""
+    each = head.heads if isinstance(head, TargetHeads) else [head]
+    return next((own for own in each if isinstance(own, HazardHead | CoxHead)), None)

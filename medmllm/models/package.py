@@ -94,7 +94,7 @@ def build_network(
         task: Says how many logits there are, and whether they come from one score.
         text_network: The Hugging Face encoder; None when the contract reads no text.
         codes: Of the fold; None when the contract reads no table.
-        survival: Of the fold; None when the task is no time to an event.
+        survival: Of the fold; None when no target is a time to an event.
 
     Raises:
         ConfigError: An unknown part, or a grid too small for the network.
@@ -257,12 +257,18 @@ def _load_fold(folder: Path, card: ModelCard, fold: FoldModel, device: torch.dev
         tokenizer = load_tokenizer(home, local_files_only=True)
         text_network = from_config(read_config(home))
     codes = None if card.contract.table is None else TableCodes.read(folder / codes_name(fold.fold, fold.inner))
-    network = build_network(card.contract, card.model_of(fold), card.task, text_network, codes, survival=fold.survival)
+    network = build_network(card.contract, parts_of(card, fold), card.task, text_network, codes, survival=fold.timeline)
     try:
         network.load_state_dict(_read_tensors(folder / fold.weights))
     except RuntimeError as error:
         raise PackageError(f"{fold.weights} does not fit the network in {CARD}: {error}") from None
     return FoldNetwork(network.to(device).eval(), tokenizer, codes)
+
+
+def parts_of(card: ModelCard, fold: FoldModel) -> ModelSettings:
+    """Return the parts of a fold's networks: those of the card, but for what a search chose."""
+    chosen = {name: value for name, value in fold.searched.items() if name in ModelSettings.model_fields}
+    return ModelSettings.model_validate(card.model.model_dump() | chosen)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from uuid import uuid4
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -32,7 +33,8 @@ def store_image(file: Path, image: Tensor, header: Mapping[str, str]) -> None:
     Raises:
         MedmllmError: `cannot_write`.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    # Two studies may hold the same bytes, be read side by side, and by processes of two machines of one number.
+    partial = file.with_name(f".{file.name}.{uuid4().hex}.partial")
     try:
         save_file({"image": image.contiguous()}, partial, metadata=dict(header))
         os.replace(partial, file)

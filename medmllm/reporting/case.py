@@ -157,7 +157,7 @@ def write_case_report(
         raising=tuple(word for word in strong if word.attribution > 0)[:STRONGEST_WORDS],
         lowering=tuple(word for word in reversed(strong) if word.attribution < 0)[:STRONGEST_WORDS],
         logit_means=(
-            "" if explanation_document is None else meaning_of_logit(card.task, explanation_document.explained_class)
+            "" if explanation_document is None else meaning_of_logit(card, explanation_document.explained_class)
         ),
         largest_sum=_largest(explanation_document.modality_sums if explanation_document else {}),
         image_cancels=_image_cancels(explanation_document.modality_sums if explanation_document else {}),

@@ -92,9 +92,11 @@ def output_columns(card: ModelCard) -> list[ColSpec]:
     """
     text, number = DataType.string, DataType.double
     numbers = [f"probabilities[{name}]" for name in card.task.classes]
+    free = [f"event_free[{name}]" for name in card.task.columns["event_free"]]
     if card.task.survival is not None:
-        free = [f"event_free[{name}]" for name in card.task.survival.horizon_names]
         numbers = [*free, "median_time", "log_hazard"]
+    elif card.task.timed is not None:
+        numbers += [*free, f"median_time[{card.task.timed.target}]"]
     return [
         ColSpec(DataType.long, "row"),
         ColSpec(text, "study_key"),

@@ -31,7 +31,9 @@ def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> P
     """
     if card.task.survival is not None:
         return survival_row(prediction, card, predicted)
-    classes, chosen = card.task.classes, prediction.conformal_set
+    classes, chosen = card.task.columns["conformal_set"], prediction.conformal_set
+    told = survival_estimate(prediction, card)
+    median = {} if told is None or told.median_time is None else {card.task.columns["median_time"][0]: told.median_time}
     return PredictionRow(
         study_key=prediction.study_key,
         patient_key=prediction.patient_key,
@@ -40,10 +42,12 @@ def prediction_row(prediction: Prediction, card: ModelCard, predicted: int) -> P
         probabilities=dict(zip(card.task.classes, prediction.probabilities, strict=True)),
         interval_low=prediction.interval[0],
         interval_high=prediction.interval[1],
-        conformal_set={} if chosen is None else {name: index in chosen for index, name in enumerate(classes)},
+        conformal_set={} if chosen is None else {name: card.task.classes.index(name) in chosen for name in classes},
         abstained=None if chosen is None or card.task.several else len(chosen) != 1,
         predictions=target_predictions(prediction, card),
         undecided={} if chosen is None else undecided(chosen, card.task),
+        event_free={} if told is None else told.event_free,
+        median_time=median,
         modalities_used="+".join(prediction.modalities_used),
         training_patient=prediction.training_patient,
         weights_digest=prediction.weights_digest,
@@ -85,18 +89,32 @@ def prediction_document(
 def target_predictions(prediction: Prediction, card: ModelCard) -> dict[str, str]:
     """Return the class predicted for each of several targets; nothing where there is one."""
     predicted = predicted_labels(prediction.probabilities, card)
-    return {name: card.task.classes[label] for name, label in zip(card.task.names, predicted, strict=False)}
+    if not card.task.several:
+        return {}
+    return {
+        place.task.target: card.task.classes[label]
+        if place.task.survival is None
+        else RISK_GROUPS[label - place.classes.start]
+        for place, label in zip(card.task.places, predicted, strict=True)
+    }
 
 
 def undecided(chosen: Sequence[int], task: Task) -> dict[str, bool]:
     """Return of each of several targets whether its conformal set is not a single class; nothing where there is one.
 
+    A time to an event has no set.
+
     Args:
         chosen: Class indices in the sets.
         task: Says which classes are whose.
     """
-    sizes = [sum(place.classes.start <= label < place.classes.stop for label in chosen) for place in task.places]
-    return {name: size != 1 for name, size in zip(task.names, sizes, strict=False)}
+    if not task.several:
+        return {}
+    return {
+        place.task.target: sum(place.classes.start <= label < place.classes.stop for label in chosen) != 1
+        for place in task.places
+        if place.task.survival is None
+    }
 
 
 def predicted_name(prediction: Prediction, card: ModelCard, predicted: int) -> str:

@@ -43,7 +43,7 @@ from medmllm.records import (
     Study,
     Values,
 )
-from medmllm.scoring.survival import estimate, explained
+from medmllm.scoring.survival import timed_part
 from medmllm.training.cohort import StudyParts, compare_note, inspect_parts, read_parts, stage_of
 
 logger = logging.getLogger(__name__)
@@ -268,12 +268,12 @@ def _prediction(item: _Prepared, logits: FloatArray, package: ModelPackage) -> P
     mean, task = logits.mean(axis=0), package.card.task
     probabilities, each = class_probabilities(mean[None], task)[0], class_probabilities(logits, task)
     shown = each[:, shown_class(probabilities.tolist(), package.card)]
-    survival = None if task.survival is None else estimate(mean, task.survival)
+    told, survival = timed_part(mean, task)
     return Prediction(
         study_key=item.study.study_key,
         patient_key=item.study.patient_key,
         probabilities=tuple(map(float, probabilities)),
-        logits=tuple(map(float, mean if task.survival is None else explained(mean, task.survival))),
+        logits=tuple(map(float, told)),
         interval=(float(shown.min()), float(shown.max())),
         modalities_used=_modalities_used(item.samples),
         weights_digest=package.weights_digest,

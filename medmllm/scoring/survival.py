@@ -6,7 +6,7 @@ log cumulative hazards -> SurvivalEstimate; Prediction, ModelCard -> SurvivalPre
 import numpy as np
 
 from medmllm.evaluation.survival_curve import median_times, risks, time_grid
-from medmllm.model_documents import RISK_GROUPS, ModelCard, SurvivalTask
+from medmllm.model_documents import RISK_GROUPS, ModelCard, SurvivalTask, Task
 from medmllm.records import FloatArray, Prediction, SurvivalEstimate
 from medmllm.survival_documents import SurvivalEstimateDocument
 from medmllm.table_rows import SurvivalPredictionRow
@@ -20,9 +20,21 @@ def estimate(log_hazards: FloatArray, asked: SurvivalTask) -> SurvivalEstimate:
     return SurvivalEstimate(tuple(map(float, free)), None if np.isnan(median) else median)
 
 
-def explained(log_hazards: FloatArray, asked: SurvivalTask) -> FloatArray:
-    """Return the one that is explained, at the largest horizon; shape (1,)."""
-    return log_hazards[len(asked.horizons) - 1 : len(asked.horizons)]
+def timed_part(logits: FloatArray, task: Task) -> tuple[FloatArray, SurvivalEstimate | None]:
+    """Return the logits of one study as they are told, and what they say of its time to an event.
+
+    Args:
+        logits: Calibrated; of a time log cumulative hazards at the times that folds share; shape (outputs,).
+        task: Says which are whose. Of a time one is told, that until the largest horizon.
+    """
+    told, survival = [], None
+    for place in task.places_in(len(logits)):
+        own, asked = logits[place.outputs], place.task.survival
+        if asked is not None:
+            survival = estimate(own, asked)
+            own = own[len(asked.horizons) - 1 : len(asked.horizons)]
+        told.append(own)
+    return np.concatenate(told), survival
 
 
 def survival_row(prediction: Prediction, card: ModelCard, predicted: int) -> SurvivalPredictionRow:
@@ -53,9 +65,10 @@ def survival_row(prediction: Prediction, card: ModelCard, predicted: int) -> Sur
 
 def survival_estimate(prediction: Prediction, card: ModelCard) -> SurvivalEstimateDocument | None:
     """Return what prediction.json says of the time; None for other kinds of targets."""
-    told, asked = prediction.survival, card.task.survival
-    if told is None or asked is None:
+    told, timed = prediction.survival, card.task.timed
+    if told is None or timed is None or timed.survival is None:
         return None
+    asked = timed.survival
     return SurvivalEstimateDocument(
         event_free=dict(zip(asked.horizon_names, told.event_free, strict=True)),
         median_time=told.median_time,

@@ -17,6 +17,7 @@ from medmllm.training.cohort import Cohort
 from medmllm.training.label_splits import split_labels
 from medmllm.training.missing_inputs import remark_missing
 from medmllm.training.splits import SplitPlan, make_splits
+from medmllm.training.survival_strata import strata_names, stratified_labels
 from medmllm.training_config import Arm, TrainingSettings
 
 
@@ -60,18 +61,19 @@ def main_arm(arms: Sequence[Arm]) -> Arm:
 
 def split_cohort(cohort: Cohort, settings: TrainingSettings, labels: Sequence[str] = ()) -> SplitPlan:
     """Return the folds of a cohort, as the settings ask; `labels` names several targets, where there are any."""
+    patients = [member.sample.patient_key for member in cohort.members]
     if labels:
         return split_labels(
-            [member.sample.patient_key for member in cohort.members],
-            cohort.labels,
-            labels,
+            patients,
+            stratified_labels(cohort.known, patients, settings.folds),
+            strata_names(labels, cohort.known),
             study_keys=[member.sample.study_key for member in cohort.members],
             folds=settings.folds,
             tuning_fraction=settings.tuning_fraction,
             seed=settings.seed,
         )
     return make_splits(
-        [member.sample.patient_key for member in cohort.members],
+        patients,
         cohort.strata(settings.folds),
         study_keys=[member.sample.study_key for member in cohort.members],
         folds=settings.folds,

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medmllm.config import TrainConfig
-from medmllm.model_documents import ModelSettings, Setting
+from medmllm.documents import Setting
+from medmllm.model_documents import ModelSettings
 from medmllm.search_config import combinations
 from medmllm.training.splits import SplitPlan
 from medmllm.training_config import Arm

@@ -17,6 +17,7 @@ from torch import Tensor
 from medmllm.model_documents import Task
 from medmllm.records import Sample
 from medmllm.training.losses import class_weights
+from medmllm.training.survival_strata import coarse_labels
 from medmllm.training.target_loss import known_weights
 from medmllm.training_config import TrainingSettings
 
@@ -30,10 +31,13 @@ def offsets_of(train: Sequence[Sample], settings: TrainingSettings, task: Task) 
     Args:
         train: What was learnt from; a study may come several times, as in inner folds.
         settings: How classes were weighted and drawn.
-        task: Classes, not a time to an event.
+        task: Classes, or a time to an event, which has none.
     """
+    if task.survival is not None:
+        return (None,)
     if task.several:
-        weights = known_weights(train, settings, task)
+        labels = [coarse_labels(sample.target) for sample in train if sample.target is not None]
+        weights = known_weights(labels, settings, task)
     else:
         drawn_alike = settings.model_copy(update={"class_weights": "balanced"})
         as_weighted = drawn_alike if settings.sampling == "balanced" else settings

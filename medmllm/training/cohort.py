@@ -41,7 +41,7 @@ from medmllm.records import (
     Volume,
 )
 from medmllm.training.image_cache import ImageCache, KeptImage
-from medmllm.training.survival_strata import survival_strata
+from medmllm.training.survival_strata import coarse_labels, survival_strata
 
 CONTRACT_VERSION = 1
 
@@ -135,8 +135,11 @@ class Cohort:
 
     @property
     def labels(self) -> list[tuple[int, ...]]:
-        """Class index of each of several targets, or UNKNOWN, of each member; empty where there is one target."""
-        return [member.sample.target for member in self.members if isinstance(member.sample.target, tuple)]
+        """Class index of each of several targets, or UNKNOWN, of each member; empty where there is one target.
+
+        Of a time to an event it is whether the event came.
+        """
+        return [labels for target in self.known if (labels := coarse_labels(target))]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -34,7 +34,7 @@ from medmllm.training.machine import set_determinism
 from medmllm.training.modality_test import assemble
 from medmllm.training.resuming import Kept, origin_of
 from medmllm.training.search import Choice, search
-from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, outer_folds
+from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, digest_of, outer_folds
 from medmllm.training.starting_weights import report_weights
 from medmllm.training.subsets import nested_subsets
 from medmllm.training.tracking import Run
@@ -180,7 +180,9 @@ def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) 
     for fraction, own in zip(fractions, parts, strict=True):
         name = f"{main.arm} at {fraction}"
         folder = course.out / CHECKPOINTS / name.replace(" ", "_")
-        done = _train_arm(less, main.arm, main.contract, own, folder, name=name)
+        # Of several targets a part depends on the other fractions, which may change before a run goes on.
+        origin = replace(course.origin, split=digest_of(own, [member.sample.study_key for member in members]))
+        done = _train_arm(replace(less, origin=origin), main.arm, main.contract, own, folder, name=name)
         found.append(SmallerTraining(fraction, own, done.out_of_fold))
     return tuple(found)
 

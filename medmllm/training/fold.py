@@ -16,11 +16,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from medmllm.config import TrainConfig
-from medmllm.documents import PreprocessingContract
+from medmllm.documents import PreprocessingContract, Setting
 from medmllm.errors import MedmllmError
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.fold_decisions import calibrate_fold, class_probabilities, fold_sets, predicted_classes
-from medmllm.model_documents import FoldModel, Setting, Task, TuningDecisions
+from medmllm.model_documents import FoldModel, Task, TuningDecisions
 from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
 from medmllm.provenance import file_digest
@@ -37,7 +37,7 @@ from medmllm.training.note_features import KnownNotes, read_notes
 from medmllm.training.resuming import Kept, KeptCandidate, NetworkResult
 from medmllm.training.splits import FoldSplit
 from medmllm.training.starting_weights import start_from_weights
-from medmllm.training.survival_fold import Timeline, fold_timeline, survived_of
+from medmllm.training.survival_fold import Timeline, fold_timeline
 from medmllm.training.tuning_part import UNDECIDED, decide_each
 
 
@@ -129,11 +129,11 @@ def _fit(
     seed = fold_seed if split.inner is None else _inner_seed(fold_seed, split.inner)
     torch.manual_seed(seed)
     tokenizer, codes = fold_tokenizer(cohort, split, contract), fold_codes(cohort, split, contract)
-    timeline = fold_timeline(cohort, split, config.task)
+    timeline = fold_timeline(cohort, split, task, config.task)
     member = _new_member(tokenizer, codes, contract, task, config, timeline)
     samples = read_notes(member, tokenize_cohort(cohort, contract, tokenizer, codes), contract, settings, notes)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
-    survived = survived_of(parts["train"])
+    uncoded = parts["train"]
     if timeline is not None:
         parts = {name: timeline.code(own) for name, own in parts.items()}
     done = fit(
@@ -153,7 +153,7 @@ def _fit(
         return predict_logits(member, samples, contract, settings, machine)
 
     if timeline is not None:
-        timeline.settle(member.network, survived, lambda: predict(parts["train"]))
+        timeline.settle(member.network, uncoded, lambda: predict(parts["train"]))
     return _Fitted(member, done.best_epoch, parts, predict)
 
 
@@ -222,14 +222,11 @@ def decide_fold(
         searched: Settings that a search chose for the fold.
     """
     tuned = [cohort.members[k].sample for split in splits for k in split.tune]
-    raw, timeline = np.concatenate([own.tune for own in trained]), fold_timeline(cohort, splits[0], config.task)
-    if timeline is None:
-        learnt = [cohort.members[k].sample for split in splits for k in split.train]
-        offsets = offsets_of(learnt, config.training, task)
-        truth = np.array([sample.target for sample in tuned])
-        decided = decide_each(raw, truth, config.evaluation, task, offsets=offsets)
-    else:
-        decided = (timeline.decide(raw, survived_of(tuned), config.task.horizons[-1]),)
+    raw, timeline = np.concatenate([own.tune for own in trained]), fold_timeline(cohort, splits[0], task, config.task)
+    learnt = [cohort.members[k].sample for split in splits for k in split.train]
+    offsets = offsets_of(learnt, config.training, task)
+    targets = [sample.target for sample in tuned]
+    decided = decide_each(raw, targets, config.evaluation, task, timeline=timeline, offsets=offsets)
     models = tuple(
         _entry(split, own, decided, task, folder).model_copy(update={"searched": dict(searched or {})})
         for split, own in zip(splits, trained, strict=True)

@@ -54,10 +54,18 @@ def hold_events(survived: Sequence[Survival]) -> Held:
     return Held(np.array([[one.event] for one in survived]), ("any event",))
 
 
-def hold_labels(labels: Labels, names: Sequence[str]) -> Held:
-    """Return what a cohort of several targets holds: every class of each, where it is known."""
-    said = (f"{names[target]!r} {words_of(target, value, labels)}" for target, value in values_of(labels))
-    return Held(holds_of(labels), tuple(said))
+def hold_labels(labels: Labels, names: Sequence[str], times: Sequence[int] = ()) -> Held:
+    """Return what a cohort of several targets holds: every class of each, where it is known.
+
+    Args:
+        labels: Of each study; of a time to an event 1 where it came.
+        names: Of the targets.
+        times: Which of them are times to an event: a part can do without the censored.
+    """
+    values = values_of(labels)
+    wanted = [k for k, (target, value) in enumerate(values) if value or target not in times]
+    said = (f"{names[target]!r} {words_of(target, value, labels)}" for target, value in (values[k] for k in wanted))
+    return Held(holds_of(labels)[:, wanted], tuple(said))
 
 
 def nest(

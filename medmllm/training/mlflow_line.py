@@ -177,9 +177,10 @@ class Line:
         # Of an earlier training all is still sent but its files, which this one writes over.
         rest = [entry for entry in read_spool(self._spool) if entry.kind not in ("file", "model")]
         self._waiting = bool(rest)
-        self._spool.unlink(missing_ok=True)
         if rest:
-            append_to_spool(self._spool, rest)
+            rewrite_spool(self._spool, rest)  # whole or not at all: a kill between two steps would lose what waits
+        else:
+            self._spool.unlink(missing_ok=True)
 
     def next_run(self) -> int:
         """Return the number of a run that is about to start."""

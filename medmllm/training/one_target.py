@@ -29,10 +29,10 @@ def one_by_one(trained: Trained) -> tuple[Trained, ...]:
 
 
 def _one(trained: Trained, number: int, place: Place) -> Trained:
-    truth = np.array(trained.cohort.labels)[:, number]
-    inside = truth != UNKNOWN
+    truth = [target[number] for target in trained.cohort.known if isinstance(target, tuple)]
+    inside = np.array([own != UNKNOWN for own in truth])
     members = tuple(
-        replace(member, sample=replace(member.sample, target=int(own)))
+        replace(member, sample=replace(member.sample, target=own))
         for member, own in zip(trained.cohort.members, truth, strict=True)
         if own != UNKNOWN
     )
@@ -72,7 +72,9 @@ def _deprived(found: tuple[Deprived, ...], place: Place, inside: BoolArray) -> t
     )
 
 
-def _said(found: OutOfFold | SeveralOutOfFold | SurvivalOutOfFold, number: int, inside: BoolArray) -> OutOfFold:
+def _said(
+    found: OutOfFold | SeveralOutOfFold | SurvivalOutOfFold, number: int, inside: BoolArray
+) -> OutOfFold | SurvivalOutOfFold:
     assert isinstance(found, SeveralOutOfFold)  # of a run of several targets
     return of_studies(found.targets[number], inside)
 

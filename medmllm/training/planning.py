@@ -24,7 +24,14 @@ from medmllm.training.sites import check_sites, read_folds, remark_sites, site_f
 from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
 from medmllm.training.splits import SplitPlan, check_enough
 from medmllm.training.subsets import nested_subsets
-from medmllm.training.survival_strata import coarse_stratum, target_strata
+from medmllm.training.survival_strata import (
+    coarse_labels,
+    coarse_stratum,
+    strata_names,
+    stratified_labels,
+    target_strata,
+    times_among,
+)
 from medmllm.training.telling_columns import remark_columns
 from medmllm.training_config import TrainingSettings
 
@@ -64,7 +71,8 @@ def look_ahead(
         return sites
     if splits is None:
         if labels:
-            check_enough_labels(patients, [own for own in known if isinstance(own, tuple)], labels, settings.folds)
+            strata = stratified_labels(known, patients, settings.folds)
+            check_enough_labels(patients, strata, strata_names(labels, known), settings.folds)
         else:
             check_enough(patients, target_strata(known, patients, settings.folds), settings.folds)
         check_enough_inner(patients, _held(known, labels), settings.folds, settings.inner_folds)
@@ -99,7 +107,7 @@ def _check_given(given: Given, settings: TrainingSettings) -> None:
 
 def _held(known: Sequence[Target], labels: Sequence[str]) -> Held:
     if labels:
-        return hold_labels([own for own in known if isinstance(own, tuple)], labels)
+        return hold_labels(list(map(coarse_labels, known)), strata_names(labels, known), times_among(known))
     survived = [own for own in known if isinstance(own, Survival)]
     return hold_events(survived) if survived else hold_classes(list(map(coarse_stratum, known)))
 
@@ -179,7 +187,7 @@ def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, label
             [[place[key] for key in fold.test if key in place] for fold in given],
             patients,
             cohort.labels,
-            labels,
+            strata_names(labels, cohort.known),
             study_keys=keys,
             tuning_fraction=fraction,
             seed=seed,
@@ -195,5 +203,5 @@ def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, label
         whole_tests=whole_tests,
     )
     if labels:
-        refuse_lacking(plan, cohort.labels, labels, whole_tests=whole_tests)
+        refuse_lacking(plan, cohort.labels, strata_names(labels, cohort.known), whole_tests=whole_tests)
     return plan

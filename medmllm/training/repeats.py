@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from medmllm.errors import SplitError
+from medmllm.model_documents import Task
 from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, digest_of, fold_of_each, outer_folds
 
 
@@ -53,22 +54,25 @@ def repeats_of(plan: SplitPlan) -> tuple[tuple[FoldSplit, ...], ...]:
     return (plan.folds, *plan.more)
 
 
-def repeat_remarks(plan: SplitPlan, *, timed: bool) -> tuple[str, ...]:
+def repeat_remarks(plan: SplitPlan, task: Task) -> tuple[str, ...]:
     """Return in plain words what of a result is a mean over several draws, and what is of the first.
 
     Args:
         plan: With all draws.
-        timed: The target is a time to an event.
+        task: Of classes, a time to an event, or several targets.
     """
     if not plan.more:
         return ()
-    means = "Metrics, differences and use of modalities" if timed else "Metrics, differences, figures, groups of "
-    means += "" if timed else "patients and use of modalities"
-    first = "Calibration by quarters and the curves of the risk groups" if timed else "Conformal sets and DeLong's test"
+    alone = task.survival is not None
+    means = "Metrics, differences and use of modalities" if alone else "Metrics, differences, figures, groups of "
+    means += "" if alone else "patients and use of modalities"
+    first = [] if alone else ["conformal sets", "DeLong's test"]
+    first += [] if task.timed is None else ["calibration by quarters", "the curves of the risk groups"]
+    said = ", ".join(first[:-1]) + f" and {first[-1]}"
     return (
         f"{means} are means over {len(repeats_of(plan))} repeats of the cross-validation, each with other folds of the "
         "same patients; their intervals are of the patients, and lowest and highest tell how far the repeats lie "
-        f"apart. {first} are of the first repeat, whose networks are packaged.",
+        f"apart. {said[0].upper()}{said[1:]} are of the first repeat, whose networks are packaged.",
     )
 
 

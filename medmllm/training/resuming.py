@@ -44,7 +44,8 @@ def origin_of(config: TrainConfig, split: str, cohort: Cohort) -> Origin:
     for member in cohort.members:
         sample = member.sample
         image = "" if sample.image is None else _digest(sample.image)
-        parts += [sample.study_key, str(sample.target), str(sample.channel_present)]
+        # Whose a study is decides whose words a vocabulary may hold, and what may be exchanged.
+        parts += [sample.study_key, sample.patient_key, str(sample.target), str(sample.channel_present)]
         parts += ["" if member.note is None else member.note.text, image]
         parts += [_digest(spectrum) for spectrum in sample.recording or ()]
         parts += [] if member.values is None else [repr(sorted(member.values.items()))]

@@ -1,6 +1,6 @@
-"""The result of a cross-validation, as files: model packages, out-of-fold table, what is tracked and told.
+"""The result of a cross-validation: model packages, what is tracked and told.
 
-    arms -> RUN/model*/, RUN/out_of_fold.csv; EvaluationDocument -> metrics for tracking, lines for the terminal
+    arms -> RUN/model*/; EvaluationDocument -> metrics for tracking, lines for the terminal
 
 `model` is the fused arm where there is one; the other arms' packages lie beside it as `model_ARM`.
 """
@@ -14,26 +14,21 @@ import numpy as np
 import pandas as pd
 
 from medmllm.config import TrainConfig
-from medmllm.csv_tables import write_table
-from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.remarks import NAMES
-from medmllm.evaluation.several import SeveralOutOfFold
-from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.model_documents import FoldModel, ModelCard, Task
 from medmllm.models.package import CARD, digest_files, key_digest, write_background, write_reference
 from medmllm.records import UNKNOWN, Provenance, Survival
 from medmllm.result_documents import EvaluationDocument, TargetEvaluation
-from medmllm.table_rows import OutOfFoldRow, TargetsOutOfFoldRow
 from medmllm.told_settings import told_contract, without_paths
 from medmllm.training.arms import mean_image
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult
 from medmllm.training.groups import Groups
 from medmllm.training.learning_curve import learning_line, learning_metrics
-from medmllm.training.repeats import folds_by_draw
 from medmllm.training.splits import SplitPlan
 from medmllm.training.starting_weights import REPORT
+from medmllm.training.survival_targets import time_of
 from medmllm.training.tracking import Run
 
 SEARCH = "search.csv"
@@ -100,10 +95,13 @@ def _calibration(trained: Trained) -> str:
     networks = len(trained.plan.outer[0])
     where = "its tuning part" if networks == 1 else f"the tuning parts of its {networks} networks together"
     whose = "the folds'" if networks == 1 else "its networks', and the folds',"
-    kind = "hazards" if trained.cohort.survived else trained.config.evaluation.calibration
     decided = [one for fold in trained.arms[0].folds for one in fold.decisions(trained.task)]
     odds = " with what weighted classes did to the odds taken back" if any(one.offsets for one in decided) else ""
-    return CALIBRATIONS[kind].format(where=where, whose=whose, odds=odds)
+    of_classes = CALIBRATIONS[trained.config.evaluation.calibration].format(where=where, whose=whose, odds=odds)
+    of_time = CALIBRATIONS["hazards"].format(where=where, whose=whose)
+    if trained.task.timed is None:
+        return of_classes
+    return f"{of_classes}. Of {trained.task.timed.target}: {of_time}" if trained.task.several else of_time
 
 
 def _operating_points(task: Task, folds: Sequence[FoldModel]) -> dict[str, float] | None:
@@ -114,7 +112,7 @@ def _operating_points(task: Task, folds: Sequence[FoldModel]) -> dict[str, float
 
 
 def _reference(trained: Trained, arm: ArmResult) -> pd.DataFrame:
-    """Return one row per study without keys, in an order that tells nothing."""
+    """Return one row per study without keys, sorted by what it holds: a shuffle by a known seed can be undone."""
     rows = []
     for k, member in enumerate(trained.cohort.members):
         row: dict[str, float | int | str | None] = {
@@ -124,11 +122,16 @@ def _reference(trained: Trained, arm: ArmResult) -> pd.DataFrame:
             row |= {
                 f"target[{part.target}]": None if own == UNKNOWN else part.classes[own]
                 for part, own in zip(trained.task.parts, member.sample.target, strict=True)
+                if part.survival is None and not isinstance(own, Survival)
             }
-        elif isinstance(member.sample.target, Survival):
-            row |= {"time": member.sample.target.time, "event": int(member.sample.target.event)}
-        else:
-            row["target"] = trained.task.classes[member.sample.target or 0]
+        elif isinstance(member.sample.target, int):
+            row["target"] = trained.task.classes[member.sample.target]
+        if trained.task.timed is not None:
+            survived = time_of(member.sample.target)
+            row |= {
+                "time": None if survived is None else survived.time,
+                "event": None if survived is None else int(survived.event),
+            }
         for index, name in enumerate(trained.task.classes):
             row[f"probability[{name}]"] = float(arm.out_of_fold.probabilities[k, index])
         for name, facts in member.facts.items():
@@ -136,51 +139,8 @@ def _reference(trained: Trained, arm: ArmResult) -> pd.DataFrame:
             for axis, spacing, extent in zip("xyz", facts.spacing_mm, facts.extent_mm, strict=True):
                 row |= {f"{name}_spacing_{axis}_mm": spacing, f"{name}_extent_{axis}_mm": extent}
         rows.append(row)
-    return pd.DataFrame(rows).sample(frac=1, random_state=trained.config.training.seed).reset_index(drop=True)
-
-
-def write_out_of_fold(path: Path, trained: Trained) -> None:
-    """Write one row per study, arm and repeat."""
-    row_type: type[OutOfFoldRow] | type[TargetsOutOfFoldRow] = OutOfFoldRow
-    if trained.task.several:
-        row_type = TargetsOutOfFoldRow
-    rows = (
-        row_type.model_validate(_row(trained, said, k, int(fold)) | {"repeat": repeat})
-        for repeat, folds in enumerate(folds_by_draw(trained.plan))
-        for said in (arm.draws[repeat].out_of_fold for arm in trained.arms)
-        for k, fold in enumerate(folds)
-    )
-    write_table(path, row_type, rows, classes=trained.task.columns)
-
-
-def _row(
-    trained: Trained, found: OutOfFold | SeveralOutOfFold | SurvivalOutOfFold, k: int, fold: int
-) -> dict[str, object]:
-    """Return what an arm said of one study; of several targets, what is one per target goes by the target's name."""
-    task, sample = trained.task, trained.cohort.members[k].sample
-    assert not isinstance(sample.target, Survival)  # see survival_run
-    assert not isinstance(found, SurvivalOutOfFold)
-    each = found.targets if isinstance(found, SeveralOutOfFold) else (found,)
-    truth = sample.target if isinstance(sample.target, tuple) else (sample.target,)
-    by_target: dict[str, dict[str, object]] = {"target": {}, "predicted": {}, "abstained": {}}
-    for place, own, label in zip(task.places, each, truth, strict=True):
-        name, classes = place.task.target, place.task.classes
-        if label is not None and label != UNKNOWN:
-            by_target["target"][name] = classes[label]
-        by_target["predicted"][name] = classes[int(own.predicted[k])]
-        by_target["abstained"][name] = None if own.sets is None else int(own.sets[k].sum()) != 1
-    logits = np.atleast_1d(found.logits[k])
-    shown = task.columns["logits"] if task.several else task.classes[-task.outputs :]
-    return {
-        "study_key": sample.study_key,
-        "patient_key": sample.patient_key,
-        "arm": found.arm,
-        "fold": fold,
-        "probabilities": dict(zip(task.classes, map(float, found.probabilities[k]), strict=True)),
-        "logits": dict(zip(shown, map(float, logits), strict=True)),
-        "conformal_set": {} if found.sets is None else dict(zip(task.classes, map(bool, found.sets[k]), strict=True)),
-        **{field: of if task.several else of[task.target] for field, of in by_target.items()},
-    }
+    found = pd.DataFrame(rows)
+    return found.sort_values(list(found.columns), ignore_index=True)
 
 
 def headline(evaluation: EvaluationDocument) -> dict[str, float]:
@@ -228,7 +188,7 @@ def summary(evaluation: EvaluationDocument, out: Path) -> str:
     word = "SYNTHETIC cohort: " if evaluation.synthetic else ""
     lines = [f"{word}{evaluation.n} studies of {evaluation.patients} patients, {evaluation.task.target}, out of fold:"]
     if evaluation.targets:
-        lines.append("means over the targets:")
+        lines.append("means over the targets with classes:" if evaluation.task.timed else "means over the targets:")
     lines += [f"  {line}" for line in _in_short(evaluation, synthetic=evaluation.synthetic)]
     for own in evaluation.targets:
         lines.append(f"{own.task.target}, known of {own.n} studies of {own.patients} patients:")

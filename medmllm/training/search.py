@@ -18,7 +18,7 @@ import numpy as np
 from medmllm.documents import PreprocessingContract
 from medmllm.errors import MedmllmError
 from medmllm.evaluation.tuning_score import LARGER_IS_BETTER, tuning_score
-from medmllm.records import FloatArray
+from medmllm.records import UNKNOWN, FloatArray, Survival
 from medmllm.training.candidates import Candidate, candidates
 from medmllm.training.class_odds import offsets_of
 from medmllm.training.course import Course
@@ -26,7 +26,7 @@ from medmllm.training.epoch_count import EpochCount
 from medmllm.training.fold import try_network
 from medmllm.training.resuming import Kept
 from medmllm.training.splits import FoldSplit
-from medmllm.training.survival_fold import fold_timeline, survived_of
+from medmllm.training.survival_fold import fold_timeline
 from medmllm.training.tracking import NoRun
 from medmllm.training_config import Arm
 
@@ -121,12 +121,27 @@ def _score(
 
 
 def judge(course: Course, splits: Sequence[FoldSplit], raw: FloatArray, candidate: Candidate) -> float | None:
-    """Return the score of a candidate's raw logits of a fold's tuning parts, in the order of its splits."""
-    tuned = [course.cohort.members[k].sample for split in splits for k in split.tune]
-    timeline = fold_timeline(course.cohort, splits[0], course.config.task)
-    if timeline is not None:
-        return timeline.score(raw, survived_of(tuned))
-    truth = np.array([sample.target for sample in tuned])
+    """Return the score of a candidate on a fold's tuning parts, the mean over targets; None where it is not defined.
+
+    Args:
+        course: Cohort and task.
+        splits: Of the fold's networks.
+        raw: What they said of their tuning parts, one behind the other; shape (studies, outputs).
+        candidate: How classes were weighted and drawn.
+    """
+    targets = [course.cohort.members[k].sample.target for split in splits for k in split.tune]
     learnt = [course.cohort.members[k].sample for split in splits for k in split.train]
+    timeline = fold_timeline(course.cohort, splits[0], course.task, course.config.task)
     offsets = offsets_of(learnt, candidate.config.training, course.task)
-    return tuning_score(course.config.training.search_score, raw, truth, course.task, offsets=offsets)
+    each = zip(*(own if isinstance(own, tuple) else (own,) for own in targets), strict=True)
+    scores: list[float | None] = []
+    for place, own, added in zip(course.task.places_in(raw.shape[1]), each, offsets, strict=True):
+        said = raw[[target != UNKNOWN for target in own], place.outputs]
+        if timeline is not None and place.task.survival is not None:
+            scores.append(timeline.score(said, [target for target in own if isinstance(target, Survival)]))
+        else:
+            truth = np.array([target for target in own if target != UNKNOWN])
+            name = candidate.config.training.search_score
+            scores.append(tuning_score(name, said, truth, place.task, offsets=added))
+    known = [score for score in scores if score is not None]
+    return float(np.mean(known)) if len(known) == len(scores) else None

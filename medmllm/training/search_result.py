@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from medmllm.csv_tables import write_table
-from medmllm.model_documents import Setting
+from medmllm.documents import Setting
 from medmllm.search_documents import (
     CandidateDocument,
     ChoiceDocument,

@@ -7,6 +7,8 @@ In discrete time each interval in which the event could have come is a yes or no
 person-periods (Singer & Willett, J Educ Stat 1993); the others are masked. Cox compares each event with those still at
 risk at its time (Cox, J R Stat Soc B 1972; Efron, J Am Stat Assoc 1977), here those of the same batch: a batch of few
 studies compares with few, and one without an event teaches nothing, so batches of 16 or more are wanted.
+
+Beside other targets a study may lack its time, which is then UNKNOWN twice: it counts nowhere.
 """
 
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+_SMALLEST = 1e-12  # a loss of 0 may be divided by it
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +31,19 @@ class HazardLoss:
             logits: Of the hazard in each interval; shape (batch, intervals).
             target: As `AtRisk`; shape (batch, 2).
         """
+        return self.summed(logits, target) / self.divisor(target)
+
+    def summed(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the sum over the studies whose time is known; the logits of others get a gradient of exactly 0."""
         number = torch.arange(logits.shape[1], device=logits.device)
         count, event = target[:, :1], target[:, 1:]
         came = (number == count - 1) & (event == 1)
         each = functional.binary_cross_entropy_with_logits(logits, came.to(logits.dtype), reduction="none")
-        return torch.where(number < count, each, 0.0).sum() / self.divisor(target)
+        return torch.where(number < count, each, 0.0).sum()
+
+    def counted(self, target: Tensor) -> Tensor:
+        """Return which studies the mean is over: those whose time is known; bool, shape (batch,)."""
+        return target[:, 0] >= 0
 
     def divisor(self, target: Tensor) -> Tensor | float:
         """Return the number of studies."""
@@ -49,7 +61,11 @@ class CoxLoss:
             logits: Log-risk; shape (batch, 1).
             target: As `Ranked`; shape (batch, 2).
         """
-        risk, place, event = logits[:, 0], target[:, 0], target[:, 1] == 1
+        return self.summed(logits, target) / self.divisor(target)
+
+    def summed(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the sum over the events; the logits of studies whose time is not known get a gradient of exactly 0."""
+        risk, place, event = logits[:, 0], target[:, 0], target[:, 1] == 1  # UNKNOWN lies before every place
         # Rows are events, columns those they are compared with.
         still = place[None, :] >= place[event, None]
         tied = (place[None, :] == place[event, None]) & event[None, :]
@@ -57,8 +73,12 @@ class CoxLoss:
         before = torch.tril(tied[:, event], diagonal=-1).sum(dim=1, keepdim=True)
         weight = still.to(risk.dtype) - tied * before / tied.sum(dim=1, keepdim=True)
         compared = torch.logsumexp(risk[None, :] + weight.log(), dim=1)
-        return (compared - risk[event]).sum() / self.divisor(target)
+        return (compared - risk[event]).sum()
+
+    def counted(self, target: Tensor) -> Tensor:
+        """Return which studies the mean is over: those with the event; bool, shape (batch,)."""
+        return target[:, 1] == 1
 
     def divisor(self, target: Tensor) -> Tensor | float:
-        """Return the number of events, at least 1."""
-        return target[:, 1].sum().clamp(min=1)
+        """Return the number of events; a batch without any counts for nothing among others."""
+        return target[:, 1].sum().clamp(min=_SMALLEST)

@@ -1,23 +1,20 @@
 """The result of a cross-validation of times to an event, as far as it differs from that of classes.
 
-Trained -> what is told of it, RUN/out_of_fold.csv with the share without the event by each horizon
+Trained of one time to an event -> what is told of it
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
-from medmllm.csv_tables import write_table
 from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.evaluation.modality_use import ModalityUse, Probed, evaluate_use_by, use_remarks
 from medmllm.evaluation.remarks import remarks
-from medmllm.evaluation.repeats import Repeat
 from medmllm.evaluation.resampling import Measure
 from medmllm.evaluation.survival import SurvivalOutOfFold, c_index_measure, evaluate_survival
 from medmllm.evaluation.survival_groups import calibration_quarters, logrank_p, risk_groups
-from medmllm.model_documents import RISK_GROUPS, SurvivalTask
+from medmllm.model_documents import SurvivalTask
 from medmllm.records import MODALITIES, CohortEvaluation, FloatArray
 from medmllm.survival_documents import (
     CalibrationGroupDocument,
@@ -25,7 +22,6 @@ from medmllm.survival_documents import (
     RiskGroupDocument,
     SurvivalArmDocument,
 )
-from medmllm.table_rows import SurvivalOutOfFoldRow
 from medmllm.training.policy import judge, rules_of
 from medmllm.training.run import Trained
 from medmllm.training.target_evaluation import Told, repeats_said, target_document
@@ -132,37 +128,6 @@ def survival_documents(trained: Trained) -> tuple[SurvivalArmDocument, ...]:
         p = logrank_p(followed, higher)
         found.append(SurvivalArmDocument(arm=arm.arm, calibration=calibration, risk_groups=curves, logrank_p=p))
     return tuple(found)
-
-
-def write_survival_out_of_fold(path: Path, trained: Trained) -> None:
-    """Write one row per study, arm and repeat."""
-    names, followed = _task(trained).horizon_names, followed_of(trained)
-
-    def row(arm: SurvivalOutOfFold, repeat: int, k: int, fold: int) -> SurvivalOutOfFoldRow:
-        sample, median = trained.cohort.members[k].sample, float(arm.median[k])
-        return SurvivalOutOfFoldRow(
-            study_key=sample.study_key,
-            patient_key=sample.patient_key,
-            arm=arm.arm,
-            repeat=repeat,
-            fold=fold,
-            time=float(followed.time[k]),
-            event=bool(followed.event[k]),
-            predicted=RISK_GROUPS[int(arm.predicted[k])],
-            probability=float(arm.probabilities[k, 1]),
-            event_free=dict(zip(names, map(float, arm.event_free[k]), strict=True)),
-            median_time=None if np.isnan(median) else median,
-            log_hazard=float(arm.log_hazard[k]),
-        )
-
-    draws = (Repeat(_arms(trained), trained.plan.test_fold), *repeats_said(trained, SurvivalOutOfFold))
-    rows = (
-        row(arm, number, k, int(fold))
-        for number, draw in enumerate(draws)
-        for arm in draw.arms
-        for k, fold in enumerate(draw.folds)
-    )
-    write_table(path, SurvivalOutOfFoldRow, rows, classes=trained.task.columns)
 
 
 def followed_of(trained: Trained) -> Followed:

@@ -19,7 +19,7 @@ PATIENTS_PER_FOLD = 2  # of each class: one may go to the tuning part
 def coarse_stratum(target: Target) -> int:
     """Return what given folds are checked and carved by: the class, or whether the event came.
 
-    Several labels are looked at on their own.
+    Several targets are looked at on their own, by `coarse_labels`.
     """
     if isinstance(target, Survival):
         return int(target.event)
@@ -41,6 +41,48 @@ def target_strata(targets: Sequence[Target], patients: Sequence[str], folds: int
     if survived:
         return survival_strata(survived, patients, folds)
     return [target if isinstance(target, int) else 0 for target in targets]
+
+
+def coarse_labels(target: Target) -> tuple[int, ...]:
+    """Return the class of each of several targets, or UNKNOWN; of a time 1 where the event came, else 0.
+
+    >>> coarse_labels((2, -1, Survival(4.0, event=True)))
+    (2, -1, 1)
+    """
+    each = target if isinstance(target, tuple) else ()
+    return tuple(int(own.event) if isinstance(own, Survival) else own for own in each)
+
+
+def times_among(targets: Sequence[Target]) -> list[int]:
+    """Return which of several targets are times to an event, as places among them."""
+    several = [target for target in targets if isinstance(target, tuple)]
+    return sorted({k for target in several for k, own in enumerate(target) if isinstance(own, Survival)})
+
+
+def strata_names(names: Sequence[str], targets: Sequence[Target]) -> tuple[str, ...]:
+    """Return what several targets are called where their strata are: those of a time are of the split's making."""
+    times = times_among(targets)
+    return tuple(f"{name} (by event and time)" if k in times else name for k, name in enumerate(names))
+
+
+def stratified_labels(targets: Sequence[Target], patients: Sequence[str], folds: int) -> list[tuple[int, ...]]:
+    """Return what folds of several targets are stratified by: classes as they are, and those made of a time.
+
+    Args:
+        targets: Of each study, one of each target.
+        patients: Patient of each study.
+        folds: Number of test folds.
+
+    Raises:
+        SplitError: As of `survival_strata`.
+    """
+    labels = np.array([coarse_labels(target) for target in targets])
+    for number in times_among(targets):
+        column = [target[number] if isinstance(target, tuple) else None for target in targets]
+        known = {k: own for k, own in enumerate(column) if isinstance(own, Survival)}
+        strata = survival_strata(list(known.values()), [patients[k] for k in known], folds)
+        labels[list(known), number] = np.array(strata) - min(strata)
+    return [tuple(own) for own in labels.tolist()]
 
 
 def survival_strata(survived: Sequence[Survival], patients: Sequence[str], folds: int) -> list[int]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medmllm.errors import SplitError
-from medmllm.records import Survival
+from medmllm.records import Survival, Target
 
 
 class AtRisk(NamedTuple):
@@ -30,6 +30,16 @@ class Ranked(NamedTuple):
 
     place: int
     event: int  # 1: it came then; 0: censored
+
+
+def time_of(target: Target | None) -> Survival | None:
+    """Return the time to an event that a study's target is, or that is among its targets; None where it has none.
+
+    >>> time_of((2, Survival(4.0, event=True))), time_of((2, -1))
+    (Survival(time=4.0, event=True), None)
+    """
+    each = target if isinstance(target, tuple) else (target,)
+    return next((own for own in each if isinstance(own, Survival)), None)
 
 
 def interval_bounds(survived: Sequence[Survival], intervals: int, last_horizon: float) -> tuple[float, ...]:

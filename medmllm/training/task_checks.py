@@ -27,27 +27,31 @@ def check_task(config: TrainConfig, task: Task) -> None:
 
 def _check_training(config: TrainConfig, task: Task) -> None:
     check_target_settings(config.training, task)
-    if task.survival is not None:
-        check_survival_settings(config)
+    if task.timed is not None:
+        check_survival_settings(config, alone=not task.several)
     elif not task.several:
         check_weights(config.training, len(task.classes))
 
 
-def check_survival_settings(config: TrainConfig) -> None:
+def check_survival_settings(config: TrainConfig, *, alone: bool) -> None:
     """Refuse settings that only make sense for classes.
+
+    Args:
+        config: The settings.
+        alone: The time is the only target; beside others, settings may be of these.
 
     Raises:
         ConfigError: Names the first.
     """
     training = config.training
     wrong = {
-        '[training] loss = "focal"': training.loss != "cross_entropy",
+        '[training] loss = "focal"': alone and training.loss != "cross_entropy",
         "[training] class_weights, a list": not isinstance(training.class_weights, str),
         '[training] sampling = "balanced"': training.sampling != "shuffle",
         "[training] learning_curve": bool(training.learning_curve),
         '[training] search_score = "auroc"': bool(training.search) and training.search_score != "log_loss",
         "[evaluation.subgroups] columns": bool(config.evaluation.subgroups.columns),
-        '[evaluation] calibration = "isotonic"': config.evaluation.calibration != "temperature",
+        '[evaluation] calibration = "isotonic"': alone and config.evaluation.calibration != "temperature",
     }
     for what, asked in wrong.items():
         if asked:

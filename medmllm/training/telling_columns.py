@@ -16,6 +16,8 @@ from medmllm.evaluation.concordance import weighted_harrell
 from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.records import UNKNOWN, Survival
 from medmllm.training.cohort import Cohort
+from medmllm.training.survival_strata import times_among
+from medmllm.training.survival_targets import time_of
 
 FEWEST_STUDIES = 10  # of fewer, a column may part the classes by chance
 STUDIES_PER_CATEGORY = 5
@@ -28,11 +30,14 @@ def remark_columns(cohort: Cohort, labels: Sequence[str] = ()) -> list[str]:
         cohort: As read.
         labels: Names of several targets, each asked for on its own; empty where there is one target.
     """
+    times, parts = [time_of(member.sample.target) for member in cohort.members], "studies with and without the event"
     asked: list[tuple[str, Sequence[int]]] = [("the classes", cohort.targets)]
     if cohort.survived:
-        asked = [("studies with and without the event", [int(own.event) for own in cohort.survived])]
+        asked = [(parts, [int(own.event) for own in cohort.survived])]
     if labels:
-        asked = [(f"target {name!r}", [own[k] for own in cohort.labels]) for k, name in enumerate(labels)]
+        among = times_among(cohort.known)
+        named = [parts if k in among else f"target {name!r}" for k, name in enumerate(labels)]
+        asked = [(name, [own[k] for own in cohort.labels]) for k, name in enumerate(named)]
     said = []
     for column in () if cohort.table is None else cohort.table.columns:
         values = [None if member.values is None else member.values[column.name] for member in cohort.members]
@@ -47,7 +52,7 @@ def remark_columns(cohort: Cohort, labels: Sequence[str] = ()) -> list[str]:
                     f"Possible leakage: the column {column.name!r} alone tells {what} apart in all {len(cells)} "
                     "studies that have a value in it. Is it made from the target, or known only afterwards?"
                 )
-        if cohort.survived and column.kind == "number" and _orders(values, cohort.survived):
+        if column.kind == "number" and _orders(values, times):
             said.append(
                 f"Possible leakage: the column {column.name!r} alone orders the times without an error. Is it made "
                 "from the target, or known only afterwards?"
@@ -55,9 +60,10 @@ def remark_columns(cohort: Cohort, labels: Sequence[str] = ()) -> list[str]:
     return said
 
 
-def _orders(values: Sequence[float | str | None], survived: Sequence[Survival]) -> bool:
+def _orders(values: Sequence[float | str | None], times: Sequence[Survival | None]) -> bool:
     """Say whether numbers order the times of all that can be compared, upwards or downwards."""
-    known = [(value, own) for value, own in zip(values, survived, strict=True) if isinstance(value, float)]
+    each = zip(values, times, strict=True)
+    known = [(value, own) for value, own in each if isinstance(value, float) and own is not None]
     if len(known) < FEWEST_STUDIES:
         return False
     followed = Followed(np.array([own.time for _, own in known]), np.array([own.event for _, own in known]))

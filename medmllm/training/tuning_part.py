@@ -15,8 +15,9 @@ from medmllm.evaluation.discrimination import IntArray, choose_threshold
 from medmllm.evaluation.fold_decisions import plain
 from medmllm.evaluation.isotonic import calibrate, fit_isotonic
 from medmllm.model_documents import Task, TuningDecisions
-from medmllm.records import UNKNOWN, FloatArray
+from medmllm.records import UNKNOWN, FloatArray, Survival, Target
 from medmllm.training.class_odds import Offsets
+from medmllm.training.survival_fold import Timeline
 from medmllm.training_config import EvaluationSettings
 
 UNDECIDED = TuningDecisions(temperature=1.0, threshold=0.5)
@@ -25,27 +26,35 @@ UNDECIDED = TuningDecisions(temperature=1.0, threshold=0.5)
 
 def decide_each(
     logits: FloatArray,
-    truth: IntArray,
+    targets: Sequence[Target | None],
     settings: EvaluationSettings,
     task: Task,
     *,
+    timeline: Timeline | None = None,
     offsets: Sequence[Offsets] | None = None,
 ) -> tuple[TuningDecisions, ...]:
     """Return what the tuning part decides for each target; one where there is one.
 
     Args:
         logits: Raw, shape (studies, outputs).
-        truth: Class index of each study; of several targets one each, or UNKNOWN, shape (studies, targets).
+        targets: Of each study.
         settings: As of `decide_on_tuning`.
         task: Says which outputs are whose.
+        timeline: Of the fold, where a target is a time to an event.
         offsets: Of each target, as of `class_odds.offsets_of`; None: of none.
     """
+    each = zip(*(own if isinstance(own, tuple) else (own,) for own in targets), strict=True)
     found = []
     own_offsets = [None for _ in task.places] if offsets is None else offsets
-    columns = np.reshape(truth, (len(truth), -1)).T
-    for place, own, added in zip(task.places, columns, own_offsets, strict=True):
-        known = own != UNKNOWN
-        found.append(decide_on_tuning(logits[known, place.outputs], own[known], settings, offsets=added))
+    for place, own, added in zip(task.places_in(logits.shape[1]), each, own_offsets, strict=True):
+        known = [target != UNKNOWN for target in own]
+        raw = logits[known, place.outputs]
+        if place.task.survival is None or timeline is None:
+            truth = np.array([target for target in own if target != UNKNOWN])
+            found.append(decide_on_tuning(raw, truth, settings, offsets=added))
+        else:
+            survived = [target for target in own if isinstance(target, Survival)]
+            found.append(timeline.decide(raw, survived, place.task.survival.horizons[-1]))
     return tuple(found)
 
 

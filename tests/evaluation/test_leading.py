@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from medmllm.evaluation.leading import class_shown, leading_label, predicted_labels, told_labels
-from medmllm.model_documents import Task
+from medmllm.model_documents import SurvivalTask, Task
 from tests.reporting import made_up
 
 BINARY = Task.of_several(tuple(Task.of(name, (f"no {name}", name)) for name in ("nodule", "effusion", "fracture")))
@@ -47,3 +47,14 @@ def test_targets_of_other_kinds_are_told_by_their_own_rules() -> None:
     assert leading_label(chances, card) == 4
     shown = [class_shown(name, chances, card) for name in ("nodule", "part", "grade")]
     assert [card.task.classes[label] for label in shown] == ["yes", "spine", "2"]
+
+
+def test_a_time_to_an_event_never_leads_and_is_shown_as_the_event() -> None:
+    asked = SurvivalTask(event="death", model="cox", horizons=(9.0,), time_unit="days")
+    days = Task(target="days", kind="survival", classes=("no death by 9 days", "death by 9 days"), survival=asked)
+    card = a_card(Task.of_several((days, Task.of("nodule", ("no", "yes")))), days=0.2, nodule=0.5)
+    chances = [0.1, 0.9, 0.7, 0.3]
+    assert predicted_labels(chances, card) == (1, 2)  # higher risk, no nodule
+    assert told_labels(predicted_labels(chances, card), card) == ()
+    assert card.task.classes[leading_label(chances, card)] == "yes"
+    assert card.task.classes[class_shown("days", [0.9, 0.1, 0.7, 0.3], card)] == "death by 9 days"

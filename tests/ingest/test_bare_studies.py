@@ -53,6 +53,15 @@ def test_a_cohort_of_notes_alone_is_a_study_per_folder_and_a_table_makes_the_sam
     assert codes(listed) == {"orphan_note": 1}
 
 
+def test_a_folder_with_nothing_but_files_about_the_data_set_is_no_study(tmp_path: Path) -> None:
+    write_nifti_study(tmp_path / "a", note=None)
+    write_nifti_study(tmp_path / "b", note=None)
+    put_file(tmp_path, "docs/README.md", "docs/Authors.txt", "code/requirements.txt", "c/readmission.txt")
+    found = index(tmp_path)
+    assert held(found) == {"a": (1, 0, 0), "b": (1, 0, 0), "c": (0, 1, 0)}
+    assert codes(found) == {"no_images": 1, "not_a_note": 3}
+
+
 def test_beside_one_study_of_a_nifti_folder_another_folder_is_the_next_patient(tmp_path: Path) -> None:
     write_nifti_study(tmp_path / "a", note=None)
     put_file(tmp_path, "a/report/1.txt", "b/note.txt", "c/note.txt")

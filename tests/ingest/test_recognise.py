@@ -89,6 +89,8 @@ def test_sounds_are_recordings_and_damaged_ones_stay_recordings_with_a_refusal(t
     [
         ("README.md", b"# data", "ignored", "not_a_note"),
         ("LICENSE.txt", b"MIT", "ignored", "not_a_note"),
+        ("Read_Me.txt", b"# data", "ignored", "not_a_note"),
+        ("requirements.txt", b"numpy", "ignored", "not_a_note"),
         ("Thumbs.db", b"\xd0\xcf\x11\xe0", "ignored", "not_recognised"),
         ("sub-01_T1w.json", b"{}", "ignored", "bids_sidecar"),
         ("dataset_description.json", b"{}", "ignored", "bids_sidecar"),

@@ -68,7 +68,7 @@ def test_the_task_names_the_event_and_the_horizons() -> None:
         ([("300", "1")], {"event": "days"}, "one column, 'days'"),
         ([("150", "1"), ("120", "0")], {}, "200 days lies beyond the longest follow-up of 150 days"),
         ([("300", "1")], {"target": "days>100"}, "compares, and what is wanted is a column of times"),
-        ([("300", "1")], {"target": "days and death"}, "time to one event, and 2 targets were given"),
+        ([("300", "1")], {"target": "days and death"}, "2 are times to an event \\(days, death\\)"),
         ([("300", "1")], {"target": "dys"}, "no column 'dys'; did you mean 'days'"),
     ],
 )

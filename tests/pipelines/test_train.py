@@ -161,6 +161,7 @@ def test_the_package_remembers_patients_and_studies_by_digest_alone(nifti_run: T
     reference = pd.read_parquet(nifti_run.run / "model" / "reference.parquet")
     assert len(reference) == 15
     assert not re.search(r"(pt|st|se)-[0-9a-f]{16}", reference.to_csv())
+    pd.testing.assert_frame_equal(reference, reference.sort_values(list(reference.columns), ignore_index=True))
 
 
 def test_the_model_accepts_what_the_cohort_was_like_and_half_as_much_more(ct_run: Trained) -> None:

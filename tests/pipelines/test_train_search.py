@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from medmllm.model_documents import ModelCard
+from medmllm.models.package import parts_of
 from medmllm.result_documents import EvaluationDocument
 from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import UNTRACKED, Trained, score, site_key, train
@@ -61,7 +62,7 @@ def test_a_package_whose_folds_chose_other_networks_scores_each_as_it_was_evalua
     search = EvaluationDocument.read(searched.run / "evaluation.json").search
     assert search is not None
     assert [fold.searched for fold in card.folds] == [own.best.settings for own in search.choices if own.arm == "fused"]
-    assert any(card.model_of(fold) != card.model for fold in card.folds)  # 8 and 4 are what the settings say outside
+    assert any(parts_of(card, fold) != card.model for fold in card.folds)  # 8 and 4 are what the settings say outside
     table = pd.read_csv(searched.run / "out_of_fold.csv")
     table = table[table["arm"] == "fused"].set_index("study_key")
     for fold in (0, 1):

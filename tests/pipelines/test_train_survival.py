@@ -204,7 +204,7 @@ def test_inner_folds_share_the_intervals_of_their_fold(timed_run: Trained, tmp_p
         (("--set", "evaluation.calibration=isotonic"), "isotonic"),
         (("--set", 'evaluation.subgroups.columns=["death"]'), "subgroups"),
         (("--set", "policy.least.auroc=0.7"), "choose among c_index"),
-        (("--target", "death"), "2 targets were given"),
+        (("--target", "death"), "2 are times to an event"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_study_is_read(

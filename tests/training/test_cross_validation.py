@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ from medmllm.evaluation.fold_decisions import decide
 from medmllm.model_documents import FoldModel, Task
 from medmllm.preprocessing.contract import VolumeFacts
 from medmllm.records import Note, Refusal, Section, Study
+from medmllm.training import cross_validation
 from medmllm.training import fold as one_fold
 from medmllm.training.arms import arm_contract, main_arm, mean_image, split_cohort, usable_arms
+from medmllm.training.checkpoint import Origin
 from medmllm.training.cohort import Cohort, Member, draft_contract
-from medmllm.training.cross_validation import ArmResult, cross_validate
+from medmllm.training.cross_validation import ArmResult, Course, cross_validate
 from medmllm.training.fold_inputs import fold_tokenizer, tokenize_cohort
 from medmllm.training.resuming import origin_of
 from medmllm.training.splits import FoldSplit, count_folds
@@ -331,6 +334,36 @@ def test_only_the_main_arm_is_trained_on_less_and_its_networks_lie_among_the_che
     assert {path.parent.name for path in tmp_path.rglob("fold_0.safetensors")} == {
         "model", "model_text", "fused_at_0.5",
     }  # fmt: skip
+
+
+def test_a_smaller_training_goes_on_only_with_the_patients_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = [(int(a), int(b)) for a, b in np.random.default_rng(2).integers(0, 2, (60, 2))]
+    cohort = Cohort(tuple(Member(a_sample(k, target=own), None, {}) for k, own in enumerate(labels)), ())
+    folds = [FoldSplit(0, np.arange(40), np.arange(40, 50), np.arange(50, 60))]
+    found = []
+    for curve in ((0.5,), (0.25, 0.5)):  # of several targets the half depends on whether there is a quarter
+        trained: dict[str, str] = {}
+
+        def train(course: Course, *_: object, name: str, into: dict[str, str] = trained) -> object:
+            into[name] = course.origin.split
+            return SimpleNamespace(out_of_fold=None)
+
+        monkeypatch.setattr(cross_validation, "_train_arm", train)
+        origin, config = Origin("settings", "split", "cohort"), a_config(learning_curve=curve)
+        course = Course(cohort, config, TASK, tmp_path, origin, NoRun(), lambda more: None)
+        arm = SimpleNamespace(arm="text", contract=None)
+        cross_validation._train_on_less(course, arm, folds)  # type: ignore[arg-type]
+        found.append(trained)
+    assert found[0]["text at 0.5"] not in ("split", found[1]["text at 0.5"], found[1]["text at 0.25"])
+
+
+def test_a_run_does_not_go_on_where_a_study_is_another_patients() -> None:
+    cohort, config = a_cohort(4), a_config()
+    members = list(cohort.members)
+    members[0] = replace(members[0], sample=replace(members[0].sample, patient_key="pt-other"))
+    assert origin_of(config, "split", Cohort(tuple(members), ())) != origin_of(config, "split", cohort)
 
 
 def test_a_run_may_go_on_with_other_parts_as_no_fold_depends_on_them() -> None:

@@ -2,8 +2,10 @@
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from medmllm.config import QualityPolicy
 from medmllm.errors import MedmllmError, MisuseError
 from medmllm.ingest.study_folder import index_folder
 from medmllm.ingest.tables import read_label_table
+from medmllm.preprocessing import stored_image
 from medmllm.preprocessing.sample import collate
 from medmllm.preprocessing.stored_image import load_image
 from medmllm.records import SeriesReference, StoredImage, Study, Volume
@@ -217,6 +220,23 @@ def test_a_full_disk_ends_the_run_and_is_no_fault_of_a_study(
         read(studies, cache)
     assert caught.value.code == "cannot_write"
     assert files(cache) == {}
+
+
+def test_the_same_bytes_of_two_studies_read_side_by_side_do_not_write_over_each_other(
+    cache: ImageCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, real = Barrier(2), stored_image.save_file
+
+    def both_first(*given: object, **more: object) -> None:
+        real(*given, **more)  # type: ignore[arg-type]
+        written.wait(10)  # neither is in its place before both are written
+
+    monkeypatch.setattr(stored_image, "save_file", both_first)
+    image = torch.arange(24.0).reshape(1, 2, 3, 4)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: stored_image.store_image(cache.folder / "one.safetensors", image, {}), range(2)))
+    assert list(files(cache)) == ["one.safetensors"]
+    assert torch.equal(stored_image.read_stored(cache.folder / "one.safetensors")[0], image)
 
 
 @pytest.mark.parametrize("loss", [lambda path: path.unlink(), lambda path: path.write_bytes(b"short")])

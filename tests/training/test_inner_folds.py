@@ -241,3 +241,9 @@ def test_inner_folds_changed_by_hand_are_refused(tmp_path: Path, change: str) ->
     (tmp_path / "splits.json").write_text(json.dumps(content))
     with pytest.raises(SplitError, match=r"was changed after it was written|neither splits\.json"):
         read_split_file(tmp_path / "splits.json", str, dict(zip(keys(40), patients, strict=True)))
+
+
+def test_a_part_can_do_without_the_censored_of_a_time_and_without_nothing_else() -> None:
+    held = hold_labels([(0, 1), (1, 0), (0, -1)], ("nodule", "days"), times=[1])
+    assert held.names == ("'nodule' absent", "'nodule' present", "'days' present")
+    assert held.values.tolist() == [[True, False, True], [False, True, False], [True, False, False]]

@@ -96,7 +96,10 @@ def test_what_was_said_and_decided_is_that_of_the_target(number: int, classes: s
         assert isinstance(whole.out_of_fold, SeveralOutOfFold)
         assert isinstance(own.out_of_fold, OutOfFold)
         np.testing.assert_array_equal(own.out_of_fold.probabilities, whole.out_of_fold.probabilities[known, classes])
-        np.testing.assert_array_equal(own.out_of_fold.sets, whole.out_of_fold.sets[known, classes])
+        said_of = whole.out_of_fold.targets[number]
+        assert isinstance(said_of, OutOfFold)
+        assert said_of.sets is not None
+        np.testing.assert_array_equal(own.out_of_fold.sets, said_of.sets[known])
         np.testing.assert_array_equal(own.deprived[0].permuted, whole.deprived[0].permuted[:, known, classes])
         np.testing.assert_array_equal(own.deprived[0].absent, whole.deprived[0].absent[known, classes])
         for one, all_ in zip(own.draws, whole.draws, strict=True):

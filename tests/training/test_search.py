@@ -6,23 +6,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from medmllm.config import TrainConfig
 from medmllm.errors import MedmllmError
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.discrimination import auroc
 from medmllm.evaluation.tuning_score import tuning_score
+from medmllm.model_documents import Task
+from medmllm.records import UNKNOWN
 from medmllm.training import fold as one_fold
 from medmllm.training import search as one_search
 from medmllm.training.arms import split_cohort
-from medmllm.training.checkpoint import FOLDER
+from medmllm.training.candidates import candidates
+from medmllm.training.checkpoint import FOLDER, Origin
 from medmllm.training.class_odds import offsets_of
 from medmllm.training.cohort import Cohort, Member
+from medmllm.training.course import Course
 from medmllm.training.cross_validation import ArmResult, cross_validate
 from medmllm.training.inner_folds import hold_classes, nest
 from medmllm.training.resuming import origin_of
 from medmllm.training.search import best_of
-from medmllm.training.splits import SplitPlan
+from medmllm.training.splits import FoldSplit, SplitPlan
 from medmllm.training.tracking import NoRun
 from medmllm.training_config import Arm
 from tests.models.small import a_sample
@@ -111,7 +116,7 @@ def test_a_fold_takes_the_candidate_whose_score_on_its_tuning_part_is_best(
         *tried, again, _ = said[8 * split.fold : 8 * split.fold + 8]  # candidates, then the chosen one also on the test
         truth = np.array([cohort.targets[k] for k in split.tune])
         offsets = offsets_of([cohort.members[k].sample for k in split.train], config.training, TASK)
-        expected = [tuning_score(score, raw, truth, TASK, offsets=offsets) for raw in tried]
+        expected = [tuning_score(score, raw, truth, TASK, offsets=offsets[0]) for raw in tried]
         assert len(set(expected)) > 1
         assert list(choice.scores) == expected
         assert choice.chosen == expected.index(min(expected) if score == "log_loss" else max(expected))  # type: ignore[type-var]
@@ -148,6 +153,27 @@ def test_with_inner_folds_a_candidate_is_judged_on_all_training_studies_together
         assert sorted(studies) == rest.tolist()
         assert raw.shape == (rest.size, 1)
     assert [one.searched for one in found.folds] == [{"weight_decay": RIGHT}] * 6
+
+
+def test_several_targets_count_alike_each_where_it_is_known(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    parts = (Task.of("nodule", ("no", "yes")), Task.of("effusion", ("none", "some")))
+    truth = np.where(rng.random((30, 2)) < 0.3, UNKNOWN, rng.integers(0, 2, (30, 2)))
+    labels = [tuple(map(int, own)) for own in truth]
+    members = (Member(a_sample(k, image=False, note=None, target=own), None, {}) for k, own in enumerate(labels))
+    config = searching({"dropout": (0.1, 0.2)}, search_score="auroc", class_weights="none")
+    origin = Origin("", "", "")
+    task = Task.of_several(parts)
+    course = Course(Cohort(tuple(members), ()), config, task, tmp_path, origin, NoRun(), lambda more: None)
+    split = FoldSplit(0, np.arange(10), np.arange(10, 30), np.array([], dtype=np.int64))
+    raw = rng.normal(size=(20, 2))
+    each = []
+    for own, said in zip(truth[10:].T, raw.T, strict=True):
+        each.append(roc_auc_score(own[own != UNKNOWN], said[own != UNKNOWN]))
+    found = one_search.judge(course, [split], raw, candidates(config, "text")[0])
+    assert found == pytest.approx(np.mean(each))
+    changed = np.where(truth[10:] == UNKNOWN, 50.0, raw)
+    assert one_search.judge(course, [split], changed, candidates(config, "text")[0]) == found
 
 
 def test_a_candidate_that_diverges_is_not_taken_and_a_grid_that_does_fails(tmp_path: Path) -> None:

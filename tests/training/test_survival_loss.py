@@ -82,3 +82,14 @@ def test_cox_loss_stays_finite_far_from_0(far: float) -> None:
     target = _targets(Ranked(0, 1), Ranked(1, 1), Ranked(2, 0))
     near = torch.tensor([[0.5], [0.0], [1.0]])
     assert CoxLoss()(near + far, target).item() == pytest.approx(CoxLoss()(near, target).item(), rel=1e-4)
+
+
+def test_a_batch_without_an_event_does_not_weaken_those_beside_it() -> None:
+    log_risk = torch.tensor([[0.3], [-0.2], [0.5], [0.1]], requires_grad=True)
+    some, none = torch.tensor([[0, 1], [1, 1], [2, 0], [3, 0]]), torch.tensor([[0, 0], [1, 0]])
+    loss = CoxLoss()
+    (alone,) = torch.autograd.grad(loss(log_risk, some), log_risk)
+    divisors = [loss.divisor(own) for own in (some, none)]  # joined as in `epoch`
+    joined = loss(log_risk, some) * (divisors[0] / sum(divisors))
+    joined = joined + loss(torch.zeros(2, 1), none) * (divisors[1] / sum(divisors))
+    torch.testing.assert_close(torch.autograd.grad(joined, log_risk)[0], alone)

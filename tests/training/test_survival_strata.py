@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 
 from medmllm.errors import SplitError
-from medmllm.records import Survival
+from medmllm.records import UNKNOWN, Survival
 from medmllm.training.splits import make_splits
-from medmllm.training.survival_strata import coarse_stratum, survival_strata, target_strata
+from medmllm.training.survival_strata import (
+    coarse_stratum,
+    strata_names,
+    stratified_labels,
+    survival_strata,
+    target_strata,
+)
 
 
 def cohort(events: int, censored: int) -> list[Survival]:
@@ -60,3 +66,18 @@ def test_every_part_of_every_fold_holds_early_and_late_events() -> None:
     for fold in plan.folds:
         for part in (fold.train, fold.tune, fold.test):
             assert set(np.array(strata)[part]) == {0, 1, 2, 3}
+
+
+def test_beside_other_targets_known_times_have_the_strata_of_a_cohort_of_their_own() -> None:
+    survived = cohort(12, 5)
+    targets = [(k % 3, own) for k, own in enumerate(survived)] + [(1, UNKNOWN)] * 4
+    found = stratified_labels(targets, patients(21), folds=2)
+    assert [own[0] for own in found] == [k % 3 for k in range(17)] + [1] * 4
+    assert [own[1] for own in found] == [*survival_strata(survived, patients(17), folds=2), *[UNKNOWN] * 4]
+    assert strata_names(("grade", "days"), targets) == ("grade", "days (by event and time)")
+
+
+def test_strata_beside_other_targets_count_from_0_where_few_are_censored() -> None:
+    survived = [*cohort(6, 0), Survival(0.1, event=False), Survival(99.0, event=False)]
+    found = stratified_labels([(own, 0) for own in survived], patients(8), folds=2)
+    assert [own[0] for own in found] == [0, 0, 0, 1, 1, 1, 0, 1]

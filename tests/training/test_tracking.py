@@ -14,7 +14,7 @@ from mlflow.entities import Run as Found
 from mlflow.exceptions import MlflowException
 
 from medmllm.errors import PackageError
-from medmllm.training import mlflow_line
+from medmllm.training import mlflow_line, spool
 from medmllm.training.mlflow_line import Courier, replay
 from medmllm.training.spool import SPOOL, SpoolEntry, read_spool
 from medmllm.training.tracking import NoRun, Run, parent_run
@@ -387,6 +387,24 @@ def test_an_earlier_trainings_entries_are_still_sent_but_not_the_files_that_were
     client = MlflowClient(tracking_uri=uri_of(recorded))
     assert client.list_artifacts(found["first"].info.run_id) == []
     assert not (tmp_path / SPOOL).exists()
+
+
+def test_a_kill_while_a_training_starts_loses_nothing_of_what_an_earlier_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = SETTINGS.model_copy(update={"uri": f"http://127.0.0.1:{unused_port()}"})
+    with opened(dead, tmp_path, "first") as run:
+        run.log_metrics({"auroc": 0.25})
+    waiting = read_spool(tmp_path / SPOOL)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for place in (mlflow_line, spool):
+        monkeypatch.setattr(place, "append_to_spool", killed)
+    with pytest.raises(KeyboardInterrupt), opened(dead, tmp_path, "second"):
+        pass
+    assert read_spool(tmp_path / SPOOL) == waiting
 
 
 def test_a_run_that_the_server_refuses_to_start_waits_with_all_that_belongs_to_it(

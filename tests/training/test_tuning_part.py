@@ -16,6 +16,7 @@ from medmllm.training_config import EvaluationSettings
 
 RNG = np.random.default_rng(6)
 TRUTH = np.where(RNG.random((60, 2)) < 0.3, UNKNOWN, RNG.integers(0, 2, (60, 2)))
+LABELS = list(map(tuple, TRUTH.tolist()))
 LOGITS = 4 * (RNG.normal(size=(60, 2)) + [0.0, 2.0] + (TRUTH == 1))
 TASK = Task.of_several((Task.of("nodule", ("no", "yes")), Task.of("effusion", ("none", "some"))))
 
@@ -36,7 +37,7 @@ def chance(logits: FloatArray) -> FloatArray:
 
 
 def test_each_target_is_decided_on_its_own_known_studies() -> None:
-    decided = decide_each(LOGITS, TRUTH, evaluation(), TASK)
+    decided = decide_each(LOGITS, LABELS, evaluation(), TASK)
     for label in (0, 1):
         known = TRUTH[:, label] != UNKNOWN
         truth = TRUTH[known, label]
@@ -52,18 +53,18 @@ def test_each_target_is_decided_on_its_own_known_studies() -> None:
 
 def test_what_is_stored_for_an_unknown_target_decides_nothing() -> None:
     changed = np.where(TRUTH == UNKNOWN, 50.0, LOGITS)
-    assert decide_each(changed, TRUTH, evaluation(), TASK) == decide_each(LOGITS, TRUTH, evaluation(), TASK)
+    assert decide_each(changed, LABELS, evaluation(), TASK) == decide_each(LOGITS, LABELS, evaluation(), TASK)
 
 
 def test_one_target_is_decided_as_it_was() -> None:
     truth = TRUTH[:, 0].clip(min=0)
-    assert decide_each(LOGITS[:, :1], truth, evaluation(), TASK.parts[0]) == (
+    assert decide_each(LOGITS[:, :1], truth.tolist(), evaluation(), TASK.parts[0]) == (
         decide_on_tuning(LOGITS[:, :1], truth, evaluation()),
     )
 
 
 def test_a_fold_says_of_each_target_what_its_own_decisions_make_of_it() -> None:
-    one, two = decided = decide_each(LOGITS, TRUTH, evaluation(), TASK)
+    one, two = decided = decide_each(LOGITS, LABELS, evaluation(), TASK)
     fold = a_fold(decided)
     found = calibrate_fold(LOGITS, fold, TASK)
     np.testing.assert_array_equal(found, LOGITS / [one.temperature, two.temperature])
@@ -80,7 +81,7 @@ def test_a_fold_says_of_each_target_what_its_own_decisions_make_of_it() -> None:
 
 
 def test_each_target_has_an_isotonic_curve_of_its_own() -> None:
-    one, two = decided = decide_each(LOGITS, TRUTH, evaluation(calibration="isotonic"), TASK)
+    one, two = decided = decide_each(LOGITS, LABELS, evaluation(calibration="isotonic"), TASK)
     assert one.isotonic is not None
     assert two.isotonic is not None
     assert one.isotonic != two.isotonic
@@ -90,6 +91,6 @@ def test_each_target_has_an_isotonic_curve_of_its_own() -> None:
 
 
 def test_a_fold_without_thresholds_has_no_sets() -> None:
-    one, two = decide_each(LOGITS, TRUTH, evaluation(), TASK)
+    one, two = decide_each(LOGITS, LABELS, evaluation(), TASK)
     without = a_fold((one, two.model_copy(update={"conformal_thresholds": None})))
     assert fold_sets(class_probabilities(LOGITS, TASK), without, TASK) is None
