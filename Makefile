@@ -7,6 +7,9 @@ OUT ?= demo_output
 # for the small build that runs without a GPU.
 TORCH_ARGS ?=
 
+# The tests run in one process per processor, and at most in these; to follow a single test: PYTEST_ARGS="-n 0 FILE".
+WORKERS ?= 4
+
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -24,7 +27,7 @@ export MONAI_EVAL_EXPR := 0
 
 help:
 	@echo "make demo     train, score and explain on a made-up cohort; results in OUT (demo_output)"
-	@echo "make test     every check: lint, types, tests, coverage floors"
+	@echo "make test     every check: lint, types, tests, coverage floors; PYTEST_ARGS go to pytest"
 	@echo "make lint     only ruff and mypy"
 	@echo "make schemas  write data_schemas/ again from medmllm/documents.py"
 	@echo "make clean    remove .venv, caches and what runs left behind"
@@ -35,9 +38,12 @@ demo: $(VENV)/installed
 
 test: export HF_HUB_OFFLINE := 1
 test: export TRANSFORMERS_OFFLINE := 1
+# One thread each, or the processes wait for each other.
+test: export OMP_NUM_THREADS := 1
 test: lint
 	rm -f .coverage .coverage.* coverage.json
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=json:coverage.json $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder \
+	    --cov --cov-report=term --cov-report=json:coverage.json $(PYTEST_ARGS)
 	$(BIN)/python tests/coverage_floors.py coverage.json
 
 # mypy knows nothing of setup.cfg's package_dir: show it the package the way a wheel lays it out.

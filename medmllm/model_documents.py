@@ -308,9 +308,7 @@ class FoldModel(TuningDecisions):
     weights: str = Field(description="file name of the safetensors")
     weights_sha256: Sha256
     best_epoch: PositiveInt
-    targets: dict[str, TuningDecisions] = Field(
-        default={}, description="several targets: what is decided for each, in place of the fold's own"
-    )
+    targets: dict[str, TuningDecisions] = Field(default={}, description="several targets: what is decided for each")
     searched: dict[str, Setting] = Field(default={}, description="setting -> what the search chose for this fold")
 
     def decisions(self, task: Task) -> tuple[TuningDecisions, ...]:

@@ -208,12 +208,7 @@ class TrainingSettings(Document):
 
     @field_validator("learning_curve")
     @classmethod
-    def _increases(cls, fractions: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
-        if fractions and info.data.get("inner_folds", 1) > 1:  # absent when it is itself wrong
-            # Networks of one fold would each draw other patients: together they would have seen more than the part.
-            raise ValueError("a curve is told of one network per fold: inner_folds 1, or an empty learning_curve")
-        if fractions and info.data.get("repeats", 1) > 1:
-            raise ValueError("a curve is told of one draw of the folds: repeats 1, or an empty learning_curve")
+    def _increases(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
         if any(second <= first for first, second in pairwise(fractions)):
             raise ValueError(f"each fraction must be larger than the one before it, got {list(fractions)}")
         return fractions

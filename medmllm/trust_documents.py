@@ -94,8 +94,10 @@ class LearningPointDocument(Document):
     """How well an arm does that learns from a part of each fold's training patients, out of fold."""
 
     fraction: float = Field(gt=0, le=1, description="of the training patients of each class; 1: the ordinary training")
-    training_patients: tuple[PositiveInt, ...] = Field(min_length=2, description="of each fold")
-    training_studies: tuple[PositiveInt, ...] = Field(min_length=2, description="of each fold")
+    training_patients: tuple[PositiveInt, ...] = Field(
+        min_length=2, description="of each fold, in each repeat; with inner folds of all networks of a fold together"
+    )
+    training_studies: tuple[PositiveInt, ...] = Field(min_length=2, description="of the same")
     auroc: EstimateDocument
     behind: EstimateDocument | None = Field(
         description="AUROC of the ordinary training minus this one, paired by patient; null for itself"

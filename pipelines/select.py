@@ -8,10 +8,11 @@ from pathlib import Path
 
 from medmllm.config import TrainConfig
 from medmllm.csv_tables import check_writable, write_table
-from medmllm.documents import ImageSettings
+from medmllm.documents import ImageSettings, TableContract
 from medmllm.errors import MisuseError, PackageError
 from medmllm.ingest.study_folder import folder_of
-from medmllm.ingest.table_inputs import has_cell
+from medmllm.ingest.table_inputs import check_columns, has_cell
+from medmllm.ingest.tables import read_label_table
 from medmllm.model_documents import ModelCard
 from medmllm.pipelines.index import read_index
 from medmllm.preprocessing.selection import select_series
@@ -30,6 +31,7 @@ class Inputs:
     note: bool
     recording: bool
     columns: tuple[str, ...]  # of the table
+    table: TableContract | None = None  # of a model that has been trained
 
     def beside_images(self, study: Study) -> bool:
         """Say whether a study has any of it beside images."""
@@ -72,7 +74,8 @@ def run(
         overwrite: Write over a table that is already there.
 
     Raises:
-        MisuseError: No studies to index, no channels, results already there, the label table cannot be used.
+        MisuseError: No studies to index, no channels, results already there, the label table cannot be used, or lacks a
+            column that the model reads, or fits no study.
         PackageError: As `inputs_of_model`.
     """
     if config is not None:
@@ -83,10 +86,11 @@ def run(
         raise MisuseError("no channels to choose series for: give settings or a model")
     if out is not None:
         check_writable(out, overwrite=overwrite, marker="selection.csv", studies=folder_of(studies))
-    selections = [
-        select_series(study, reads.image, reads_more=reads.beside_images(study))
-        for study in read_index(studies, labels=table).studies
-    ]
+    given = read_label_table(table) if table else None
+    index = read_index(studies, labels=given)
+    if model is not None:
+        check_columns(index, reads.table, given=given)  # as scoring does
+    selections = [select_series(study, reads.image, reads_more=reads.beside_images(study)) for study in index.studies]
     if out is not None:
         write_table(out / "selection.csv", SelectionRow, (row for one in selections for row in rows(one)))
     shown = (
@@ -116,4 +120,4 @@ def inputs_of_model(folder: Path) -> Inputs:
     if contract.image is None:
         raise MisuseError("the model reads no image, so no series are chosen for it")
     columns = () if contract.table is None else tuple(column.name for column in contract.table.columns)
-    return Inputs(contract.image, contract.text is not None, contract.recording is not None, columns)
+    return Inputs(contract.image, contract.text is not None, contract.recording is not None, columns, contract.table)

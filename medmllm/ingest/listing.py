@@ -70,6 +70,14 @@ class Listing:
             relative = relative.rpartition("/")[0]
         return None
 
+    @property
+    def without_files(self) -> tuple[ListedStudy, ...]:
+        """The studies of which the list names no file, or masks alone: known by their other cells, they are none."""
+        named = {place.study for place in self.places.values() if not place.mask}
+        return tuple(
+            study for study in self.studies.values() if study.original not in named and study.line not in self.outside
+        )
+
     def row(self, original: str) -> TableRow:
         """Return the other cells of a study's entry."""
         study = self.studies[original]

@@ -219,6 +219,12 @@ class FolderIndex:
                 reason=f"line {row.line} of the label table fits no study", retryable=False,
             ), link(key, "study" if self._by_study else "patient", original)  # fmt: skip
         listing = self._layouts.listing
+        for one in listing.without_files if listing else ():
+            key = self._keyring.study(one.original)
+            yield ProblemRow(
+                where_key=key, study_key=None, severity="warning", code="line_without_study",
+                reason=f"line {one.line} of the list names no image, note or recording", retryable=False,
+            ), link(key, "study", one.original)  # fmt: skip
         for line in listing.outside if listing else ():
             key = self._keyring.file(f"line {line}")
             yield ProblemRow(

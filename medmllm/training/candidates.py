@@ -62,5 +62,5 @@ def doing(config: TrainConfig, arms: Sequence[Arm]) -> str:
 def count_epochs(config: TrainConfig, arms: Sequence[Arm], main: Arm, plan: SplitPlan) -> int:
     """Return the epochs of a whole run, if no network stops early."""
     networks = sum(trainings(config, arm) * len(plan.networks) for arm in arms)
-    networks += trainings(config, main) * len(config.training.learning_curve) * len(plan.folds)
+    networks += trainings(config, main) * len(config.training.learning_curve) * len(plan.networks)
     return networks * config.training.epochs

@@ -216,6 +216,9 @@ def left_out(index: StudyIndex, missing: Sequence[str], target: str, *, syntheti
     unclaimed = sum(problem.code == "row_without_study" for problem in index.problems)
     if unclaimed:
         said.append(f"{unclaimed} rows of the label table fit no study of the folder.")
+    empty = sum(problem.code == "line_without_study" for problem in index.problems)
+    if empty:
+        said.append(f"{empty} studies of the list have no image, note or recording, and were left out.")
     damaged = Counter(p.code for p in index.problems if p.severity == "refused" and p.study_key is None)
     if damaged:
         codes = ", ".join(f"{count} {code}" for code, count in sorted(damaged.items()))

@@ -8,7 +8,7 @@ import soundfile
 
 from medmllm.ingest.study_folder import StudyIndex
 from tests.factories import a_volume, write_dicom_study, write_nifti, write_nifti_study
-from tests.ingest.test_study_folder import codes, index, original, study_named
+from tests.ingest.indexed import codes, index, original, study_named
 
 
 def put_file(root: Path, *names: str) -> None:

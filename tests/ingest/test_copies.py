@@ -10,7 +10,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
 from medmllm.ingest import copies
 from tests.factories import edit_dicom, write_dicom_study
-from tests.ingest.test_study_folder import codes, index
+from tests.ingest.indexed import codes, index
 
 
 def other_meta(data: pydicom.Dataset) -> None:

@@ -142,6 +142,21 @@ def test_a_file_that_is_no_list_is_a_misuse(tmp_path: Path) -> None:
         read_listing(tmp_path / "scan.dcm")
 
 
+def test_a_line_that_names_no_file_makes_no_study_and_is_told(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii", a_volume())
+    (tmp_path / "c.txt").write_text("HISTORY: cough")
+    text = "study_id,flair,report,mask,age\nS1,a.nii,,,40\nS2,,,,50\nS3,,c.txt,,60\nS4,,,m.nii,70\n"
+    (tmp_path / "manifest.csv").write_text(text)
+    write_nifti(tmp_path / "m.nii", a_volume())
+    found = index(tmp_path / "manifest.csv")
+    assert {study.study_key for study in found.studies} == {KEYS.study("S1"), KEYS.study("S3")}
+    told = [(p.code, p.where_key, p.reason) for p in found.problems if p.code == "line_without_study"]
+    assert told == [
+        ("line_without_study", KEYS.study(name), f"line {line} of the list names no image, note or recording")
+        for name, line in (("S2", 3), ("S4", 5))
+    ]
+
+
 def test_paths_out_of_the_folder_are_refused_by_line_and_cost_nothing_else(tmp_path: Path) -> None:
     write_nifti(tmp_path / "root" / "a.nii", a_volume())
     write_nifti(tmp_path / "outside.nii", a_volume())

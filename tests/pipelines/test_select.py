@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from medmllm.cli import app
 from medmllm.csv_tables import read_table
-from medmllm.documents import Channel
+from medmllm.documents import Channel, Column, TableContract
 from medmllm.errors import MisuseError, PackageError
 from medmllm.ingest.synthetic_dicom import Acquisition
 from medmllm.model_documents import ModelCard
@@ -239,6 +239,29 @@ def test_a_note_counts_only_for_a_model_that_reads_notes(studies: Path, tmp_path
         result = CliRunner().invoke(app, ["select", str(studies), "--model", str(folder), "--json"])
         said.append(SelectionDocument.model_validate_json(result.stdout).would_be_refused)
     assert said == [2, 3]
+
+
+def test_a_table_that_does_not_fit_the_model_or_the_studies_is_refused_as_scoring_does(
+    studies: Path, tmp_path: Path
+) -> None:
+    folder = a_model(tmp_path / "model", soft=Channel(kernel="^B30"))
+    card = ModelCard.read(folder / "model.json")
+    ages = TableContract(
+        columns=(Column(name="age", kind="number", accepted=None),), open_ended="refuse", required=False
+    )
+    contract = card.contract.model_copy(update={"table": ages})
+    changed = card.model_copy(update={"contract": contract, "contract_fingerprint": contract.fingerprint})
+    changed.write(folder / "model.json")
+    for text, said in (
+        ("study_id,ages\n4,60\n", "no column 'age'; did you mean 'ages'"),
+        ("study_id,age\n9,60\n", "no row of the --table, of 1, fits any of the 4 studies"),
+    ):
+        (tmp_path / "facts.csv").write_text(text)
+        with pytest.raises(MisuseError, match=said):
+            select.run(studies, model=folder, table=tmp_path / "facts.csv")
+    (tmp_path / "facts.csv").write_text("study_id,age\n4,60\n")
+    found = select.run(studies, model=folder, table=tmp_path / "facts.csv")
+    assert found.refused == select.run(studies, model=folder).refused - 1  # its row is read in place of an image
 
 
 def test_a_model_that_is_none_was_changed_or_reads_no_image_is_refused(studies: Path, tmp_path: Path) -> None:

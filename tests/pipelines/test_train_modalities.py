@@ -170,7 +170,9 @@ def test_a_required_row_refuses_a_study_that_has_none(run: Trained, tmp_path: Pa
 
 
 def test_the_explanation_adds_up_with_the_cells_of_the_table(run: Trained, tmp_path: Path) -> None:
-    scored(run, tmp_path / "out", "--table", run.labels, *EXPLAINED)
+    shutil.copytree(run.studies / "case-005-0", tmp_path / "studies" / "case-005-0")
+    outcome = score(tmp_path / "studies", run.run / "model", tmp_path / "out", "--table", run.labels, *EXPLAINED)
+    assert outcome.code == 0, outcome.said
     document = ExplanationDocument.read(tmp_path / "out" / "studies" / KEYRING.study("case-005-0") / "explanation.json")
     assert set(document.modality_shares) == {"image", "text", "recording", "table"}
     assert sum(document.modality_shares.values()) == pytest.approx(1)

@@ -42,4 +42,4 @@ def test_the_epochs_of_a_run_are_those_of_all_candidates_and_of_the_chosen_in_ev
     keys = [member.sample.study_key for member in cohort.members]
     plan = draw_repeats(draw, 3, seed=1, study_keys=keys)
     arms = 3 * 2 * ((8 + 1) + (4 + 1))  # draws, folds, trainings of image and text
-    assert count_epochs(config, ["image", "text"], "image", plan) == 7 * (arms + 2 * 2 * (8 + 1))
+    assert count_epochs(config, ["image", "text"], "image", plan) == 7 * (arms + 3 * 2 * 2 * (8 + 1))

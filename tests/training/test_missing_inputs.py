@@ -50,3 +50,6 @@ def test_files_that_could_not_be_read_are_counted_by_what_is_wrong_with_them() -
     ]
     (said,) = left_out(cast(StudyIndex, SimpleNamespace(problems=problems)), (), "grade", synthetic=False)
     assert said.startswith("3 files could not be read (1 empty_file, 2 recording_unreadable): ")
+    problems = [problem("st", 6, "warning", "line_without_study")]
+    (said,) = left_out(cast(StudyIndex, SimpleNamespace(problems=problems)), (), "grade", synthetic=False)
+    assert said == "1 studies of the list have no image, note or recording, and were left out."

@@ -429,11 +429,10 @@ def test_a_dead_server_is_not_tried_again_at_every_fold(tmp_path: Path) -> None:
         assert attempts.call_count == 1  # the last chance, at the end
 
 
-def test_a_name_that_is_registered_already_gets_a_new_version(
-    tmp_path: Path, recorded: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts of a data base that was named without a place for them
+def test_a_name_that_is_registered_already_gets_a_new_version(tmp_path: Path, recorded: Path) -> None:
     settings = SETTINGS.model_copy(update={"uri": uri_of(recorded), "experiment": "twice"})
+    # Else MLflow puts the artifacts into the checkout.
+    MlflowClient(tracking_uri=uri_of(recorded)).create_experiment("twice", str(tmp_path / "kept"))
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.json").write_text("{}")
     for _ in range(2):
