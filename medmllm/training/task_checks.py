@@ -50,7 +50,6 @@ def check_survival_settings(config: TrainConfig, *, alone: bool) -> None:
         '[training] sampling = "balanced"': training.sampling != "shuffle",
         "[training] learning_curve": bool(training.learning_curve),
         '[training] search_score = "auroc"': bool(training.search) and training.search_score != "log_loss",
-        "[evaluation.subgroups] columns": bool(config.evaluation.subgroups.columns),
         '[evaluation] calibration = "isotonic"': alone and config.evaluation.calibration != "temperature",
     }
     for what, asked in wrong.items():
