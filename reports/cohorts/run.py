@@ -49,7 +49,7 @@ INNER = (
 REPEATED = (*CELLS, "training.repeats=5")
 """What a task is trained with to see it over five draws of the folds, as its stated baseline was."""
 
-VARIANTS = ("_cells", "_inner", "_tones", "_repeated")
+VARIANTS = ("_cells", "_inner", "_tones", "_repeated", "_measures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,14 @@ TONES = (
 )
 """What the stacks are trained with for the third time: tones counted beside cells, and images as they are."""
 
+IN_CELLS_TOO = (*INNER, SMALLER_FIELD, 'model.image_encoder="cells_measures"')
+MEASURES = {
+    "nodule_stacks": (*TONES, 'model.image_encoder="measures"', "model.image_width=32", "model.dropout=0.1"),
+    "lidc_spiculation": IN_CELLS_TOO,
+    "lidc_malignancy": IN_CELLS_TOO,
+}
+"""Task that was trained once more, with logarithms of volumes and surfaces above thresholds -> its changes."""
+
 
 def variants(plain: CohortTask) -> Iterator[CohortTask]:
     """Yield a task and its variants."""
@@ -119,6 +127,8 @@ def variants(plain: CohortTask) -> Iterator[CohortTask]:
         yield replace(plain, name=f"{plain.name}_repeated", changes=REPEATED)
     if plain.name == "nodule_stacks":
         yield replace(plain, name=f"{plain.name}_tones", changes=TONES)
+    if plain.name in MEASURES:
+        yield replace(plain, name=f"{plain.name}_measures", changes=MEASURES[plain.name])
 
 
 TASKS = tuple(task for plain in RESNETS for task in variants(plain))
