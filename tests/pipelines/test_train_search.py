@@ -44,6 +44,7 @@ def test_what_was_tried_and_chosen_stands_in_every_result(searched: Trained) -> 
     report = (searched.run / "report.html").read_text()
     assert "What was chosen in each fold" in report
     assert report.count("fusion_width = 4, image_width = 2") == 1
+    assert "<dd>fusion_width, image_width: each fold has what it chose" in report
     assert list((searched.run / "mlflow_artifacts").glob("*/artifacts/search.csv"))
     with sqlite3.connect(searched.run / "mlflow.db") as base:
         told = base.execute("select value from params where key = 'chosen.fusion_width'").fetchall()
