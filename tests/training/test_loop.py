@@ -1,4 +1,6 @@
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +20,7 @@ from medmllm.training.batches import augment, batches
 from medmllm.training.loop import Fit, fit, predict_logits
 from medmllm.training.losses import make_loss
 from medmllm.training.machine import Machine
+from medmllm.training.processes import ALONE, Crew
 from medmllm.training_config import TrainingSettings
 from tests.models.small import CONTRACT, SIZE, a_member, a_sample, contract_of, task_with
 
@@ -202,6 +205,23 @@ def test_training_that_never_has_a_finite_loss_says_so() -> None:
     with pytest.raises(MedmllmError, match=r"none of 2 epochs .*learning_rate") as caught:
         train(member, epochs=5, patience=2)
     assert caught.value.code == "diverged"
+
+
+def test_a_training_that_diverges_leaves_no_other_process_in_its_midst(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[str] = []
+
+    @contextmanager
+    def crew(*_: object) -> Iterator[Crew]:
+        yield ALONE
+        left.append("together")  # an error within ends all of them
+
+    monkeypatch.setattr(loop, "crew_of", crew)
+    member = a_member()
+    with torch.no_grad():
+        member.network.fusion.out.bias.fill_(math.nan)
+    with pytest.raises(MedmllmError, match="diverged"):
+        train(member, epochs=2)
+    assert left == ["together"]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
