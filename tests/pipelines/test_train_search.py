@@ -112,8 +112,15 @@ def test_a_candidate_that_cannot_be_trained_stops_before_a_study_is_read(
 
 def test_times_to_an_event_are_searched_by_their_likelihood_and_by_nothing_else(tmp_path: Path) -> None:
     labels = write_survival_cohort(tmp_path / "data", patients=100)
-    changes = ('training.arms=["text"]', "task.intervals=3", "training.tuning_fraction=0.4", "training.epochs=14", "training.batch_size=16",
-               "model.text_batch_norm=true", "training.search.learning_rate=[1e-7, 1e-2]")  # fmt: skip
+    changes = (
+        'training.arms=["text"]',
+        "task.intervals=3",
+        "training.tuning_fraction=0.4",
+        "training.epochs=14",
+        "training.batch_size=16",
+        "model.text_batch_norm=true",
+        "training.search.learning_rate=[1e-7, 1e-2]",
+    )
     timed = (*UNTRACKED, *SURVIVAL, *(word for one in changes for word in ("--set", one)))
     outcome = train(tmp_path / "data" / "studies", labels, tmp_path / "run", *timed)
     assert outcome.code == 0, outcome.said
