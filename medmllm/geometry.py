@@ -122,9 +122,8 @@ def slice_gap(positions: FloatArray, normal: FloatArray, *, tolerance: float = 0
 def _rounding_mm(positions: FloatArray, gap: float) -> float:
     """Return how far rounding may have moved positions against each other: some are written with one decimal."""
     tenths = 10 * positions
-    if np.abs(tenths - np.round(tenths)).max() > 1e-6:
-        return ROUNDING_MM
-    return max(min(ROUNDING_OF_TENTHS_MM, MOST_ROUNDING * gap), ROUNDING_MM)
+    written_in_tenths = np.abs(tenths - np.round(tenths)).max() <= 1e-6
+    return min(ROUNDING_OF_TENTHS_MM if written_in_tenths else ROUNDING_MM, MOST_ROUNDING * gap)
 
 
 def slice_step(positions: FloatArray, normal: FloatArray, *, tolerance: float = 0.01) -> FloatArray:

@@ -73,6 +73,7 @@ def test_positions_rounded_to_one_decimal_still_make_a_regular_stack(gap: float)
         (0, 2, 4.12, 6.12),  # and two decimals are rounded to hundredths
         (0, 0.3, 0.6, 1.0),  # a third of the gap might be more than rounding
         (0, 0.1, 0.2, 0.4),  # here a slice is missing
+        (0, 0.01, 0.02, 0.04),  # and here, of a specimen
     ],
 )
 def test_more_than_rounding_is_uneven(places: tuple[float, ...]) -> None:
