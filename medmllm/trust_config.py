@@ -80,7 +80,7 @@ class SubgroupSettings(Document):
     )
     fewest_patients: PositiveInt = Field(
         description="a group with fewer is named and not shown; nor is its sensitivity with fewer positive patients, "
-        "its specificity with fewer negative ones"
+        "its specificity with fewer negative ones, its AUROC with fewer of either, or of any of more classes"
     )
 
     @field_validator("bands")

@@ -63,7 +63,7 @@ class SubgroupDocument(Document):
     gaps: tuple[GapDocument, ...]
     too_small: dict[str, int] = Field(description="groups that are not shown -> their patients")
     too_few: dict[str, tuple[str, ...]] = Field(
-        default={}, description="metric -> groups shown without it, for too few patients of the class it is a share of"
+        default={}, description="metric -> groups shown without it, for too few patients of a class that it rests on"
     )
     unknown: int = Field(ge=0, description="studies whose cell is empty")
 

@@ -9,8 +9,8 @@ repeats of the cross-validation each is the mean over them, and so is a gap.
 
 A gap is the difference between the two groups that lie furthest apart on the cohort: with more than two groups they
 are chosen after the fact, so the interval is somewhat hopeful of a gap. Groups with few patients are named, not shown;
-nor is a group's sensitivity or specificity where few of its patients are of the class that it is a share of: of one
-patient every resample says the same, and the interval would have no width.
+nor is a group's AUROC, sensitivity or specificity where few of its patients are of a class that it rests on: of one
+patient every resample says the same, the interval would have no width, and the gap would be that patient's.
 Equal opportunity (true-positive rates): Hardt et al., NeurIPS 2016. Calibration in the large by group: Van Calster et
 al., J Clin Epidemiol 2016.
 """
@@ -43,7 +43,7 @@ GAPS = {
 }
 """Gap -> the metric whose largest difference between groups it is."""
 
-RESTS_ON = {"sensitivity": 1, "specificity": 0}
+RESTS_ON = {"sensitivity": (1,), "specificity": (0,)}
 """Metric of a binary target -> the class that it is a share of."""
 
 
@@ -76,7 +76,7 @@ class Subgroups:
     groups: tuple[Group, ...]
     gaps: tuple[Gap, ...]  # of metrics that two groups have at least
     too_small: Mapping[str, int]  # group -> its patients
-    too_few: Mapping[str, tuple[str, ...]]  # metric of RESTS_ON -> groups shown without it
+    too_few: Mapping[str, tuple[str, ...]]  # metric -> groups shown without it
     unknown: int  # studies without a group
 
 
@@ -104,8 +104,8 @@ def evaluate_groups(
         names: All groups in the order of the report; None: those of the studies, by their names.
         targets: Class index of each study; shape (studies,).
         patients: Patient of each study.
-        fewest_patients: A group with fewer is named, not measured; nor is a metric of RESTS_ON in a group with fewer
-            of its class.
+        fewest_patients: A group with fewer is named, not measured; nor is a metric in a group with fewer of a class
+            that it rests on.
         confidence: Level of the intervals.
         samples: Number of bootstrap resamples of patients.
         seed: Of the resamples.
@@ -122,11 +122,17 @@ def evaluate_groups(
     inside = {name: np.array([group == name for group in groups]) for name in shown}
     measures = {name: _mean_over((arm, *more), targets, inside[name], ordered=ordered) for name in shown}
     metrics = list(measures[shown[0]]) if shown else []
-    owner = np.array(patients)
+    owner, classes = np.array(patients), arm.probabilities.shape[1]
+    of_class = {
+        name: [len(set(owner[inside[name] & (targets == label)])) for label in range(classes)] for name in shown
+    }
     too_few = {
-        metric: tuple(name for name in shown if len(set(owner[inside[name] & (targets == label)])) < fewest_patients)
-        for metric, label in RESTS_ON.items()
-        if metric in metrics
+        metric: tuple(
+            name
+            for name in shown
+            if any(of_class[name][label] < fewest_patients for label in rests_on(metric, classes, ordered=ordered))
+        )
+        for metric in metrics
     }
     measured = {
         f"{metric} {name}": _undefined if name in too_few.get(metric, ()) else measure
@@ -134,7 +140,6 @@ def evaluate_groups(
         for metric, measure in own.items()
     }
     drawn = resample(measured, targets=targets, patients=patients, samples=samples, seed=seed)
-    classes = arm.probabilities.shape[1]
     return Subgroups(
         column=column,
         groups=tuple(
@@ -155,6 +160,22 @@ def evaluate_groups(
         too_few={metric: names for metric, names in too_few.items() if names},
         unknown=sum(group is None for group in groups),
     )
+
+
+def rests_on(metric: str, classes: int, *, ordered: bool) -> tuple[int, ...]:
+    """Return the classes of each of which a group needs enough patients; none where all its studies count alike.
+
+    Args:
+        metric: Of `group_measures`.
+        classes: Number of classes.
+        ordered: They stand in an order: each cut has the lowest class on one side and the highest on the other.
+
+    >>> rests_on("auroc", 2, ordered=False), rests_on("auroc", 5, ordered=True), rests_on("ece", 2, ordered=False)
+    ((0, 1), (0, 4), ())
+    """
+    if metric == "auroc":
+        return (0, classes - 1) if ordered else tuple(range(classes))
+    return RESTS_ON.get(metric, ())
 
 
 def _mean_over(

@@ -14,7 +14,7 @@ import numpy as np
 from medmllm.config import TrainConfig
 from medmllm.errors import ConfigError
 from medmllm.evaluation.cohort import OutOfFold, measures_of
-from medmllm.evaluation.fairness import GAPS, RESTS_ON, group_measures
+from medmllm.evaluation.fairness import GAPS, group_measures, rests_on
 from medmllm.evaluation.survival import OVERALL
 from medmllm.model_documents import Task
 from medmllm.records import UNKNOWN, ArmEvaluation, Study, Target
@@ -105,21 +105,44 @@ def check_gaps(
         for gap in rules_of(config.policy, part.target).gap
     ]
     for (gap, place, part), (column, of) in product(rules, groups.items()):
-        asked = RESTS_ON.get(GAPS[gap])
-        owners: dict[str, set[str]] = {group: set() for group in of.values() if group is not None}
-        for study in studies:
-            group, label = of[study.study_key], labels[study.study_key]
-            own = label[place] if isinstance(label, tuple) else label
-            if group is not None and (own != UNKNOWN if asked is None else own == asked):
-                owners[group].add(study.patient_key)
-        large = sum(len(own) >= fewest for own in owners.values())
+        asked = rests_on(GAPS[gap], len(part.classes), ordered=part.ordered)
+        sizes = _sizes(of, studies, labels, place, asked)
+        large = sum(min(own) >= fewest for own in sizes)
         if large < 2:
-            whose = "" if asked is None else f" of class {part.classes[asked]!r}"
+            whose = " and".join(f" of class {part.classes[label]!r}" for label in asked)
+            of_target = f" of {part.target}" if task.parts else ""
             raise ConfigError(
-                f"[policy.gap] {gap} compares groups of {column!r}, and {large} of its {len(owners)} have {fewest} "
-                f"patients{whose} or more: take the column out of [evaluation.subgroups] columns, lower its "
+                f"[policy.gap] {gap}{of_target} compares groups of {column!r}, and {large} of its {len(sizes)} have "
+                f"{fewest} patients{whose} or more: take the column out of [evaluation.subgroups] columns, lower its "
                 "fewest_patients, or take the rule out"
             )
+
+
+def _sizes(
+    of: Mapping[str, str | None],
+    studies: Sequence[Study],
+    labels: Mapping[str, Target],
+    place: int,
+    asked: Sequence[int],
+) -> list[list[int]]:
+    """Return the patients of each group: of each class that is asked for, or with any where none is.
+
+    Args:
+        of: study_key -> group.
+        studies: The labelled ones.
+        labels: study_key -> class index, or one per target.
+        place: Number of the target among several; only studies where it is known count.
+        asked: Classes.
+    """
+    truth = {key: own[place] if isinstance(own, tuple) else own for key, own in labels.items()}
+    known = [(study, of[study.study_key]) for study in studies if truth[study.study_key] != UNKNOWN]
+    return [
+        [
+            len({s.patient_key for s, own in known if own == group and label in (None, truth[s.study_key])})
+            for label in asked or (None,)
+        ]
+        for group in dict.fromkeys(group for group in of.values() if group is not None)
+    ]
 
 
 def _measured(task: Task) -> tuple[Sequence[str], Sequence[str]]:

@@ -120,12 +120,15 @@ def test_a_share_of_a_class_with_few_patients_in_a_group_is_not_measured_has_no_
     last = found.groups[-1]
     assert (last.name, last.metrics["sensitivity"].estimate, last.metrics["sensitivity"].low) == ("X", None, None)
     assert last.metrics["specificity"].estimate is not None
-    assert found.too_few == {"sensitivity": ("X",)}
+    assert last.metrics["auroc"].estimate is None
+    assert found.too_few == {"auroc": ("X",), "sensitivity": ("X",)}
     own = gap(found, "true_positive_rate_gap")
     assert {own.highest, own.lowest} == {"F", "M"}
-    assert list(gap_remarks(found, arm="fused", confidence=0.95))[-1] == (
-        "Groups of sex with too few patients of a class to measure sensitivity: X."
-    )
+    of_auroc = gap(found, "auroc_gap")
+    assert {of_auroc.highest, of_auroc.lowest} == {"F", "M"}
+    assert list(gap_remarks(found, arm="fused", confidence=0.95))[-2:] == [
+        f"Groups of sex with too few patients of a class to measure {name}: X." for name in ("auroc", "sensitivity")
+    ]
     enough = evaluate(FAIR, groups, fewest_patients=6)
     assert (enough.too_few, enough.groups[-1].metrics["sensitivity"].estimate is None) == ({}, False)
 
@@ -135,8 +138,21 @@ def test_studies_of_one_patient_are_one_patient_of_a_class() -> None:
         "pt-same" if target and sex == "F" else own for target, sex, own in zip(TARGETS, SEX, PATIENTS, strict=True)
     ]
     found = evaluate(FAIR, patients=patients, fewest_patients=2)  # 30 positive studies of women, of one patient
-    assert found.too_few == {"sensitivity": ("F",)}
+    assert found.too_few == {"auroc": ("F",), "sensitivity": ("F",)}
     assert "true_positive_rate_gap" not in [own.name for own in found.gaps]
+
+
+@pytest.mark.parametrize(("ordered", "label", "counts"), [(False, 1, True), (True, 1, False), (True, 2, True)])
+def test_an_auroc_of_more_classes_rests_on_all_of_them_and_of_grades_on_the_lowest_and_highest(
+    ordered: bool, label: int, counts: bool
+) -> None:
+    targets = np.arange(N) % 3
+    few = np.flatnonzero((targets == label) & FEMALE)[3:]
+    targets[few] = (label + 1) % 2  # of the women three or fewer patients are left of the class
+    logits = RNG.normal(size=(N, 3)) + 2.0 * np.eye(3)[targets]
+    found = evaluate(OutOfFold("fused", to_probabilities(logits), logits, targets), targets=targets, ordered=ordered)
+    assert found.too_few == ({"auroc": ("F",)} if counts else {})
+    assert ("auroc_gap" in [own.name for own in found.gaps]) is not counts
 
 
 def test_a_group_with_one_class_has_no_auroc_and_does_not_spoil_the_others() -> None:

@@ -14,7 +14,7 @@ from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.evaluation.ordinal import ordinal_measures
 from medmllm.evaluation.survival import SurvivalOutOfFold, survival_measures
 from medmllm.model_documents import Task
-from medmllm.records import ArmEvaluation, Metric, Study
+from medmllm.records import UNKNOWN, ArmEvaluation, Metric, Study
 from medmllm.training.policy import check_gaps, check_policy, check_rules, judge, rules_of, unmet
 from medmllm.trust_config import RANGES, GapName, MetricName, PolicySettings
 from medmllm.trust_documents import (
@@ -214,9 +214,26 @@ def test_a_gap_wants_two_groups_with_enough_patients_in_every_column() -> None:
     labels = {study.study_key: k % 2 for k, study in enumerate(studies)}  # each patient is of both classes
     check_gaps(asked, {"sex": fair}, studies, BINARY, labels)
     small = fair | {"st-6": None, "st-7": None}  # one patient of M is left, with two studies
-    with pytest.raises(ConfigError, match=r"groups of 'sex', and 1 of its 2 have 2 patients or more"):
+    with pytest.raises(ConfigError, match=r"and 1 of its 2 have 2 patients of class 'no' and of class 'yes' or more"):
         check_gaps(asked, {"sex": small}, studies, BINARY, labels)
+    calibration = asked.model_copy(update={"policy": policy(gap={"calibration_gap": 0.1})})
+    with pytest.raises(ConfigError, match=r"groups of 'sex', and 1 of its 2 have 2 patients or more"):
+        check_gaps(calibration, {"sex": small}, studies, BINARY, labels)
     check_gaps(load_config(TrainConfig, "train"), {"sex": small}, studies, BINARY, labels)
+
+
+def test_a_gap_of_one_of_several_targets_counts_the_patients_of_whom_that_target_is_known() -> None:
+    groups = ['evaluation.subgroups.columns=["sex"]', "evaluation.subgroups.fewest_patients=2"]
+    asked = load_config(TrainConfig, "train", overrides=groups)
+    studies = [Study(f"st-{k}", f"pt-{k}", "folder") for k in range(8)]
+    sexes: dict[str, str | None] = {study.study_key: "FFFFMMMM"[k] for k, study in enumerate(studies)}
+    several = Task.of_several((BINARY, Task.of("y", ("not y", "y"))))
+    known = {study.study_key: (k % 2, UNKNOWN if k > 4 else k % 2) for k, study in enumerate(studies)}
+    for gap in ("auroc_gap", "calibration_gap"):
+        of_x, of_all = (asked.model_copy(update={"policy": policy(gap={name: 0.1})}) for name in (f"{gap}[x]", gap))
+        check_gaps(of_x, {"sex": sexes}, studies, several, known)
+        with pytest.raises(ConfigError, match=rf"{gap} of y compares groups of 'sex', and 1 of its 2 have 2 patients"):
+            check_gaps(of_all, {"sex": sexes}, studies, several, known)
 
 
 @pytest.mark.parametrize(("gap", "label"), [("true_positive_rate_gap", 1), ("true_negative_rate_gap", 0)])
@@ -235,7 +252,9 @@ def test_a_gap_in_a_share_of_a_class_wants_two_groups_with_enough_patients_of_th
     even = {study.study_key: k % 2 for k, study in enumerate(studies)}
     check_gaps(asked, {"sex": sexes}, studies, BINARY, even)
     one = even | dict.fromkeys(("st-4", "st-5", "st-6"), 1 - label) | {"st-7": label}
-    message = rf"{gap} compares groups of 'sex', and 1 of its 2 have 2 patients of class '{BINARY.classes[label]}'"
+    message = (
+        rf"{gap}( of x)? compares groups of 'sex', and 1 of its 2 have 2 patients of class '{BINARY.classes[label]}'"
+    )
     with pytest.raises(ConfigError, match=message):
         check_gaps(asked, {"sex": sexes}, studies, BINARY, one)
     several = Task.of_several((Task.of("y", ("not y", "y")), BINARY))
