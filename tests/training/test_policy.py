@@ -257,6 +257,9 @@ def test_a_gap_in_a_share_of_a_class_wants_two_groups_with_enough_patients_of_th
     )
     with pytest.raises(ConfigError, match=message):
         check_gaps(asked, {"sex": sexes}, studies, BINARY, one)
+    of_auroc = asked.model_copy(update={"policy": policy(gap={"auroc_gap": 0.1})})
+    with pytest.raises(ConfigError, match="1 of its 2 have 2 patients of class 'no' and of class 'yes'"):
+        check_gaps(of_auroc, {"sex": sexes}, studies, BINARY, one)
     several = Task.of_several((Task.of("y", ("not y", "y")), BINARY))
     sides = {key: (even[key], own) for key, own in one.items()}
     with pytest.raises(ConfigError, match=message):
