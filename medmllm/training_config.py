@@ -163,7 +163,7 @@ class TrainingSettings(Document):
     focal_gamma: float = Field(ge=0, description="how much focal loss spares studies that are already told; 0: nothing")
     class_weights: ClassWeights = Field(
         description="of the loss: alike; by inverse frequency; by the effective number of studies; or one weight per "
-        "class, in the order of the classes"
+        "class, in the order of the classes. Of a time to an event nothing is weighted"
     )
     target_weights: dict[str, PositiveFloat] = Field(
         description="of several targets: target -> what its loss counts in the mean over the targets; others count 1"

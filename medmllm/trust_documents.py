@@ -41,7 +41,7 @@ class GroupDocument(Document):
     name: str = Field(description="value of the column, or band")
     n: int = Field(ge=0, description="studies")
     patients: int = Field(ge=0)
-    class_counts: dict[str, int]
+    class_counts: dict[str, int] = Field(description="studies by class; of a time, with the event and censored")
     metrics: dict[str, EstimateDocument]
 
 
@@ -63,7 +63,9 @@ class SubgroupDocument(Document):
     gaps: tuple[GapDocument, ...]
     too_small: dict[str, int] = Field(description="groups that are not shown -> their patients")
     too_few: dict[str, tuple[str, ...]] = Field(
-        default={}, description="metric -> groups shown without it, for too few patients of a class that it rests on"
+        default={},
+        description="metric -> groups shown without it, for too few patients of a class that it rests on; of a time, "
+        "with the event or followed so long",
     )
     unknown: int = Field(ge=0, description="studies whose cell is empty")
 

@@ -13,11 +13,12 @@ import numpy as np
 
 from medmllm.config import TrainConfig
 from medmllm.errors import ConfigError
+from medmllm.evaluation import survival_fairness
 from medmllm.evaluation.cohort import OutOfFold, measures_of
 from medmllm.evaluation.fairness import GAPS, group_measures, rests_on
 from medmllm.evaluation.survival import OVERALL
 from medmllm.model_documents import Task
-from medmllm.records import UNKNOWN, ArmEvaluation, Study, Target
+from medmllm.records import UNKNOWN, ArmEvaluation, Study, Survival, Target
 from medmllm.training.groups import Groups
 from medmllm.trust_config import RANGES, PolicySettings
 from medmllm.trust_documents import ModalityUseDocument, RuleDocument, SubgroupDocument
@@ -93,7 +94,7 @@ def check_gaps(
         groups: As of `read_groups`.
         studies: The labelled ones.
         task: What is learnt of them.
-        labels: study_key -> class index, or one per target.
+        labels: study_key -> class index or time, or one per target.
 
     Raises:
         ConfigError: Names the column, and how many of its groups are large enough.
@@ -105,17 +106,26 @@ def check_gaps(
         for gap in rules_of(config.policy, part.target).gap
     ]
     for (gap, place, part), (column, of) in product(rules, groups.items()):
-        asked = rests_on(GAPS[gap], len(part.classes), ordered=part.ordered)
+        asked = _asked(gap, part)
         sizes = _sizes(of, studies, labels, place, asked)
         large = sum(min(own) >= fewest for own in sizes)
         if large < 2:
             whose = " and".join(f" of class {part.classes[label]!r}" for label in asked)
+            if part.survival is not None and asked:
+                whose = f" with {part.survival.event!r}"
             of_target = f" of {part.target}" if task.parts else ""
             raise ConfigError(
                 f"[policy.gap] {gap}{of_target} compares groups of {column!r}, and {large} of its {len(sizes)} have "
                 f"{fewest} patients{whose} or more: take the column out of [evaluation.subgroups] columns, lower its "
                 "fewest_patients, or take the rule out"
             )
+
+
+def _asked(gap: str, part: Task) -> tuple[int, ...]:
+    """Return the classes of each of which a group needs enough patients; of a time 1 is the event."""
+    if part.survival is not None:
+        return (1,) if gap == "c_index_gap" else ()
+    return rests_on(GAPS[gap], len(part.classes), ordered=part.ordered)
 
 
 def _sizes(
@@ -130,11 +140,12 @@ def _sizes(
     Args:
         of: study_key -> group.
         studies: The labelled ones.
-        labels: study_key -> class index, or one per target.
+        labels: study_key -> class index or time, or one per target.
         place: Number of the target among several; only studies where it is known count.
-        asked: Classes.
+        asked: Classes; of a time 1 is the event.
     """
-    truth = {key: own[place] if isinstance(own, tuple) else own for key, own in labels.items()}
+    each = {key: own[place] if isinstance(own, tuple) else own for key, own in labels.items()}
+    truth = {key: int(own.event) if isinstance(own, Survival) else own for key, own in each.items()}
     known = [(study, of[study.study_key]) for study in studies if truth[study.study_key] != UNKNOWN]
     return [
         [
@@ -151,7 +162,7 @@ def _measured(task: Task) -> tuple[Sequence[str], Sequence[str]]:
     They are asked of an arm that says nothing, so that what is measured is listed in one place only.
     """
     if task.survival is not None:
-        return OVERALL, ()
+        return OVERALL, survival_fairness.GAPS
     count, ordered = len(task.classes), task.kind == "ordinal"
     each, logits = np.arange(count), np.zeros((count, count))
     arm = OutOfFold("none", np.full((count, count), 1 / count), logits[0] if count == 2 else logits, each)
