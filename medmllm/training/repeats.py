@@ -64,7 +64,7 @@ def repeat_remarks(plan: SplitPlan, task: Task) -> tuple[str, ...]:
     if not plan.more:
         return ()
     alone = task.survival is not None
-    means = f"Metrics, differences, {'' if timed else 'figures, '}groups of patients and use of modalities"
+    means = f"Metrics, differences, {'' if alone else 'figures, '}groups of patients and use of modalities"
     first = [] if alone else ["conformal sets", "DeLong's test"]
     first += [] if task.timed is None else ["calibration by quarters", "the curves of the risk groups"]
     said = ", ".join(first[:-1]) + f" and {first[-1]}"

@@ -127,7 +127,7 @@ def test_a_share_of_a_class_with_few_patients_in_a_group_is_not_measured_has_no_
     of_auroc = gap(found, "auroc_gap")
     assert {of_auroc.highest, of_auroc.lowest} == {"F", "M"}
     assert list(gap_remarks(found, arm="fused", confidence=0.95))[-2:] == [
-        f"Groups of sex with too few patients of a class to measure {name}: X." for name in ("auroc", "sensitivity")
+        f"Groups of sex with too few patients of a class to measure {name}: X." for name in ("AUROC", "sensitivity")
     ]
     enough = evaluate(FAIR, groups, fewest_patients=6)
     assert (enough.too_few, enough.groups[-1].metrics["sensitivity"].estimate is None) == ({}, False)
