@@ -9,8 +9,8 @@ event: see `survival_fairness`. Of several repeats of the cross-validation each 
 
 A gap is the difference between the two groups that lie furthest apart on the cohort: with more than two groups they
 are chosen after the fact, so the interval is somewhat hopeful of a gap. Groups with few patients are named, not shown;
-nor is a group's AUROC, sensitivity or specificity where few of its patients are of a class that it rests on: of one
-patient every resample says the same, the interval would have no width, and the gap would be that patient's.
+nor is a group's AUROC, sensitivity or specificity where few of its patients are of a class that it is told of: of one
+patient every resample says the same, and the interval would leave out how much hangs on that one.
 Equal opportunity (true-positive rates): Hardt et al., NeurIPS 2016. Calibration in the large by group: Van Calster et
 al., J Clin Epidemiol 2016.
 """
@@ -44,8 +44,18 @@ GAPS = {
 }
 """Gap -> the metric whose largest difference between groups it is."""
 
-RESTS_ON = {"sensitivity": (1,), "specificity": (0,)}
-"""Metric of a binary target -> the class that it is a share of."""
+
+def rests_on(metric: str, classes: int, *, ordered: bool) -> tuple[int, ...]:
+    """Return the classes that a group must have enough patients of for a metric to be measured in it.
+
+    The AUROC of ordered classes is of cuts, whose sides lack patients only where the lowest or the highest class does.
+
+    >>> rests_on("sensitivity", 2, ordered=False), rests_on("auroc", 3, ordered=False)
+    ((1,), (0, 1, 2))
+    """
+    if metric == "auroc":
+        return (0, classes - 1) if ordered else tuple(range(classes))
+    return {"sensitivity": (1,), "specificity": (0,)}.get(metric, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +126,7 @@ def evaluate_groups(
         targets: Class index of each study; shape (studies,).
         patients: Patient of each study.
         fewest_patients: A group with fewer is named, not measured; nor is a metric in a group with fewer of a class
-            that it rests on.
+            that it `rests_on`.
         confidence: Level of the intervals.
         samples: Number of bootstrap resamples of patients.
         seed: Of the resamples.
@@ -130,12 +140,8 @@ def evaluate_groups(
 
     def measured_in(inside: BoolArray) -> Measured:
         measures = _mean_over((arm, *more), targets, inside, ordered=ordered)
-        of_class = [len(set(owner[inside & (targets == label)])) for label in range(classes)]
-        lacking = [
-            metric
-            for metric in measures
-            if any(of_class[label] < fewest_patients for label in rests_on(metric, classes, ordered=ordered))
-        ]
+        few = {k for k in range(classes) if len(set(owner[inside & (targets == k)])) < fewest_patients}
+        lacking = [metric for metric in measures if few & set(rests_on(metric, classes, ordered=ordered))]
         return Measured(measures, lacking, tuple(np.bincount(targets[inside], minlength=classes).tolist()))
 
     return compare_groups(
@@ -219,22 +225,6 @@ def compare_groups(
         too_few={metric: lacking for metric, lacking in too_few.items() if lacking},
         unknown=sum(group is None for group in groups),
     )
-
-
-def rests_on(metric: str, classes: int, *, ordered: bool) -> tuple[int, ...]:
-    """Return the classes of each of which a group needs enough patients; none where all its studies count alike.
-
-    Args:
-        metric: Of `group_measures`.
-        classes: Number of classes.
-        ordered: They stand in an order: each cut has the lowest class on one side and the highest on the other.
-
-    >>> rests_on("auroc", 2, ordered=False), rests_on("auroc", 5, ordered=True), rests_on("ece", 2, ordered=False)
-    ((0, 1), (0, 4), ())
-    """
-    if metric == "auroc":
-        return (0, classes - 1) if ordered else tuple(range(classes))
-    return RESTS_ON.get(metric, ())
 
 
 def _mean_over(

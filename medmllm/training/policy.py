@@ -6,6 +6,7 @@ A number that is not defined, or was not measured, meets no rule. What cannot be
 this task and these groups, and a bound outside of what its metric can be, are refused before the training.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
@@ -106,54 +107,33 @@ def check_gaps(
         for gap in rules_of(config.policy, part.target).gap
     ]
     for (gap, place, part), (column, of) in product(rules, groups.items()):
-        asked = _asked(gap, part)
-        sizes = _sizes(of, studies, labels, place, asked)
-        large = sum(min(own) >= fewest for own in sizes)
+        asked = _asked_of(gap, part)
+        names = {group for group in of.values() if group is not None}
+        owners: dict[tuple[str, int], set[str]] = defaultdict(set)
+        for study in studies:
+            group, label = of[study.study_key], labels[study.study_key]
+            own = label[place] if isinstance(label, tuple) else label
+            own = int(own.event) if isinstance(own, Survival) else own
+            if group is not None and own != UNKNOWN:
+                owners[group, own if asked else UNKNOWN].add(study.patient_key)
+        large = sum(all(len(owners[name, own]) >= fewest for own in asked or (UNKNOWN,)) for name in names)
         if large < 2:
-            whose = " and".join(f" of class {part.classes[label]!r}" for label in asked)
+            whose = f" of class {' and of class '.join(repr(part.classes[own]) for own in asked)}" if asked else ""
             if part.survival is not None and asked:
                 whose = f" with {part.survival.event!r}"
             of_target = f" of {part.target}" if task.parts else ""
             raise ConfigError(
-                f"[policy.gap] {gap}{of_target} compares groups of {column!r}, and {large} of its {len(sizes)} have "
+                f"[policy.gap] {gap}{of_target} compares groups of {column!r}, and {large} of its {len(names)} have "
                 f"{fewest} patients{whose} or more: take the column out of [evaluation.subgroups] columns, lower its "
                 "fewest_patients, or take the rule out"
             )
 
 
-def _asked(gap: str, part: Task) -> tuple[int, ...]:
-    """Return the classes of each of which a group needs enough patients; of a time 1 is the event."""
+def _asked_of(gap: str, part: Task) -> tuple[int, ...]:
+    """Return the classes that a group must have enough patients of, 1 being the event of a time; none: any will do."""
     if part.survival is not None:
         return (1,) if gap == "c_index_gap" else ()
     return rests_on(GAPS[gap], len(part.classes), ordered=part.ordered)
-
-
-def _sizes(
-    of: Mapping[str, str | None],
-    studies: Sequence[Study],
-    labels: Mapping[str, Target],
-    place: int,
-    asked: Sequence[int],
-) -> list[list[int]]:
-    """Return the patients of each group: of each class that is asked for, or with any where none is.
-
-    Args:
-        of: study_key -> group.
-        studies: The labelled ones.
-        labels: study_key -> class index or time, or one per target.
-        place: Number of the target among several; only studies where it is known count.
-        asked: Classes; of a time 1 is the event.
-    """
-    each = {key: own[place] if isinstance(own, tuple) else own for key, own in labels.items()}
-    truth = {key: int(own.event) if isinstance(own, Survival) else own for key, own in each.items()}
-    known = [(study, of[study.study_key]) for study in studies if truth[study.study_key] != UNKNOWN]
-    return [
-        [
-            len({s.patient_key for s, own in known if own == group and label in (None, truth[s.study_key])})
-            for label in asked or (None,)
-        ]
-        for group in dict.fromkeys(group for group in of.values() if group is not None)
-    ]
 
 
 def _measured(task: Task) -> tuple[Sequence[str], Sequence[str]]:

@@ -213,7 +213,7 @@ def test_groups_stand_in_tables_with_their_gaps_and_small_ones_are_named(tmp_pat
     gaps = next(t.line for t in page.all("table") if "lie furthest apart" in t.text)
     assert "auroc gap site <A> B 0.222 (0.111 to 0.333)" in gaps
     assert "site, not shown for too few patients: C (3)" in page.text
-    assert "site, AUROC not measured for too few patients of a class that it rests on: B, D" in page.text
+    assert "site, AUROC not measured for too few patients of its class: B, D" in page.text
     assert "site of 2 studies is not known" in page.text
     assert "Groups of patients" not in report(tmp_path).text
 
