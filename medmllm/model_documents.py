@@ -176,8 +176,8 @@ class ModelSettings(Document):
 
     image_encoder: str = Field(
         description="resnet10, resnet18, resnet34, resnet50, densenet121, densenet169, efficientnet_b0 or swin_unetr "
-        "(MONAI, 3D), cells: linear in the means of 8 x 8 x 8 cells, or "
-        "cells_tones: also in the logarithms of how many voxels have which tone"
+        "(MONAI, 3D); linear in what is read off: cells in means of 8 x 8 x 8 cells, cells_tones also in logarithms of "
+        "voxels per tone, measures in those of volumes and surfaces above thresholds, cells_measures in both"
     )
     image_width: PositiveInt = Field(
         description="channels of the first stage; the usual ResNet and DenseNet have 64, EfficientNet-B0 32 (multiples "
@@ -201,7 +201,7 @@ class ModelSettings(Document):
     dropout: float = Field(
         ge=0,
         lt=1,
-        description="of the fused classifier and 'tiny'; of blocks in efficientnet_b0, swin_unetr; of inputs in cells",
+        description="of the fused classifier and 'tiny'; blocks of efficientnet_b0 and swin_unetr; inputs of cells",
     )
     modality_dropout: float = Field(
         ge=0,

@@ -163,7 +163,7 @@ class TrainingSettings(Document):
     focal_gamma: float = Field(ge=0, description="how much focal loss spares studies that are already told; 0: nothing")
     class_weights: ClassWeights = Field(
         description="of the loss: alike; by inverse frequency; by the effective number of studies; or one weight per "
-        "class, in the order of the classes"
+        "class, in the order of the classes. Of a time to an event nothing is weighted"
     )
     target_weights: dict[str, PositiveFloat] = Field(
         description="of several targets: target -> what its loss counts in the mean over the targets; others count 1"
@@ -198,12 +198,7 @@ class TrainingSettings(Document):
 
     @field_validator("learning_curve")
     @classmethod
-    def _increases(cls, fractions: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
-        if fractions and info.data.get("inner_folds", 1) > 1:  # absent when it is itself wrong
-            # Networks of one fold would each draw other patients: together they would have seen more than the part.
-            raise ValueError("a curve is told of one network per fold: inner_folds 1, or an empty learning_curve")
-        if fractions and info.data.get("repeats", 1) > 1:
-            raise ValueError("a curve is told of one draw of the folds: repeats 1, or an empty learning_curve")
+    def _increases(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
         if any(second <= first for first, second in pairwise(fractions)):
             raise ValueError(f"each fraction must be larger than the one before it, got {list(fractions)}")
         return fractions

@@ -20,7 +20,10 @@ MetricName = Literal[
 ]  # fmt: skip
 MetricOfTarget = Annotated[str, Field(pattern=rf"^({'|'.join(get_args(MetricName))})\[.+\]$")]
 """A metric of one of several targets, e.g. auroc[spiculation>=3]."""
-GapName = Literal["auroc_gap", "true_positive_rate_gap", "true_negative_rate_gap", "accuracy_gap", "calibration_gap"]
+GapName = Literal[
+    "auroc_gap", "true_positive_rate_gap", "true_negative_rate_gap", "accuracy_gap", "calibration_gap", "c_index_gap",
+    "brier_gap",
+]  # fmt: skip
 GapOfTarget = Annotated[str, Field(pattern=rf"^({'|'.join(get_args(GapName))})\[.+\]$")]
 """A gap of one of several targets, e.g. accuracy_gap[region]."""
 
@@ -36,6 +39,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "mean_absolute_error": (0.0, math.inf),
     "log_loss": (0.0, math.inf),
     **dict.fromkeys(("auroc_gap", "true_positive_rate_gap", "true_negative_rate_gap", "accuracy_gap"), _SHARE),
+    **dict.fromkeys(("c_index_gap", "brier_gap"), _SHARE),
     "calibration_gap": (0.0, 2.0),  # between an excess of 1 and one of -1
 }
 """What each metric and gap can be, whatever the model."""
@@ -80,7 +84,7 @@ class SubgroupSettings(Document):
     )
     fewest_patients: PositiveInt = Field(
         description="a group with fewer is named and not shown; nor is its sensitivity with fewer positive patients, "
-        "its specificity with fewer negative ones"
+        "its specificity with fewer negative ones, its C-index with fewer that have the event"
     )
 
     @field_validator("bands")

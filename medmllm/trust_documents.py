@@ -41,7 +41,7 @@ class GroupDocument(Document):
     name: str = Field(description="value of the column, or band")
     n: int = Field(ge=0, description="studies")
     patients: int = Field(ge=0)
-    class_counts: dict[str, int]
+    class_counts: dict[str, int] = Field(description="studies by class; of a time, with the event and censored")
     metrics: dict[str, EstimateDocument]
 
 
@@ -63,7 +63,9 @@ class SubgroupDocument(Document):
     gaps: tuple[GapDocument, ...]
     too_small: dict[str, int] = Field(description="groups that are not shown -> their patients")
     too_few: dict[str, tuple[str, ...]] = Field(
-        default={}, description="metric -> groups shown without it, for too few patients of the class it is a share of"
+        default={},
+        description="metric -> groups shown without it, for too few patients of the class it is a share of; of a time, "
+        "with the event or followed so long",
     )
     unknown: int = Field(ge=0, description="studies whose cell is empty")
 
@@ -94,8 +96,10 @@ class LearningPointDocument(Document):
     """How well an arm does that learns from a part of each fold's training patients, out of fold."""
 
     fraction: float = Field(gt=0, le=1, description="of the training patients of each class; 1: the ordinary training")
-    training_patients: tuple[PositiveInt, ...] = Field(min_length=2, description="of each fold")
-    training_studies: tuple[PositiveInt, ...] = Field(min_length=2, description="of each fold")
+    training_patients: tuple[PositiveInt, ...] = Field(
+        min_length=2, description="of each fold, in each repeat; with inner folds of all networks of a fold together"
+    )
+    training_studies: tuple[PositiveInt, ...] = Field(min_length=2, description="of the same")
     auroc: EstimateDocument
     behind: EstimateDocument | None = Field(
         description="AUROC of the ordinary training minus this one, paired by patient; null for itself"

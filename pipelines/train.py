@@ -121,7 +121,7 @@ def run(
         named = {"target": task.target, "split_digest": plan.digest}
         tracked.log_params(flatten(without_paths(config).model_dump(mode="json")) | named)
         tracked.log_tags(named)
-        networks = len(arms) * len(plan.networks) + len(config.training.learning_curve) * len(plan.folds)
+        networks = (len(arms) + len(config.training.learning_curve)) * len(plan.networks)
         with progress_bar("Training fold models, epochs", networks * config.training.epochs) as more:
             done = cross_validate(
                 arms, cohort, plan, config, task, out=out, tracked=tracked, advance=more, resume=resume

@@ -4,8 +4,8 @@
 
 Groups share the resamples of patients, so a gap is paired where a patient is in two groups. Binary: auroc, sensitivity
 and specificity at the fold's operating point, ece, calibration_excess (events minus what the probabilities add up to,
-per study). More classes, ordered or not: auroc, accuracy, ece, calibration_excess (of the likeliest class). Of several
-repeats of the cross-validation each is the mean over them, and so is a gap.
+per study). More classes, ordered or not: auroc, accuracy, ece, calibration_excess (of the likeliest class). Times to an
+event: see `survival_fairness`. Of several repeats of the cross-validation each is the mean over them, and so is a gap.
 
 A gap is the difference between the two groups that lie furthest apart on the cohort: with more than two groups they
 are chosen after the fact, so the interval is somewhat hopeful of a gap. Groups with few patients are named, not shown;
@@ -16,7 +16,7 @@ al., J Clin Epidemiol 2016.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,7 @@ from medmllm.evaluation.discrimination import (
     weighted_accuracy,
     weighted_recall,
 )
+from medmllm.evaluation.remarks import NAMES
 from medmllm.evaluation.repeats import mean_measure
 from medmllm.evaluation.resampling import Interval, Measure, Resamples, resample
 from medmllm.records import FloatArray
@@ -63,6 +64,7 @@ class Gap:
     """The two groups that lie furthest apart in one metric."""
 
     name: str  # of GAPS
+    metric: str
     highest: str  # name of a group
     lowest: str
     difference: Interval  # highest minus lowest, on the same resamples
@@ -76,8 +78,17 @@ class Subgroups:
     groups: tuple[Group, ...]
     gaps: tuple[Gap, ...]  # of metrics that two groups have at least
     too_small: Mapping[str, int]  # group -> its patients
-    too_few: Mapping[str, tuple[str, ...]]  # metric of RESTS_ON -> groups shown without it
+    too_few: Mapping[str, tuple[str, ...]]  # metric -> groups shown without it
     unknown: int  # studies without a group
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """What is measured in one group."""
+
+    measures: Mapping[str, Measure]  # of the weights of all studies, in the order of the report
+    lacking: Collection[str]  # of these, what its patients are too few for
+    class_counts: tuple[int, ...]
 
 
 def evaluate_groups(
@@ -115,26 +126,78 @@ def evaluate_groups(
     Raises:
         EvaluationError: Not one group per study.
     """
+    owner, classes = np.array(patients), arm.probabilities.shape[1]
+
+    def measured_in(inside: BoolArray) -> Measured:
+        measures = _mean_over((arm, *more), targets, inside, ordered=ordered)
+        lacking = [
+            metric
+            for metric, label in RESTS_ON.items()
+            if metric in measures and len(set(owner[inside & (targets == label)])) < fewest_patients
+        ]
+        return Measured(measures, lacking, tuple(np.bincount(targets[inside], minlength=classes).tolist()))
+
+    return compare_groups(
+        groups,
+        measured_in,
+        GAPS,
+        column=column,
+        names=names,
+        strata=targets,
+        patients=patients,
+        fewest_patients=fewest_patients,
+        confidence=confidence,
+        samples=samples,
+        seed=seed,
+    )
+
+
+def compare_groups(
+    groups: Sequence[str | None],
+    measured_in: Callable[[BoolArray], Measured],
+    gaps: Mapping[str, str],
+    *,
+    column: str,
+    names: Sequence[str] | None,
+    strata: IntArray,
+    patients: Sequence[str],
+    fewest_patients: int,
+    confidence: float,
+    samples: int,
+    seed: int,
+) -> Subgroups:
+    """Return what is measured per group, and the largest gaps.
+
+    Args:
+        groups: Group of each study; None where it is not known.
+        measured_in: Which studies are of a group, shape (studies,) -> what is measured in it.
+        gaps: Gap -> its metric.
+        column: What the groups are of.
+        names: All groups in the order of the report; None: those of the studies, by their names.
+        strata: What every resample holds all of; shape (studies,).
+        patients: Patient of each study.
+        fewest_patients: Of a group that is shown.
+        confidence: Level of the intervals.
+        samples: Number of resamples.
+        seed: Of these.
+
+    Raises:
+        EvaluationError: Not one group per study.
+    """
     if len(groups) != len(patients):
         raise EvaluationError(f"{len(groups)} groups for {len(patients)} studies: one each, None where not known")
     owners = Counter(group for group, _ in set(zip(groups, patients, strict=True)) if group is not None)
     shown = [name for name in names or sorted(owners) if owners[name] >= fewest_patients]
     inside = {name: np.array([group == name for group in groups]) for name in shown}
-    measures = {name: _mean_over((arm, *more), targets, inside[name], ordered=ordered) for name in shown}
-    metrics = list(measures[shown[0]]) if shown else []
-    owner = np.array(patients)
-    too_few = {
-        metric: tuple(name for name in shown if len(set(owner[inside[name] & (targets == label)])) < fewest_patients)
-        for metric, label in RESTS_ON.items()
-        if metric in metrics
-    }
+    found = {name: measured_in(inside[name]) for name in shown}
+    metrics = list(found[shown[0]].measures) if shown else []
     measured = {
-        f"{metric} {name}": _undefined if name in too_few.get(metric, ()) else measure
-        for name, own in measures.items()
-        for metric, measure in own.items()
+        f"{metric} {name}": _undefined if metric in own.lacking else measure
+        for name, own in found.items()
+        for metric, measure in own.measures.items()
     }
-    drawn = resample(measured, targets=targets, patients=patients, samples=samples, seed=seed)
-    classes = arm.probabilities.shape[1]
+    drawn = resample(measured, targets=strata, patients=patients, samples=samples, seed=seed)
+    too_few = {metric: tuple(name for name in shown if metric in found[name].lacking) for metric in metrics}
     return Subgroups(
         column=column,
         groups=tuple(
@@ -142,7 +205,7 @@ def evaluate_groups(
                 name=name,
                 n=int(inside[name].sum()),
                 patients=owners[name],
-                class_counts=tuple(np.bincount(targets[inside[name]], minlength=classes).tolist()),
+                class_counts=found[name].class_counts,
                 metrics={
                     metric: drawn.interval(f"{metric} {name}", confidence, leans_upwards=metric in LEANS_UPWARDS)
                     for metric in metrics
@@ -150,9 +213,9 @@ def evaluate_groups(
             )
             for name in shown
         ),
-        gaps=tuple(_gaps(drawn, metrics, shown, confidence)),
+        gaps=tuple(_gaps(drawn, gaps, metrics, shown, confidence)),
         too_small={name: owners[name] for name in sorted(owners) if owners[name] < fewest_patients},
-        too_few={metric: names for metric, names in too_few.items() if names},
+        too_few={metric: lacking for metric, lacking in too_few.items() if lacking},
         unknown=sum(group is None for group in groups),
     )
 
@@ -196,13 +259,13 @@ def group_measures(arm: OutOfFold, targets: IntArray, inside: BoolArray, *, orde
             "auroc": auroc,
             "accuracy": lambda weights: weighted_accuracy(target, predicted, weights),
         }
-    return {name: _of_group(inside, measure) for name, measure in (found | calibration).items()}
+    return {name: of_group(inside, measure) for name, measure in (found | calibration).items()}
 
 
-def _of_group(inside: BoolArray, measure: Measure) -> Measure:
+def of_group(inside: BoolArray, measure: Measure) -> Measure:
     """Return a measure of all studies that looks at a group alone; NaN where none of its patients was drawn."""
 
-    def of_group(weights: FloatArray) -> FloatArray:
+    def measure_group(weights: FloatArray) -> FloatArray:
         own = weights[:, inside]
         drawn = own.sum(axis=1) > 0
         values = np.full(len(weights), np.nan)
@@ -210,15 +273,17 @@ def _of_group(inside: BoolArray, measure: Measure) -> Measure:
             values[drawn] = measure(own[drawn])
         return values
 
-    return of_group
+    return measure_group
 
 
 def _undefined(weights: FloatArray) -> FloatArray:
     return np.full(len(weights), np.nan)
 
 
-def _gaps(drawn: Resamples, metrics: Sequence[str], shown: Sequence[str], confidence: float) -> Iterator[Gap]:
-    for gap, metric in GAPS.items():
+def _gaps(
+    drawn: Resamples, gaps: Mapping[str, str], metrics: Sequence[str], shown: Sequence[str], confidence: float
+) -> Iterator[Gap]:
+    for gap, metric in gaps.items():
         values = {name: drawn.estimates.get(f"{metric} {name}", np.nan) for name in shown if metric in metrics}
         defined = {name: value for name, value in values.items() if not np.isnan(value)}
         if len(defined) < 2:
@@ -227,22 +292,23 @@ def _gaps(drawn: Resamples, metrics: Sequence[str], shown: Sequence[str], confid
         if highest == lowest:  # all alike
             highest, lowest = list(defined)[:2]
         difference = drawn.difference(f"{metric} {highest}", f"{metric} {lowest}", confidence)
-        yield Gap(gap, highest, lowest, difference)
+        yield Gap(gap, metric, highest, lowest, difference)
 
 
-def gap_remarks(found: Subgroups, *, arm: str, confidence: float) -> Iterator[str]:
+def gap_remarks(found: Subgroups, *, arm: str, confidence: float, few: str = "patients of a class") -> Iterator[str]:
     """Yield in plain words where groups differ beyond chance, and which have too few patients to tell.
 
     Args:
         found: One column's groups.
         arm: Whose.
         confidence: Level of the intervals.
+        few: What a group has too few of where a metric is not measured in it.
     """
     for gap in found.gaps:
         low, high = gap.difference.low, gap.difference.high
         if low is None or high is None or low <= 0:
             continue
-        metric = GAPS[gap.name].replace("_", " ")
+        metric = NAMES.get(gap.metric, gap.metric.replace("_", " "))
         yield (
             f"The {arm} model does not do alike for all groups of {found.column}: {metric} of {gap.highest} lies "
             f"{gap.difference.estimate:.3f} above that of {gap.lowest} ({100 * confidence:g} % interval {low:.3f} to "
@@ -251,4 +317,4 @@ def gap_remarks(found: Subgroups, *, arm: str, confidence: float) -> Iterator[st
     if found.too_small:
         yield f"Groups of {found.column} with too few patients to be shown: {', '.join(found.too_small)}."
     for metric, names in found.too_few.items():
-        yield f"Groups of {found.column} with too few patients of a class to measure {metric}: {', '.join(names)}."
+        yield f"Groups of {found.column} with too few {few} to measure {NAMES.get(metric, metric)}: {', '.join(names)}."

@@ -4,7 +4,8 @@
 
 All points share the same resamples of patients, so that what the whole training part adds is a paired difference. The
 training patients are not drawn again: the intervals tell how far the tested patients leave the numbers open, not how
-much another choice of training patients would change them.
+much another choice of training patients would change them. Of several repeats of the cross-validation each point is
+the mean over them, each with training patients of its own.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from medmllm.evaluation.cohort import auroc_measure
 from medmllm.evaluation.discrimination import IntArray
+from medmllm.evaluation.repeats import mean_measure
 from medmllm.evaluation.resampling import Interval, resample
 from medmllm.records import FloatArray
 
@@ -25,8 +27,8 @@ class LearningPoint:
 
 
 def learning_points(
-    smaller: Sequence[FloatArray],
-    whole: FloatArray,
+    smaller: Sequence[Sequence[FloatArray]],
+    whole: Sequence[FloatArray],
     *,
     targets: IntArray,
     patients: Sequence[str],
@@ -38,7 +40,7 @@ def learning_points(
     """Return one point per smaller training, in their order, and last that of the whole one.
 
     Args:
-        smaller: Probabilities out of fold of each smaller training; shape (studies, classes).
+        smaller: Of each smaller training the probabilities out of fold in each repeat; shape (studies, classes).
         whole: Those of the whole training.
         targets: Class index; shape (studies,).
         patients: Patient of each study.
@@ -48,7 +50,10 @@ def learning_points(
         ordered: The classes stand in an order, lowest first.
     """
     steps = [*smaller, whole]
-    measures = {str(k): auroc_measure(targets, step, ordered=ordered) for k, step in enumerate(steps)}
+    measures = {
+        str(k): mean_measure([auroc_measure(targets, own, ordered=ordered) for own in step])
+        for k, step in enumerate(steps)
+    }
     drawn = resample(measures, targets=targets, patients=patients, samples=samples, seed=seed)
     last = str(len(smaller))
     return tuple(LearningPoint(drawn.interval(k, confidence), drawn.difference(last, k, confidence)) for k in measures)

@@ -49,7 +49,7 @@ def remarks(evaluation: CohortEvaluation, *, confidence: float, samples: int) ->
 
 
 def _on_size(evaluation: CohortEvaluation) -> Iterator[str]:
-    timed = any(True for _ in _each(evaluation, "c_index"))
+    timed = _is_timed(evaluation)
     for name, patients in zip(evaluation.classes, evaluation.class_patients, strict=False):
         if patients < FEWEST_PATIENTS:
             yield (
@@ -147,7 +147,12 @@ def _on_estimates_outside(evaluation: CohortEvaluation, level: str) -> Iterator[
 def _on_resamples(evaluation: CohortEvaluation, samples: int) -> Iterator[str]:
     lacking = evaluation.resamples_lacking_a_class
     if lacking > NOTICEABLE_SKIPS * samples:
-        yield f"{lacking} of {samples} bootstrap resamples lacked a class and were left out: the intervals are rough."
+        what = "the event, or all censored studies," if _is_timed(evaluation) else "a class"
+        yield f"{lacking} of {samples} bootstrap resamples lacked {what} and were left out: the intervals are rough."
+
+
+def _is_timed(evaluation: CohortEvaluation) -> bool:
+    return any(True for _ in _each(evaluation, "c_index"))
 
 
 def _compared(evaluation: CohortEvaluation) -> Iterator[tuple[str, Metric]]:

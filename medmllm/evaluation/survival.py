@@ -161,13 +161,21 @@ def survival_measures(
         ),
     }
     for number, (name, horizon) in enumerate(horizons.items()):
-        found |= _at_horizon(followed, arm.event_free[:, number], horizon, name)
+        found |= horizon_measures(followed, arm.event_free[:, number], horizon, name)
     return found
 
 
-def _at_horizon(
+def horizon_measures(
     followed: Followed, event_free: FloatArray, horizon: float, name: str
 ) -> dict[tuple[str, str], Measure]:
+    """Return (metric, name) -> measure of weighted studies at one horizon.
+
+    Args:
+        followed: Time and event of each study.
+        event_free: Predicted probability of no event until then; shape (studies,).
+        horizon: The time.
+        name: Of the horizon.
+    """
     return {
         ("brier", name): lambda weights: weighted_brier(followed, event_free[:, None], np.array([horizon]), weights)[
             :, 0

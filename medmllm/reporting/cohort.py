@@ -101,7 +101,7 @@ def write_training_report(
             for number, (told, own) in enumerate(zip(evaluation.each, figures, strict=True), start=1)
         ),
         gains=tuple(_gains(evaluation)),
-        labels={name: label for name, (label, _) in METRICS.items()},
+        labels={name: label for name, (label, _) in METRICS.items()} | _labels_of_groups(evaluation),
     )
     write_page(path, "training.html.j2", synthetic=evaluation.synthetic or card.synthetic, page=page)
 
@@ -109,6 +109,12 @@ def write_training_report(
 def _part(told: TargetEvaluation, figures: TrainingFigures | None = None, number: str = "") -> TargetPart:
     differences = tuple((_describe(metric), metric) for metric in told.differences)
     return TargetPart(told, number, metric_lines(told), differences, figures)
+
+
+def _labels_of_groups(evaluation: EvaluationDocument) -> dict[str, str]:
+    """Return how metrics of groups are called, those of one horizon too: brier[365 days]."""
+    groups = [group for told in evaluation.each for found in told.subgroups for group in found.groups]
+    return {name: _label(name) for group in groups for name in group.metrics}
 
 
 def _gains(evaluation: EvaluationDocument) -> Iterator[str]:

@@ -136,7 +136,7 @@ def draw_figures(
         *_reliability(told.task, said, targets, patients, synthetic=synthetic),
     )
     decision = _decision(told.decision_curves, told.task.classes[-1])
-    drawn = TrainingFigures(curves, decision, _learning(told.learning_curve, confidence))
+    drawn = TrainingFigures(curves, decision, _learning(told.learning_curve, confidence, 1 + len(more)))
     return drawn.named(end)
 
 
@@ -231,7 +231,7 @@ def _decision(curves: Sequence[DecisionCurveDocument], event: str) -> TrainingFi
     )
 
 
-def _learning(curve: LearningCurveDocument | None, confidence: float) -> TrainingFigure | None:
+def _learning(curve: LearningCurveDocument | None, confidence: float, repeats: int) -> TrainingFigure | None:
     chart = learning_chart(curve)
     if curve is None or chart is None:
         return None
@@ -240,7 +240,8 @@ def _learning(curve: LearningCurveDocument | None, confidence: float) -> Trainin
         "learning_curve",
         f"AUROC of the {curve.arm} arm by training patients: {told}",
         f"AUROC of the {curve.arm} arm out of fold by the training patients of a fold, on average; bars "
-        f"{100 * confidence:g} % intervals, dashed: guessing",
+        f"{100 * confidence:g} % intervals, dashed: guessing"
+        + (f"; mean over {repeats} repeats" if repeats > 1 else ""),
         draw("learning", chart, path(tuple((mark.x, mark.y) for mark in chart.marks)), FRAME),
     )
 

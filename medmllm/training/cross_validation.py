@@ -54,6 +54,7 @@ class Draw:
 
     out_of_fold: OutOfFold | SeveralOutOfFold | SurvivalOutOfFold
     deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
+    smaller: tuple[SmallerTraining, ...] = ()  # of the main arm, where a learning curve is asked for
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +73,7 @@ class ArmResult:
     @property
     def draws(self) -> tuple[Draw, ...]:
         """All repeats, that of the package first."""
-        return (Draw(self.out_of_fold, self.deprived), *self.repeated)
+        return (Draw(self.out_of_fold, self.deprived, self.smaller), *self.repeated)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,9 +123,11 @@ def cross_validate(
         for arm in arms:
             folder = out / ("model" if arm == main_arm(arms) else f"model_{arm}")
             results[arm] = _train_arm(course, arm, arm_contract(contract, arm), plan.folds, folder, name=arm)
-        main = results[main_arm(arms)]
-        results[main.arm] = replace(main, smaller=_train_on_less(course, main, plan.folds))
-        return tuple(replace(arm, repeated=_train_again(course, arm, plan)) for arm in results.values())
+        main = main_arm(arms)
+        results[main] = replace(results[main], smaller=_train_on_less(course, results[main], plan.folds))
+        return tuple(
+            replace(arm, repeated=_train_again(course, arm, plan, less=arm.arm == main)) for arm in results.values()
+        )
 
 
 def _train_arm(
@@ -153,10 +156,13 @@ def _train_arm(
     return _assemble(arm, contract, tests, found, folder, course.task)
 
 
-def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) -> tuple[SmallerTraining, ...]:
+def _train_on_less(
+    course: Course, main: ArmResult, folds: Sequence[FoldSplit], repeat: str = ""
+) -> tuple[SmallerTraining, ...]:
     """Train the main arm on each part of the training patients that the learning curve asks for.
 
-    The networks lie among the checkpoints, and go with them when the run is whole.
+    The networks lie among the checkpoints, and go with them when the run is whole. `repeat` is that of the folds, in
+    words, but for the first.
     """
     config, members = course.config, course.cohort.members
     fractions = config.training.learning_curve
@@ -168,7 +174,7 @@ def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) 
     less = _untested(course)
     found = []
     for fraction, own in zip(fractions, parts, strict=True):
-        name = f"{main.arm} at {fraction}"
+        name = f"{main.arm}{repeat} at {fraction}"
         folder = course.out / CHECKPOINTS / name.replace(" ", "_")
         # Of several targets a part depends on the other fractions, which may change before a run goes on.
         origin = replace(course.origin, split=digest_of(own, [member.sample.study_key for member in members]))
@@ -177,18 +183,26 @@ def _train_on_less(course: Course, main: ArmResult, folds: Sequence[FoldSplit]) 
     return tuple(found)
 
 
-def _train_again(course: Course, arm: ArmResult, plan: SplitPlan) -> tuple[Draw, ...]:
+def _train_again(course: Course, arm: ArmResult, plan: SplitPlan, *, less: bool) -> tuple[Draw, ...]:
     """Train an arm on each further draw of the folds; the networks lie among the checkpoints, as of smaller trainings.
+
+    Args:
+        course: Of the run.
+        arm: As of the first draw.
+        plan: With all draws.
+        less: Also on the parts that the learning curve asks for.
 
     Returns:
         What it said in each.
     """
     found = []
     for number, folds in enumerate(plan.more, start=1):
-        name = f"{arm.arm} repeat {number}"
+        own, repeat = _seeded(course, number), f" repeat {number}"
+        name = arm.arm + repeat
         folder = course.out / CHECKPOINTS / name.replace(" ", "_")
-        done = _train_arm(_seeded(course, number), arm.arm, arm.contract, folds, folder, name=name)
-        found.append(Draw(done.out_of_fold, done.deprived))
+        done = _train_arm(own, arm.arm, arm.contract, folds, folder, name=name)
+        smaller = _train_on_less(own, arm, folds, repeat) if less else ()
+        found.append(Draw(done.out_of_fold, done.deprived, smaller))
     return tuple(found)
 
 

@@ -8,34 +8,34 @@ from collections.abc import Sequence
 import numpy as np
 
 from medmllm.config import TrainConfig
-from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.learning_curve import LearningPoint, learning_points
 from medmllm.evaluation.resampling import Interval
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult
-from medmllm.training.splits import FoldSplit
+from medmllm.training.repeats import repeats_of
+from medmllm.training.splits import FoldSplit, SplitPlan, outer_folds
 from medmllm.trust_documents import EstimateDocument, LearningCurveDocument, LearningPointDocument
 
 
 def trace_learning(
-    arm: ArmResult, folds: Sequence[FoldSplit], cohort: Cohort, config: TrainConfig, *, ordered: bool
+    arm: ArmResult, plan: SplitPlan, cohort: Cohort, config: TrainConfig, *, ordered: bool
 ) -> LearningCurveDocument | None:
     """Return the learning curve of an arm; None where it was not trained on less.
 
     Args:
         arm: Cross-validated, also on parts of its training patients.
-        folds: With their whole training parts.
+        plan: Folds of each repeat, with their whole training parts.
         cohort: Its studies.
         config: Level of the intervals, resamples, seed.
         ordered: The classes stand in an order, lowest first.
     """
-    whole = arm.out_of_fold
-    if not arm.smaller or not isinstance(whole, OutOfFold):
+    if not arm.smaller:
         return None
+    steps = list(zip(*(draw.smaller for draw in arm.draws), strict=True))  # of each fraction, by repeat
     patients = [member.sample.patient_key for member in cohort.members]
     found = learning_points(
-        [own.out_of_fold.probabilities for own in arm.smaller],
-        whole.probabilities,
+        [[own.out_of_fold.probabilities for own in step] for step in steps],
+        [draw.out_of_fold.probabilities for draw in arm.draws],
         targets=np.array(cohort.targets),
         patients=patients,
         confidence=config.evaluation.confidence,
@@ -43,7 +43,7 @@ def trace_learning(
         seed=config.training.seed,
         ordered=ordered,
     )
-    trained = [*((own.fraction, own.folds) for own in arm.smaller), (1.0, tuple(folds))]
+    trained = [(step[0].fraction, [own.folds for own in step]) for step in steps] + [(1.0, [*repeats_of(plan)])]
     return LearningCurveDocument(
         arm=arm.arm,
         points=tuple(
@@ -53,12 +53,13 @@ def trace_learning(
 
 
 def _point(
-    fraction: float, folds: Sequence[FoldSplit], patients: Sequence[str], point: LearningPoint
+    fraction: float, repeats: Sequence[Sequence[FoldSplit]], patients: Sequence[str], point: LearningPoint
 ) -> LearningPointDocument:
+    learnt = [{k for split in own for k in split.train.tolist()} for folds in repeats for own in outer_folds(folds)]
     return LearningPointDocument(
         fraction=fraction,
-        training_patients=tuple(len({patients[k] for k in split.train}) for split in folds),
-        training_studies=tuple(len(split.train) for split in folds),
+        training_patients=tuple(len({patients[k] for k in own}) for own in learnt),
+        training_studies=tuple(map(len, learnt)),
         auroc=_estimate(point.auroc),
         behind=None if fraction == 1 else _estimate(point.behind),
     )

@@ -55,13 +55,22 @@ def _arm(arm: ArmResult, number: int, place: Place, inside: BoolArray) -> ArmRes
         out_of_fold=_said(arm.out_of_fold, number, inside),
         folds=tuple(_decided(fold, place.task.target) for fold in arm.folds),
         deprived=_deprived(arm.deprived, place, inside),
-        smaller=tuple(
-            SmallerTraining(own.fraction, _folds(own.folds, inside), _said(own.out_of_fold, number, inside))
-            for own in arm.smaller
-        ),
+        smaller=_smaller(arm.smaller, number, inside),
         repeated=tuple(
-            Draw(_said(own.out_of_fold, number, inside), _deprived(own.deprived, place, inside)) for own in arm.repeated
+            Draw(
+                _said(own.out_of_fold, number, inside),
+                _deprived(own.deprived, place, inside),
+                _smaller(own.smaller, number, inside),
+            )
+            for own in arm.repeated
         ),
+    )
+
+
+def _smaller(found: tuple[SmallerTraining, ...], number: int, inside: BoolArray) -> tuple[SmallerTraining, ...]:
+    return tuple(
+        SmallerTraining(own.fraction, _folds(own.folds, inside), _said(own.out_of_fold, number, inside))
+        for own in found
     )
 
 

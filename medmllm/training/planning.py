@@ -19,7 +19,7 @@ from medmllm.training.inner_folds import Held, check_enough_inner, hold_classes,
 from medmllm.training.label_splits import carve_label_tuning, check_enough_labels, refuse_lacking
 from medmllm.training.leakage import audit
 from medmllm.training.numbering_columns import remark_numbering
-from medmllm.training.repeats import draw_repeats
+from medmllm.training.repeats import draw_repeats, repeats_of
 from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds
 from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
 from medmllm.training.splits import SplitPlan, check_enough
@@ -146,7 +146,8 @@ def settle_folds(
     if settings.learning_curve:  # refused before anything is trained
         patients = [member.sample.patient_key for member in cohort.members]
         truth = cohort.labels or cohort.targets
-        nested_subsets(plan.folds, patients, truth, settings.learning_curve, seed=settings.seed)
+        for number, own in enumerate(repeats_of(plan)):
+            nested_subsets(own, patients, truth, settings.learning_curve, seed=settings.seed + number)
     leaking, rows = audit(cohort, plan, settings)
     remarks += [*leaking, *remark_columns(cohort, labels), *remark_numbering(cohort)]
     write_table(out / LEAKS, LeakRow, rows)

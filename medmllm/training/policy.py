@@ -13,11 +13,12 @@ import numpy as np
 
 from medmllm.config import TrainConfig
 from medmllm.errors import ConfigError
+from medmllm.evaluation import survival_fairness
 from medmllm.evaluation.cohort import OutOfFold, measures_of
 from medmllm.evaluation.fairness import GAPS, RESTS_ON, group_measures
 from medmllm.evaluation.survival import OVERALL
 from medmllm.model_documents import Task
-from medmllm.records import UNKNOWN, ArmEvaluation, Study, Target
+from medmllm.records import UNKNOWN, ArmEvaluation, Study, Survival, Target
 from medmllm.training.groups import Groups
 from medmllm.trust_config import RANGES, PolicySettings
 from medmllm.trust_documents import ModalityUseDocument, RuleDocument, SubgroupDocument
@@ -93,7 +94,7 @@ def check_gaps(
         groups: As of `read_groups`.
         studies: The labelled ones.
         task: What is learnt of them.
-        labels: study_key -> class index, or one per target.
+        labels: study_key -> class index or time, or one per target.
 
     Raises:
         ConfigError: Names the column, and how many of its groups are large enough.
@@ -105,16 +106,19 @@ def check_gaps(
         for gap in rules_of(config.policy, part.target).gap
     ]
     for (gap, place, part), (column, of) in product(rules, groups.items()):
-        asked = RESTS_ON.get(GAPS[gap])
+        asked = int(gap == "c_index_gap") or None if part.survival is not None else RESTS_ON.get(GAPS[gap])
         owners: dict[str, set[str]] = {group: set() for group in of.values() if group is not None}
         for study in studies:
             group, label = of[study.study_key], labels[study.study_key]
             own = label[place] if isinstance(label, tuple) else label
+            own = int(own.event) if isinstance(own, Survival) else own
             if group is not None and (own != UNKNOWN if asked is None else own == asked):
                 owners[group].add(study.patient_key)
         large = sum(len(own) >= fewest for own in owners.values())
         if large < 2:
             whose = "" if asked is None else f" of class {part.classes[asked]!r}"
+            if part.survival is not None and asked is not None:
+                whose = f" with {part.survival.event!r}"
             raise ConfigError(
                 f"[policy.gap] {gap} compares groups of {column!r}, and {large} of its {len(owners)} have {fewest} "
                 f"patients{whose} or more: take the column out of [evaluation.subgroups] columns, lower its "
@@ -128,7 +132,7 @@ def _measured(task: Task) -> tuple[Sequence[str], Sequence[str]]:
     They are asked of an arm that says nothing, so that what is measured is listed in one place only.
     """
     if task.survival is not None:
-        return OVERALL, ()
+        return OVERALL, survival_fairness.GAPS
     count, ordered = len(task.classes), task.kind == "ordinal"
     each, logits = np.arange(count), np.zeros((count, count))
     arm = OutOfFold("none", np.full((count, count), 1 / count), logits[0] if count == 2 else logits, each)

@@ -8,11 +8,13 @@ from dataclasses import asdict
 
 import numpy as np
 
+from medmllm.evaluation.fairness import Subgroups, gap_remarks
 from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.evaluation.modality_use import ModalityUse, Probed, evaluate_use_by, use_remarks
 from medmllm.evaluation.remarks import remarks
 from medmllm.evaluation.resampling import Measure
 from medmllm.evaluation.survival import SurvivalOutOfFold, c_index_measure, evaluate_survival
+from medmllm.evaluation.survival_fairness import FEW, evaluate_survival_groups
 from medmllm.evaluation.survival_groups import calibration_quarters, logrank_p, risk_groups
 from medmllm.model_documents import SurvivalTask
 from medmllm.records import MODALITIES, CohortEvaluation, FloatArray
@@ -22,10 +24,11 @@ from medmllm.survival_documents import (
     RiskGroupDocument,
     SurvivalArmDocument,
 )
+from medmllm.training.groups import band_names
 from medmllm.training.policy import judge, rules_of
 from medmllm.training.run import Trained
 from medmllm.training.target_evaluation import Told, repeats_said, target_document
-from medmllm.training.trust import packaged_arm, use_document
+from medmllm.training.trust import packaged_arm, subgroup_document, use_document
 
 FEWEST_FOLLOWED = 10
 COX_BATCH = 16
@@ -35,20 +38,27 @@ def tell_survival(trained: Trained) -> Told:
     """Return what is told of a run of times to an event."""
     settings, packaged = trained.config.evaluation, packaged_arm(trained.arms)
     found, uses = evaluate_survival_arms(trained), survival_uses(trained)
-    documents = tuple(map(use_document, uses))
+    documents, groups = tuple(map(use_document, uses)), survival_subgroups(trained)
+    counted = (_task(trained).event, "censored")
+    subgroups = tuple(subgroup_document(own, packaged.arm, counted) for own in groups)
     rules = judge(
         rules_of(trained.config.policy, trained.task.target),
         next(arm for arm in found.arms if arm.arm == packaged.arm),
         reads=[name for name in MODALITIES if getattr(packaged.contract, name) is not None],
-        subgroups=(),
+        subgroups=subgroups,
         uses=documents,
     )
     said = (
         *use_remarks(uses, confidence=settings.confidence),
+        *(
+            line
+            for own in groups
+            for line in gap_remarks(own, arm=packaged.arm, confidence=settings.confidence, few=FEW)
+        ),
         *remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples),
         *cautions(_task(trained), followed_of(trained), batch_size=trained.config.training.batch_size),
     )
-    told = {"modality_use": documents, "survival": survival_documents(trained)}
+    told = {"modality_use": documents, "subgroups": subgroups, "survival": survival_documents(trained)}
     return Told(target_document(trained, found, {}).model_copy(update=told), rules, said)
 
 
@@ -105,6 +115,30 @@ def survival_uses(trained: Trained) -> list[ModalityUse]:
             samples=config.evaluation.bootstrap_samples,
             seed=config.training.seed,
         )
+    ]
+
+
+def survival_subgroups(trained: Trained) -> list[Subgroups]:
+    """Return how the packaged arm does in the groups of each column."""
+    config, asked = trained.config, _task(trained)
+    settings, arm = config.evaluation.subgroups, packaged_arm(trained.arms)
+    said, *more = (own.out_of_fold for own in arm.draws if isinstance(own.out_of_fold, SurvivalOutOfFold))
+    return [
+        evaluate_survival_groups(
+            said,
+            [of[member.sample.study_key] for member in trained.cohort.members],
+            column=column,
+            names=band_names(settings.bands[column]) if column in settings.bands else None,
+            followed=followed_of(trained),
+            horizons=dict(zip(asked.horizon_names, asked.horizons, strict=True)),
+            patients=trained.patients,
+            fewest_patients=settings.fewest_patients,
+            confidence=config.evaluation.confidence,
+            samples=config.evaluation.bootstrap_samples,
+            seed=config.training.seed,
+            more=more,
+        )
+        for column, of in trained.groups.items()
     ]
 
 

@@ -44,7 +44,7 @@ def tell_target(trained: Trained) -> Told:
     settings, packaged = trained.config.evaluation, packaged_arm(trained.arms)
     found = _evaluate(trained)
     trust = assess(trained.arms, trained.cohort, trained.groups, task=trained.task, config=trained.config)
-    curve = trace_learning(packaged, trained.plan.folds, trained.cohort, trained.config, ordered=trained.task.ordered)
+    curve = trace_learning(packaged, trained.plan, trained.cohort, trained.config, ordered=trained.task.ordered)
     sets = _evaluate_sets(trained)
     rules = judge(
         rules_of(trained.config.policy, trained.task.target),

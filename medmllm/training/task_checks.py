@@ -43,7 +43,6 @@ def check_survival_settings(config: TrainConfig, *, alone: bool) -> None:
         "[training] class_weights, a list": not isinstance(training.class_weights, str),
         '[training] sampling = "balanced"': training.sampling != "shuffle",
         "[training] learning_curve": bool(training.learning_curve),
-        "[evaluation.subgroups] columns": bool(config.evaluation.subgroups.columns),
         '[evaluation] calibration = "isotonic"': alone and config.evaluation.calibration != "temperature",
     }
     for what, asked in wrong.items():

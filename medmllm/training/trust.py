@@ -69,7 +69,7 @@ def assess(
     )
     return Trust(
         modality_use=tuple(map(use_document, uses)),
-        subgroups=tuple(_subgroup(own, packaged_arm(arms).arm, task.classes) for own in found),
+        subgroups=tuple(subgroup_document(own, packaged_arm(arms).arm, task.classes) for own in found),
         delong=tuple(_delong(arms, cohort, config)),
         decision_curves=tuple(_decision_curves(arms, cohort, config)),
         remarks=(*use_remarks(uses, confidence=settings.confidence), *gaps),
@@ -168,7 +168,8 @@ def _subgroups(
     )
 
 
-def _subgroup(found: Subgroups, arm: str, classes: tuple[str, ...]) -> SubgroupDocument:
+def subgroup_document(found: Subgroups, arm: str, classes: tuple[str, ...]) -> SubgroupDocument:
+    """Return the groups of one column as written to evaluation.json; `classes` are what studies are counted by."""
     return SubgroupDocument(
         column=found.column,
         arm=arm,

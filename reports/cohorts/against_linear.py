@@ -7,7 +7,6 @@
 A run whose studies were not tested in the same folds is refused.
 """
 
-import argparse
 import json
 from collections.abc import Mapping
 from functools import partial
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from linear_baselines import LINEAR, SEEDS, Cohort, LinearTask, arms_of, logits_of, read_cohort
-from run import TASKS, VARIANTS
+from run import TASKS, VARIANTS, command_line, parse
 
 from medmllm.evaluation.discrimination import weighted_auroc
 from medmllm.evaluation.resampling import Measure, resample
@@ -92,15 +91,10 @@ def run_task(task: LinearTask, data: Path, out: Path) -> dict[str, object]:
 
 def main() -> None:
     """Read the command line and compare what it asks for."""
-    parser = argparse.ArgumentParser(description="Compare runs with regressions and write against_linear.json.")
-    parser.add_argument("data", type=Path, help="folder of the cohorts")
-    parser.add_argument("out", type=Path, help="folder of run.py's prepared studies and runs")
-    parser.add_argument("--only", nargs="+", choices=[task.name for task in LINEAR], metavar="TASK")
-    asked = parser.parse_args()
+    asked, tasks = parse(command_line("Compare runs with regressions and write against_linear.json.", LINEAR), LINEAR)
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    for task in LINEAR:
-        if asked.only is None or task.name in asked.only:
-            known |= run_task(task, asked.data, asked.out)
+    for task in tasks:
+        known |= run_task(task, asked.data, asked.out)
     ordered = {"command": "python reports/cohorts/against_linear.py DATA OUT"}
     ordered |= {task.name: known[task.name] for task in TASKS if task.name in known}
     RESULTS.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")

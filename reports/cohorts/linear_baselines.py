@@ -9,7 +9,6 @@ split digests agree. All else is nibabel and scikit-learn. Each regression learn
 together, with an L2 penalty chosen inside them. OUT holds the prepared studies, as for run.py.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from statistics import mean, stdev
 import numpy as np
 import sklearn
 from linear_features import Cells, cell_features, read_words, size_features, slice_count
-from run import TASKS, CohortTask, cohort_folder
+from run import TASKS, CohortTask, cohort_folder, command_line, parse
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegressionCV
@@ -259,16 +258,11 @@ def write_results(known: Mapping[str, object]) -> None:
 
 def main() -> None:
     """Read the command line and run what it asks for."""
-    parser = argparse.ArgumentParser(description="Fit the logistic regressions and write linear_baselines.json.")
-    parser.add_argument("data", type=Path, help="folder of the cohorts")
-    parser.add_argument("out", type=Path, help="folder for prepared studies; outside the repository")
-    parser.add_argument("--only", nargs="+", choices=[task.name for task in LINEAR], metavar="TASK")
-    asked = parser.parse_args()
+    asked, tasks = parse(command_line("Fit the logistic regressions and write linear_baselines.json.", LINEAR), LINEAR)
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    for task in LINEAR:
-        if asked.only is None or task.name in asked.only:
-            known[task.name] = run_task(task, asked.data, asked.out)
-            write_results(known)
+    for task in tasks:
+        known[task.name] = run_task(task, asked.data, asked.out)
+        write_results(known)
 
 
 if __name__ == "__main__":

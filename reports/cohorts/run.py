@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from prepare import lay_out_stacks, mask_sex
 
@@ -48,7 +49,7 @@ INNER = (
 REPEATED = (*CELLS, "training.repeats=5")
 """What a task is trained with to see it over five draws of the folds, as its stated baseline was."""
 
-VARIANTS = ("_cells", "_inner", "_tones", "_repeated")
+VARIANTS = ("_cells", "_inner", "_tones", "_repeated", "_measures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,14 @@ TONES = (
 )
 """What the stacks are trained with for the third time: tones counted beside cells, and images as they are."""
 
+IN_CELLS_TOO = (*INNER, SMALLER_FIELD, 'model.image_encoder="cells_measures"')
+MEASURES = {
+    "nodule_stacks": (*TONES, 'model.image_encoder="measures"', "model.image_width=32", "model.dropout=0.1"),
+    "lidc_spiculation": IN_CELLS_TOO,
+    "lidc_malignancy": IN_CELLS_TOO,
+}
+"""Task that was trained once more, with logarithms of volumes and surfaces above thresholds -> its changes."""
+
 
 def variants(plain: CohortTask) -> Iterator[CohortTask]:
     """Yield a task and its variants."""
@@ -118,6 +127,8 @@ def variants(plain: CohortTask) -> Iterator[CohortTask]:
         yield replace(plain, name=f"{plain.name}_repeated", changes=REPEATED)
     if plain.name == "nodule_stacks":
         yield replace(plain, name=f"{plain.name}_tones", changes=TONES)
+    if plain.name in MEASURES:
+        yield replace(plain, name=f"{plain.name}_measures", changes=MEASURES[plain.name])
 
 
 TASKS = tuple(task for plain in RESNETS for task in variants(plain))
@@ -205,23 +216,49 @@ def write_results(found: Mapping[str, object]) -> None:
     RESULTS.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    """Read the command line and run what it asks for."""
-    parser = argparse.ArgumentParser(description="Train on the cohorts and write results.json.")
+class Named(Protocol):
+    """A task of any of these scripts."""
+
+    @property
+    def name(self) -> str:
+        """As --only takes it."""
+
+
+Asked = TypeVar("Asked", bound=Named)
+
+
+def command_line(does: str, tasks: Sequence[Named]) -> argparse.ArgumentParser:
+    """Return what the command lines of all scripts of the cohorts have in common: DATA OUT [--only TASK ...]."""
+    parser = argparse.ArgumentParser(description=does)
     parser.add_argument("data", type=Path, help="folder of the cohorts")
     parser.add_argument("out", type=Path, help="folder for prepared studies and runs; outside the repository")
+    parser.add_argument("--only", nargs="+", choices=[task.name for task in tasks], metavar="TASK")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, tasks: Sequence[Asked]) -> tuple[argparse.Namespace, list[Asked]]:
+    """Return what the command line says, and the tasks that it asks for.
+
+    Raises:
+        SystemExit: OUT lies in the repository.
+    """
+    asked = parser.parse_args()
+    if asked.out.resolve().is_relative_to(HERE.parents[1]):
+        raise SystemExit("OUT lies in the repository: the cohorts cannot be shared, choose a folder outside")
+    return asked, [task for task in tasks if asked.only is None or task.name in asked.only]
+
+
+def main() -> None:
+    """Read the command line and run what it asks for."""
+    parser = command_line("Train on the cohorts and write results.json.", TASKS)
     parser.add_argument("--text-encoder", type=Path, help="folder of the pretrained text encoder")
-    parser.add_argument("--only", nargs="+", choices=[task.name for task in TASKS], metavar="TASK")
     parser.add_argument("--seeds", nargs="+", type=int, default=[20], metavar="SEED")
     parser.add_argument(
         "--resume",
         action="store_true",
         help="keep the runs in OUT that are whole, and go on with those that were cut off",
     )
-    asked = parser.parse_args()
-    if asked.out.resolve().is_relative_to(HERE.parents[1]):
-        raise SystemExit("OUT lies in the repository: the cohorts cannot be shared, choose a folder outside")
-    tasks = [task for task in TASKS if asked.only is None or task.name in asked.only]
+    asked, tasks = parse(parser, TASKS)
     found = {
         task.name: run_task(
             task, asked.data, asked.out, seeds=asked.seeds, encoder=asked.text_encoder, resume=asked.resume

@@ -151,7 +151,7 @@ def test_a_group_with_one_class_has_no_auroc_and_does_not_spoil_the_others() -> 
 def test_remarks_name_gaps_whose_interval_lies_above_0_and_groups_too_small() -> None:
     said = list(gap_remarks(evaluate(), arm="fused", confidence=0.95))
     assert any(
-        line.startswith("The fused model does not do alike for all groups of sex: auroc of M lies") for line in said
+        line.startswith("The fused model does not do alike for all groups of sex: AUROC of M lies") for line in said
     )
     assert list(gap_remarks(evaluate(FAIR), arm="fused", confidence=0.95)) == []
     groups: list[str | None] = ["F"] * (N - 2) + ["X"] * 2

@@ -18,7 +18,8 @@ def chances(noise: float) -> FloatArray:
 
 def points(*steps: FloatArray) -> tuple[LearningPoint, ...]:
     *smaller, whole = steps
-    return learning_points(smaller, whole, targets=TARGETS, patients=PATIENTS, confidence=0.95, samples=200, seed=1)
+    each = [[own] for own in smaller]
+    return learning_points(each, [whole], targets=TARGETS, patients=PATIENTS, confidence=0.95, samples=200, seed=1)
 
 
 def test_each_point_is_the_auroc_of_its_training_in_order() -> None:
@@ -37,3 +38,21 @@ def test_differences_are_paired_by_patient() -> None:
     assert first.auroc.low is not None
     assert first.auroc.high is not None
     assert first.auroc.low < first.auroc.high
+
+
+def test_of_several_repeats_each_point_is_the_mean_over_them() -> None:
+    first, again = (chances(3.0), chances(0.3)), (chances(2.0), chances(0.6))
+    small, whole = ([roc_auc_score(TARGETS, own[k][:, 1]) for own in (first, again)] for k in (0, 1))
+    found = learning_points(
+        [[first[0], again[0]]], [first[1], again[1]], targets=TARGETS, patients=PATIENTS, confidence=0.95, samples=200,
+        seed=1,
+    )  # fmt: skip
+    assert [point.auroc.estimate for point in found] == pytest.approx([np.mean(small), np.mean(whole)])
+    assert found[0].behind.estimate == pytest.approx(np.mean(whole) - np.mean(small))
+    alone, twice = (
+        learning_points(
+            [[first[0]] * k], [first[1]] * k, targets=TARGETS, patients=PATIENTS, confidence=0.95, samples=200, seed=1
+        )[0].behind
+        for k in (1, 2)
+    )
+    assert (twice.low, twice.high) == pytest.approx((alone.low, alone.high))

@@ -82,6 +82,30 @@ def test_a_run_that_is_cut_off_within_the_curve_goes_on_there_to_the_same_end(
     assert again.arms == whole.arms
 
 
+def test_with_repeats_and_inner_folds_every_point_is_of_all_draws_and_networks(data: Path, tmp_path: Path) -> None:
+    draws = (
+        "--set",
+        "training.repeats=2",
+        "--set",
+        "training.inner_folds=2",
+        "--set",
+        "training.learning_curve=[0.75]",
+    )
+    outcome = trained(data, tmp_path / "run", *UNTRACKED, "--set", "training.epochs=1", *draws)
+    assert outcome.code == 0, outcome.said
+    evaluation = EvaluationDocument.read(tmp_path / "run" / "evaluation.json")
+    curve = evaluation.learning_curve
+    assert curve is not None
+    (auroc,) = (metric for metric in evaluation.arms[0].metrics if metric.name == "auroc")
+    most, whole = curve.points
+    assert (whole.auroc.estimate, whole.auroc.low) == (auroc.estimate, auroc.low)
+    assert whole.training_patients == (12,) * 4  # 24 patients: all outside the test part, in two folds of two draws
+    assert most.training_patients == (8,) * 4
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "training patients of a fold, on average; bars 95 % intervals, dashed: guessing; mean over 2 repeats" in page
+    assert not (tmp_path / "run" / FOLDER).exists()
+
+
 def test_parts_too_small_are_refused_before_anything_is_trained(data: Path, tmp_path: Path) -> None:
     outcome = trained(data, tmp_path / "run", *UNTRACKED, "--set", "training.learning_curve=[0.25]")
     assert outcome.code == 2

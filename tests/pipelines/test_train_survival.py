@@ -13,9 +13,21 @@ from scipy.stats import CensoredData, ecdf
 
 from medmllm.evaluation.concordance import weighted_harrell
 from medmllm.evaluation.kaplan_meier import Followed
+from medmllm.ingest.keys import Keyring
 from medmllm.model_documents import ModelCard
 from medmllm.training.checkpoint import Checkpoint
-from tests.pipelines.runs import EXPLAINED, UNTRACKED, Outcome, Trained, invoke, rename_studies, score, site_key, train
+from tests.pipelines.runs import (
+    EXPLAINED,
+    SECRET,
+    UNTRACKED,
+    Outcome,
+    Trained,
+    invoke,
+    rename_studies,
+    score,
+    site_key,
+    train,
+)
 from tests.pipelines.survival_cohort import SURVIVAL, write_survival_cohort
 
 LEARN = (
@@ -24,6 +36,7 @@ LEARN = (
     "--set", "training.tuning_fraction=0.3", "--set", "image.intensity=window", "--set", "image.window=[-100, 200]",
 )  # fmt: skip
 PATIENTS = 160
+GROUPS = ("--set", 'evaluation.subgroups.columns=["ward"]')
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +47,7 @@ def timed_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     table = pd.read_csv(labels, dtype=str)
     table.loc[3, "days"] = ""
     table.loc[5, "death"] = "n/a"
+    table["ward"] = ["A" if k % 10 < 7 else "B" for k in range(PATIENTS)]
     table.to_csv(labels, index=False)
     with site_key(folder):
         outcome = train(folder / "data" / "studies", labels, folder / "run", *UNTRACKED, *SURVIVAL, *LEARN)
@@ -202,7 +216,11 @@ def test_inner_folds_share_the_intervals_of_their_fold(timed_run: Trained, tmp_p
         (("--set", "training.loss=focal"), "focal"),
         (("--set", "training.learning_curve=[0.5]"), "learning_curve"),
         (("--set", "evaluation.calibration=isotonic"), "isotonic"),
-        (("--set", 'evaluation.subgroups.columns=["death"]'), "subgroups"),
+        ((*GROUPS, "--set", "policy.gap.auroc_gap=0.1"), "choose among c_index_gap, brier_gap, calibration_gap"),
+        (
+            (*GROUPS, "--set", "policy.gap.c_index_gap=0.1", "--set", "evaluation.subgroups.fewest_patients=50"),
+            "1 of its 2 have 50 patients with 'death' or more",
+        ),
         (("--set", "policy.least.auroc=0.7"), "choose among c_index"),
         (("--target", "death"), "2 are times to an event"),
     ],
@@ -232,6 +250,29 @@ def test_a_policy_on_the_c_index_is_judged(timed_run: Trained, tmp_path: Path) -
     assert outcome.code == 4, outcome.stderr
     (rule,) = json.loads((tmp_path / "run" / "evaluation.json").read_text())["policy"]
     assert (rule["rule"], rule["met"]) == ("policy.least.c_index", False)
+
+
+def test_groups_are_measured_on_their_own_rows_and_their_gap_is_judged(timed_run: Trained, tmp_path: Path) -> None:
+    asked = (*GROUPS, "--set", "policy.gap.c_index_gap=0", "--set", "training.epochs=1")
+    outcome = again(timed_run, tmp_path / "run", *asked)
+    assert outcome.code == 4, outcome.stderr
+    trained = Trained(timed_run.studies, timed_run.labels, tmp_path / "run", outcome)
+    (found,) = evaluation(trained)["subgroups"]
+    keyring, table = Keyring(bytes.fromhex(SECRET.strip())), pd.read_csv(timed_run.labels)
+    ward = dict(zip(map(keyring.study, table["study_id"]), table["ward"], strict=True))
+    told = rows(trained, "text")
+    each = {}
+    for group in found["groups"]:
+        own = told[told["study_key"].map(ward) == group["name"]]
+        each[group["name"]] = harrell(own["time"], own["event"], own["log_hazard"])
+        assert group["metrics"]["c_index"]["estimate"] == pytest.approx(each[group["name"]])
+        assert group["class_counts"] == {"death": own["event"].sum(), "censored": (~own["event"]).sum()}
+    (rule,) = evaluation(trained)["policy"]
+    assert rule["rule"] == "policy.gap.c_index_gap"
+    assert rule["value"] == pytest.approx(abs(each["A"] - each["B"]))
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Brier score [400 days]" in page
+    assert "another C-index or Brier score with the same model" in page
 
 
 def test_runs_are_not_compared(timed_run: Trained, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def write_cohort(folder: Path) -> Path:
     table.loc[number % 7 == 3, "grade"] = ""
     table.loc[number % 6 == 1, "days"] = ""
     table.loc[number == 31, ["marked", "grade", "days"]] = ""
+    table["ward"] = np.where(number % 2, "A", "B")
     table.to_csv(labels, index=False)
     return labels
 
@@ -163,7 +164,8 @@ def again(beside: Trained, out: Path, *more: object) -> Outcome:
 def test_a_cox_model_learns_beside_others_with_inner_folds_and_a_policy_of_its_own(
     beside: Trained, tmp_path: Path
 ) -> None:
-    rule = ("--set", "policy.least.c_index[days]=0.99")
+    rule = ("--set", "policy.least.c_index[days]=0.99", "--set", "policy.gap.brier_gap[days]=1",
+            "--set", 'evaluation.subgroups.columns=["ward"]')  # fmt: skip
     cox = ("--set", "task.survival_model=cox", "--set", "training.inner_folds=2", *rule)
     outcome = again(beside, tmp_path / "run", *cox)
     assert outcome.code == 4, outcome.stderr
@@ -171,8 +173,13 @@ def test_a_cox_model_learns_beside_others_with_inner_folds_and_a_policy_of_its_o
     assert metric(target(trained, "days"), "text", "c_index")["low"] > 0.5
     excess = metric(target(trained, "days"), "text", "risk_excess", "400 days")
     assert abs(excess["estimate"]) < 0.15  # the baseline turns log-risks into shares that hold
-    (found,) = evaluation(trained)["policy"]
-    assert (found["rule"], found["met"]) == ("policy.least.c_index[days]", False)
+    met = {rule["rule"]: rule["met"] for rule in evaluation(trained)["policy"]}
+    assert met == {"policy.least.c_index[days]": False, "policy.gap.brier_gap[days]": True}
+    metrics = {
+        own["task"]["target"]: list(own["subgroups"][0]["groups"][0]["metrics"])
+        for own in evaluation(trained)["targets"]
+    }
+    assert (metrics["marked"][0], metrics["days"][:2]) == ("auroc", ["c_index", "brier[200 days]"])
     scored = score(beside.studies, tmp_path / "run" / "model", tmp_path / "out")
     assert scored.code == 0, scored.stderr
     assert pd.read_csv(tmp_path / "out" / "predictions.csv")["event_free[200 days]"].between(0, 1).all()

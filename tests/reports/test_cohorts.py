@@ -16,7 +16,7 @@ sys.path.insert(0, str(COHORTS))  # the reports are scripts that import each oth
 from against_linear import read_run  # noqa: E402
 from linear_baselines import LINEAR, Cohort, on_numbers  # noqa: E402
 from linear_features import Cells, cell_means  # noqa: E402
-from run import TASKS  # noqa: E402
+from run import TASKS, command_line, parse  # noqa: E402
 
 from medmllm.config import TrainConfig, load_config  # noqa: E402
 from medmllm.records import Study  # noqa: E402
@@ -38,6 +38,19 @@ def test_the_regressions_were_fitted_on_the_folds_of_the_runs(task: str) -> None
 def test_every_task_has_settings_and_a_name_of_its_own() -> None:
     assert all((COHORTS / task.settings).is_file() for task in TASKS)
     assert len({task.name for task in TASKS}) == len(TASKS)
+
+
+def test_only_the_tasks_asked_for_are_run_and_nothing_is_written_into_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*words: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["script", "DATA", *words])
+        return [task.name for task in parse(command_line("does it", LINEAR), LINEAR)[1]]
+
+    assert asked(str(tmp_path)) == [task.name for task in LINEAR]
+    assert asked(str(tmp_path), "--only", "lgg_sex", "lgg_death") == ["lgg_sex", "lgg_death"]
+    with pytest.raises(SystemExit, match="OUT lies in the repository"):
+        asked(str(COHORTS / "out"))
 
 
 def test_a_volume_smaller_than_the_crop_lies_in_the_middle_of_zeros() -> None:

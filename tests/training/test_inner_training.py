@@ -14,12 +14,13 @@ from medmllm.evaluation.calibration import PRIOR_DEVIATION, TEMPERATURE_BOUNDS
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.training import fold as one_fold
 from medmllm.training.arms import split_cohort
+from medmllm.training.checkpoint import FOLDER
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult, cross_validate
 from medmllm.training.inner_folds import hold_classes, nest
 from medmllm.training.splits import SplitPlan
 from medmllm.training.tracking import NoRun
-from medmllm.training_config import Arm, TrainingSettings
+from medmllm.training_config import Arm
 from tests.training.small_cohort import (
     TASK,
     a_cohort,
@@ -258,8 +259,24 @@ def test_a_run_cut_off_in_any_network_goes_on_to_the_same_bits(tmp_path: Path, k
     assert told.children[cut].epochs == [1, 2][killed[1] - 1 :]
 
 
-def test_a_learning_curve_is_refused_with_inner_folds() -> None:
-    settings = a_config().training.model_dump() | {"inner_folds": 2, "learning_curve": (0.5,)}
-    with pytest.raises(ValueError, match="one network per fold"):
-        TrainingSettings.model_validate(settings)
-    assert TrainingSettings.model_validate(settings | {"learning_curve": ()}).inner_folds == 2
+# --- of fewer patients ----------------------------------------------------------------------
+
+
+def test_a_patient_outside_the_part_that_is_learnt_from_changes_none_of_a_folds_smaller_networks(
+    tmp_path: Path,
+) -> None:
+    config, cohort = a_config(epochs=1, learning_curve=(0.8,)), a_cohort(20)  # one epoch: there is none to choose
+    (smaller,) = run(cohort, config, tmp_path / "a", arm="text").smaller
+    own = [split for split in smaller.folds if split.fold == 0]
+    assert [split.inner for split in own] == list(range(INNER))
+    learnt = np.unique(np.concatenate([split.train for split in own]))
+    outside = np.setdiff1d(np.concatenate([split.tune for split in own]), learnt)
+    assert outside.size
+    run(with_other_content(cohort, outside), config, tmp_path / "b", arm="text")
+    run(with_other_content(cohort, learnt), config, tmp_path / "c", arm="text")
+    for k in range(INNER):
+        one, same, other = (
+            (tmp_path / name / FOLDER / "text_at_0.8" / f"fold_0_{k}.safetensors").read_bytes() for name in "abc"
+        )
+        assert one == same
+        assert one != other

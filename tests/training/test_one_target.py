@@ -56,7 +56,8 @@ def an_arm(name: str) -> ArmResult:
     return ArmResult(
         name, CONTRACT, said(name), models, Path("model"), (Deprived("image", permuted, permuted[0]),),  # type: ignore[arg-type]
         (SmallerTraining(0.5, FOLDS, said(name)),),
-        (Draw(said(name), (Deprived("image", permuted[::-1], permuted[1]),)),),
+        (Draw(said(name), (Deprived("image", permuted[::-1], permuted[1]),),
+              (SmallerTraining(0.5, FOLDS, said(name)),)),),
     )  # fmt: skip
 
 
@@ -106,8 +107,8 @@ def test_what_was_said_and_decided_is_that_of_the_target(number: int, classes: s
             chances = all_.out_of_fold.probabilities[known, classes]
             np.testing.assert_array_equal(one.out_of_fold.probabilities, chances)
             np.testing.assert_array_equal(one.deprived[0].permuted, all_.deprived[0].permuted[:, known, classes])
-        less = whole.smaller[0].out_of_fold
-        np.testing.assert_array_equal(own.smaller[0].out_of_fold.probabilities, less.probabilities[known, classes])
+            less, part = one.smaller[0].out_of_fold, all_.smaller[0].out_of_fold
+            np.testing.assert_array_equal(less.probabilities, part.probabilities[known, classes])
         assert [fold.temperature for fold in own.folds] == [(2.0, 3.0)[number]] * 2
         assert own.folds[0].conformal_thresholds == ((0.5, 0.6), (0.7, 0.8, 0.9))[number]
 

@@ -13,8 +13,9 @@ from medmllm.evaluation.fairness import GAPS
 from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.evaluation.ordinal import ordinal_measures
 from medmllm.evaluation.survival import SurvivalOutOfFold, survival_measures
-from medmllm.model_documents import Task
-from medmllm.records import ArmEvaluation, Metric, Study
+from medmllm.evaluation.survival_fairness import GAPS as SURVIVAL_GAPS
+from medmllm.model_documents import SurvivalTask, Task
+from medmllm.records import UNKNOWN, ArmEvaluation, Metric, Study, Survival
 from medmllm.training.policy import check_gaps, check_policy, check_rules, judge, rules_of, unmet
 from medmllm.trust_config import RANGES, GapName, MetricName, PolicySettings
 from medmllm.trust_documents import (
@@ -62,7 +63,7 @@ def test_rules_can_be_made_of_every_metric_and_every_gap() -> None:
     timed = {name for name, group in survival_measures(TIMED, FOLLOWED, target, {"1 year": 1.0}) if group == "all"}
     measured = {*timed, *binary_measures(arm, target, target), *multiclass_measures(arm, target), *ordinal} - of_cuts
     assert set(get_args(MetricName)) == measured
-    assert set(get_args(GapName)) == set(GAPS)
+    assert set(get_args(GapName)) == {*GAPS, *SURVIVAL_GAPS}
     assert RANGES.keys() == {*get_args(MetricName), *get_args(GapName)}
 
 
@@ -281,3 +282,32 @@ def test_a_bound_of_a_target_that_is_not_trained_for_is_refused() -> None:
 def test_a_rule_is_of_a_known_metric_also_when_it_names_a_target() -> None:
     with pytest.raises(ValidationError):
         policy(least={"accuracies[nodule]": 0.7})
+
+
+def test_a_gap_of_the_c_index_wants_patients_with_the_event_in_two_groups() -> None:
+    asked = load_config(
+        TrainConfig,
+        "train",
+        overrides=[
+            "policy.gap.c_index_gap=0.1",
+            'evaluation.subgroups.columns=["sex"]',
+            "evaluation.subgroups.fewest_patients=2",
+        ],
+    )
+    own = SurvivalTask(event="death", model="cox", horizons=(9.0,), time_unit="days")
+    days = Task(target="days", kind="survival", classes=("no", "yes"), survival=own)
+    studies = [Study(f"st-{k}", f"pt-{k}", "folder") for k in range(8)]
+    sexes = {study.study_key: "FFFFMMMM"[k] for k, study in enumerate(studies)}
+    enough = {study.study_key: Survival(3.0, event=k % 2 == 0) for k, study in enumerate(studies)}
+    check_gaps(asked, {"sex": sexes}, studies, days, enough)
+    few = enough | {"st-0": Survival(3.0, event=False)}
+    with pytest.raises(ConfigError, match=r"1 of its 2 have 2 patients with 'death' or more"):
+        check_gaps(asked, {"sex": sexes}, studies, days, few)
+    beside = Task.of_several((BINARY, days))
+    of_days = asked.model_copy(
+        update={"policy": asked.policy.model_copy(update={"gap": {f"c_index_gap[{days.target}]": 0.1}})}
+    )
+    check_gaps(of_days, {"sex": sexes}, studies, beside, {key: (UNKNOWN, own) for key, own in enough.items()})
+    unknown = {key: (1, own if key != "st-0" else UNKNOWN) for key, own in enough.items()}
+    with pytest.raises(ConfigError, match="patients with 'death'"):
+        check_gaps(of_days, {"sex": sexes}, studies, beside, unknown)

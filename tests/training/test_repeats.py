@@ -138,11 +138,10 @@ def test_written_repeats_are_read_again_to_the_last_study(tmp_path: Path, inner:
         read_split_file(tmp_path / "splits.json", str, dict(zip(keys(40), patients, strict=True)))
 
 
-def test_sites_and_learning_curves_are_refused_with_repeats() -> None:
+def test_sites_are_refused_with_repeats() -> None:
     plain = a_config().training.model_dump()
-    for more, said in (({"group_out": "site"}, "left out in one way"), ({"learning_curve": (0.5,)}, "one draw")):
-        with pytest.raises(ValueError, match=said):
-            TrainingSettings.model_validate(plain | {"repeats": 2} | more)
+    with pytest.raises(ValueError, match="left out in one way"):
+        TrainingSettings.model_validate(plain | {"repeats": 2, "group_out": "site"})
 
 
 # --- trained --------------------------------------------------------------------------------
@@ -186,6 +185,23 @@ def test_all_arms_are_trained_on_all_draws_and_only_the_first_draws_networks_are
     kept = {path.parent.name for path in tmp_path.rglob("fold_*.safetensors")}
     assert kept == {"model", "model_image", "text_repeat_1", "image_repeat_1"}
     assert all(FOLDER in str(path) for path in tmp_path.rglob("*_repeat_1"))
+
+
+def test_the_learning_curve_is_of_the_main_arm_in_every_draw_with_parts_of_its_own(tmp_path: Path) -> None:
+    told = Told()
+    text, image = run(tmp_path, told=told, epochs=1, learning_curve=(0.9,))
+    assert not image.smaller
+    assert not image.draws[1].smaller
+    steps = [draw.smaller for draw in text.draws]
+    assert [[step.fraction for step in own] for own in steps] == [[0.9], [0.9]]
+    assert {split.repeat for split in steps[1][0].folds} == {1}
+    names = [child.name for child in told.children if " at " in child.name]
+    assert names == [f"text{repeat} at 0.9 fold {fold}.{k}" for repeat in ("", " repeat 1") for fold in (0, 1)
+                     for k in (0, 1)]  # fmt: skip
+    assert not np.array_equal(*(own[0].out_of_fold.logits for own in steps))
+    folders = [tmp_path / FOLDER / name for name in ("text_at_0.9", "text_repeat_1_at_0.9")]
+    first, second = ((folder / "fold_0_0.safetensors").read_bytes() for folder in folders)
+    assert first != second
 
 
 def test_networks_of_each_draw_start_differently(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from medmllm.errors import SplitError
 from medmllm.records import UNKNOWN
-from medmllm.training.splits import FoldSplit, SplitPlan, make_splits
+from medmllm.training.inner_folds import hold_classes, nest
+from medmllm.training.splits import FoldSplit, SplitPlan, make_splits, outer_folds
 from medmllm.training.subsets import nested_subsets
 
 FRACTIONS = (0.25, 0.5, 0.75)
@@ -113,3 +114,47 @@ def test_a_part_that_lacks_patients_of_a_class_of_one_target_is_refused() -> Non
     fold = FoldSplit(0, np.arange(20), np.array([20, 21]), np.array([22, 23]))
     with pytest.raises(SplitError, match=r"too few patients of class 1: . in 0\.5"):
         nested_subsets([fold], patients, targets, [0.5], seed=2)
+
+
+def test_all_networks_of_a_fold_learn_from_the_same_part_but_for_what_each_tunes_on() -> None:
+    whole = nest(
+        plan(), PATIENTS, hold_classes(TARGETS), study_keys=[f"s{k}" for k in range(90)], inner_folds=3, seed=3
+    )
+    quarter, half = nested_subsets(whole.folds, PATIENTS, TARGETS, (0.5, 0.75), seed=3)
+    for networks, small, large in zip(*map(outer_folds, (whole.folds, quarter, half)), strict=True):
+        rest = named(np.concatenate([own.tune for own in networks]))
+        learnt = [set[str]().union(*(named(own.train) for own in part)) for part in (small, large)]
+        assert learnt[0] < learnt[1] < rest
+        for share, own in zip((0.5, 0.75), learnt, strict=True):
+            for label in (0, 1):
+                of_class = {PATIENTS[k] for k in range(90) if TARGETS[k] == label}
+                assert len(own & of_class) == pytest.approx(share * len(rest & of_class), abs=0.5)
+        for parts_, learns in zip((small, large), learnt, strict=True):
+            for network, part in zip(networks, parts_, strict=True):
+                assert (part.fold, part.inner) == (network.fold, network.inner)
+                assert np.array_equal(part.tune, network.tune)
+                assert np.array_equal(part.test, network.test)
+                assert named(part.train) == learns - named(network.tune)
+                # As many from each inner fold: of 20 patients or more, two thirds but for one of either class.
+                assert len(named(part.train)) == pytest.approx(len(learns) * 2 / 3, abs=1.5)
+
+
+def test_parts_for_several_targets_hold_as_many_patients_of_each_inner_fold() -> None:
+    patients, rng = [f"p{k}" for k in range(160)], np.random.default_rng(6)
+    labels = [tuple(map(int, rng.integers(0, 2, 2))) for _ in patients]
+    train, rest, tuned = np.arange(120), np.arange(120, 160), (np.arange(30), np.arange(30, 120))
+    inner = [FoldSplit(0, np.setdiff1d(train, own), own, rest, k) for k, own in enumerate(tuned)]
+    for seed in range(3):
+        quarter, half = nested_subsets(inner, patients, labels, (0.25, 0.5), seed=seed)
+        assert [len(own.train) for own in quarter] == pytest.approx([90 / 4, 30 / 4], abs=1)
+        assert [len(own.train) for own in half] == pytest.approx([90 / 2, 30 / 2], abs=1)
+
+
+def test_a_network_left_with_too_few_patients_of_a_class_is_refused_by_its_inner_fold() -> None:
+    whole = nest(
+        plan(), PATIENTS, hold_classes(TARGETS), study_keys=[f"s{k}" for k in range(90)], inner_folds=2, seed=3
+    )
+    with pytest.raises(
+        SplitError, match=r"too few patients of class 1: [01] in 0\.25 of the training part of fold 0\.[01],"
+    ):
+        nested_subsets(whole.folds, PATIENTS, TARGETS, (0.25,), seed=3)
