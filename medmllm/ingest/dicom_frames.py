@@ -16,6 +16,7 @@ from pydicom.datadict import tag_for_keyword
 from medmllm.errors import DicomError
 from medmllm.ingest.dicom_header import APART, DicomHeader, element_text
 from medmllm.ingest.dicom_mosaic import MOSAIC, is_mosaic, tiles_of
+from medmllm.ingest.dicom_nuclear import NUCLEAR_TAGS, is_reconstructed, slices_of
 from medmllm.ingest.dicom_stream import DICOM_FAILURES, HEADER_INFLATES_TO, data_set_stream
 from medmllm.ingest.dicom_values import numbers_of
 from medmllm.ingest.opening import one_error, open_regular
@@ -46,6 +47,11 @@ _IN_GROUPS = {
     "ConvolutionKernel": (("CTReconstructionSequence", "ConvolutionKernel"),),
     "ReconstructionDiameter": (("CTReconstructionSequence", "ReconstructionDiameter"),),
     "NominalPercentageOfCardiacPhase": (("CardiacSynchronizationSequence", "NominalPercentageOfCardiacPhase"),),
+    "FrameReferenceTime": (("FrameContentSequence", "FrameReferenceDateTime"),),
+    "SliceThickness": (("PixelMeasuresSequence", "SliceThickness"),),
+    "ComplexImageComponent": (("MRImageFrameTypeSequence", "ComplexImageComponent"),),
+    "VelocityEncodingDirection": (("MRVelocityEncodingSequence", "VelocityEncodingDirection"),),
+    "ASLContext": (("MRArterialSpinLabelingSequence", "ASLContext"),),
     "ImageType": (
         ("MRImageFrameTypeSequence", "FrameType"),
         ("CTImageFrameTypeSequence", "FrameType"),
@@ -76,7 +82,10 @@ def frames_of(header: DicomHeader) -> tuple[DicomHeader, ...]:
     doing = "the functional groups of a multi-frame object cannot be parsed"
     with open_regular(header.file) as file, one_error(DicomError, doing, also=DICOM_FAILURES):
         stream, force, _ = data_set_stream(file, HEADER_INFLATES_TO)
-        data = pydicom.dcmread(stream, stop_before_pixels=True, force=force, specific_tags=list(GROUPS))
+        data = pydicom.dcmread(stream, stop_before_pixels=True, force=force, specific_tags=[*GROUPS, *NUCLEAR_TAGS])
+        slices = slices_of(header, data) if is_reconstructed(header) else None
+        if slices is not None:
+            return slices
         own, shared = data.get("PerFrameFunctionalGroupsSequence"), data.get("SharedFunctionalGroupsSequence")
         if not own and header.frames == 1:
             return (header,)

@@ -28,6 +28,7 @@ from pydicom.uid import (
 )
 
 from medmllm.errors import DicomError
+from medmllm.ingest.dicom_length import FITS, Fit, fit_of
 from medmllm.ingest.dicom_part10 import MOST_ITEMS, PlainFile, TooManyItemsError, walk
 from medmllm.ingest.dicom_stream import DICOM_FAILURES, HEADER_INFLATES_TO, IMAGE_INFLATES_TO, data_set_stream
 from medmllm.ingest.dicom_values import (
@@ -65,6 +66,7 @@ TAGS = (
     "KVP", "ReconstructionDiameter", "FrameReferenceTime", "NominalPercentageOfCardiacPhase",
     *TECHNIQUE_TAGS,
 )  # fmt: skip
+EXPLICIT_PIXELS = (b"OW\0\0", b"OB\0\0")  # how their element goes on; as the length of an implicit one it would be odd
 PIXEL_TAGS = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PlanarConfiguration")
 
 # What pydicom remarks on a file quotes its values: a name or number may end up in a log. Process-wide, because the
@@ -115,6 +117,7 @@ class DicomHeader:
     padding: tuple[int, int] | None = None  # lowest and highest stored value of pixels outside the image
     told: ToldTechnique = field(default_factory=ToldTechnique)
     patient_name: str | None = None  # decoded; the linkage table alone may show it
+    misfit: bool = False  # the pixel data hold a frame more than they should, or are compressed and should not be
 
     @property
     def rescaled_padding(self) -> tuple[float, float] | None:
@@ -136,6 +139,7 @@ APART = (
     "DiffusionBValue", "DiffusionGradientOrientation", "ImageType", "StackID", "DimensionIndexValues", "FlipAngle",
     "RepetitionTime", "SequenceName", "KVP", "ConvolutionKernel", "ReconstructionDiameter", "ContrastBolusAgent",
     "NominalPercentageOfCardiacPhase", "SeriesNumber", "SeriesDescription", "FrameReferenceTime", "AcquisitionTime",
+    "SliceThickness", "ComplexImageComponent", "VelocityEncodingDirection", "ASLContext", "FrameOfReferenceUID",
 )  # fmt: skip
 """Attributes that may tell volumes at the same place within one series apart, the plainest first."""
 
@@ -151,12 +155,12 @@ _PLAIN = {
     )
 }  # fmt: skip
 """Attributes whose text is a field as it is."""
-_TELLING = frozenset({*APART, *TECHNIQUE_TAGS, "PatientName"} - {"ImageType"})
+_TELLING = frozenset({*APART, *TECHNIQUE_TAGS, "PatientName"} - {"ImageType", "SliceThickness"})
 """Attributes that `acquisition` and `told` hang on (no scanner is told that bears the patient's name), and no other
 field but those of `_PLAIN`."""
 _LIGHT = frozenset({*_PLAIN, *_TELLING, "ImagePositionPatient", "InstanceNumber"})
-_FILE, _SYNTAX, _TRUNCATED, _POSITION, _INSTANCE, _ACQUISITION, _TOLD = map(
-    _FIELDS.index, ("file", "transfer_syntax", "truncated", "position", "instance", "acquisition", "told")
+_FILE, _SYNTAX, _TRUNCATED, _MISFIT, _POSITION, _INSTANCE, _ACQUISITION, _TOLD = map(
+    _FIELDS.index, ("file", "transfer_syntax", "truncated", "misfit", "position", "instance", "acquisition", "told")
 )
 _all_fields = attrgetter(*_FIELDS)
 
@@ -196,41 +200,41 @@ def _of_any(path: Path, file: RegularFile) -> DicomHeader:
         plain_tags = (keyword for keyword in TAGS if keyword != "ModalityLUTSequence")
         values = {keyword: text for keyword in plain_tags if (text := element_text(data, keyword)) is not None}
         _refuse_other_objects(values)
-        place, missing = _pixel_place(stream, data, values, inflated=transfer_syntax == DeflatedExplicitVRLittleEndian)
+        transfer_syntax = transfer_syntax or _encoding(data)
+        place, fit = _pixel_place(stream, data, values, transfer_syntax)
         table = data.get_item("ModalityLUTSequence")  # as it is: its items may be many, and are not asked for
         has_lut = bool(table is not None and table.value)
         told = told_by(values, empty={keyword for keyword in TECHNIQUE_TAGS if keyword in data} - values.keys())
-        return _header(path, values, transfer_syntax or _encoding(data), has_lut, place, missing, told)
+        return _header(path, values, transfer_syntax, has_lut, place, fit, told)
 
 
 def _of_plain(path: Path, plain: PlainFile, size: int) -> DicomHeader:
     if plain.media_storage_class == MediaStorageDirectoryStorage:
         raise DicomError("a DICOMDIR lists files and holds no image", code="dicomdir")
     if plain.before is not None and plain.before.made is not None and _LIGHT.issuperset(plain.changed):
-        header = _beside(plain.before.made, path, plain, truncated=_is_cut_short(plain, size))
+        header = _beside(plain.before.made, path, plain, _fit_of_plain(plain, size))
     else:
         _refuse_other_objects(plain.values)
         if plain.pixel_place is None:
             _refuse_without("pixel data", plain.values)
-        has_lut, missing = "ModalityLUTSequence" in plain.sequences, _is_cut_short(plain, size)
+        has_lut, fit = "ModalityLUTSequence" in plain.sequences, _fit_of_plain(plain, size)
         told = told_by(plain.values, plain.empty)
-        header = _header(path, plain.values, plain.transfer_syntax, has_lut, plain.pixel_place, missing, told)
+        header = _header(path, plain.values, plain.transfer_syntax, has_lut, plain.pixel_place, fit, told)
     if plain.latest is not None:
         plain.latest.made = header
     return header
 
 
-def _is_cut_short(plain: PlainFile, size: int) -> bool:
-    if plain.pixel_bytes is None or plain.pixel_place is None:
-        return False
-    expected = _expected_pixel_bytes(plain.values)
-    return size - plain.pixel_place < max(expected, plain.pixel_bytes - 1) or plain.pixel_bytes < expected
+def _fit_of_plain(plain: PlainFile, size: int) -> Fit:
+    if plain.pixel_place is None:
+        return FITS
+    return fit_of(plain.values, plain.transfer_syntax, plain.pixel_bytes, size - plain.pixel_place)
 
 
-def _beside(before: DicomHeader, path: Path, plain: PlainFile, *, truncated: bool) -> DicomHeader:
+def _beside(before: DicomHeader, path: Path, plain: PlainFile, fit: Fit) -> DicomHeader:
     """Return the header of a slice from one that differs from it in `_LIGHT` alone: most of it is taken over."""
     values, told = plain.values, list(_all_fields(before))
-    told[_FILE], told[_SYNTAX], told[_TRUNCATED] = path, plain.transfer_syntax, truncated  # not of the data set
+    told[_FILE], told[_SYNTAX], (told[_TRUNCATED], told[_MISFIT]) = path, plain.transfer_syntax, fit  # not data set
     for keyword in plain.changed:
         if keyword in _PLAIN:
             told[_PLAIN[keyword]] = values[keyword]
@@ -279,16 +283,10 @@ def _refuse_without(what: str, values: Mapping[str, str]) -> NoReturn:
     raise DicomError(f"the object has no {what}: a report, plan, curve or the like", code="not_an_image")
 
 
-def _expected_pixel_bytes(values: Mapping[str, str]) -> int:
-    """Return how many bytes the pixels of an uncompressed image take."""
-    count = int(values["Rows"]) * int(values["Columns"]) * int(values.get("NumberOfFrames", "1"))
-    return count * int(values.get("SamplesPerPixel", "1")) * int(values.get("BitsAllocated", "8")) // 8
-
-
 def _pixel_place(
-    stream: BinaryIO, data: pydicom.Dataset, values: Mapping[str, str], *, inflated: bool
-) -> tuple[int | None, bool]:
-    """Return where the value of Pixel Data starts, and whether it ends before it should; the stream stands at it.
+    stream: BinaryIO, data: pydicom.Dataset, values: Mapping[str, str], transfer_syntax: str
+) -> tuple[int | None, Fit]:
+    """Return where the value of Pixel Data starts, and whether it is as long as it should; the stream stands at it.
 
     pydicom takes what is there and only warns. An inflated stream may have been cut on purpose.
 
@@ -296,24 +294,23 @@ def _pixel_place(
         DicomError: There are no pixel data at all.
     """
     implicit, little = data.original_encoding
+    inflated = transfer_syntax == DeflatedExplicitVRLittleEndian
     place = stream.tell()
     start = stream.read(12)
     end = stream.seek(0, io.SEEK_END)
     order = "<" if little else ">"
-    has_vr = not implicit and start[4:6].isalpha()  # files were seen that leave it out against their transfer syntax
+    # Files were seen that leave it out, or have it, against their transfer syntax.
+    has_vr = start[4:8] in EXPLICIT_PIXELS or (not implicit and start[4:6].isalpha())
     header_bytes = 12 if has_vr else 8
     if len(start) < header_bytes or struct.unpack(f"{order}H", start[:2])[0] != 0x7FE0:
         if inflated:
-            return None, False
+            return None, FITS
         _refuse_without("pixel data", values)
     declared = struct.unpack(f"{order}I", start[header_bytes - 4 : header_bytes])[0]
     if inflated:
-        return None, False
-    if declared == 0xFFFFFFFF:
-        return place + header_bytes, False
-    expected = _expected_pixel_bytes(values)
-    missing = end - place - header_bytes < max(expected, declared - 1) or declared < expected
-    return place + header_bytes, missing
+        return None, FITS
+    place += header_bytes
+    return place, fit_of(values, transfer_syntax, None if declared == 0xFFFFFFFF else declared, end - place)
 
 
 def _header(
@@ -322,7 +319,7 @@ def _header(
     transfer_syntax: str,
     has_modality_lut: bool,
     pixel_place: int | None,
-    truncated: bool,
+    fit: Fit,
     told: ToldTechnique,
 ) -> DicomHeader:
     spacing, position = (
@@ -358,7 +355,8 @@ def _header(
         orientation=numbers_of(values.get("ImageOrientationPatient", ""), 6),
         thickness_mm=thickness_of(values),
         has_modality_lut=has_modality_lut,
-        truncated=truncated,
+        truncated=fit[0],
+        misfit=fit[1],
         pixel_place=pixel_place,
         acquisition=_acquisition(values),
         instance=instance_of(values.get("InstanceNumber", "")),

@@ -118,8 +118,10 @@ def _volumes(stack: Sequence[DicomHeader]) -> list[Part]:
     places = _count_places(stack)
     varying = _varying(stack)
     if places < len(stack):
+        # Frames of reference last, with the grids: they do not say which volume comes first.
+        in_order = {keyword: ranks for keyword, ranks in varying.items() if keyword != "FrameOfReferenceUID"}
         return (
-            _each_place_once(stack, places, varying) or _time_points(stack, places) or _grids(stack, varying) or whole
+            _each_place_once(stack, places, in_order) or _time_points(stack, places) or _grids(stack, varying) or whole
         )
     if not _is_regular(stack):
         return _grids(stack, varying) or whole

@@ -55,9 +55,10 @@ CODECS: dict[str, Codec] = {
 BITS_ALLOCATED = (8, 16, 32)  # one bit is a mask, not a measured value
 RLE_HEADER_BYTES = 64
 JPEG_2000 = b"\xff\x4f\xff\x51"  # SOC, then SIZ
+JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"  # how a JP2 file starts, whose boxes are wrapped around a codestream
 SSIZ = 42  # byte of the codestream that holds the bits per pixel less 1, and the sign above them
 END_OF_IMAGE = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000 alike; some decoders make up what is missing
-END_WITHIN_BYTES = 32  # frames are padded
+END_WITHIN_BYTES = 32  # frames are padded, by zeros even further
 TRANSFER_SYNTAXES = frozenset((*LITTLE_ENDIAN, BIG_ENDIAN, RLE, *CODECS))
 
 
@@ -193,7 +194,7 @@ def decode(encoded: bytes, header: DicomHeader, codec: Codec | None = None) -> n
     if said != size:
         raise DicomError(f"the compressed frame says it has {said} rows and columns, the header says {size}",
                          code="pixels_unreadable")  # fmt: skip
-    if END_OF_IMAGE not in encoded[-END_WITHIN_BYTES:]:
+    if END_OF_IMAGE not in encoded[-END_WITHIN_BYTES:] and not encoded.rstrip(b"\0").endswith(END_OF_IMAGE):
         raise DicomError("a compressed frame ends before its end marker: copy the file again",
                          code="truncated_pixels")  # fmt: skip
     return (codec or CODECS[header.transfer_syntax])(encoded)
@@ -280,11 +281,18 @@ def _native(header: DicomHeader, cache: FileCache) -> npt.NDArray[Any]:
 def encoded_frames(header: DicomHeader) -> list[bytes]:
     """Return every compressed frame of the file that a header is about."""
     if header.pixel_place is None:
-        data = read_with_pixels(header.file)
-        return list(generate_frames(data.PixelData, number_of_frames=header.frames))
-    with open_regular(header.file) as file:
-        file.seek(header.pixel_place)
-        return list(generate_frames(file.read(), number_of_frames=header.frames))
+        held = read_with_pixels(header.file).PixelData
+    else:
+        with open_regular(header.file) as file:
+            file.seek(header.pixel_place)
+            held = file.read()
+    return [_unboxed(frame) for frame in generate_frames(held, number_of_frames=header.frames)]
+
+
+def _unboxed(frame: bytes) -> bytes:
+    """Return the codestream of a frame that is a whole JP2 file, against PS3.5 A.4.4; others as they are."""
+    start = frame.find(JPEG_2000) if frame.startswith(JP2) else -1
+    return frame[start:] if start > 0 else frame
 
 
 def _stored_values(frame: npt.NDArray[Any], header: DicomHeader, cache: FileCache) -> npt.NDArray[Any]:

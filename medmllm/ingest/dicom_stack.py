@@ -36,6 +36,7 @@ LONE_SLICE_MM = 1.0  # depth of a slice without a neighbour whose header states 
 DICOM_ROOT = "1.2.840.10008."
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7."  # with its multi-frame kinds
 MOSAICS = frozenset({"MOSAIC", "VFRAME"})  # the latter is United Imaging's, whose private header is not read
+CUT_SHORT = "the pixel data of a slice end before they should: copy the file again"
 LOCALIZERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM"})
 
 
@@ -136,7 +137,8 @@ def _refuse_mixture(headers: Sequence[DicomHeader]) -> None:
     if np.ptp(spacings, axis=0).max() > SAME_SPACING * spacings.min():
         raise DicomError("slices of different Pixel Spacing share this series", code="mixed_spacing")
     if len({header.frame_of_reference_uid for header in headers} - {None}) > 1 and not _frames_of_their_own(headers):
-        raise DicomError("slices of different frames of reference share this series", code="mixed_frames_of_reference")
+        raise DicomError("slices of different frames of reference share this series, and may lie in different spaces: "
+                         "export those of each by themselves", code="mixed_frames_of_reference")  # fmt: skip
 
 
 def _frames_of_their_own(headers: Sequence[DicomHeader]) -> bool:
@@ -224,6 +226,7 @@ def refusal_of(header: DicomHeader) -> tuple[str, str] | None:
         syntax = header.transfer_syntax if header.transfer_syntax.startswith(DICOM_ROOT) else "(a private one)"
         return "unsupported_transfer_syntax", f"the transfer syntax {syntax} is not supported: convert the files"
     refusals = (
+        ("truncated_pixels", header.truncated and header.frames > 1, CUT_SHORT),
         ("multi_frame", header.frames > 1 and not header.placed,
          f"the {header.frames} frames of the object have no place in the patient: it is a film, or was cut short"),
         ("mosaic", not MOSAICS.isdisjoint(kind), "the image is a mosaic that tiles all slices, and the Siemens CSA "
@@ -235,9 +238,14 @@ def refusal_of(header: DicomHeader) -> tuple[str, str] | None:
          "the image is a secondary capture (a screen shot, a scanned page): it has no place in the patient"),
         ("unsupported_bits", header.bits_allocated not in BITS_ALLOCATED,
          f"{header.bits_allocated} bits are allocated per pixel; 8, 16 and 32 are read"),
-        ("no_pixel_spacing", header.pixel_spacing_mm is None, "Pixel Spacing (0028,0030) is missing or not positive"),
+        ("pixel_length", header.misfit, "the pixel data are longer than size, bits and number of frames say, by a "
+         "frame or more, or are compressed against the transfer syntax: the header is wrong, export the series again"),
+        ("no_pixel_spacing", header.pixel_spacing_mm is None, "Pixel Spacing (0028,0030) is missing, or not two "
+         "positive numbers"),
         ("no_position", header.position is None or header.orientation is None,
-         "Image Position or Image Orientation (Patient) is missing: the slice has no place"),
-        ("truncated_pixels", header.truncated, "the pixel data of a slice end before they should: copy the file again"),
+         "Image Position or Image Orientation (Patient) is missing, or not numbers: the slice has no place"),
+        ("truncated_pixels", header.truncated, CUT_SHORT),
+        ("bad_rescale", not math.isfinite((header.slope or 0) + (header.intercept or 0)),
+         "Rescale Slope or Intercept is not a number: the values are unknown"),
     )  # fmt: skip
     return next(((code, reason) for code, refused, reason in refusals if refused), None)

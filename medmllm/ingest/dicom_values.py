@@ -59,12 +59,13 @@ def thickness_of(values: Mapping[str, str]) -> float | None:
 
 
 def number_of(values: Mapping[str, str], keyword: str) -> float | None:
-    """Return one number; None when it is absent.
-
-    Raises:
-        ValueError: It is none.
-    """
-    return float(values[keyword]) if keyword in values else None
+    """Return one number; None when it is absent, NaN when what is there is none: a slice with it is refused."""
+    if keyword not in values:
+        return None
+    try:
+        return float(values[keyword])
+    except ValueError:
+        return math.nan
 
 
 @lru_cache(1024)
@@ -73,5 +74,8 @@ def numbers_of(text: str, count: int) -> tuple[float, ...] | None:
     parts = text.split("\\")
     if not text or len(parts) != count:
         return None
-    numbers = tuple(float(part) for part in parts)
+    try:
+        numbers = tuple(float(part) for part in parts)
+    except ValueError:  # a decimal comma, say
+        return None
     return numbers if all(math.isfinite(number) for number in numbers) else None

@@ -2,9 +2,9 @@
 
     .nii, .nii.gz or .hdr with .img -> header, held against bounds -> bytes, checked -> scaled float32 -> Volume
 
-Orientation as nibabel does it: the sform when its code is not 0, else the qform, else the header's base affine, which
-the index reports as unknown. A gzip stream is read to its end, so that its checksum and length are verified; nibabel
-alone stops early and takes a flipped bit for data. What is declared is held against bounds before any of it is read.
+Orientation as nibabel does it; what nibabel mends in a header without a word is told (see nifti_fields). A gzip stream
+is read to its end, so that its checksum and length are verified; nibabel alone stops early and takes a flipped bit for
+data. What is declared is held against bounds before any of it is read.
 """
 
 import gzip
@@ -16,10 +16,8 @@ import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import combinations
-from operator import mul
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -31,6 +29,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from medmllm.errors import IngestError, NiftiError
+from medmllm.ingest.nifti_fields import Remarks, look_at_fields, warnings_of
 from medmllm.ingest.opening import PARSER_FAILURES, RegularFile, one_error, open_regular, refused_as
 from medmllm.records import FloatArray, Volume
 
@@ -44,11 +43,9 @@ NIFTI1_BYTES = 348
 NIFTI1_SIZES = tuple(NIFTI1_BYTES.to_bytes(4, order) for order in ("little", "big"))
 HEADER_BYTES = 540  # NIfTI-2
 SMALLEST_VOXEL_MM3 = 1e-9
-SAME_PLACE = 0.1  # sform and qform agree when all corners do, to this fraction of a voxel
 CHUNK_BYTES = 2**20
 LENGTH_UNIT, UNIT_UNSET, MILLIMETRES = 0b111, 0, 2  # bits of xyzt_units, and their values (nifti1.h)
 OTHER_UNITS = {1: "metres", 3: "micrometres"}
-NO_SHEAR_DEG = 0.5  # affines are rounded: less is not a sheared grid
 NIBABEL_FAILURES = (HeaderDataError, ImageFileError, WrapStructError)
 CIFTI_INTENTS = range(3000, 3100)  # CIFTI-2 section 3.4
 _HEADERS = {
@@ -93,36 +90,43 @@ def read_header(path: Path) -> NiftiHeader:
             a place in the patient, or too large.
     """
     try:  # not `one_error`, which would take longer than some of the reading
-        start, size, zipped = _read_start(path)
+        start, size, inflated = _read_start(path)
         raw, header = _judged(start[:NIFTI1_BYTES] if start[:4] in NIFTI1_SIZES else start)
-        _check_size(raw, path, size, zipped=zipped)
+        beyond = _check_size(raw, path, size, inflated)
     except (*PARSER_FAILURES, *NIBABEL_FAILURES, gzip.BadGzipFile) as error:
         raise refused_as(NiftiError, error, "the header cannot be parsed") from None
-    return header
+    if beyond < math.prod(header.shape[:2]) * raw.get_data_dtype().itemsize:
+        return header
+    reason = f"{beyond:,} bytes follow the voxels that the header declares, a slice or more: its size may be wrong"
+    return replace(header, warnings=(*header.warnings, ("more_voxels", reason)))
 
 
-def _read_start(path: Path) -> tuple[bytes, int, bool]:
-    """Return what a header takes of a file, as `_open_plain` would; the file's size; and whether it is zipped."""
+def _read_start(path: Path) -> tuple[bytes, int, int | None]:
+    """Return what a header takes of a file, as `_open_plain` would; the file's size; and the size that it inflates to.
+
+    The latter as its last member says, modulo 4 GiB; None when the file is not zipped.
+    """
     with RegularFile(path) as file:
         size, start = file.size, file.start()
-    if start[:2] != GZIP:
-        return start[:HEADER_BYTES], size, False
+        if start[:2] != GZIP:
+            return start[:HEADER_BYTES], size, None
+        says = int.from_bytes(os.pread(file.descriptor, 4, max(size - 4, 0)), "little")
     try:
         inflated = zlib.decompressobj(zlib.MAX_WBITS + 16).decompress(start, io.DEFAULT_BUFFER_SIZE)
     except zlib.error:
         inflated = b""
     whole = len(inflated) == io.DEFAULT_BUFFER_SIZE or size == len(start)  # as far as gzip looks, and checks
     if len(inflated) >= HEADER_BYTES and whole:
-        return inflated[:HEADER_BYTES], size, True
+        return inflated[:HEADER_BYTES], size, says
     with _open_plain(path) as plain:
-        return plain.stream.read(HEADER_BYTES), size, True
+        return plain.stream.read(HEADER_BYTES), size, says
 
 
 @lru_cache(64)
 def _judged(start: bytes) -> tuple[Any, NiftiHeader]:
     """Parse a header and judge it; kept in mind, since the images of a study mostly have one grid in common."""
-    raw = _parse_header(start)
-    header = _judge(raw)
+    raw, remarks = _parse_header(start)
+    header = _judge(raw, remarks)
     header.affine.setflags(write=False)
     return raw, header
 
@@ -141,9 +145,9 @@ def read_volume(path: Path, *, number: int = 0, modality: str | None = None) -> 
     """
     with one_error(NiftiError, "the voxels cannot be read", also=(*NIBABEL_FAILURES, gzip.BadGzipFile)):
         with _open_plain(path) as plain:
-            raw = _parse_header(plain.stream.read(HEADER_BYTES))
-            header = _judge(raw)
-            _check_size(raw, path, plain.size, zipped=plain.zipped)
+            raw, remarks = _parse_header(plain.stream.read(HEADER_BYTES))
+            header = _judge(raw, remarks)
+            _check_size(raw, path, plain.size, 0 if plain.zipped else None)
             stored = None if _is_pair(raw) else _read_voxels(plain.stream, raw, number)
         if stored is None:
             with _open_plain(image_beside(path)) as plain:
@@ -184,19 +188,26 @@ def _open_plain(path: Path) -> Iterator[_Plain]:
         stream.seek(0)
         if zipped:
             with gzip.GzipFile(fileobj=stream, mode="rb") as plain:
-                yield _Plain(cast(BinaryIO, plain), size, zipped)
+                try:
+                    yield _Plain(cast(BinaryIO, plain), size, zipped)
+                except gzip.BadGzipFile:
+                    raise NiftiError("the gzip stream is damaged, or something else follows it: copy the file again",
+                                     code="nifti_unreadable") from None  # fmt: skip
         else:
             yield _Plain(stream, size, zipped)
 
 
-def _check_size(raw: Any, path: Path, size: int, *, zipped: bool) -> None:
+def _check_size(raw: Any, path: Path, size: int, inflated: int | None) -> int:
     """Hold what a header declares against the size of the file that should hold it, before any of it is read.
+
+    Returns:
+        How many bytes follow the voxels, as far as that is known.
 
     Args:
         raw: The header.
         path: Its file.
         size: That file's, in bytes; the voxels of a pair are in another one.
-        zipped: Whether it is.
+        inflated: What it inflates to, 0 where that is not known; None when it is not zipped.
 
     Raises:
         IngestError: The file cannot be opened.
@@ -205,7 +216,8 @@ def _check_size(raw: Any, path: Path, size: int, *, zipped: bool) -> None:
     """
     if _is_pair(raw):
         with _open_plain(image_beside(path)) as plain:
-            size, zipped = plain.size, plain.zipped
+            size, inflated = plain.size, 0 if plain.zipped else None
+    zipped, plain_bytes = inflated is not None, size if inflated is None else inflated
     offset, shape = int(raw.get_data_offset()), raw.get_data_shape()
     least = 0 if _is_pair(raw) else raw.template_dtype.itemsize  # nibabel would take the header for voxels
     if not least <= offset <= LARGEST_EXTRA_BYTES:
@@ -219,6 +231,9 @@ def _check_size(raw: Any, path: Path, size: int, *, zipped: bool) -> None:
     if zipped and needed > max(UNSUSPICIOUS_BYTES, IMAGE_MOST * size):
         raise NiftiError(f"{size:,} bytes would inflate to {needed:,}: no image is compressed so well",
                          code="implausible_compression")  # fmt: skip
+    if plain_bytes > size * DEFLATE_MOST:
+        return 0  # something else lies at the end of the gzip stream
+    return max(plain_bytes - offset - declared, 0)
 
 
 def image_beside(header: Path) -> Path:
@@ -229,8 +244,11 @@ def image_beside(header: Path) -> Path:
     return zipped if zipped.exists() and not beside.exists() else beside
 
 
-def _parse_header(start: bytes) -> Any:
-    """Return nibabel's header of the kind that the first bytes name; NIfTI-1 or -2, single file or pair."""
+def _parse_header(start: bytes) -> tuple[Any, Remarks]:
+    """Return nibabel's header of the kind that the first bytes name, and what was odd before nibabel mended it.
+
+    The kinds are NIfTI-1 and -2, as single files and as pairs.
+    """
     if not start:
         raise NiftiError("the file is empty", code="empty_file")
     if len(start) < NIFTI1_BYTES:
@@ -241,14 +259,17 @@ def _parse_header(start: bytes) -> Any:
     kind = _HEADERS.get(magic[:3])
     if kind is None:
         raise NiftiError("the file has no NIfTI header (Analyze files do not say left from right)", code="not_nifti")
-    return kind(start[: kind.template_dtype.itemsize])
+    raw = kind(start[: kind.template_dtype.itemsize], check=False)
+    remarks = look_at_fields(raw)
+    raw.check_fix()
+    return raw, remarks
 
 
 def _is_pair(raw: Any) -> bool:
     return not raw.is_single
 
 
-def _judge(raw: Any) -> NiftiHeader:
+def _judge(raw: Any, remarks: Remarks) -> NiftiHeader:
     """Hold a parsed header against what a volume needs."""
     stored = raw.get_data_dtype()
     if stored.kind not in "iuf":
@@ -268,50 +289,27 @@ def _judge(raw: Any) -> NiftiHeader:
     if unit not in (UNIT_UNSET, MILLIMETRES):
         said = OTHER_UNITS.get(unit, f"an unknown unit (code {unit})")
         raise NiftiError(f"the header says lengths are in {said}, not mm", code="not_millimetres")
-    affine = np.asarray(raw.get_best_affine(), dtype=np.float64)
+    affine = _affine(raw)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < SMALLEST_VOXEL_MM3:
-        raise NiftiError("the affine is singular or not finite: voxels have no place", code="singular_affine")
+        way_out = (
+            "; the qform counts where sform_code is 0" if int(raw["sform_code"]) and int(raw["qform_code"]) else ""
+        )
+        raise NiftiError(f"the affine is singular or not finite: voxels have no place{way_out}", code="singular_affine")
     volumes = math.prod(shape[3:])
     if volumes > MOST_VOLUMES:
         raise NiftiError(
             f"the header declares {volumes:,} volumes; at most {MOST_VOLUMES:,} are read", code="too_large"
         )
-    return NiftiHeader((shape[0], shape[1], shape[2]), affine, _warnings(raw, affine, shape[:3]), volumes)
+    warnings = (*remarks, *warnings_of(raw, affine, shape[:3]))
+    return NiftiHeader((shape[0], shape[1], shape[2]), affine, warnings, volumes)
 
 
-def _warnings(raw: Any, affine: FloatArray, shape: tuple[int, ...]) -> tuple[tuple[str, str], ...]:
-    found = _which_form(raw, affine, shape)
-    shear = _shear_deg(affine)
-    if shear > NO_SHEAR_DEG:
-        reason = f"the axes of the grid are {90 - shear:.1f} degrees apart in places, not 90: the affine is sheared"
-        found += (("sheared", reason),)
-    return found
-
-
-def _shear_deg(affine: FloatArray) -> float:
-    """Return by how much the two least perpendicular axes of a grid miss the right angle, in degrees."""
-    axes = affine[:3, :3].T.tolist()  # of three numbers each: numpy takes longer
-    cosines = (abs(sum(map(mul, a, b))) / (math.hypot(*a) * math.hypot(*b)) for a, b in combinations(axes, 2))
-    return math.degrees(math.asin(min(1.0, max(cosines))))
-
-
-def _which_form(raw: Any, affine: FloatArray, shape: tuple[int, ...]) -> tuple[tuple[str, str], ...]:
-    sform_code, qform_code = int(raw["sform_code"]), int(raw["qform_code"])
-    if not (sform_code or qform_code):
-        reason = "sform and qform are both unset: orientation is unknown, left may be right; read as nibabel does"
-        return (("orientation_unknown", reason),)
-    if not (sform_code and qform_code):
-        return ()
+def _affine(raw: Any) -> FloatArray:
     try:
-        other = raw.get_qform()
-    except (HeaderDataError, ValueError):
-        return (("sform_qform_differ", "the qform is not valid; the sform was used, as nibabel does"),)
-    corners = np.array([[x, y, z, 1.0] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])])
-    apart = float(np.linalg.norm(corners @ (affine - other).T, axis=1).max())
-    if apart <= SAME_PLACE * np.linalg.norm(affine[:3, :3], axis=0).min():
-        return ()
-    reason = f"sform and qform disagree by up to {apart:.2f} mm; the sform was used, as nibabel does"
-    return (("sform_qform_differ", reason),)
+        return np.asarray(raw.get_best_affine(), dtype=np.float64)
+    except ValueError:
+        raise NiftiError("the quaternion of the qform is no rotation: voxels have no place",
+                         code="bad_qform") from None  # fmt: skip
 
 
 def _read_voxels(stream: BinaryIO, raw: Any, number: int) -> npt.NDArray[Any]:

@@ -137,4 +137,7 @@ def _not_for_us(found: FoundFile) -> FileProblem:
         return FileProblem(found.relative, "ignored", "not_a_note", "a file about the data set, not about a patient")
     if found.name.endswith(SIDECARS) and found.name.startswith(("sub-", "dataset_description", "participants")):
         return FileProblem(found.relative, "ignored", "bids_sidecar", "a BIDS file beside the images")
+    if found.name.lower().removesuffix(".gz").endswith((".hdr", ".img")):
+        reason = "half of a header and image pair, whose other half (.img or .hdr) is not beside it: copy both"
+        return FileProblem(found.relative, "refused", "half_a_pair", reason)
     return FileProblem(found.relative, "ignored", "not_recognised", "neither DICOM nor NIfTI, note nor recording")

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from medmllm.errors import ConfigError
 from medmllm.model_documents import ModelSettings
 from medmllm.models.batch_norm import LoneValueNorm
-from medmllm.models.cells import CellMeans
+from medmllm.models.cells import CELL_MEANS, LOG_TONES
 from medmllm.models.efficientnet import EfficientNetMap
+from medmllm.models.linear_reader import LinearReader, Reading
+from medmllm.models.measures import LOG_MEASURES
 from medmllm.models.pooling import make_steady
 from medmllm.models.prefix import octants
 from medmllm.models.swin import SwinMap
@@ -105,10 +107,10 @@ def _swin(channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
     return network, network.map_channels
 
 
-def _cells(*, tones: bool) -> _Backbone:
+def _reader(*readings: Reading) -> _Backbone:
     def build(channels: int, settings: ModelSettings) -> tuple[nn.Module, int]:
         width = settings.image_width
-        return CellMeans(channels, width=width, dropout=settings.dropout, tones=tones), width
+        return LinearReader(*readings, channels=channels, width=width, dropout=settings.dropout), width
 
     return build
 
@@ -122,8 +124,10 @@ IMAGE_ENCODERS: dict[str, _Backbone] = {
     "densenet169": _densenet((6, 12, 32, 32)),
     "efficientnet_b0": _efficientnet,
     "swin_unetr": _swin,
-    "cells": _cells(tones=False),
-    "cells_tones": _cells(tones=True),
+    "cells": _reader(CELL_MEANS),
+    "cells_tones": _reader(CELL_MEANS, LOG_TONES),
+    "measures": _reader(LOG_MEASURES),
+    "cells_measures": _reader(CELL_MEANS, LOG_MEASURES),
 }
 """Name -> builder of (network that ends with its last feature map, channels of that map)."""
 

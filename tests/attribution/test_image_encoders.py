@@ -12,7 +12,9 @@ from medmllm.preprocessing.sample import collate
 from tests.attribution.made_up import OVERRIDES, a_contract, a_package, a_sample, settings, sources
 
 
-@pytest.mark.parametrize(("encoder", "width"), [("efficientnet_b0", 8), ("swin_unetr", 12)])
+@pytest.mark.parametrize(
+    ("encoder", "width"), [("efficientnet_b0", 8), ("swin_unetr", 12), ("measures", 8), ("cells_measures", 8)]
+)
 def test_attributions_of_voxels_add_up_to_the_change_of_the_logit(encoder: str, width: int) -> None:
     contract = a_contract(text=False)
     overrides = (*OVERRIDES, f"model.image_encoder={encoder}", f"model.image_width={width}")

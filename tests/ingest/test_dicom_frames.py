@@ -123,6 +123,29 @@ def test_dimensions_tell_volumes_apart_where_nothing_else_does(enhanced: Path) -
     assert sorted(voxels[0, 0, 0] for voxels, _ in load(str(enhanced.parent))) == [199.0, 299.0]
 
 
+@pytest.mark.parametrize(
+    ("sequence", "keyword", "values"),
+    [
+        ("MRImageFrameTypeSequence", "ComplexImageComponent", ("MAGNITUDE", "PHASE")),
+        ("MRVelocityEncodingSequence", "VelocityEncodingDirection", ([0.0, 0.0, 1.0], [1.0, 0.0, 0.0])),
+        ("MRArterialSpinLabelingSequence", "ASLContext", ("CONTROL", "LABEL")),
+        ("FrameContentSequence", "FrameReferenceDateTime", ("20200101120000", "20200101120005")),
+    ],
+)
+def test_frames_are_told_apart_by_what_their_groups_say_and_not_by_their_order(
+    enhanced: Path, sequence: str, keyword: str, values: tuple[object, object]
+) -> None:
+    data = pydicom.dcmread(enhanced)
+    for number, groups in enumerate(data.PerFrameFunctionalGroupsSequence):
+        del groups.MREchoSequence, groups.FrameContentSequence
+        # 0 1 1 0 0 1: the order within a place is another one at the second place
+        groups.update(group(sequence, **{keyword: values[(number in (1, 2, 5))]}))
+    data.save_as(enhanced)
+    volumes = load(str(enhanced.parent))
+    assert [voxels[0, 0].tolist() for voxels, _ in volumes] == [[10 * k * (k + 1) - 1 for k in frames]
+                                                                for frames in ((4, 3, 0), (5, 2, 1))]  # fmt: skip
+
+
 def test_frames_that_nothing_tells_apart_but_their_order_are_split_by_it_only_when_it_is_plain(enhanced: Path) -> None:
     data = pydicom.dcmread(enhanced)
     for groups in data.PerFrameFunctionalGroupsSequence:

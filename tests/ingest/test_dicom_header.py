@@ -24,8 +24,9 @@ from pydicom.uid import (
 from medmllm.errors import DicomError, IngestError
 from medmllm.ingest import dicom_header
 from medmllm.ingest.dicom_header import DicomHeader, read_header, read_with_pixels
+from medmllm.ingest.dicom_stack import refusal_of
 from medmllm.ingest.dicom_stream import looks_like_dicom
-from tests.factories import edit_dicom, write_dicom_study
+from tests.factories import a_volume, edit_dicom, write_dicom_study
 
 
 @pytest.fixture
@@ -348,3 +349,47 @@ def test_an_instance_number_that_is_none_costs_no_image(tmp_path: Path, written:
     data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     data.save_as(file, implicit_vr=True, little_endian=True)
     assert read_header(file).instance == number
+
+
+# --- what contradicts itself -----------------------------------------------------------------
+
+
+def test_a_slice_of_another_thickness_among_many_alike_keeps_its_own(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path, a_volume((6, 5, 9)), note=None)
+    edit_dicom(tmp_path, SliceThickness="2.5")
+    edit_dicom(tmp_path, only=[7], SliceThickness="5.0")
+    headers = [read_header(file) for file in sorted(tmp_path.glob("*.dcm"))]
+    assert [header.thickness_mm for header in headers] == [2.5] * 7 + [5.0, 2.5]
+    assert [dict(header.acquisition)["SliceThickness"] for header in headers] == ["2.5"] * 7 + ["5.0", "2.5"]
+
+
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize("text", ["1,5", "1\\2", "nan"])
+def test_a_rescale_that_is_no_number_leaves_the_slice_in_its_series_which_is_refused(
+    file: Path, keyword: str, text: str
+) -> None:
+    spelt(file, keyword, text)
+    refusal = refusal_of(read_header(file))
+    assert refusal is not None
+    assert refusal[0] == "bad_rescale"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "code"), [("PixelSpacing", "no_pixel_spacing"), ("ImagePositionPatient", "no_position")]
+)
+def test_a_place_with_decimal_commas_is_no_place(file: Path, keyword: str, code: str) -> None:
+    spelt(file, keyword, "0,5\\0,5\\0,5"[: 7 if keyword == "PixelSpacing" else 11])
+    refusal = refusal_of(read_header(file))
+    assert refusal is not None
+    assert refusal[0] == code
+
+
+def spelt(file: Path, keyword: str, text: str) -> None:
+    """Write a value as it is spelt, which pydicom would not."""
+    data = pydicom.dcmread(file)
+    tag = pydicom.datadict.tag_for_keyword(keyword)
+    assert tag is not None
+    data[tag] = pydicom.DataElement(tag, "LO", text)
+    data.save_as(file)
+    head = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+    file.write_bytes(file.read_bytes().replace(head + b"LO", head + b"DS"))

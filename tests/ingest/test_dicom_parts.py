@@ -209,3 +209,31 @@ def test_series_under_one_uid_are_told_apart_by_their_number_where_they_lie_betw
 def test_images_of_another_modality_are_never_stacked_with_the_others() -> None:
     slices = [replace(a_slice(z), modality=("CT", "PT")[int(z) % 2]) for z in range(6)]
     assert [places(part) for part in split(slices)] == [[0.0, 2.0, 4.0], [1.0, 3.0, 5.0]]
+
+
+# --- frames of reference, slabs of another thickness ----------------------------------------
+
+
+def test_volumes_in_different_frames_of_reference_are_told_apart_where_their_places_meet() -> None:
+    numbers = {0.0: (1, 2), 2.0: (5, 3), 4.0: (4, 6)}  # neither volume by volume nor place by place
+    slices = [a_slice(z, FrameOfReferenceUID=uid, frame_of_reference_uid=uid, instance=numbers[z][k])
+              for z in numbers for k, uid in enumerate(("1.8", "1.9"))]  # fmt: skip
+    parts = split(slices)
+    assert labels(parts) == ["FrameOfReferenceUID 1 of 2", "FrameOfReferenceUID 2 of 2"]
+    assert [{header.frame_of_reference_uid for header in part.headers} for part in parts] == [{"1.8"}, {"1.9"}]
+    assert [arrange(part.headers).shape for part in parts] == [(6, 5, 3)] * 2
+
+
+def test_one_grid_whose_frame_of_reference_changes_on_the_way_is_refused_whole() -> None:
+    slices = [a_slice(2.0 * k, FrameOfReferenceUID=f"1.{k // 3}", frame_of_reference_uid=f"1.{k // 3}")
+              for k in range(6)]  # fmt: skip
+    (part,) = split(slices)
+    assert code_of(part.headers) == "mixed_frames_of_reference"
+
+
+def test_slabs_of_another_thickness_and_gap_are_volumes_of_their_own() -> None:
+    base = [a_slice(2.5 * k, SliceThickness="2.5") for k in range(4)]  # as a head is often scanned
+    above = [a_slice(7.5 + 5.0 * k, SliceThickness="5") for k in range(1, 5)]
+    parts = split([*above, *base])
+    assert labels(parts) == ["SliceThickness 1 of 2", "SliceThickness 2 of 2"]
+    assert [places(part) for part in parts] == [[0.0, 2.5, 5.0, 7.5], [12.5, 17.5, 22.5, 27.5]]

@@ -339,3 +339,24 @@ def test_signed_pixels_in_an_unsigned_jpeg_2000_stream_keep_their_sign(file: Pat
     data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.90"
     data.save_as(file)
     assert np.array_equal(read_slice(read_header(file)), values)
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"])
+def test_a_frame_may_be_padded_with_any_number_of_zeros(file: Path, syntax: str) -> None:
+    encode = {"80": imagecodecs.jpegls_encode, "90": j2k}[syntax[-2:]]
+    frame = encode(STORED)
+    assert (
+        read_slice(read_header(encapsulated(file, syntax, frame + bytes(500)))).tolist() == (STORED - 1024.0).tolist()
+    )
+    assert code_of(encapsulated(file, syntax, frame[:-2] + bytes(500))) == "truncated_pixels"
+
+
+def test_a_jpeg_2000_frame_may_be_a_whole_jp2_file(file: Path) -> None:
+    boxed = imagecodecs.jpeg2k_encode(STORED, codecformat="JP2", reversible=True)
+    assert boxed[4:8] == b"jP  "
+    header = read_header(encapsulated(file, "1.2.840.10008.1.2.4.90", boxed))
+    assert read_slice(header).tolist() == (STORED - 1024.0).tolist()
+
+
+def j2k(pixels: np.ndarray) -> bytes:
+    return imagecodecs.jpeg2k_encode(pixels, codecformat="J2K", reversible=True)

@@ -1,5 +1,6 @@
 """Which slices make one grid, which series is several, and which is refused and why."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -186,3 +187,17 @@ def test_numbers_and_gaps_that_leave_out_every_other_slice_are_remarked(numbers:
 def test_numbers_of_rounds_are_no_gaps() -> None:
     stack = arrange([a_slice(5.0 * k, instance=2 * k, thickness_mm=5.0) for k in range(4)])
     assert stack.warnings == ()
+
+
+def test_a_slice_whose_pixels_do_not_fit_its_header_is_refused() -> None:
+    assert code_of([a_slice(0.0), a_slice(2.0, misfit=True), a_slice(4.0)]) == "pixel_length"
+
+
+def test_frames_that_were_cut_short_are_no_film() -> None:
+    assert code_of([a_slice(frames=3, truncated=True)]) == "truncated_pixels"
+    assert code_of([a_slice(frames=3)]) == "multi_frame"
+
+
+@pytest.mark.parametrize("changes", [{"slope": math.nan}, {"intercept": math.inf}])
+def test_a_rescale_that_is_no_number_is_refused_before_any_pixel_is_read(changes: dict[str, float]) -> None:
+    assert code_of([a_slice(0.0), a_slice(2.0, **changes)]) == "bad_rescale"

@@ -88,7 +88,8 @@ def test_voxels_said_to_start_within_the_header_are_refused(tmp_path: Path, offs
         ({"intent_code": 3006}, "not_a_volume"),
         ({"magic": b"xyz"}, "not_nifti"),
         ({"sizeof_hdr": 7}, "not_nifti"),
-        ({"datatype": 77}, "nifti_unreadable"),
+        ({"datatype": 77}, "unsupported_datatype"),
+        ({"datatype": 1, "bitpix": 1}, "unsupported_datatype"),  # bits, which nibabel has no array for
     ],
 )
 def test_a_header_that_makes_no_volume_is_refused(tmp_path: Path, fields: dict[str, object], code: str) -> None:

@@ -59,8 +59,11 @@ def test_header_and_voxels_of_a_pair_find_each_other(tmp_path: Path, ends: tuple
 
 
 @pytest.mark.parametrize("name", ["alone.hdr", "alone.img"])
-def test_half_a_pair_is_nothing(tmp_path: Path, name: str) -> None:
-    assert put(tmp_path, name, b"x" * 400).kind is Kind.OTHER
+def test_half_a_pair_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    half = put(tmp_path, name, b"x" * 400)
+    assert half.kind is Kind.OTHER
+    assert half.problem is not None
+    assert (half.problem.severity, half.problem.code) == ("refused", "half_a_pair")
 
 
 @pytest.mark.parametrize("name", ["note.txt", "Befund.TXT", "report.md"])

@@ -1,18 +1,19 @@
-"""The encoder that is linear in the means of cells."""
+"""Means of cells and counts of tones, and the encoder that is linear in them."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from medmllm.models.cells import EDGE, TONES, CellMeans, count_tones
+from medmllm.models.cells import CELL_MEANS, EDGE, LOG_TONES, TONES, count_tones
+from medmllm.models.linear_reader import LinearReader, Reading
 
 SIZE = (17, 8, 5)  # more voxels than cells, as many, fewer
 
 
-def encoder(dropout: float = 0.0) -> CellMeans:
+def encoder(*also: Reading, dropout: float = 0.0) -> LinearReader:
     torch.manual_seed(4)
-    return CellMeans(2, width=3, dropout=dropout)
+    return LinearReader(CELL_MEANS, *also, channels=2, width=3, dropout=dropout)
 
 
 def images(n: int = 6) -> torch.Tensor:
@@ -41,6 +42,18 @@ def test_hidden_cells_keep_the_weights_in_check_while_training_alone() -> None:
     assert not torch.equal(network(given), network(given))
     network.eval()
     assert torch.equal(network(given), network(given))
+
+
+def test_a_cell_that_was_even_in_training_says_nothing_of_a_study_in_which_it_is_not() -> None:
+    network, given = encoder(), images()
+    given[..., -2:] = 3.0  # of five slices, which cells share: the last cell alone sees none of the others
+    network(given)
+    network.eval()
+    other = given.clone()
+    other[..., -1] = 3.5
+    assert torch.equal(network(other), network(given))
+    other[..., 0] += 0.5
+    assert (network(other) - network(given)).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("corner", [(0, 0, 0), (16, 7, 4)])
@@ -76,8 +89,7 @@ def test_each_voxel_counts_once_shared_by_the_tones_it_lies_between() -> None:
 
 
 def test_tones_are_told_apart_from_places_and_their_counts_enter_as_logarithms() -> None:
-    torch.manual_seed(4)
-    network, given = CellMeans(2, width=3, dropout=0.0, tones=True), images()
+    network, given = encoder(LOG_TONES), images()
     means = functional.adaptive_avg_pool3d(given, (EDGE, EDGE, EDGE)).flatten(1)
     levels = torch.linspace(*TONES)
     near = (1 - 8 * (given.flatten(2).clamp(-2, 4)[..., None] - levels).abs()).clamp(min=0)

@@ -22,6 +22,8 @@ WIDTHS = {
     "swin_unetr": 2 * 16 * 12,  # the first stage's, doubled by each of four
     "cells": 2 * 4,  # as asked for; of one place, mean and maximum are the same
     "cells_tones": 2 * 4,
+    "measures": 2 * 4,
+    "cells_measures": 2 * 4,
 }
 # Layers that learn a convolution, as counted by the names: all but the last, which classifies (shortcuts not counted).
 # EfficientNet-B0: the first and the last, and in 16 blocks four of its own, with one more to expand in 15 (Tan and Le,
@@ -29,7 +31,7 @@ WIDTHS = {
 DEPTHS = {
     "resnet10": 9, "resnet18": 17, "resnet34": 33, "resnet50": 49, "densenet121": 120, "densenet169": 168,
     "efficientnet_b0": 2 + 16 * 4 + 15, "swin_unetr": 1,
-    "cells": 0, "cells_tones": 0,
+    "cells": 0, "cells_tones": 0, "measures": 0, "cells_measures": 0,
 }  # fmt: skip
 SMALLEST = {"efficientnet_b0": 8, "swin_unetr": 12}  # widths, where 4 is none
 
