@@ -35,6 +35,8 @@ SeriesKey = Annotated[str, Field(pattern=r"^se-[0-9a-f]{16}$")]
 FileKey = Annotated[str, Field(pattern=r"^fi-[0-9a-f]{16}$")]
 Triple = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 Preference = Literal["most_slices", "thinnest", "closest_slices", "earliest", "latest"]
+Setting = bool | int | float | str | tuple[float, ...]
+"""What a setting that a training searches can be."""
 
 RESEARCH_USE_ONLY = "Research use only. Not a medical device; not for diagnosis or treatment."
 

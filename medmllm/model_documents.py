@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
-from medmllm.documents import Document, PreprocessingContract, Probability, Sha256
+from medmllm.documents import Document, PreprocessingContract, Probability, Setting, Sha256
 from medmllm.records import Provenance
 
 RISK_GROUPS = ("lower risk", "higher risk")
@@ -308,9 +308,8 @@ class FoldModel(TuningDecisions):
     weights: str = Field(description="file name of the safetensors")
     weights_sha256: Sha256
     best_epoch: PositiveInt
-    targets: dict[str, TuningDecisions] = Field(
-        default={}, description="several targets: what is decided for each, in place of the fold's own"
-    )
+    targets: dict[str, TuningDecisions] = Field(default={}, description="several targets: what is decided for each")
+    searched: dict[str, Setting] = Field(default={}, description="setting -> what the search chose for this fold")
 
     def decisions(self, task: Task) -> tuple[TuningDecisions, ...]:
         """Return what is decided for each target, in the order of `Task.places`."""
@@ -341,7 +340,7 @@ class ModelCard(Document):
     arm: Literal["fused", "image", "text", "recording", "table"]
     contract: PreprocessingContract
     contract_fingerprint: Sha256
-    model: ModelSettings
+    model: ModelSettings = Field(description="parts of every network, but for what a search chose (`folds`)")
     folds: tuple[FoldModel, ...] = Field(min_length=1, description="networks; those of a fold stand side by side")
     files: dict[str, Sha256] = Field(description="every other file of the package -> sha256")
     operating_point: Probability = Field(description="mean of the folds' thresholds")

@@ -21,6 +21,7 @@ from medmllm.documents import (
 )
 from medmllm.model_documents import ModelCard, Task, fold_name
 from medmllm.records import Provenance
+from medmllm.search_documents import SearchDocument
 from medmllm.survival_documents import SurvivalArmDocument, SurvivalEstimateDocument
 from medmllm.table_documents import TableCodes
 from medmllm.trust_documents import (
@@ -173,6 +174,7 @@ class EvaluationDocument(TargetEvaluation):
         default=1,
         description="draws of the folds: metrics and differences are means over them, all else is of the first",
     )
+    search: SearchDocument | None = Field(default=None, description="null: no settings were searched")
     split_digest: Sha256
     contract_fingerprint: Sha256
     remarks: tuple[str, ...] = Field(description="plain words on what the numbers do not support")

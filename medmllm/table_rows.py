@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from medmllm.documents import Document, FileKey, PatientKey, Probability, SeriesKey, Sha256, StudyKey
 from medmllm.records import Plane, QualityFinding, Refusal, Severity, Stage
+from medmllm.search_documents import SearchRow
 
 Part = Literal["train", "tune", "test"]
 Shared = Literal["pixels", "recording", "note"]
@@ -304,5 +305,6 @@ ROWS: Mapping[str, type[Document]] = {
     "survival_predictions_row": SurvivalPredictionRow,
     "survival_out_of_fold_row": SurvivalOutOfFoldRow,
     "leaks_row": LeakRow,
+    "search_row": SearchRow,
 }
 """Schema name -> document of one row."""

@@ -14,11 +14,14 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     Tag,
+    ValidationError,
     ValidationInfo,
     field_validator,
 )
 
 from medmllm.documents import Document, TextSettings
+from medmllm.model_documents import ModelSettings
+from medmllm.search_config import MOST_CANDIDATES, Grid, combinations, settle_grid
 from medmllm.survival_config import SurvivalSettings
 from medmllm.trust_config import SubgroupSettings, check_header
 
@@ -188,6 +191,13 @@ class TrainingSettings(Document):
     )
     threads: NonNegativeInt = Field(description="CPU threads; 0: all")
     deterministic: bool = Field(description="only arithmetic that gives the same bits each time; slower on CUDA")
+    search_score: Literal["log_loss", "auroc"] = Field(
+        description="what candidates of the search are judged by on tuning parts; log loss: after temperature scaling"
+    )
+    search: Grid = Field(
+        description="setting of [training] or [model] -> values: in each fold and arm every combination is trained on "
+        f"the training part and judged on the tuning part alone, at most {MOST_CANDIDATES}; empty: nothing is searched"
+    )
 
     @field_validator("repeats")
     @classmethod
@@ -220,6 +230,20 @@ class TrainingSettings(Document):
                 "classes drawn alike and weighted as well mend their imbalance twice: class_weights 'none'"
             )
         return sampling
+
+    @field_validator("search")
+    @classmethod
+    def _holds_candidates_that_can_be(cls, search: Grid, info: ValidationInfo) -> Grid:
+        found = settle_grid(search, {**ModelSettings.model_fields, **cls.model_fields})
+        if len(info.data) < len(cls.model_fields) - 1:  # others are themselves wrong
+            return found
+        for candidate in combinations(found, "fused") if found else ():
+            try:
+                cls.model_validate(info.data | {k: v for k, v in candidate.items() if k in info.data} | {"search": {}})
+            except ValidationError as error:
+                fault = error.errors(include_url=False)[0]
+                raise ValueError(f"{candidate} cannot be: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+        return found
 
 
 class EvaluationSettings(Document):

@@ -84,7 +84,8 @@ class SubgroupSettings(Document):
     )
     fewest_patients: PositiveInt = Field(
         description="a group with fewer is named and not shown; nor is its sensitivity with fewer positive patients, "
-        "its specificity with fewer negative ones, its C-index with fewer that have the event"
+        "its specificity with fewer negative ones, its AUROC with fewer of any class, its C-index with fewer that have "
+        "the event"
     )
 
     @field_validator("bands")

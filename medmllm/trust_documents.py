@@ -64,7 +64,7 @@ class SubgroupDocument(Document):
     too_small: dict[str, int] = Field(description="groups that are not shown -> their patients")
     too_few: dict[str, tuple[str, ...]] = Field(
         default={},
-        description="metric -> groups shown without it, for too few patients of the class it is a share of; of a time, "
+        description="metric -> groups shown without it, for too few patients of a class it is told of; of a time, "
         "with the event or followed so long",
     )
     unknown: int = Field(ge=0, description="studies whose cell is empty")

@@ -1,8 +1,8 @@
 """Cross-validate models on a folder of studies, and write the model and what it can do.
 
 STUDIES + LABELS -> index -> read once -> splits -> audit of leakage -> an arm per modality and one fused, on the same
-folds -> RUN/: model/, out_of_fold.csv, evaluation.json, report.html, ledger, quality.csv, splits.json, settings.json;
-MLflow
+folds -> RUN/: model/, out_of_fold.csv, evaluation.json, report.html, search.csv, ledger, quality.csv, splits.json,
+settings.json; MLflow
 """
 
 import os
@@ -31,7 +31,8 @@ from medmllm.result_documents import EvaluationDocument
 from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.table_rows import LedgerRow, QualityRow
 from medmllm.told_settings import train_command, without_paths
-from medmllm.training.arms import usable_arms
+from medmllm.training.arms import main_arm, usable_arms
+from medmllm.training.candidates import count_epochs, doing
 from medmllm.training.cohort import Cohort, draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate
 from medmllm.training.groups import read_groups
@@ -41,7 +42,7 @@ from medmllm.training.planning import look_ahead, settle_folds
 from medmllm.training.policy import check_gaps, check_policy, unmet
 from medmllm.training.resuming import check_unfinished
 from medmllm.training.run import Trained, left_out, summary, track_result
-from medmllm.training.starting_weights import check_start, weights_input
+from medmllm.training.starting_weights import check_starts, weights_input
 from medmllm.training.task_checks import check_task
 from medmllm.training.tracking import parent_run
 
@@ -89,7 +90,7 @@ def run(
     """
     torch.set_num_threads(config.training.threads or os.cpu_count() or 1)
     check_policy(config)
-    check_start(config)  # a wrong device or file of weights should not cost an index
+    check_starts(config)  # a wrong device or file of weights should not cost an index
     parsed, source = [parse_target(target) for target in targets], labels or label_file(studies)
     for one in (*parsed, *event_columns(config.task)):
         check_inputs(config.table, one)
@@ -121,8 +122,7 @@ def run(
         named = {"target": task.target, "split_digest": plan.digest}
         tracked.log_params(flatten(without_paths(config).model_dump(mode="json")) | named)
         tracked.log_tags(named)
-        networks = (len(arms) + len(config.training.learning_curve)) * len(plan.networks)
-        with progress_bar("Training fold models, epochs", networks * config.training.epochs) as more:
+        with progress_bar(doing(config, arms), count_epochs(config, arms, main_arm(arms), plan)) as more:
             done = cross_validate(
                 arms, cohort, plan, config, task, out=out, tracked=tracked, advance=more, resume=resume
             )

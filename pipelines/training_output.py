@@ -19,7 +19,8 @@ from medmllm.training.out_of_fold_table import write_out_of_fold
 from medmllm.training.policy import unmet
 from medmllm.training.repeats import repeat_remarks, repeats_of
 from medmllm.training.resuming import forget
-from medmllm.training.run import Trained, write_package
+from medmllm.training.run import SEARCH, Trained, write_package
+from medmllm.training.search_result import search_remarks, tell_search, write_search
 from medmllm.training.splits import count_folds
 from medmllm.training.survival_run import tell_survival
 from medmllm.training.target_evaluation import Told, of_target, repeats_said, tell_means, tell_target
@@ -35,6 +36,7 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
     each = one_by_one(trained)
     told_each = [tell_target(one) if one.task.survival is None else tell_survival(one) for one in each]
     evaluation = _evaluation(trained, told_each, said)
+    write_search(out / SEARCH, evaluation.search)
     figures = [
         draw_survival(told, confidence=evaluation.confidence, repeats=evaluation.repeats)
         if one.task.survival is not None
@@ -64,7 +66,7 @@ def _evaluation(trained: Trained, each: Sequence[Told], more: Sequence[str]) -> 
     if trained.task.several:
         whole, targets = tell_means(trained), [of_target(told) for told in each]
     every = (whole, *targets)
-    rules = tuple(rule for told in every for rule in told.rules)
+    rules, search = tuple(rule for told in every for rule in told.rules), tell_search(trained)
     return EvaluationDocument(
         **dict(whole.document),
         targets=tuple(told.document for told in targets),
@@ -75,11 +77,13 @@ def _evaluation(trained: Trained, each: Sequence[Told], more: Sequence[str]) -> 
         bootstrap_samples=trained.config.evaluation.bootstrap_samples,
         folds=count_folds(trained.plan, trained.patients),
         repeats=len(repeats_of(trained.plan)),
+        search=search,
         split_digest=trained.plan.digest,
         contract_fingerprint=told_contract(trained.arms[-1].contract).fingerprint,
         remarks=(
             *more,
             *repeat_remarks(trained.plan, trained.task),
+            *search_remarks(search),
             *unmet(rules),
             *(line for told in every for line in told.remarks),
         ),

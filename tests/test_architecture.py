@@ -26,6 +26,7 @@ TIERS = (
     {"records"},
     {"geometry", "documents"},
     {"model_documents", "survival_config", "survival_documents", "table_documents", "trust_config", "trust_documents"},
+    {"search_config", "search_documents"},
     {"table_rows", "deidentify_config", "provenance", "result_documents", "training_config"},
     {"csv_tables"},
     {"config"},
@@ -49,6 +50,7 @@ TORCH_AND_ITS_FAMILY = {"torch", "monai", "transformers", "lightning", "captum"}
 WITHOUT_TORCH = (
     "errors", "records", "geometry", "documents", "model_documents", "table_rows", "csv_tables", "config",
     "deidentify_config", "provenance", "result_documents", "table_documents", "told_settings", "training_config",
+    "search_config", "search_documents",
     "ingest", "quality", "evaluation", "reporting", "cli",
 )  # fmt: skip
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "base", "misc"}

@@ -43,6 +43,7 @@ FAULTS: dict[str, tuple[str | int, ...]] = {
     "ledger_row": ("stage",),
     "quality_row": ("decision",),
     "leaks_row": ("other_part",),
+    "search_row": ("candidate",),  # 0, and they are counted from 1
     "quality_summary": ("findings", "few_slices", "warn"),  # a word where a count belongs
     "image_weights": ("sha256",),  # cut short
     "quality_config": ("quality", "decisions", "ct_double_rescale"),  # ignore

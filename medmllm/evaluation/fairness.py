@@ -9,8 +9,8 @@ event: see `survival_fairness`. Of several repeats of the cross-validation each 
 
 A gap is the difference between the two groups that lie furthest apart on the cohort: with more than two groups they
 are chosen after the fact, so the interval is somewhat hopeful of a gap. Groups with few patients are named, not shown;
-nor is a group's sensitivity or specificity where few of its patients are of the class that it is a share of: of one
-patient every resample says the same, and the interval would have no width.
+nor is a group's AUROC, sensitivity or specificity where few of its patients are of a class that it is told of: of one
+patient every resample says the same, and the interval would leave out how much hangs on that one.
 Equal opportunity (true-positive rates): Hardt et al., NeurIPS 2016. Calibration in the large by group: Van Calster et
 al., J Clin Epidemiol 2016.
 """
@@ -44,8 +44,18 @@ GAPS = {
 }
 """Gap -> the metric whose largest difference between groups it is."""
 
-RESTS_ON = {"sensitivity": 1, "specificity": 0}
-"""Metric of a binary target -> the class that it is a share of."""
+
+def rests_on(metric: str, classes: int, *, ordered: bool) -> tuple[int, ...]:
+    """Return the classes that a group must have enough patients of for a metric to be measured in it.
+
+    The AUROC of ordered classes is of cuts, whose sides lack patients only where the lowest or the highest class does.
+
+    >>> rests_on("sensitivity", 2, ordered=False), rests_on("auroc", 3, ordered=False)
+    ((1,), (0, 1, 2))
+    """
+    if metric == "auroc":
+        return (0, classes - 1) if ordered else tuple(range(classes))
+    return {"sensitivity": (1,), "specificity": (0,)}.get(metric, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +125,8 @@ def evaluate_groups(
         names: All groups in the order of the report; None: those of the studies, by their names.
         targets: Class index of each study; shape (studies,).
         patients: Patient of each study.
-        fewest_patients: A group with fewer is named, not measured; nor is a metric of RESTS_ON in a group with fewer
-            of its class.
+        fewest_patients: A group with fewer is named, not measured; nor is a metric in a group with fewer of a class
+            that it `rests_on`.
         confidence: Level of the intervals.
         samples: Number of bootstrap resamples of patients.
         seed: Of the resamples.
@@ -130,11 +140,8 @@ def evaluate_groups(
 
     def measured_in(inside: BoolArray) -> Measured:
         measures = _mean_over((arm, *more), targets, inside, ordered=ordered)
-        lacking = [
-            metric
-            for metric, label in RESTS_ON.items()
-            if metric in measures and len(set(owner[inside & (targets == label)])) < fewest_patients
-        ]
+        few = {k for k in range(classes) if len(set(owner[inside & (targets == k)])) < fewest_patients}
+        lacking = [metric for metric in measures if few & set(rests_on(metric, classes, ordered=ordered))]
         return Measured(measures, lacking, tuple(np.bincount(targets[inside], minlength=classes).tolist()))
 
     return compare_groups(

@@ -120,11 +120,19 @@ def fit_hazard_temperature(raw: FloatArray, at_risk: IntArray, everybody: Sequen
         at_risk: Intervals at risk, and whether the event came in the last of them; shape (studies, 2).
         everybody: What the temperature draws towards; shape (intervals,).
     """
+    return most_probable_temperature(lambda temperature: hazard_surprise(raw, at_risk, everybody, temperature))
+
+
+def hazard_surprise(raw: FloatArray, at_risk: IntArray, everybody: Sequence[float], temperature: float) -> float:
+    """Return the summed negative log-likelihood of all intervals at risk, in nats, under a temperature.
+
+    Args:
+        raw: Logits of the hazards; shape (studies, intervals).
+        at_risk: Intervals at risk, and whether the event came in the last of them; shape (studies, 2).
+        everybody: What the temperature draws towards; shape (intervals,).
+        temperature: Divides the distance from everybody's.
+    """
     base, number = np.array(everybody), np.arange(raw.shape[1])
     inside = number < at_risk[:, :1]
     sign = np.where((number == at_risk[:, :1] - 1) & (at_risk[:, 1:] == 1), -1.0, 1.0)
-
-    def surprise_at(temperature: float) -> float:
-        return float(np.logaddexp(0.0, sign * (base + (raw - base) / temperature))[inside].sum())
-
-    return most_probable_temperature(surprise_at)
+    return float(np.logaddexp(0.0, sign * (base + (raw - base) / temperature))[inside].sum())

@@ -257,12 +257,18 @@ def _load_fold(folder: Path, card: ModelCard, fold: FoldModel, device: torch.dev
         tokenizer = load_tokenizer(home, local_files_only=True)
         text_network = from_config(read_config(home))
     codes = None if card.contract.table is None else TableCodes.read(folder / codes_name(fold.fold, fold.inner))
-    network = build_network(card.contract, card.model, card.task, text_network, codes, survival=fold.timeline)
+    network = build_network(card.contract, parts_of(card, fold), card.task, text_network, codes, survival=fold.timeline)
     try:
         network.load_state_dict(_read_tensors(folder / fold.weights))
     except RuntimeError as error:
         raise PackageError(f"{fold.weights} does not fit the network in {CARD}: {error}") from None
     return FoldNetwork(network.to(device).eval(), tokenizer, codes)
+
+
+def parts_of(card: ModelCard, fold: FoldModel) -> ModelSettings:
+    """Return the parts of a fold's networks: those of the card, but for what a search chose."""
+    chosen = {name: value for name, value in fold.searched.items() if name in ModelSettings.model_fields}
+    return ModelSettings.model_validate(card.model.model_dump() | chosen)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

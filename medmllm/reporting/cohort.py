@@ -13,6 +13,7 @@ from pathlib import Path
 from medmllm.config import TrainConfig
 from medmllm.model_documents import ModelCard
 from medmllm.reporting.page import write_page
+from medmllm.reporting.search_tables import SearchTable, search_tables
 from medmllm.reporting.training_figures import TrainingFigures
 from medmllm.result_documents import EvaluationDocument, MetricDocument, TargetEvaluation
 
@@ -72,6 +73,7 @@ class TrainingPage:
     targets: tuple[TargetPart, ...]
     gains: tuple[str, ...]
     labels: Mapping[str, str]  # metric -> how it is called
+    searched: tuple[SearchTable, ...]  # one per arm; none where nothing was searched
 
 
 def write_training_report(
@@ -102,6 +104,7 @@ def write_training_report(
         ),
         gains=tuple(_gains(evaluation)),
         labels={name: label for name, (label, _) in METRICS.items()} | _labels_of_groups(evaluation),
+        searched=search_tables(evaluation.search),
     )
     write_page(path, "training.html.j2", synthetic=evaluation.synthetic or card.synthetic, page=page)
 

@@ -128,10 +128,10 @@ def run_differences(found: Comparison) -> tuple[RunDifference, ...]:
 
 
 def differing_settings(runs: Sequence[TrainConfig]) -> dict[str, tuple[str, ...]]:
-    """Return the settings that differ between runs, by dotted key, with the value in each run."""
+    """Return the settings that differ between runs, by dotted key, with the value in each run; folders by own names."""
     tables, told = ([_settings_table(one) for one in each] for each in (runs, map(without_paths, runs)))
     keys = dict.fromkeys(key for table in tables for key in table)
-    differing = [key for key in keys if len({str(table.get(key)) for table in tables}) > 1]
+    differing = [key for key in keys if len({str(table.get(key, "not set")) for table in tables}) > 1]
     return {key: tuple(str(table.get(key, "not set")) for table in told) for key in differing}
 
 

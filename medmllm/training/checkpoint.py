@@ -14,6 +14,7 @@ import json
 import math
 import os
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -55,15 +56,23 @@ class FitState:
     fixed: str = ""  # digest of the weights that do not learn
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Checkpoint:
     """The file of one fold's state."""
 
     path: Path
     origin: Origin
+    pause_s: float = 0.0  # so long nothing is written again: a shorter training is sooner done anew
+    saved_s: float = field(default_factory=time.monotonic, init=False)
 
     def save(self, state: FitState) -> None:
         """Write the state, in place of the one before."""
+        if time.monotonic() - self.saved_s < self.pause_s:
+            return
+        self._write(state)
+        self.saved_s = time.monotonic()
+
+    def _write(self, state: FitState) -> None:
         optimizer, numpy_state = state.optimizer.state_dict(), np.random.get_state(legacy=False)  # noqa: NPY002
         tensors = {f"network/{name}": value for name, value in learned(state.network).items()}
         tensors |= {f"best/{name}": value for name, value in state.best_weights.items()}

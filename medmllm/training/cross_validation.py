@@ -2,6 +2,7 @@
 
     cohort, splits -> per arm and fold: fit one network, or one per inner fold; calibration, threshold and conformal
     thresholds on their tuning parts
+    (their settings, where asked for, chosen there as well: see search)
     -> out-of-fold predictions, also with each modality taken away, and of smaller trainings for a learning curve
 
 Each network is written to its arm's folder as soon as it is trained, so memory stays flat. A run that was killed
@@ -24,14 +25,15 @@ from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.model_documents import FoldModel, Task, fold_name
 from medmllm.training.arms import arm_contract, main_arm
 from medmllm.training.checkpoint import FOLDER as CHECKPOINTS
-from medmllm.training.checkpoint import Origin
 from medmllm.training.cohort import Cohort, draft_contract, final_contract
+from medmllm.training.course import Course
 from medmllm.training.epoch_count import EpochCount
 from medmllm.training.fold import FoldPrediction, decide_fold, train_network
 from medmllm.training.followers import followers_stay
 from medmllm.training.machine import set_determinism
 from medmllm.training.modality_test import assemble
 from medmllm.training.resuming import Kept, origin_of
+from medmllm.training.search import Choice, search
 from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, digest_of, outer_folds
 from medmllm.training.starting_weights import report_weights
 from medmllm.training.subsets import nested_subsets
@@ -69,24 +71,12 @@ class ArmResult:
     deprived: tuple[Deprived, ...] = ()  # out of fold, with each modality taken away
     smaller: tuple[SmallerTraining, ...] = ()  # of the main arm, where a learning curve is asked for
     repeated: tuple[Draw, ...] = ()  # further repeats; their networks are not packaged
+    choices: tuple[Choice, ...] = ()  # of each fold, also of further repeats, where settings are searched
 
     @property
     def draws(self) -> tuple[Draw, ...]:
         """All repeats, that of the package first."""
         return (Draw(self.out_of_fold, self.deprived, self.smaller), *self.repeated)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Course:
-    """What all arms and folds of a cross-validation share."""
-
-    cohort: Cohort
-    config: TrainConfig
-    task: Task
-    out: Path
-    origin: Origin
-    tracked: Run
-    advance: Callable[[int], None]
 
 
 def cross_validate(
@@ -125,35 +115,53 @@ def cross_validate(
             results[arm] = _train_arm(course, arm, arm_contract(contract, arm), plan.folds, folder, name=arm)
         main = main_arm(arms)
         results[main] = replace(results[main], smaller=_train_on_less(course, results[main], plan.folds))
-        return tuple(
-            replace(arm, repeated=_train_again(course, arm, plan, less=arm.arm == main)) for arm in results.values()
-        )
+        return tuple(_train_again(course, arm, plan, less=arm.arm == main) for arm in results.values())
 
 
 def _train_arm(
     course: Course, arm: Arm, contract: PreprocessingContract, folds: Sequence[FoldSplit], folder: Path, *, name: str
 ) -> ArmResult:
     """Train one arm on all folds; under `name` its runs are tracked and its checkpoints kept."""
-    found = []
+    found, choices = [], []
     for splits in outer_folds(folds):
-        children, trained = [], []
-        for split in splits:
-            child = course.tracked.child(f"{name} fold {fold_name(split.fold, split.inner)}")
-            kept = Kept(course.out, folder, course.origin, name.replace(" ", "_"), split.fold, split.inner)
-            done = kept.finished()
-            count = EpochCount(child, course.advance, course.config.training.epochs)
-            if done is None:
-                done = train_network(split, course.cohort, contract, course.task, course.config, kept, count)
-            children.append(child)
-            trained.append(done)
-            count.finish()
-        own = decide_fold(splits, trained, course.cohort, course.task, course.config, folder)
-        for child, model in zip(children, own.models, strict=True):
-            child.log_metrics(_decided(model))
-            child.end()
-        found.append(own)
+        kept = [
+            Kept(course.out, folder, course.origin, name.replace(" ", "_"), split.fold, split.inner) for split in splits
+        ]
+        choice = search(course, arm, contract, splits, kept)
+        found.append(_train_fold(course, contract, splits, kept, choice, name=name))
+        choices += [choice] if len(choice.tried) > 1 else []
     tests = [splits[0].test for splits in outer_folds(folds)]
-    return _assemble(arm, contract, tests, found, folder, course.task)
+    return replace(_assemble(arm, contract, tests, found, folder, course.task), choices=tuple(choices))
+
+
+def _train_fold(
+    course: Course,
+    contract: PreprocessingContract,
+    splits: Sequence[FoldSplit],
+    kept: Sequence[Kept],
+    choice: Choice,
+    *,
+    name: str,
+) -> FoldPrediction:
+    """Train a fold's networks with the settings that were chosen for it, and decide on their tuning parts."""
+    config, children, trained = choice.best.config, [], []
+    for split, own in zip(splits, kept, strict=True):
+        child = course.tracked.child(f"{name} fold {fold_name(split.fold, split.inner)}")
+        done = own.finished()
+        count = EpochCount(child, course.advance, config.training.epochs)
+        if done is None:
+            done = train_network(
+                split, course.cohort, contract, course.task, config, own, count, course.notes
+            )  # fmt: skip
+        children.append(child)
+        trained.append(done)
+        count.finish()
+    said = decide_fold(splits, trained, course.cohort, course.task, config, kept[0].folder, choice.best.settings)
+    for child, model in zip(children, said.models, strict=True):
+        child.log_params({f"chosen.{key}": value for key, value in choice.best.settings.items()})
+        child.log_metrics(_decided(model) | _tuning_metric(choice, course.config))
+        child.end()
+    return said
 
 
 def _train_on_less(
@@ -171,7 +179,7 @@ def _train_on_less(
     patients, seed = [member.sample.patient_key for member in members], config.training.seed
     truth = course.cohort.labels or course.cohort.targets
     parts = nested_subsets(folds, patients, truth, fractions, seed=seed)
-    less = _untested(course)
+    less = course.untested()
     found = []
     for fraction, own in zip(fractions, parts, strict=True):
         name = f"{main.arm}{repeat} at {fraction}"
@@ -183,7 +191,7 @@ def _train_on_less(
     return tuple(found)
 
 
-def _train_again(course: Course, arm: ArmResult, plan: SplitPlan, *, less: bool) -> tuple[Draw, ...]:
+def _train_again(course: Course, arm: ArmResult, plan: SplitPlan, *, less: bool) -> ArmResult:
     """Train an arm on each further draw of the folds; the networks lie among the checkpoints, as of smaller trainings.
 
     Args:
@@ -193,30 +201,24 @@ def _train_again(course: Course, arm: ArmResult, plan: SplitPlan, *, less: bool)
         less: Also on the parts that the learning curve asks for.
 
     Returns:
-        What it said in each.
+        The arm, with what it said in each draw, and what was chosen there.
     """
-    found = []
+    found, choices = [], list(arm.choices)
     for number, folds in enumerate(plan.more, start=1):
-        own, repeat = _seeded(course, number), f" repeat {number}"
+        own, repeat = course.seeded(number), f" repeat {number}"
         name = arm.arm + repeat
         folder = course.out / CHECKPOINTS / name.replace(" ", "_")
         done = _train_arm(own, arm.arm, arm.contract, folds, folder, name=name)
         smaller = _train_on_less(own, arm, folds, repeat) if less else ()
         found.append(Draw(done.out_of_fold, done.deprived, smaller))
-    return tuple(found)
+        choices += done.choices
+    return replace(arm, repeated=tuple(found), choices=tuple(choices))
 
 
-def _seeded(course: Course, repeat: int) -> Course:
-    """Return a course whose networks start from the seed of a repeat."""
-    training = course.config.training
-    own = training.model_copy(update={"seed": training.seed + repeat})
-    return replace(course, config=course.config.model_copy(update={"training": own}))
-
-
-def _untested(course: Course) -> Course:
-    """Return a course whose networks are not tested for their use of modalities: that is told of whole trainings."""
-    evaluation = course.config.evaluation.model_copy(update={"permutations": 0})
-    return replace(course, config=course.config.model_copy(update={"evaluation": evaluation}))
+def _tuning_metric(choice: Choice, config: TrainConfig) -> dict[str, float]:
+    """Return the score that a fold's settings were chosen by, for tracking; nothing where there was no choice."""
+    score = choice.scores[choice.chosen]
+    return {} if score is None else {f"tuning_{config.training.search_score}": score}
 
 
 def _decided(model: FoldModel) -> dict[str, float]:

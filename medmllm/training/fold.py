@@ -7,7 +7,7 @@
 The test part has no say in anything that is decided. Each network is written before the next one is trained.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from medmllm.config import TrainConfig
-from medmllm.documents import PreprocessingContract
+from medmllm.documents import PreprocessingContract, Setting
+from medmllm.errors import MedmllmError
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.fold_decisions import calibrate_fold, class_probabilities, fold_sets, predicted_classes
 from medmllm.model_documents import FoldModel, Task, TuningDecisions
@@ -25,14 +26,15 @@ from medmllm.models.package import FoldNetwork, build_network, new_text_network,
 from medmllm.provenance import file_digest
 from medmllm.records import FloatArray, Sample
 from medmllm.table_documents import TableCodes
+from medmllm.training.checkpoint import Checkpoint
 from medmllm.training.class_odds import offsets_of
 from medmllm.training.cohort import Cohort
 from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
 from medmllm.training.loop import Tracker, fit, predict_logits
 from medmllm.training.machine import Machine
 from medmllm.training.modality_test import FoldDeprived, take_away
-from medmllm.training.note_features import read_notes
-from medmllm.training.resuming import Kept, NetworkResult
+from medmllm.training.note_features import KnownNotes, read_notes
+from medmllm.training.resuming import Kept, KeptCandidate, NetworkResult
 from medmllm.training.splits import FoldSplit
 from medmllm.training.starting_weights import start_from_weights
 from medmllm.training.survival_fold import Timeline, fold_timeline
@@ -50,6 +52,16 @@ class FoldPrediction:
     deprived: FoldDeprived  # probabilities of the same studies, with each modality taken away
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fitted:
+    """A network that is trained, and the parts of its fold in its terms."""
+
+    member: FoldNetwork
+    best_epoch: int
+    parts: Mapping[str, Sequence[Sample]]  # train, tune, test
+    predict: Callable[[Sequence[Sample]], FloatArray]  # raw logits, shape (samples, outputs)
+
+
 def train_network(
     split: FoldSplit,
     cohort: Cohort,
@@ -58,16 +70,68 @@ def train_network(
     config: TrainConfig,
     kept: Kept,
     tracker: Tracker,
+    notes: KnownNotes,
 ) -> NetworkResult:
     """Train the network of a fold, or of an inner fold, and return its raw logits of the tuning and the test part."""
-    settings = config.training
-    fold_seed = settings.seed + 1000 * (split.fold + 1)
+    fitted = _fit(split, cohort, contract, task, config, kept.checkpoint, tracker, notes)
+    tune, test = fitted.predict(fitted.parts["tune"]), fitted.predict(fitted.parts["test"])
+    # By the fold's seed: all its networks are given the same patients' inputs, as their mean is what is tested.
+    deprived = take_away(
+        fitted.predict,
+        fitted.parts["test"],
+        fitted.member.network.modalities,
+        permutations=config.evaluation.permutations,
+        seed=_fold_seed(config, split),
+    )
+    write_weights(kept.folder, split.fold, fitted.member, split.inner)
+    own = NetworkResult(fitted.best_epoch, tune, test, deprived)
+    kept.finish(own)
+    return own
+
+
+def try_network(
+    split: FoldSplit,
+    cohort: Cohort,
+    contract: PreprocessingContract,
+    task: Task,
+    config: TrainConfig,
+    kept: KeptCandidate,
+    tracker: Tracker,
+    notes: KnownNotes,
+) -> FloatArray | None:
+    """Train a network as a candidate of a search would, and return its raw logits of the tuning part alone.
+
+    Its weights are not kept, and it predicts no study of the test part. None: its training diverged.
+    """
+    try:
+        fitted = _fit(split, cohort, contract, task, config, kept.checkpoint, tracker, notes)
+    except MedmllmError as error:
+        if error.code != "diverged":
+            raise
+        kept.finish(None)
+        return None
+    tune = fitted.predict(fitted.parts["tune"])
+    kept.finish(tune)
+    return tune
+
+
+def _fit(
+    split: FoldSplit,
+    cohort: Cohort,
+    contract: PreprocessingContract,
+    task: Task,
+    config: TrainConfig,
+    checkpoint: Checkpoint,
+    tracker: Tracker,
+    notes: KnownNotes,
+) -> _Fitted:
+    settings, fold_seed = config.training, _fold_seed(config, split)
     seed = fold_seed if split.inner is None else _inner_seed(fold_seed, split.inner)
     torch.manual_seed(seed)
     tokenizer, codes = fold_tokenizer(cohort, split, contract), fold_codes(cohort, split, contract)
     timeline = fold_timeline(cohort, split, task, config.task)
     member = _new_member(tokenizer, codes, contract, task, config, timeline)
-    samples = read_notes(member, tokenize_cohort(cohort, contract, tokenizer, codes), contract, settings)
+    samples = read_notes(member, tokenize_cohort(cohort, contract, tokenizer, codes), contract, settings, notes)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
     uncoded = parts["train"]
     if timeline is not None:
@@ -80,7 +144,7 @@ def train_network(
         settings,
         seed=seed,
         tracker=tracker,
-        checkpoint=kept.checkpoint,
+        checkpoint=checkpoint,
     )
     merge_adapters(member.network)  # before it predicts: what is calibrated is what is packaged
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
@@ -90,14 +154,11 @@ def train_network(
 
     if timeline is not None:
         timeline.settle(member.network, uncoded, lambda: predict(parts["train"]))
-    tune, test = predict(parts["tune"]), predict(parts["test"])
-    permutations = config.evaluation.permutations
-    # By the fold's seed: all its networks are given the same patients' inputs, as their mean is what is tested.
-    deprived = take_away(predict, parts["test"], member.network.modalities, permutations=permutations, seed=fold_seed)
-    write_weights(kept.folder, split.fold, member, split.inner)
-    own = NetworkResult(done.best_epoch, tune, test, deprived)
-    kept.finish(own)
-    return own
+    return _Fitted(member, done.best_epoch, parts, predict)
+
+
+def _fold_seed(config: TrainConfig, split: FoldSplit) -> int:
+    return config.training.seed + 1000 * (split.fold + 1)
 
 
 def _inner_seed(fold_seed: int, inner: int) -> int:
@@ -133,6 +194,7 @@ def decide_fold(
     task: Task,
     config: TrainConfig,
     folder: Path,
+    searched: Mapping[str, Setting] | None = None,
 ) -> FoldPrediction:
     """Decide on the tuning parts of a fold's networks, and return what they say together of its test part.
 
@@ -157,6 +219,7 @@ def decide_fold(
         task: Says which outputs are of which target.
         config: What is asked of calibration and sets.
         folder: Of the arm's package, with the networks' weights.
+        searched: Settings that a search chose for the fold.
     """
     tuned = [cohort.members[k].sample for split in splits for k in split.tune]
     raw, timeline = np.concatenate([own.tune for own in trained]), fold_timeline(cohort, splits[0], task, config.task)
@@ -164,7 +227,10 @@ def decide_fold(
     offsets = offsets_of(learnt, config.training, task)
     targets = [sample.target for sample in tuned]
     decided = decide_each(raw, targets, config.evaluation, task, timeline=timeline, offsets=offsets)
-    models = tuple(_entry(split, own, decided, task, folder) for split, own in zip(splits, trained, strict=True))
+    models = tuple(
+        _entry(split, own, decided, task, folder).model_copy(update={"searched": dict(searched or {})})
+        for split, own in zip(splits, trained, strict=True)
+    )
     logits = _together([own.test for own in trained], models[0], task)
     sets = fold_sets(class_probabilities(logits, task), models[0], task)
     predicted = predicted_classes(logits, models[0], task)

@@ -6,6 +6,7 @@ A number that is not defined, or was not measured, meets no rule. What cannot be
 this task and these groups, and a bound outside of what its metric can be, are refused before the training.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
@@ -15,7 +16,7 @@ from medmllm.config import TrainConfig
 from medmllm.errors import ConfigError
 from medmllm.evaluation import survival_fairness
 from medmllm.evaluation.cohort import OutOfFold, measures_of
-from medmllm.evaluation.fairness import GAPS, RESTS_ON, group_measures
+from medmllm.evaluation.fairness import GAPS, group_measures, rests_on
 from medmllm.evaluation.survival import OVERALL
 from medmllm.model_documents import Task
 from medmllm.records import UNKNOWN, ArmEvaluation, Study, Survival, Target
@@ -106,24 +107,32 @@ def check_gaps(
         for gap in rules_of(config.policy, part.target).gap
     ]
     for (gap, place, part), (column, of) in product(rules, groups.items()):
-        asked = int(gap == "c_index_gap") or None if part.survival is not None else RESTS_ON.get(GAPS[gap])
-        owners: dict[str, set[str]] = {group: set() for group in of.values() if group is not None}
+        asked = _asked_of(gap, part)
+        names = {group for group in of.values() if group is not None}
+        owners: dict[tuple[str, int], set[str]] = defaultdict(set)
         for study in studies:
             group, label = of[study.study_key], labels[study.study_key]
             own = label[place] if isinstance(label, tuple) else label
             own = int(own.event) if isinstance(own, Survival) else own
-            if group is not None and (own != UNKNOWN if asked is None else own == asked):
-                owners[group].add(study.patient_key)
-        large = sum(len(own) >= fewest for own in owners.values())
+            if group is not None and own != UNKNOWN:
+                owners[group, own if asked else UNKNOWN].add(study.patient_key)
+        large = sum(all(len(owners[name, own]) >= fewest for own in asked or (UNKNOWN,)) for name in names)
         if large < 2:
-            whose = "" if asked is None else f" of class {part.classes[asked]!r}"
-            if part.survival is not None and asked is not None:
+            whose = f" of class {' and of class '.join(repr(part.classes[own]) for own in asked)}" if asked else ""
+            if part.survival is not None and asked:
                 whose = f" with {part.survival.event!r}"
             raise ConfigError(
-                f"[policy.gap] {gap} compares groups of {column!r}, and {large} of its {len(owners)} have {fewest} "
+                f"[policy.gap] {gap} compares groups of {column!r}, and {large} of its {len(names)} have {fewest} "
                 f"patients{whose} or more: take the column out of [evaluation.subgroups] columns, lower its "
                 "fewest_patients, or take the rule out"
             )
+
+
+def _asked_of(gap: str, part: Task) -> tuple[int, ...]:
+    """Return the classes that a group must have enough patients of, 1 being the event of a time; none: any will do."""
+    if part.survival is not None:
+        return (1,) if gap == "c_index_gap" else ()
+    return rests_on(GAPS[gap], len(part.classes), ordered=part.ordered)
 
 
 def _measured(task: Task) -> tuple[Sequence[str], Sequence[str]]:

@@ -32,6 +32,9 @@ UNTRAINED: Mapping[str, bool | set[str]] = {
 }  # fmt: skip
 """Settings that no network depends on: what is kept of one is its weights and raw logits."""
 
+PAUSE_S = 30.0
+"""Between two states of a candidate of a search; a run that is killed loses no more of it."""
+
 
 def origin_of(config: TrainConfig, split: str, cohort: Cohort) -> Origin:
     """Return what checkpoints of this training belong to; the cohort's digest covers all that a network reads."""
@@ -134,6 +137,47 @@ class Kept:
         files = [self.folder / name for name in (weights_name(*own), codes_name(*own))]
         files += [*(self.folder / tokenizer_name(*own)).rglob("*")]
         return {p.relative_to(self.folder).as_posix(): file_digest(p) for p in sorted(files) if p.is_file()}
+
+    def of_candidate(self, number: int) -> "KeptCandidate":
+        """Return what is kept of the same network as a candidate of a search trains it."""
+        return KeptCandidate(
+            self.out / FOLDER, f"{self.arm}_{network_name(self.fold, self.inner)}", self.origin, number
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeptCandidate:
+    """What a run keeps of one network as a candidate trains it: what it said of its tuning part, and no weights."""
+
+    folder: Path  # RUN/checkpoints
+    network: str
+    origin: Origin
+    number: int
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Its state every now and then, while it is trained: most candidates are trained in less time."""
+        return Checkpoint(self._file("safetensors"), self.origin, pause_s=PAUSE_S)
+
+    @property
+    def _done(self) -> Path:
+        return self._file("tuned.safetensors")
+
+    def _file(self, suffix: str) -> Path:
+        return self.folder / f"{self.network}.candidate_{self.number}.{suffix}"
+
+    def finish(self, tune: FloatArray | None) -> None:
+        """Note that it is trained, and what it said; None: the training diverged."""
+        said = {} if tune is None else {"tune": torch.from_numpy(tune)}
+        write_state(self._done, said, {}, self.origin)
+        self.checkpoint.remove()
+
+    def finished(self) -> tuple[FloatArray | None] | None:
+        """Return what it said, in a tuple, or None when it is to be trained."""
+        if not self._done.exists():
+            return None
+        tensors, _ = read_state(self._done, self.origin)
+        return (tensors["tune"].numpy().astype(np.float64) if "tune" in tensors else None,)
 
 
 def _under(prefix: str, found: Mapping[str, FloatArray]) -> dict[str, FloatArray]:

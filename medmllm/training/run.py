@@ -31,6 +31,8 @@ from medmllm.training.starting_weights import REPORT
 from medmllm.training.survival_targets import time_of
 from medmllm.training.tracking import Run
 
+SEARCH = "search.csv"
+
 CALIBRATIONS = {
     "temperature": "temperature scaling{odds}, fitted per fold on {where}; {whose} logits are then averaged",
     "isotonic": "temperature scaling{odds}, then isotonic regression, fitted per fold on {where}; {whose} log-odds are "
@@ -175,8 +177,9 @@ def track_result(tracked: Run, evaluation: EvaluationDocument, out: Path, config
     tracked.log_text("settings.json", f"{without_paths(config).model_dump_json(indent=2)}\n")
     for name in ("splits.json", "evaluation.json", "out_of_fold.csv", "report.html", "figures"):
         tracked.log_file(out / name)
-    if (out / REPORT).is_file():
-        tracked.log_file(out / REPORT)
+    for name in (REPORT, SEARCH):
+        if (out / name).is_file():
+            tracked.log_file(out / name)
     tracked.log_model(out / "model", register_as=config.tracking.register_as)
 
 

@@ -23,6 +23,7 @@ from medmllm.preprocessing.audio import mel_bank
 from medmllm.preprocessing.text import TINY, load_tokenizer
 from medmllm.provenance import file_digest, stamp, text_digest
 from medmllm.result_documents import ImageWeightsDocument, MismatchDocument
+from medmllm.training.candidates import all_candidates
 from medmllm.training.machine import Machine
 
 REPORT = "image_weights.json"
@@ -52,6 +53,23 @@ def check_start(config: TrainConfig) -> None:
     if config.text.encoder != TINY and {"text", "fused"} & set(config.training.arms):
         tokenizer = load_tokenizer(config.text.encoder, local_files_only=config.text.local_files_only)
         new_text_network(config.text, config.model, tokenizer)
+
+
+def check_starts(config: TrainConfig) -> None:
+    """Refuse what `check_start` refuses of any candidate of the search, and other networks for one file of weights.
+
+    Raises:
+        ConfigError: As `check_start`.
+    """
+    shapes = sorted(name for name in config.training.search if name.startswith("image_"))
+    if config.model.image_weights and shapes:
+        raise ConfigError(
+            f"[training.search] {shapes[0]}: [model] image_weights are of one network: search nothing of its shape, or "
+            "leave the weights out."
+        )
+    each = {one.model.model_dump_json(): one for one in all_candidates(config)}
+    for one in each.values():
+        check_start(one)
 
 
 def weights_input(config: TrainConfig) -> dict[str, str]:

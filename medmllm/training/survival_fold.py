@@ -20,6 +20,7 @@ from medmllm.evaluation.survival_curve import (
     log_hazards,
     risks,
 )
+from medmllm.evaluation.tuning_score import hazard_score
 from medmllm.model_documents import FoldSurvival, Task, TuningDecisions
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.heads import time_head
@@ -111,10 +112,17 @@ class Timeline:
             survived: Of the same studies.
             horizon: The largest.
         """
-        coded: IntArray = np.array([at_risk(one, self.fold.bounds) for one in survived])
+        coded = self._at_risk(survived)
         temperature = fit_hazard_temperature(raw, coded, self.fold.everybody)
         risk = risks(log_hazards(raw, temperature, self.fold, np.array([horizon])))
         return TuningDecisions(temperature=temperature, threshold=float(np.median(risk)), survival=self.fold)
+
+    def score(self, raw: FloatArray, survived: Sequence[Survival]) -> float:
+        """Return what candidates of a search are judged by: the log loss of a tuning part."""
+        return hazard_score(raw, self._at_risk(survived), self.fold)
+
+    def _at_risk(self, survived: Sequence[Survival]) -> IntArray:
+        return np.array([at_risk(one, self.fold.bounds) for one in survived])
 
 
 def survived_of(samples: Sequence[Sample]) -> list[Survival]:

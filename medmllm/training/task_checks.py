@@ -6,6 +6,7 @@ settings, Task -> nothing, or the first that does not fit
 from medmllm.config import TrainConfig
 from medmllm.errors import ConfigError
 from medmllm.model_documents import Task
+from medmllm.training.candidates import all_candidates
 from medmllm.training.losses import check_weights
 from medmllm.training.policy import check_rules
 from medmllm.training.target_loss import check_target_settings
@@ -20,6 +21,11 @@ def check_task(config: TrainConfig, task: Task) -> None:
             target.
     """
     check_rules(config, task)
+    for candidate in all_candidates(config):
+        _check_training(candidate, task)
+
+
+def _check_training(config: TrainConfig, task: Task) -> None:
     check_target_settings(config.training, task)
     if task.timed is not None:
         check_survival_settings(config, alone=not task.several)
@@ -43,6 +49,7 @@ def check_survival_settings(config: TrainConfig, *, alone: bool) -> None:
         "[training] class_weights, a list": not isinstance(training.class_weights, str),
         '[training] sampling = "balanced"': training.sampling != "shuffle",
         "[training] learning_curve": bool(training.learning_curve),
+        '[training] search_score = "auroc"': bool(training.search) and training.search_score != "log_loss",
         '[evaluation] calibration = "isotonic"': alone and config.evaluation.calibration != "temperature",
     }
     for what, asked in wrong.items():

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from prepare import lay_out_stacks, mask_sex
 
@@ -49,7 +49,20 @@ INNER = (
 REPEATED = (*CELLS, "training.repeats=5")
 """What a task is trained with to see it over five draws of the folds, as its stated baseline was."""
 
-VARIANTS = ("_cells", "_inner", "_tones", "_repeated", "_measures")
+SEARCHING = (
+    'model.image_encoder="cells"',
+    "image.spacing_mm=[1.0, 1.0, 1.0]",
+    "training.epochs=60",
+    "training.patience=10",
+    "training.inner_folds=3",
+    "training.flips=false",
+    "training.shift_voxels=0",
+    "training.search.weight_decay=[0.01, 10.0]",
+    "training.search.dropout=[0.2, 0.5]",
+)
+"""What the nodule cubes are trained with to let each fold choose its penalties: of weights, and by hidden cells."""
+
+VARIANTS = ("_cells", "_inner", "_tones", "_repeated", "_measures", "_search")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +136,7 @@ def variants(plain: CohortTask) -> Iterator[CohortTask]:
     yield replace(plain, name=f"{plain.name}_cells", changes=CELLS)
     if plain.name in AGAIN:
         yield replace(plain, name=f"{plain.name}_inner", changes=AGAIN[plain.name])
+        yield replace(plain, name=f"{plain.name}_search", changes=SEARCHING)
     if plain.name == "lidc_spiculation":
         yield replace(plain, name=f"{plain.name}_repeated", changes=REPEATED)
     if plain.name == "nodule_stacks":
@@ -182,10 +196,21 @@ def collect(task: CohortTask, run: Path, command: str) -> dict[str, object]:
             for arm in evaluation["arms"]
         },
         "fused_minus": {d["group"]: {key: d[key] for key in SHOWN} for d in evaluation["differences"]},
+        "search": choices_by_arm(evaluation["search"]),
         "split_digest": evaluation["split_digest"],
         "remarks": [KEYS.sub(".", said) for said in evaluation["remarks"]],
         "provenance": evaluation["provenance"],
     }
+
+
+def choices_by_arm(search: Mapping[str, Any] | None) -> dict[str, list[str]] | None:
+    """Return arm -> what each fold chose, in words, with the score of every candidate in the order of the grid."""
+    found: dict[str, list[str]] = {}
+    for own in () if search is None else search["choices"]:
+        taken = ", ".join(f"{name} = {value}" for name, value in own["candidates"][own["chosen"]]["settings"].items())
+        scores = ", ".join("none" if tried["score"] is None else f"{tried['score']:.3f}" for tried in own["candidates"])
+        found.setdefault(own["arm"], []).append(f"{taken}; {search['score']}: {scores}")
+    return found or None
 
 
 def auroc_by_seed(runs: Mapping[int, Path]) -> dict[str, dict[str, float]]:

@@ -120,12 +120,13 @@ def test_a_share_of_a_class_with_few_patients_in_a_group_is_not_measured_has_no_
     last = found.groups[-1]
     assert (last.name, last.metrics["sensitivity"].estimate, last.metrics["sensitivity"].low) == ("X", None, None)
     assert last.metrics["specificity"].estimate is not None
-    assert found.too_few == {"sensitivity": ("X",)}
+    assert found.too_few == {"auroc": ("X",), "sensitivity": ("X",)}
+    assert last.metrics["auroc"].estimate is None
     own = gap(found, "true_positive_rate_gap")
     assert {own.highest, own.lowest} == {"F", "M"}
-    assert list(gap_remarks(found, arm="fused", confidence=0.95))[-1] == (
-        "Groups of sex with too few patients of a class to measure sensitivity: X."
-    )
+    assert list(gap_remarks(found, arm="fused", confidence=0.95))[-2:] == [
+        f"Groups of sex with too few patients of a class to measure {metric}: X." for metric in ("AUROC", "sensitivity")
+    ]
     enough = evaluate(FAIR, groups, fewest_patients=6)
     assert (enough.too_few, enough.groups[-1].metrics["sensitivity"].estimate is None) == ({}, False)
 
@@ -135,8 +136,8 @@ def test_studies_of_one_patient_are_one_patient_of_a_class() -> None:
         "pt-same" if target and sex == "F" else own for target, sex, own in zip(TARGETS, SEX, PATIENTS, strict=True)
     ]
     found = evaluate(FAIR, patients=patients, fewest_patients=2)  # 30 positive studies of women, of one patient
-    assert found.too_few == {"sensitivity": ("F",)}
-    assert "true_positive_rate_gap" not in [own.name for own in found.gaps]
+    assert found.too_few == {"auroc": ("F",), "sensitivity": ("F",)}
+    assert not {"true_positive_rate_gap", "auroc_gap"} & {own.name for own in found.gaps}
 
 
 def test_a_group_with_one_class_has_no_auroc_and_does_not_spoil_the_others() -> None:
@@ -185,3 +186,26 @@ def test_of_several_repeats_groups_and_gaps_are_means_over_them() -> None:
                 roc_auc_score(TARGETS[inside], chance, sample_weight=row[inside]) for row in weights
             ])  # fmt: skip
     assert (own.difference.low, own.difference.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
+
+
+def test_one_patient_of_a_class_does_not_make_a_gap_in_auroc() -> None:
+    found = 0
+    for seed in range(20):  # a model that does alike for all: about 1 of them may find a gap by chance, 13 did
+        rng = np.random.default_rng(seed)
+        targets = np.array([0] * 60 + [1] * 40 + [0] * 40 + [1])
+        logits = rng.normal(size=targets.size) + 1.2 * targets
+        same = OutOfFold("fused", to_probabilities(logits), logits, (logits > 0.6).astype(int))
+        patients = [f"pt-{k}" for k in range(targets.size)]
+        groups: list[str | None] = ["A"] * 100 + ["B"] * 41
+        told = evaluate(same, groups, targets=targets, patients=patients)
+        found += any("AUROC" in line and "alike" in line for line in gap_remarks(told, arm="fused", confidence=0.95))
+    assert found <= 3
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_the_auroc_of_grades_does_without_a_class_between_that_of_classes_does_not(ordered: bool) -> None:
+    targets = np.where((TARGETS == 1) & (np.arange(N) % 16 == 1), 1, 2 * TARGETS)  # 1 of women alone
+    chances = to_probabilities(RNG.normal(size=(N, 3)) + np.eye(3)[targets])
+    three = OutOfFold("fused", chances, np.log(chances), chances.argmax(axis=1))
+    found = evaluate(three, targets=targets, ordered=ordered)
+    assert found.too_few == ({} if ordered else {"auroc": ("M",)})

@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from medmllm.config import TrainConfig, load_config
 from medmllm.csv_tables import read_table, write_table
-from medmllm.reporting.comparison import ComparisonDocument, ComparisonRow
+from medmllm.reporting.comparison import ComparisonDocument, ComparisonRow, differing_settings
 from medmllm.result_documents import EvaluationDocument
 from medmllm.table_rows import OutOfFoldRow
 from tests.pipelines.runs import UNTRACKED, Trained, invoke, train
@@ -93,6 +94,17 @@ def test_the_table_and_the_page_hold_the_numbers_of_the_document(compared: Path)
 def test_the_settings_that_differ_are_listed_and_no_others(compared: Path) -> None:
     comparison = ComparisonDocument.read(compared / "comparison.json")
     assert comparison.settings == {"training.epochs": ("2", "1", "2")}
+
+
+def test_settings_that_name_folders_are_listed_by_the_folders_own_names() -> None:
+    here, there, same = (
+        load_config(TrainConfig, "train", overrides=[f"text.encoder=/{place}/bert", f"training.cache=/{place}/cache"])
+        for place in ("home/mueller", "mnt", "mnt")
+    )
+    assert differing_settings([here, there]) == {
+        "text.encoder": ("FOLDER/bert", "FOLDER/bert"), "training.cache": ("CACHE", "CACHE"),
+    }  # fmt: skip
+    assert differing_settings([there, same]) == {}
 
 
 def test_the_page_says_that_many_comparisons_were_made_and_loads_nothing(compared: Path) -> None:

@@ -212,7 +212,7 @@ def test_curves_groups_learning_and_the_policy_are_of_each_label(labelled_run: T
     config.write_text(
         NIFTI_SETTINGS.replace("[evaluation]", '[evaluation]\ncalibration = "isotonic"')
         + '[evaluation.subgroups]\ncolumns = ["site"]\nfewest_patients = 2\n'
-        + '[policy.least]\nauroc = 0.999\n"auroc[grade>=4]" = 0.0\n[policy.gap]\nauroc_gap = 0.999\n'
+        + '[policy.least]\nauroc = 0.999\n"auroc[grade>=4]" = 0.0\n[policy.gap]\ncalibration_gap = 0.999\n'
     )
     more = (*TARGETS, "--set", 'training.arms=["text"]', "--set", "training.learning_curve=[0.6]")
     outcome = train(labelled_run.studies, labelled_run.labels, tmp_path / "run", *UNTRACKED, *more,
@@ -225,7 +225,7 @@ def test_curves_groups_learning_and_the_policy_are_of_each_label(labelled_run: T
         auroc = {metric.name: metric.estimate for metric in own.arms[0].metrics}["auroc"]
         asked = rules[f"policy.least.auroc[{name}]"]
         assert (asked.value, asked.bound) == (auroc, 0.0 if name == "grade>=4" else 0.999)
-        assert f"policy.gap.auroc_gap[{name}]" in rules
+        assert f"policy.gap.calibration_gap[{name}]" in rules
         assert [group.name for group in own.subgroups[0].groups] == ["north", "south"]
         assert sum(group.n for group in own.subgroups[0].groups) == own.n
         assert own.learning_curve is not None

@@ -16,7 +16,7 @@ from medmllm.training.arms import split_cohort
 from medmllm.training.cross_validation import cross_validate
 from medmllm.training.loop import fit, predict_logits
 from medmllm.training.machine import Machine
-from medmllm.training.note_features import read_notes
+from medmllm.training.note_features import KnownNotes, read_notes
 from medmllm.training.tracking import NoRun
 from tests.models.small import CONTRACT, NOTES, a_limited_member, a_sample, a_task, encoder_settings, save_bert
 from tests.training.test_cross_validation import a_cohort, a_config
@@ -102,16 +102,33 @@ def test_training_on_notes_read_before_ends_where_reading_them_in_every_epoch_do
     np.testing.assert_allclose(ends[0][1], ends[1][1], rtol=0, atol=1e-4)
 
 
-def test_each_fold_reads_every_note_once_however_long_it_trains(
+def test_a_run_reads_every_note_once_however_many_networks_it_trains(
     bert_folder: Path, tmp_path: Path, notes_read: list[int]
 ) -> None:
     config = a_config(epochs=3, patience=3).model_copy(update={"text": encoder_settings("frozen", bert_folder)})
     studies = a_cohort()
     plan = split_cohort(studies, config.training)
     cross_validate(
-        ["text"], studies, plan, config, a_task(), out=tmp_path / "run", tracked=NoRun(), advance=lambda more: None
-    )
-    assert sum(notes_read) == len(plan.folds) * len(studies.members)
+        ["text", "fused"], studies, plan, config, a_task(), out=tmp_path / "run", tracked=NoRun(),
+        advance=lambda more: None,
+    )  # fmt: skip
+    assert sum(notes_read) == len(studies.members)
+
+
+def test_notes_are_read_again_for_another_batch_size_and_where_one_is_new(
+    bert_folder: Path, notes_read: list[int]
+) -> None:
+    member, samples, known = a_limited_member(bert_folder, "frozen"), some_samples(), KnownNotes()
+    first = read_notes(member, samples, CONTRACT, settings(), known)
+    notes_read.clear()
+    again = read_notes(member, samples, CONTRACT, settings(), known)
+    assert not notes_read
+    pairs = [(a.note_features, b.note_features) for a, b in zip(first, again, strict=True)]
+    assert all(a is b is None or torch.equal(a, b) for a, b in pairs)  # type: ignore[arg-type]
+    read_notes(member, samples, CONTRACT, settings(batch_size=settings().batch_size + 1), known)
+    assert sum(notes_read) == 7
+    read_notes(member, [*samples, a_sample(99, note="a word more")], CONTRACT, settings(), known)
+    assert sum(notes_read) == 7 + 8
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Each rule of the policy is held against its number; what is not known meets no rule."""
 
+import re
 from typing import Any, get_args
 
 import numpy as np
@@ -215,12 +216,17 @@ def test_a_gap_wants_two_groups_with_enough_patients_in_every_column() -> None:
     labels = {study.study_key: k % 2 for k, study in enumerate(studies)}  # each patient is of both classes
     check_gaps(asked, {"sex": fair}, studies, BINARY, labels)
     small = fair | {"st-6": None, "st-7": None}  # one patient of M is left, with two studies
-    with pytest.raises(ConfigError, match=r"groups of 'sex', and 1 of its 2 have 2 patients or more"):
+    with pytest.raises(
+        ConfigError, match=r"groups of 'sex', and 1 of its 2 have 2 patients of class 'no' and of class"
+    ):
         check_gaps(asked, {"sex": small}, studies, BINARY, labels)
     check_gaps(load_config(TrainConfig, "train"), {"sex": small}, studies, BINARY, labels)
 
 
-@pytest.mark.parametrize(("gap", "label"), [("true_positive_rate_gap", 1), ("true_negative_rate_gap", 0)])
+@pytest.mark.parametrize(
+    ("gap", "label"),
+    [("true_positive_rate_gap", 1), ("true_negative_rate_gap", 0), ("auroc_gap", 0), ("auroc_gap", 1)],
+)
 def test_a_gap_in_a_share_of_a_class_wants_two_groups_with_enough_patients_of_that_class(gap: str, label: int) -> None:
     asked = load_config(
         TrainConfig,
@@ -236,7 +242,8 @@ def test_a_gap_in_a_share_of_a_class_wants_two_groups_with_enough_patients_of_th
     even = {study.study_key: k % 2 for k, study in enumerate(studies)}
     check_gaps(asked, {"sex": sexes}, studies, BINARY, even)
     one = even | dict.fromkeys(("st-4", "st-5", "st-6"), 1 - label) | {"st-7": label}
-    message = rf"{gap} compares groups of 'sex', and 1 of its 2 have 2 patients of class '{BINARY.classes[label]}'"
+    named = " and of class ".join(map(repr, BINARY.classes if gap == "auroc_gap" else [BINARY.classes[label]]))
+    message = rf"{gap} compares groups of 'sex', and 1 of its 2 have 2 patients of class {re.escape(named)}"
     with pytest.raises(ConfigError, match=message):
         check_gaps(asked, {"sex": sexes}, studies, BINARY, one)
     several = Task.of_several((Task.of("y", ("not y", "y")), BINARY))
