@@ -93,7 +93,8 @@ def test_an_image_arm_is_compared_with_the_regression_on_places_and_with_that_on
     targets = np.array([0, 1] * 20)
     own, places, sizes = (targets + draw.normal(scale=scale, size=40) for scale in (1.0, 2.0, 0.5))
     studies = [Study(f"st-{k}", f"pt-{k}", "folder") for k in range(40)]
-    cohort = Cohort(studies, targets, load_config(TrainConfig, "train", overrides=("evaluation.bootstrap_samples=200",)))
+    settings = load_config(TrainConfig, "train", overrides=("evaluation.bootstrap_samples=200",))
+    cohort = Cohort(studies, targets, settings)
     found = compare({"image": own}, {"image": places, SIZE: sizes}, cohort)
     expected = {"image": places, f"image, against {SIZE}": sizes}
     assert found.keys() == expected.keys()
