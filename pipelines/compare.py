@@ -7,14 +7,12 @@ RUN/{evaluation.json, out_of_fold.csv, settings.json, model/model.json} of each 
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from medmllm.config import TrainConfig
 from medmllm.csv_tables import check_writable
 from medmllm.errors import MisuseError, PackageError
-from medmllm.evaluation.cohort import OutOfFold
-from medmllm.evaluation.comparison import compare_models, comparison_remarks
-from medmllm.evaluation.repeats import Repeat
+from medmllm.evaluation.comparison import comparison_remarks
+from medmllm.model_documents import Task
+from medmllm.pipelines.compared_runs import compare_entrants
 from medmllm.pipelines.finished_run import TABLE, Entrant, read_run
 from medmllm.provenance import file_digest, stamp
 from medmllm.reporting.comparison import (
@@ -25,7 +23,7 @@ from medmllm.reporting.comparison import (
     summary,
     write_comparison,
 )
-from medmllm.table_rows import OutOfFoldRow
+from medmllm.table_rows import OutOfFoldRow, SurvivalOutOfFoldRow
 
 
 def run(
@@ -50,21 +48,8 @@ def run(
     _check_alike(entrants)
     check_writable(out, overwrite=overwrite, marker="comparison.json")
     first = entrants[0].evaluation
-    rows = [entrants[0].rows[0, study] for study in entrants[0].studies]
-    classes, seed = first.task.classes, first.provenance.seed or 0
-    whole, *more = _repeats(entrants)
-    found = compare_models(
-        whole.arms,
-        targets=np.array([classes.index(row.target) for row in rows]),
-        patients=[row.patient_key for row in rows],
-        folds=whole.folds,
-        classes=classes,
-        confidence=first.confidence,
-        samples=first.bootstrap_samples,
-        seed=seed,
-        ordered=first.task.kind == "ordinal",
-        more=more,
-    )
+    seed = first.provenance.seed or 0
+    found = compare_entrants(entrants)
     asked = "" if target is None else f" --target '{target}'"
     inputs = {f"{TABLE} {number}": file_digest(one.folder / TABLE) for number, one in enumerate(entrants, start=1)}
     comparison = ComparisonDocument(
@@ -86,10 +71,16 @@ def run(
 
 
 def _check_alike(entrants: Sequence[Entrant]) -> None:
+    """Refuse runs of different tasks or splits.
+
+    Raises:
+        MisuseError: Names the two, and how they differ.
+        PackageError: A table was changed after training.
+    """
     first = entrants[0]
     for other in entrants[1:]:
         tasks = [one.evaluation.task for one in (first, other)]
-        if tasks[0] != tasks[1]:
+        if _asked(tasks[0]) != _asked(tasks[1]):
             told = [f"{task.target} ({', '.join(task.classes)})" for task in tasks]
             raise MisuseError(
                 f"{first.name} was trained for {told[0]}, {other.name} for {told[1]}: compare runs of one target."
@@ -108,29 +99,16 @@ def _check_alike(entrants: Sequence[Entrant]) -> None:
             )
 
 
-def _cohort(entrant: Entrant) -> dict[tuple[int, str], tuple[str, str, int]]:
-    return {key: (row.patient_key, row.target, row.fold) for key, row in entrant.rows.items()}
+def _asked(task: Task) -> Task:
+    """Return what is asked, whatever a time to an event is learnt by: Cox and discrete time answer one question."""
+    if task.survival is None:
+        return task
+    return task.model_copy(update={"survival": task.survival.model_copy(update={"model": "cox"})})
 
 
-def _repeats(entrants: Sequence[Entrant]) -> list[Repeat[OutOfFold]]:
-    """Return what every run said in each repeat, study by study in the order of the first run's table."""
-    first = entrants[0]
-    classes, order = first.evaluation.task.classes, first.studies
-    return [
-        Repeat(
-            [_said(entrant.name, [entrant.rows[repeat, key] for key in order], classes) for entrant in entrants],
-            np.array([first.rows[repeat, key].fold for key in order]),
-        )
-        for repeat in range(first.evaluation.repeats)
-    ]
+def _cohort(entrant: Entrant) -> dict[tuple[int, str], tuple[object, ...]]:
+    return {key: (row.patient_key, *_truth(row), row.fold) for key, row in entrant.rows.items()}
 
 
-def _said(run: str, rows: Sequence[OutOfFoldRow], classes: tuple[str, ...]) -> OutOfFold:
-    shown = classes[1:] if len(classes) == 2 else classes
-    logits = np.array([[row.logits[name] for name in shown] for row in rows])
-    return OutOfFold(
-        run,
-        np.array([[row.probabilities[name] for name in classes] for row in rows]),
-        logits[:, 0] if len(classes) == 2 else logits,
-        np.array([classes.index(row.predicted) for row in rows]),
-    )
+def _truth(row: OutOfFoldRow | SurvivalOutOfFoldRow) -> tuple[object, ...]:
+    return (row.target,) if isinstance(row, OutOfFoldRow) else (row.time, row.event)

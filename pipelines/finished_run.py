@@ -3,17 +3,20 @@
 RUN/{evaluation.json, out_of_fold.csv, model/model.json}, arm, target -> Entrant
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medmllm.csv_tables import read_table
 from medmllm.errors import MisuseError, PackageError
-from medmllm.model_documents import ModelCard, Place
+from medmllm.model_documents import ModelCard, Place, Task
 from medmllm.result_documents import EvaluationDocument
-from medmllm.table_rows import OutOfFoldRow, TargetsOutOfFoldRow
+from medmllm.table_rows import OutOfFoldKeys, OutOfFoldRow, SurvivalOutOfFoldRow, TargetsOutOfFoldRow
 
 TABLE = "out_of_fold.csv"
+
+Row = OutOfFoldRow | SurvivalOutOfFoldRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Entrant:
     folder: Path
     arm: str
     evaluation: EvaluationDocument
-    rows: dict[tuple[int, str], OutOfFoldRow]  # of that arm, by repeat and study key, in the order of the table
+    rows: dict[tuple[int, str], Row]  # of that arm, by repeat and study key, in the order of the table
 
     @property
     def studies(self) -> list[str]:
@@ -41,7 +44,7 @@ def read_run(folder: Path, arm: str | None, target: str | None) -> Entrant:
         target: One of several; None where the run has one.
 
     Raises:
-        MisuseError: No run, no such arm, no such target, several of which none is named, or a time to an event.
+        MisuseError: No run, no such arm, no such target, or several of which none is named.
         PackageError: A file of the run cannot be read.
     """
     name = str(folder)
@@ -66,8 +69,6 @@ def read_run(folder: Path, arm: str | None, target: str | None) -> Entrant:
 def _place(evaluation: EvaluationDocument, target: str | None, name: str) -> Place:
     """Return the place of the target that is looked at."""
     task = evaluation.task
-    if task.survival is not None:
-        raise MisuseError(f"{name} was trained for the time to an event: runs are compared in classes")
     names = task.names or (task.target,)
     if target is None and task.several:
         raise MisuseError(f"{name} was trained for several targets: name one with --target: {', '.join(names)}")
@@ -82,24 +83,48 @@ def _alone(evaluation: EvaluationDocument, place: Place) -> EvaluationDocument:
     return evaluation.model_copy(update={**dict(told), "targets": ()}) if evaluation.targets else evaluation
 
 
-def _rows(path: Path, evaluation: EvaluationDocument, place: Place) -> Iterator[OutOfFoldRow]:
+def _rows(path: Path, evaluation: EvaluationDocument, place: Place) -> Iterator[Row]:
     """Yield the rows of a target; of several, where it is known."""
+    timed = place.task.survival is not None
     if not evaluation.task.several:
-        yield from read_table(path, OutOfFoldRow)
+        alone: Iterable[Row] = read_table(path, SurvivalOutOfFoldRow) if timed else read_table(path, OutOfFoldRow)
+        yield from alone
         return
-    name, classes = place.task.target, place.task.classes
     for row in read_table(path, TargetsOutOfFoldRow):
-        if name in row.target:
-            yield OutOfFoldRow(
-                study_key=row.study_key,
-                patient_key=row.patient_key,
-                arm=row.arm,
-                repeat=row.repeat,
-                fold=row.fold,
-                target=row.target[name],
-                predicted=row.predicted[name],
-                probabilities={label: row.probabilities[label] for label in classes},
-                logits={label: row.logits[label] for label in classes if label in row.logits},
-                conformal_set={label: row.conformal_set[label] for label in classes},
-                abstained=row.abstained[name],
-            )
+        if timed and place.task.target in row.time:
+            yield _time(row, place.task)
+        elif place.task.target in row.target:
+            yield _classes(row, place.task)
+
+
+def _classes(row: TargetsOutOfFoldRow, task: Task) -> OutOfFoldRow:
+    """Return what a row says of one target with classes, as if it were the only one."""
+    name, classes = task.target, task.classes
+    return OutOfFoldRow(
+        **_keys(row),
+        target=row.target[name],
+        predicted=row.predicted[name],
+        probabilities={label: row.probabilities[label] for label in classes},
+        logits={label: row.logits[label] for label in classes if label in row.logits},
+        conformal_set={label: row.conformal_set[label] for label in classes},
+        abstained=row.abstained.get(name),
+    )
+
+
+def _time(row: TargetsOutOfFoldRow, task: Task) -> SurvivalOutOfFoldRow:
+    """Return what a row says of the time to an event, as if it were the only target."""
+    name, event = task.target, task.classes[1]
+    told: dict[str, object] = {
+        "time": row.time[name],
+        "event": row.event[name],
+        "predicted": row.predicted[name],
+        "probability": row.probabilities[event],
+        "event_free": row.event_free,
+        "median_time": row.median_time.get(name),
+        "log_hazard": row.logits[event],
+    }
+    return SurvivalOutOfFoldRow.model_validate(_keys(row) | told)
+
+
+def _keys(row: TargetsOutOfFoldRow) -> dict[str, Any]:
+    return {field: getattr(row, field) for field in OutOfFoldKeys.model_fields}

@@ -7,21 +7,21 @@ without a better direction of their own (sensitivity trades for specificity, slo
 Intervals are not corrected for the number of comparisons: the remarks say how many there are.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.calibration import LEANS_UPWARDS
-from medmllm.evaluation.cohort import COMPARED_METRIC, OutOfFold, measures_of
+from medmllm.evaluation.cohort import OutOfFold, measures_of
 from medmllm.evaluation.discrimination import IntArray
+from medmllm.evaluation.remarks import NAMES
 from medmllm.evaluation.repeats import Repeat, mean_measure, on_all, spread
 from medmllm.evaluation.resampling import Interval, Measure, resample
 from medmllm.records import ArmEvaluation, Metric
 
 HIGHER_IS_BETTER = frozenset(
     {"auroc", "auroc_within_folds", "auprc", "balanced_accuracy", "accuracy", "quadratic_kappa"}
+    | {"c_index", "c_index_within_folds", "c_index_uno"}
 )
 LOWER_IS_BETTER = frozenset({"brier", "ece", "log_loss", "mean_absolute_error", "ranked_probability_score"})
 
@@ -67,7 +67,7 @@ def better(difference: Difference) -> str | None:
     low, high = difference.interval.low, difference.interval.high
     if low is None or high is None or low <= 0 <= high:
         return None
-    metric = difference.metric.partition("[")[0]  # auroc[>=3] is an AUROC
+    metric = difference.metric.partition("[")[0]  # auroc[>=3] is an AUROC, brier[365 days] a Brier score
     if metric in HIGHER_IS_BETTER:
         return difference.first if low > 0 else difference.second
     if metric in LOWER_IS_BETTER:
@@ -105,22 +105,57 @@ def compare_models(
     Raises:
         EvaluationError: Fewer than two runs, or two of the same name.
     """
-    names = [model.arm for model in models]
+    return compare_measured(
+        [model.arm for model in models],
+        [
+            [measures_of(model, targets, repeat.folds, classes, ordered=ordered) for model in repeat.arms]
+            for repeat in (Repeat(models, folds), *more)
+        ],
+        strata=targets,
+        patients=patients,
+        confidence=confidence,
+        samples=samples,
+        seed=seed,
+    )
+
+
+def compare_measured(
+    names: Sequence[str],
+    repeats: Sequence[Sequence[Mapping[str, Measure]]],
+    *,
+    strata: IntArray,
+    patients: Sequence[str],
+    confidence: float,
+    samples: int,
+    seed: int,
+) -> Comparison:
+    """Return the metrics of every run, and the paired differences of every two.
+
+    Args:
+        names: Of the runs, two or more.
+        repeats: Of each repeat of the cross-validation, what is measured of each run, by name.
+        strata: What every resample holds all of; shape (studies,).
+        patients: Patient of each study.
+        confidence: Level of the intervals.
+        samples: Number of bootstrap resamples of patients.
+        seed: Of the resamples.
+
+    Raises:
+        EvaluationError: Fewer than two runs, or two of the same name.
+    """
     if len(names) < 2 or len(set(names)) != len(names):
         raise EvaluationError(f"{len(names)} runs named {', '.join(names)}: two or more with names of their own")
     each: dict[str, list[Measure]] = {}
-    metrics: list[str] = []
-    for repeat in (Repeat(models, folds), *more):
-        for number, model in enumerate(repeat.arms):
-            own = measures_of(model, targets, repeat.folds, classes, ordered=ordered)
-            metrics = list(own)
+    metrics = list(repeats[0][0])
+    for repeat in repeats:
+        for number, own in enumerate(repeat):
             for name, measure in own.items():
                 each.setdefault(f"{number} {name}", []).append(measure)
     measures = {key: mean_measure(own) for key, own in each.items()}
-    drawn = resample(measures, targets=targets, patients=patients, samples=samples, seed=seed)
+    drawn = resample(measures, targets=strata, patients=patients, samples=samples, seed=seed)
 
     def metric(number: int, name: str) -> Metric:
-        key, n = f"{number} {name}", np.size(targets)
+        key, n = f"{number} {name}", len(patients)
         found = drawn.interval(key, confidence, leans_upwards=name in LEANS_UPWARDS)
         numbers = found.estimate, found.low, found.high
         return Metric(name, *numbers, n, len(set(patients)), "all", *spread(on_all(each[key], n)))
@@ -143,18 +178,23 @@ def comparison_remarks(found: Comparison, *, confidence: float) -> tuple[str, ..
         found: The comparison.
         confidence: Level of its intervals.
     """
-    return (*_on_the_best(found, COMPARED_METRIC), *_on_many_comparisons(found, confidence))
+    return (*_on_the_best(found, compared_metric(found.metrics)), *_on_many_comparisons(found, confidence))
+
+
+def compared_metric(metrics: Sequence[str]) -> str:
+    """Return the metric that runs are compared by first: the AUROC, or the C-index of times to an event."""
+    return next(name for name in NAMES if name in metrics)
 
 
 def _on_the_best(found: Comparison, metric: str) -> Iterator[str]:
     best = found.best(metric)
     if best is not None:
-        yield f"{best} has a higher {metric.upper()} than every other run: the interval of each difference excludes 0."
+        yield f"{best} has a higher {NAMES[metric]} than every other run: the interval of each difference excludes 0."
         return
     estimates = {run.arm: next(m.estimate for m in run.metrics if m.name == metric) for run in found.runs}
     defined = {run: value for run, value in estimates.items() if value is not None}
     if not defined:
-        yield f"No run is best: {metric.upper()} is not defined on this cohort."
+        yield f"No run is best: {NAMES[metric]} is not defined on this cohort."
         return
     highest = max(defined, key=defined.__getitem__)
     others = [
@@ -165,7 +205,7 @@ def _on_the_best(found: Comparison, metric: str) -> Iterator[str]:
         and better(difference) != highest
     ]
     yield (
-        f"No run is best: {highest} has the highest {metric.upper()}, but the interval of its difference to "
+        f"No run is best: {highest} has the highest {NAMES[metric]}, but the interval of its difference to "
         f"{', '.join(others)} does not exclude 0."
     )
 

@@ -152,17 +152,29 @@ def survival_measures(
         horizons: Name -> time, rising.
     """
     last, risk = max(horizons.values()), arm.log_hazard
-    found: dict[tuple[str, str], Measure] = {
-        ("c_index", "all"): lambda weights: weighted_harrell(followed, risk, weights),
-        ("c_index_within_folds", "all"): lambda weights: weighted_harrell(followed, risk, weights, folds=folds),
-        ("c_index_uno", "all"): lambda weights: weighted_uno(followed, risk, weights, last=last),
-        ("integrated_brier", "all"): lambda weights: weighted_integrated_brier(
-            followed, arm.curve, np.append(0.0, time_grid(last)), weights
-        ),
-    }
+    found = {(name, "all"): measure for name, measure in order_measures(followed, risk, folds, last).items()}
+    found["integrated_brier", "all"] = lambda weights: weighted_integrated_brier(
+        followed, arm.curve, np.append(0.0, time_grid(last)), weights
+    )
     for number, (name, horizon) in enumerate(horizons.items()):
         found |= horizon_measures(followed, arm.event_free[:, number], horizon, name)
     return found
+
+
+def order_measures(followed: Followed, risk: FloatArray, folds: IntArray, last: float) -> dict[str, Measure]:
+    """Return the C-indices as measures of weighted studies.
+
+    Args:
+        followed: Time and event of each study.
+        risk: Higher: sooner; shape (studies,).
+        folds: Fold that tested each study; shape (studies,).
+        last: The largest horizon.
+    """
+    return {
+        "c_index": c_index_measure(followed, risk),
+        "c_index_within_folds": lambda weights: weighted_harrell(followed, risk, weights, folds=folds),
+        "c_index_uno": lambda weights: weighted_uno(followed, risk, weights, last=last),
+    }
 
 
 def horizon_measures(

@@ -14,7 +14,8 @@ from pydantic import Field
 from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import write_table
 from medmllm.documents import Document, Probability, Sha256
-from medmllm.evaluation.comparison import Comparison
+from medmllm.evaluation.comparison import Comparison, compared_metric
+from medmllm.evaluation.remarks import NAMES
 from medmllm.model_documents import Task
 from medmllm.records import Metric, Provenance
 from medmllm.reporting.cohort import label_of
@@ -179,10 +180,11 @@ def summary(comparison: ComparisonDocument, out: Path) -> str:
         f"{comparison.task.target}, out of fold:"
     ]
     widest = max(len(run.name) for run in comparison.runs)
+    name = compared_metric([metric.name for metric in comparison.runs[0].metrics])
     for run in comparison.runs:
-        found = next(metric for metric in run.metrics if metric.name == "auroc")
+        found = next(metric for metric in run.metrics if metric.name == name)
         if None not in (found.estimate, found.low, found.high):
-            best = "  best" if "auroc" in run.best_in else ""
-            numbers = f"AUROC {found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
+            best = "  best" if name in run.best_in else ""
+            numbers = f"{NAMES[name]} {found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
             lines.append(f"  {run.name:<{widest}}  {run.arm:<6} {numbers}{best}")
     return "\n".join([*lines, *(f"  {remark}" for remark in comparison.remarks), f"-> {out / 'comparison.html'}"])

@@ -53,7 +53,7 @@ def numbers(run: Path) -> tuple[str, object]:
 
 @pytest.mark.parametrize(
     ("arms", "processes", "kills"),
-    [(("image", "fused"), 1, 3), pytest.param(("fused",), 2, 2, marks=pytest.mark.slow)],
+    [(("image", "fused"), 1, 5), pytest.param(("fused",), 2, 2, marks=pytest.mark.slow)],
     ids=["alone", "two processes"],
 )
 def test_a_run_killed_several_times_ends_with_the_same_numbers(

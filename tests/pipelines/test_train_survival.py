@@ -1,7 +1,6 @@
 """Times to an event, from the label table to scored and explained studies."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -183,19 +182,61 @@ def again(timed_run: Trained, out: Path, *more: object) -> Outcome:
     )
 
 
-def test_a_cox_model_goes_the_same_way(timed_run: Trained, tmp_path: Path) -> None:
-    cox = ("--set", "task.survival_model=cox", *LEARN)
-    outcome = again(timed_run, tmp_path / "run", *cox)
-    assert outcome.code == 0, outcome.stderr
-    trained = Trained(timed_run.studies, timed_run.labels, tmp_path / "run", outcome)
-    assert metric(evaluation(trained), "text", "c_index")["low"] > 0.5
-    excess = metric(evaluation(trained), "text", "risk_excess", "400 days")
+@pytest.fixture(scope="module")
+def cox_run(timed_run: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    run = tmp_path_factory.mktemp("cox") / "run"
+    outcome = again(timed_run, run, "--set", "task.survival_model=cox", *LEARN)
+    return Trained(timed_run.studies, timed_run.labels, run, outcome)
+
+
+def test_a_cox_model_goes_the_same_way(timed_run: Trained, cox_run: Trained, tmp_path: Path) -> None:
+    assert cox_run.outcome.code == 0, cox_run.outcome.stderr
+    assert metric(evaluation(cox_run), "text", "c_index")["low"] > 0.5
+    excess = metric(evaluation(cox_run), "text", "risk_excess", "400 days")
     assert excess["low"] < 0 < excess["high"]  # the baseline turns log-risks into shares that hold
-    scored = score(timed_run.studies, tmp_path / "run" / "model", tmp_path / "out")
+    scored = score(timed_run.studies, cox_run.run / "model", tmp_path / "out")
     assert scored.code == 0, scored.stderr
-    table, told = pd.read_csv(tmp_path / "out" / "predictions.csv"), rows(trained, "text")
+    table, told = pd.read_csv(tmp_path / "out" / "predictions.csv"), rows(cox_run, "text")
     both = table.merge(told, on="study_key", suffixes=("", "_of_fold"))
     assert np.corrcoef(both["log_hazard"], both["log_hazard_of_fold"])[0, 1] > 0.6
+
+
+def test_runs_of_one_split_are_compared_by_their_c_index_whatever_they_learn_it_by(
+    timed_run: Trained, cox_run: Trained, tmp_path: Path
+) -> None:
+    outcome = invoke("compare", timed_run.run, cox_run.run, "--arm", "text", "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.stderr
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    each = [metric(evaluation(one), "text", "c_index") for one in (timed_run, cox_run)]
+    for run, told in zip(found["runs"], each, strict=True):
+        own = next(one for one in run["metrics"] if one["name"] == "c_index")
+        assert [own[name] for name in ("estimate", "low", "high")] == pytest.approx(
+            [told[name] for name in ("estimate", "low", "high")]
+        )
+    (difference,) = (one for one in found["differences"] if one["metric"] == "c_index")
+    assert difference["estimate"] == pytest.approx(each[0]["estimate"] - each[1]["estimate"])
+    assert difference["low"] < difference["estimate"] < difference["high"]
+    briers = {one["metric"] for one in found["differences"] if one["metric"].startswith("brier")}
+    assert briers == {"brier[200 days]", "brier[400 days]"}
+    assert "task.survival_model" in found["settings"]
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "C-index (Harrell)" in page
+    assert "Brier score [400 days]" in page
+    assert f"C-index {each[0]['estimate']:.3f}" in outcome.stdout
+
+
+def test_runs_of_other_horizons_or_splits_are_not_compared(
+    timed_run: Trained, cox_run: Trained, tmp_path: Path
+) -> None:
+    for name, more, message in (
+        ("asked", ("--set", "task.horizons=[200, 300]"), "compare runs of one target"),
+        ("split", ("--set", "training.seed=3"), "were not split alike"),
+    ):
+        other = tmp_path / name
+        assert again(timed_run, other, "--set", "training.epochs=1", *more).code == 0
+        outcome = invoke("compare", cox_run.run, other, "--out", tmp_path / f"compared_{name}")
+        assert outcome.code == 2
+        assert message in outcome.stderr
 
 
 def test_inner_folds_share_the_intervals_of_their_fold(timed_run: Trained, tmp_path: Path) -> None:
@@ -273,13 +314,6 @@ def test_groups_are_measured_on_their_own_rows_and_their_gap_is_judged(timed_run
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Brier score [400 days]" in page
     assert "another C-index or Brier score with the same model" in page
-
-
-def test_runs_are_not_compared(timed_run: Trained, tmp_path: Path) -> None:
-    shutil.copytree(timed_run.run, tmp_path / "other")
-    outcome = invoke("compare", timed_run.run, tmp_path / "other", "--out", tmp_path / "compared")
-    assert outcome.code == 2
-    assert "was trained for the time to an event" in outcome.stderr
 
 
 def test_what_tells_nothing_is_at_chance(tmp_path: Path) -> None:

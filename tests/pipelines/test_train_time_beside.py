@@ -1,6 +1,7 @@
 """A time to an event learnt beside a binary target and grades, each missing in some studies, from table to score."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from medmllm.model_documents import ModelCard
 from medmllm.result_documents import EvaluationDocument
 from medmllm.training.run import headline
-from tests.pipelines.runs import EXPLAINED, UNTRACKED, Outcome, Trained, rename_studies, score, site_key, train
+from tests.pipelines.runs import EXPLAINED, UNTRACKED, Outcome, Trained, invoke, rename_studies, score, site_key, train
 from tests.pipelines.survival_cohort import write_survival_cohort
 from tests.pipelines.test_train_survival import harrell, metric
 
@@ -183,6 +184,19 @@ def test_a_cox_model_learns_beside_others_with_inner_folds_and_a_policy_of_its_o
     scored = score(beside.studies, tmp_path / "run" / "model", tmp_path / "out")
     assert scored.code == 0, scored.stderr
     assert pd.read_csv(tmp_path / "out" / "predictions.csv")["event_free[200 days]"].between(0, 1).all()
+
+
+@pytest.mark.parametrize(("name", "compared"), [("days", "c_index"), ("marked", "auroc")])
+def test_runs_are_compared_in_one_of_their_targets(beside: Trained, tmp_path: Path, name: str, compared: str) -> None:
+    shutil.copytree(beside.run, tmp_path / "other")
+    outcome = invoke("compare", beside.run, tmp_path / "other", "--target", name, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.stderr
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    (difference,) = (one for one in found["differences"] if one["metric"] == compared)
+    assert (difference["estimate"], difference["low"], difference["high"]) == (0, 0, 0)
+    own = next(one for one in found["runs"][0]["metrics"] if one["name"] == compared)
+    assert own["estimate"] == pytest.approx(metric(target(beside, name), "fused", compared)["estimate"])
+    assert found["n"] == target(beside, name)["n"]
 
 
 @pytest.mark.parametrize(
