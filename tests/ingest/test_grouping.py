@@ -40,6 +40,8 @@ def test_images_without_a_place_make_no_stack(tmp_path: Path) -> None:
     assert torn_of(tmp_path) == 0
 
 
-def test_a_series_of_several_slices_is_not_torn(tmp_path: Path) -> None:
-    write_dicom_study(tmp_path)
+def test_series_of_several_slices_are_not_torn(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path, a_volume((6, 5, 6)))
+    for number in range(6):
+        edit_dicom(tmp_path, only=[number], SeriesInstanceUID=f"1.2.9.{number // 2}")
     assert torn_of(tmp_path) == 0
