@@ -61,8 +61,8 @@ def tell_survival(trained: Trained) -> Told:
         *remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples),
         *cautions(_task(trained), followed_of(trained), batch_size=trained.config.training.batch_size),
     )
-    told = {"modality_use": documents, "subgroups": subgroups, "survival": survival_documents(trained)}
-    told["learning_curve"] = curve
+    told: dict[str, object] = {"modality_use": documents, "subgroups": subgroups, "learning_curve": curve}
+    told["survival"] = survival_documents(trained)
     return Told(target_document(trained, found, {}).model_copy(update=told), rules, said)
 
 
