@@ -31,7 +31,7 @@ from medmllm.training.splits import FoldSplit, SplitPlan
 from medmllm.training.tracking import NoRun
 from medmllm.training_config import Arm
 from tests.models.small import a_sample
-from tests.training.test_cross_validation import (
+from tests.training.small_cohort import (
     FACTS,
     TASK,
     a_cohort,
