@@ -15,6 +15,8 @@ from medmllm.records import FloatArray, Plane
 ORTHOGONAL = 1e-3  # |row . column| of direction cosines; files carry 4 to 8 digits
 SAME_DIRECTION = 2e-3  # largest difference of a cosine from that of one slice of a stack: 0.11 degrees
 ROUNDING_MM = 0.018  # two decimals are off by 0.005 along each of three axes: two positions by 0.0173 together
+ROUNDING_OF_TENTHS_MM = 0.174  # and of one decimal ten times as much
+MOST_ROUNDING = 0.25  # of a gap, which else might hide a missing slice
 UNEVEN_GAPS = frozenset({"missing_slice", "uneven_gap"})  # codes of `slice_gap` that interpolation may mend
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 OBLIQUE_DEG = 30.0  # a slice turned by more than this out of a plane is not of that plane
@@ -76,8 +78,8 @@ def slice_gap(positions: FloatArray, normal: FloatArray, *, tolerance: float = 0
     Args:
         positions: Image Position (Patient), one row per slice in any order; shape (slices, 3), mm, LPS.
         normal: Unit vector across the slices; shape (3,), LPS.
-        tolerance: Largest deviation from the median gap, as a fraction of it; rounding of the positions
-            (0.018 mm) is always let pass.
+        tolerance: Largest deviation from the median gap, as a fraction of it; what rounding the positions to the
+            decimals that they have may do (two: 0.018 mm) is always let pass.
 
     Raises:
         GeometryError: Fewer than two slices (`single_slice`), a doubled slice (`doubled_slice`), a
@@ -103,7 +105,7 @@ def slice_gap(positions: FloatArray, normal: FloatArray, *, tolerance: float = 0
             code="doubled_slice",
         )
     worst = int(np.argmax(abs(gaps - median)))
-    if abs(gaps[worst] - median) <= max(tolerance * median, ROUNDING_MM):
+    if abs(gaps[worst] - median) <= max(tolerance * median, _rounding_mm(positions, median)):
         return median
     multiples = gaps / gaps.min()
     missing = np.round(multiples).astype(int) - 1
@@ -115,6 +117,13 @@ def slice_gap(positions: FloatArray, normal: FloatArray, *, tolerance: float = 0
         'again, whole, or set regrid = "uneven" in [image] to interpolate.',
         code="missing_slice" if whole else "uneven_gap",
     )
+
+
+def _rounding_mm(positions: FloatArray, gap: float) -> float:
+    """Return how far rounding may have moved positions against each other: some are written with one decimal."""
+    tenths = 10 * positions
+    written_in_tenths = np.abs(tenths - np.round(tenths)).max() <= 1e-6
+    return min(ROUNDING_OF_TENTHS_MM if written_in_tenths else ROUNDING_MM, MOST_ROUNDING * gap)
 
 
 def slice_step(positions: FloatArray, normal: FloatArray, *, tolerance: float = 0.01) -> FloatArray:
@@ -139,7 +148,7 @@ def slice_step(positions: FloatArray, normal: FloatArray, *, tolerance: float = 
     places = ordered[0] + np.arange(len(ordered))[:, None] * step
     off = np.linalg.norm(ordered - places, axis=1)
     worst = int(np.argmax(off))
-    if off[worst] > max(tolerance * gap, ROUNDING_MM):
+    if off[worst] > max(tolerance * gap, _rounding_mm(positions, gap)):
         raise GeometryError(
             f"slice {worst} of {len(ordered)} lies {off[worst]:.2f} mm from its place on the regular grid (tolerance "
             f"{tolerance:.0%} of the {gap:.2f} mm gap)",

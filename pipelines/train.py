@@ -42,7 +42,7 @@ from medmllm.training.planning import look_ahead, settle_folds
 from medmllm.training.policy import check_gaps, check_policy, unmet
 from medmllm.training.resuming import check_unfinished
 from medmllm.training.run import Trained, left_out, summary, track_result
-from medmllm.training.starting_weights import check_starts, weights_input
+from medmllm.training.starting_weights import check_starts, report_weights, weights_input
 from medmllm.training.task_checks import check_task
 from medmllm.training.tracking import parent_run
 
@@ -118,6 +118,7 @@ def run(
         seed=config.training.seed,
         inputs={"labels": file_digest(source), "split": plan.digest} | weights_input(config),
     )
+    report_weights(config, out, provenance, reads_images=cohort.has_images)
     with parent_run(config.tracking, folder=out, name=task.target, save_model=save_mlflow_model) as tracked:
         named = {"target": task.target, "split_digest": plan.digest}
         tracked.log_params(flatten(without_paths(config).model_dump(mode="json")) | named)

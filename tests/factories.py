@@ -3,6 +3,7 @@
     a_volume -> write_dicom_study (+ edit_dicom) or write_nifti_study
     write_small_cohort: the demo's DICOM cohort, 16 studies in about a second; the outcome needs image and note
     write_nifti_cohort: one folder per study; image and note each tell the outcome, so a few epochs learn it
+    write_cohort_of_columns: the same with more columns to learn or to split by
 
 What a test needs beyond this belongs into that test.
 """
@@ -14,6 +15,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pydicom
 from pydicom.uid import generate_uid
 
@@ -174,6 +176,18 @@ def _cube(rng: np.random.Generator, size: tuple[int, int, int], outcome: int) ->
     affine = np.diag([4.0, 4.0, 4.0, 1.0])
     affine[:3, 3] = -2.0 * np.array(size)
     return Volume(voxels.astype(np.float32), affine, None, None)
+
+
+def write_cohort_of_columns(folder: Path, *, patients: int = 24) -> Path:
+    """Write a NIfTI cohort whose label table has more to ask: effusion (0, 1), stage (1 to 3) and site (A, B)."""
+    labels = write_nifti_cohort(folder, patients=patients)
+    table = pd.read_csv(labels, dtype=str)
+    number = table["patient_id"].str[1:].astype(int)
+    table["site"] = np.where(number < patients // 2, "A", "B")
+    table["effusion"] = (number // 2 % 2).astype(str)
+    table["stage"] = (1 + number % 3).astype(str)
+    table.to_csv(labels, index=False)
+    return labels
 
 
 def small_cohort_settings(**changes: Any) -> CohortSettings:

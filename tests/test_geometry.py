@@ -58,6 +58,29 @@ def test_positions_rounded_to_two_decimals_still_make_a_regular_stack() -> None:
     assert slice_gap(heights(*rounded), UP) == pytest.approx(0.625, abs=0.006)
 
 
+@pytest.mark.parametrize("gap", [0.625, 1.25, 2.375])
+def test_positions_rounded_to_one_decimal_still_make_a_regular_stack(gap: float) -> None:
+    exact = 30.05 + np.arange(13) * gap
+    rounded = np.round(exact, 1)
+    assert np.ptp(np.diff(rounded)) > 0.09
+    assert slice_step(heights(*rounded), UP) == pytest.approx([0.0, 0.0, gap], abs=0.1 / 12 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        (0, 2, 4.2, 6.2),  # rounding to tenths moves no gap by 0.2
+        (0, 2, 4.12, 6.12),  # and two decimals are rounded to hundredths
+        (0, 0.3, 0.6, 1.0),  # a third of the gap might be more than rounding
+        (0, 0.1, 0.2, 0.4),  # here a slice is missing
+        (0, 0.01, 0.02, 0.04),  # and here, of a specimen
+    ],
+)
+def test_more_than_rounding_is_uneven(places: tuple[float, ...]) -> None:
+    with pytest.raises(GeometryError):
+        slice_gap(heights(*places), UP)
+
+
 def test_two_slices_at_one_place_are_refused_as_doubled() -> None:
     with pytest.raises(GeometryError, match="1 of 4 slices lie where another") as refusal:
         slice_gap(heights(0, 2, 2, 4), UP)

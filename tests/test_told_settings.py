@@ -26,6 +26,9 @@ kind = "ordinal"
 learning_rate = 1e-5
 class_weights = [1.0, 3.0]
 deterministic = true
+[training.search]
+loss = ["focal", "cross_entropy"]
+learning_rate = [1e-3, 2]
 [evaluation.subgroups]
 columns = ["age", "dicom:SliceThickness"]
 [evaluation.subgroups.bands]

@@ -6,6 +6,7 @@ Each frame has its own place, spacing and rescale, from the functional groups th
 the others (DICOM PS3.3 C.7.6.16). Frames without a place are refused, never stacked by their order.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -133,6 +134,18 @@ class _Groups:
                 return text
         return None
 
+    def numbers(
+        self, sequence: str, keyword: str, count: int, otherwise: tuple[float, ...] | None = None
+    ) -> tuple[float, ...] | None:
+        """Return numbers; `otherwise` where the groups do not tell them, None where they tell something else."""
+        text = self.text(sequence, keyword)
+        return otherwise if text is None else numbers_of(text, count)
+
+    def number(self, sequence: str, keyword: str, otherwise: float | None) -> float | None:
+        """Return one number; `otherwise` where the groups do not tell it, NaN where they tell something else."""
+        found = self.numbers(sequence, keyword, 1, () if otherwise is None else (otherwise,))
+        return math.nan if found is None else next(iter(found), None)
+
 
 def _dimensions(index: Any) -> tuple[int, ...] | None:
     """Return which dimensions of the index tell anything but the place of a slice; None when there is no index."""
@@ -142,25 +155,20 @@ def _dimensions(index: Any) -> tuple[int, ...] | None:
 
 
 def _frame(header: DicomHeader, number: int, groups: _Groups, kept: tuple[int, ...] | None) -> DicomHeader:
-    def numbers(sequence: str, keyword: str, count: int) -> tuple[float, ...] | None:
-        return numbers_of(groups.text(sequence, keyword) or "", count)
-
-    position = numbers("PlanePositionSequence", "ImagePositionPatient", 3)
-    spacing = numbers("PixelMeasuresSequence", "PixelSpacing", 2) or header.pixel_spacing_mm
-    slope, intercept = (numbers("PixelValueTransformationSequence", f"Rescale{name}", 1)
-                        for name in ("Slope", "Intercept"))  # fmt: skip
-    depth = numbers("PixelMeasuresSequence", "SpacingBetweenSlices", 1) or numbers(
+    position = groups.numbers("PlanePositionSequence", "ImagePositionPatient", 3, header.position)
+    spacing = groups.numbers("PixelMeasuresSequence", "PixelSpacing", 2, header.pixel_spacing_mm)
+    depth = groups.numbers("PixelMeasuresSequence", "SpacingBetweenSlices", 1) or groups.numbers(
         "PixelMeasuresSequence", "SliceThickness", 1
     )
     return replace(
         header,
         placed=True,
         frame=number,
-        position=(position[0], position[1], position[2]) if position else header.position,
-        orientation=numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6) or header.orientation,
+        position=(position[0], position[1], position[2]) if position else None,
+        orientation=groups.numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6, header.orientation),
         pixel_spacing_mm=(spacing[0], spacing[1]) if spacing and min(spacing) > 0 else None,
-        slope=slope[0] if slope else header.slope,
-        intercept=intercept[0] if intercept else header.intercept,
+        slope=groups.number("PixelValueTransformationSequence", "RescaleSlope", header.slope),
+        intercept=groups.number("PixelValueTransformationSequence", "RescaleIntercept", header.intercept),
         thickness_mm=abs(depth[0]) or None if depth else header.thickness_mm,
         acquisition=_acquisition(header, groups, kept),
         instance=number,

@@ -288,7 +288,7 @@ def _pixel_place(
 ) -> tuple[int | None, Fit]:
     """Return where the value of Pixel Data starts, and whether it is as long as it should; the stream stands at it.
 
-    pydicom takes what is there and only warns. An inflated stream may have been cut on purpose.
+    pydicom takes what is there and only warns.
 
     Raises:
         DicomError: There are no pixel data at all.
@@ -307,10 +307,10 @@ def _pixel_place(
             return None, FITS
         _refuse_without("pixel data", values)
     declared = struct.unpack(f"{order}I", start[header_bytes - 4 : header_bytes])[0]
-    if inflated:
-        return None, FITS
     place += header_bytes
-    return place, fit_of(values, transfer_syntax, None if declared == 0xFFFFFFFF else declared, end - place)
+    there = None if inflated else end - place  # an inflated stream may have been cut on purpose
+    fit = fit_of(values, transfer_syntax, None if declared == 0xFFFFFFFF else declared, there)
+    return None if inflated else place, fit
 
 
 def _header(

@@ -8,27 +8,34 @@ image), and whoever reads as much as it says reads something else than the image
 
 from collections.abc import Mapping
 
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
-NATIVE = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
+NATIVE = frozenset(
+    {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian}
+)
 Fit = tuple[bool, bool]
 """Whether the pixel data end before they should; whether they are a frame longer, or compressed and should not be."""
 FITS: Fit = (False, False)
 
 
-def fit_of(values: Mapping[str, str], transfer_syntax: str, declared: int | None, there: int) -> Fit:
+def fit_of(values: Mapping[str, str], transfer_syntax: str, declared: int | None, there: int | None) -> Fit:
     """Return whether pixel data are as long as the header says.
 
     Args:
         values: Of the header.
         transfer_syntax: Of the file.
         declared: Bytes that Pixel Data say they have; None when they are compressed.
-        there: Bytes from their start to the end of the file.
+        there: Bytes from their start to the end of the file; None where that is not known.
     """
     if declared is None:
         return False, transfer_syntax in NATIVE
     expected = expected_bytes(values)
-    truncated = there < max(expected, declared - 1) or declared < expected
+    truncated = declared < expected or (there is not None and there < max(expected, declared - 1))
     # Padding is common, a frame of it is not.
     more = declared > expected + 1 and declared - expected >= expected // (int(values.get("NumberOfFrames", "1")) or 1)
     return truncated, more

@@ -27,6 +27,7 @@ MOST_VARYING = 12  # attributes that are tried together
 OTHER_KINDS = frozenset({"localizer", "colour", "secondary_capture", "multi_frame", "mosaic"})
 OTHER_IMAGE = (
     "EchoNumbers", "EchoTime", "DiffusionBValue", "ImageType", "StackID", "KVP", "ConvolutionKernel", "SeriesNumber",
+    "SeriesDescription", "SequenceName", "ContrastBolusAgent", "FlipAngle",
 )  # fmt: skip
 """Attributes that are the same in all slices of one volume: where they differ, it is another image."""
 ALSO_BEHIND = frozenset({"EchoNumbers", "EchoTime", "DiffusionBValue", "StackID"})

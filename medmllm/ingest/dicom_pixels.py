@@ -250,7 +250,9 @@ def _runs(segment: memoryview, plane: memoryview) -> bytes | bytearray:
 
 def _by_pydicom(header: DicomHeader) -> npt.NDArray[Any]:
     """Return every frame of a file; shape (frames, rows, columns)."""
-    frames, _ = get_decoder(UID(header.transfer_syntax)).as_array(read_with_pixels(header.file), raw=True)
+    decoder, data = get_decoder(UID(header.transfer_syntax)), read_with_pixels(header.file)
+    # Its correction of unused bits takes them for the highest ones, whatever High Bit says.
+    frames, _ = decoder.as_array(data, raw=True, correct_unused_bits=False)
     return frames if header.frames > 1 else frames[None]
 
 
@@ -286,7 +288,11 @@ def encoded_frames(header: DicomHeader) -> list[bytes]:
         with open_regular(header.file) as file:
             file.seek(header.pixel_place)
             held = file.read()
-    return [_unboxed(frame) for frame in generate_frames(held, number_of_frames=header.frames)]
+    frames = [_unboxed(frame) for frame in generate_frames(held, number_of_frames=header.frames)]
+    if len(frames) != header.frames:
+        raise DicomError(f"the file has {len(frames)} compressed frames where the header says {header.frames}",
+                         code="pixels_unreadable")  # fmt: skip
+    return frames
 
 
 def _unboxed(frame: bytes) -> bytes:

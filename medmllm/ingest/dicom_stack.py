@@ -199,18 +199,29 @@ def _remarks(slices: Sequence[DicomHeader]) -> list[tuple[str, str]]:
     bare = count - known if slices[0].modality == "CT" else 0
     inverted = sum(header.photometric == "MONOCHROME1" for header in slices)
     doubled = sum(header.has_modality_lut and header.slope is not None for header in slices)
+    unheld = sum(_pads_beyond_its_bits(header) for header in slices)
     own = count if count > 1 and _frames_of_their_own(slices) else 0
     nowhere = sum(header.frame_of_reference_uid is None for header in slices)
     remarks = (
         ("no_rescale", bare, "of a CT have no Rescale Slope and Intercept: values may not be HU"),
         ("monochrome1", inverted, "ask to be shown with their lowest values white (MONOCHROME1): values are kept"),
         ("lut_and_rescale", doubled, "have a Modality LUT and a rescale, of which only the table was applied"),
+        ("padding_beyond_bits", unheld, "name a Pixel Padding Value that does not fit into Bits Stored: pixels with it "
+         "read as another value"),
         ("no_frame_of_reference", nowhere, "name no frame of reference: whether other series lie in the same space "
          "is unknown"),
         ("frames_of_reference_differ", own, "name a frame of reference of their own: whether other series lie in the "
          "same space is unknown"),
     )  # fmt: skip
     return [(code, f"{many} of {count} slices {reason}") for code, many, reason in remarks if many]
+
+
+def _pads_beyond_its_bits(header: DicomHeader) -> bool:
+    """Say whether the value of pixels outside the image is none that the stored bits can hold."""
+    if header.padding is None or not header.bits_stored:
+        return False
+    lowest = -(2 ** (header.bits_stored - 1)) if header.signed else 0
+    return header.padding[0] < lowest or header.padding[1] >= lowest + 2**header.bits_stored
 
 
 def _refuse_slice(header: DicomHeader) -> None:

@@ -24,6 +24,7 @@ NOT_NOTES = frozenset({
 """Names of text files that are about a data set: no study has such a note, and none is made of one alone."""
 TABLES = ("labels.csv", "participants.tsv")  # in the root; the first that is there is used
 SIDECARS = (".json", ".tsv", ".tsv.gz", ".bval", ".bvec")
+PACKED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 IGNORED_CODES = frozenset({"not_dicom", "dicomdir", "not_an_image"})
 
 
@@ -140,4 +141,7 @@ def _not_for_us(found: FoundFile) -> FileProblem:
     if found.name.lower().removesuffix(".gz").endswith((".hdr", ".img")):
         reason = "half of a header and image pair, whose other half (.img or .hdr) is not beside it: copy both"
         return FileProblem(found.relative, "refused", "half_a_pair", reason)
+    if found.name.lower().endswith(PACKED):
+        reason = "an archive or a packed file, which is not looked into: unpack it if it holds images or notes"
+        return FileProblem(found.relative, "ignored", "packed", reason)
     return FileProblem(found.relative, "ignored", "not_recognised", "neither DICOM nor NIfTI, note nor recording")

@@ -35,7 +35,6 @@ from medmllm.training.modality_test import assemble
 from medmllm.training.resuming import Kept, origin_of
 from medmllm.training.search import Choice, search
 from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, digest_of, outer_folds
-from medmllm.training.starting_weights import report_weights
 from medmllm.training.subsets import nested_subsets
 from medmllm.training.tracking import Run
 from medmllm.training_config import Arm
@@ -106,7 +105,6 @@ def cross_validate(
     # When overwriting, also what is left of arms that are not trained now.
     for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:
         shutil.rmtree(earlier, ignore_errors=True)
-    report_weights(config, contract, out)
     course = Course(cohort, config, task, out, origin_of(config, plan.digest, cohort), tracked, advance)
     results = {}
     with followers_stay():

@@ -42,7 +42,8 @@ def _numbers_something(distinct: list[float]) -> bool:
 
     Where n numbers are drawn alike from r, all differ with a chance of some exp(-n (n - 1) / 2r): the birthday problem.
 
-    >>> _numbers_something([float(k) for k in range(1, 31)]), _numbers_something([31.0, 40, 44, 58, 62, 63, 71, 80])
+    >>> ages = [31.0, 40.0, 44.0, 58.0, 62.0, 63.0, 71.0, 80.0]
+    >>> _numbers_something([float(k) for k in range(1, 31)]), _numbers_something(ages)
     (True, False)
     >>> _numbers_something([7134.0, 20815.0, 48210.0]), _numbers_something([7134.5, 20815.0, 48210.0])
     (True, False)

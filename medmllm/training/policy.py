@@ -121,9 +121,10 @@ def check_gaps(
             whose = f" of class {' and of class '.join(repr(part.classes[own]) for own in asked)}" if asked else ""
             if part.survival is not None and asked:
                 whose = f" with {part.survival.event!r}"
+            of_target = f" of {part.target}" if task.parts else ""
             raise ConfigError(
-                f"[policy.gap] {gap} compares groups of {column!r}, and {large} of its {len(names)} have {fewest} "
-                f"patients{whose} or more: take the column out of [evaluation.subgroups] columns, lower its "
+                f"[policy.gap] {gap}{of_target} compares groups of {column!r}, and {large} of its {len(names)} have "
+                f"{fewest} patients{whose} or more: take the column out of [evaluation.subgroups] columns, lower its "
                 "fewest_patients, or take the rule out"
             )
 

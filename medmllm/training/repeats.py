@@ -64,8 +64,7 @@ def repeat_remarks(plan: SplitPlan, task: Task) -> tuple[str, ...]:
     if not plan.more:
         return ()
     alone = task.survival is not None
-    means = "Metrics, differences and use of modalities" if alone else "Metrics, differences, figures, groups of "
-    means += "" if alone else "patients and use of modalities"
+    means = f"Metrics, differences, {'' if alone else 'figures, '}groups of patients and use of modalities"
     first = [] if alone else ["conformal sets", "DeLong's test"]
     first += [] if task.timed is None else ["calibration by quarters", "the curves of the risk groups"]
     said = ", ".join(first[:-1]) + f" and {first[-1]}"

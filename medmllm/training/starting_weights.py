@@ -10,7 +10,6 @@ import logging
 from pathlib import Path
 
 from medmllm.config import TrainConfig
-from medmllm.documents import PreprocessingContract
 from medmllm.errors import ConfigError
 from medmllm.model_documents import ModelSettings
 from medmllm.models.classifier import StudyClassifier
@@ -21,7 +20,8 @@ from medmllm.models.image_weights import WeightsReport, load_image_weights
 from medmllm.models.package import new_text_network
 from medmllm.preprocessing.audio import mel_bank
 from medmllm.preprocessing.text import TINY, load_tokenizer
-from medmllm.provenance import file_digest, stamp, text_digest
+from medmllm.provenance import file_digest, text_digest
+from medmllm.records import Provenance
 from medmllm.result_documents import ImageWeightsDocument, MismatchDocument
 from medmllm.training.candidates import all_candidates
 from medmllm.training.machine import Machine
@@ -93,23 +93,23 @@ def start_from_weights(network: StudyClassifier, settings: ModelSettings) -> Non
         load_image_weights(network.image_encoder.network, Path(settings.image_weights))
 
 
-def report_weights(config: TrainConfig, contract: PreprocessingContract, out: Path) -> None:
+def report_weights(config: TrainConfig, out: Path, provenance: Provenance, *, reads_images: bool) -> None:
     """Write OUT/image_weights.json and a line to the log: once, as all folds and arms start from the same.
 
     Args:
         config: Settings of the run.
-        contract: The cohort's; without images, or without a file of weights, no report is left in OUT.
-        out: RUN.
+        out: RUN; without images, or without a file of weights, no report is left in it.
+        provenance: Of the run.
+        reads_images: Whether the cohort has any.
     """
     (out / REPORT).unlink(missing_ok=True)  # of a run that is overwritten
-    if not config.model.image_weights or contract.image is None:
+    if not config.model.image_weights or not reads_images:
         return
-    found = _try(config.model, len(contract.image.channels))
-    digest = file_digest(Path(config.model.image_weights))
+    found = _try(config.model, len(config.image.channels))
     logger.info(found.line)
     document = ImageWeightsDocument(
         file=Path(config.model.image_weights).name,
-        sha256=digest,
+        sha256=file_digest(Path(config.model.image_weights)),
         image_encoder=config.model.image_encoder,
         loaded=found.loaded,
         adapted=found.adapted,
@@ -118,7 +118,7 @@ def report_weights(config: TrainConfig, contract: PreprocessingContract, out: Pa
         mismatched=tuple(
             MismatchDocument(name=m.name, in_file=m.in_file, in_network=m.in_network) for m in found.mismatched
         ),
-        provenance=stamp("medmllm train", seed=config.training.seed, inputs={"image_weights": digest}),
+        provenance=provenance,
     )
     document.write(out / REPORT)
 

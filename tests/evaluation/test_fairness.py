@@ -140,6 +140,19 @@ def test_studies_of_one_patient_are_one_patient_of_a_class() -> None:
     assert not {"true_positive_rate_gap", "auroc_gap"} & {own.name for own in found.gaps}
 
 
+@pytest.mark.parametrize(("ordered", "label", "counts"), [(False, 1, True), (True, 1, False), (True, 2, True)])
+def test_an_auroc_of_more_classes_rests_on_all_of_them_and_of_grades_on_the_lowest_and_highest(
+    ordered: bool, label: int, counts: bool
+) -> None:
+    targets = np.arange(N) % 3
+    few = np.flatnonzero((targets == label) & FEMALE)[3:]
+    targets[few] = (label + 1) % 2  # of the women three or fewer patients are left of the class
+    logits = RNG.normal(size=(N, 3)) + 2.0 * np.eye(3)[targets]
+    found = evaluate(OutOfFold("fused", to_probabilities(logits), logits, targets), targets=targets, ordered=ordered)
+    assert found.too_few == ({"auroc": ("F",)} if counts else {})
+    assert ("auroc_gap" in [own.name for own in found.gaps]) is not counts
+
+
 def test_a_group_with_one_class_has_no_auroc_and_does_not_spoil_the_others() -> None:
     groups: list[str | None] = ["sick" if target else SEX[number] for number, target in enumerate(TARGETS)]
     found = {group.name: group for group in evaluate(FAIR, groups).groups}

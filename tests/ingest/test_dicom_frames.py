@@ -23,6 +23,7 @@ from medmllm.ingest import dicom_pixels
 from medmllm.ingest.dicom import read_series
 from medmllm.ingest.dicom_frames import frames_of
 from medmllm.ingest.dicom_header import read_header
+from medmllm.ingest.dicom_stack import refusal_of
 from medmllm.ingest.judged import load
 from tests.factories import write_dicom_study
 
@@ -209,6 +210,29 @@ def test_an_agent_of_the_whole_object_holds_for_frames_that_do_not_deny_it(enhan
     data.ContrastBolusAgentSequence = Sequence([Dataset()])
     data.save_as(enhanced)
     assert [frame.told.contrast for frame in frames_of(read_header(enhanced))][:2] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("sequence", "keyword", "values", "code"),
+    [
+        ("PlanePositionSequence", "ImagePositionPatient", [1.0, 2.0], "no_position"),
+        ("PlaneOrientationSequence", "ImageOrientationPatient", [1.0, 0.0, 0.0], "no_position"),
+        ("PixelMeasuresSequence", "PixelSpacing", [3.0], "no_pixel_spacing"),
+        ("PixelValueTransformationSequence", "RescaleSlope", "nan", "bad_rescale"),
+        ("PixelValueTransformationSequence", "RescaleIntercept", ["1", "2"], "bad_rescale"),
+    ],
+)
+def test_what_a_frame_tells_wrongly_is_not_taken_from_the_top(
+    enhanced: Path, sequence: str, keyword: str, values: object, code: str
+) -> None:
+    top = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [3, 2],
+           "RescaleSlope": 1, "RescaleIntercept": 0}  # fmt: skip
+    data = pydicom.dcmread(changed(enhanced, **top))
+    data.PerFrameFunctionalGroupsSequence[4].update(group(sequence, **{keyword: values}))
+    data.save_as(enhanced)
+    refusal = refusal_of(frames_of(read_header(enhanced))[4])
+    assert refusal is not None
+    assert refusal[0] == code
 
 
 def encoded(file: Path, syntax: str) -> Path:

@@ -1,11 +1,18 @@
 """Pixel data of another length than the header says: padding passes, a frame too much or too little does not."""
 
+import zlib
 from pathlib import Path
 
 import pydicom
 import pytest
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+)
 
 from medmllm.ingest.dicom_header import DicomHeader, read_header
 from medmllm.ingest.dicom_pixels import read_slice
@@ -31,7 +38,11 @@ def write_as(file: Path, data: pydicom.Dataset, syntax: str) -> None:
     pydicom.dcmwrite(file, data, implicit_vr=implicit, little_endian=little, force_encoding=True)
 
 
-@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])  # walked; read by pydicom
+SYNTAXES = [ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+"""Walked; read by pydicom; inflated, where the end of the file tells nothing."""
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
 @pytest.mark.parametrize(("more", "misfit"), [(0, False), (2, False), (58, False), (60, True), (600, True)])
 def test_a_frame_more_than_the_header_says_is_no_padding(file: Path, more: int, misfit: bool, syntax: str) -> None:
     data = pydicom.dcmread(file)
@@ -39,6 +50,16 @@ def test_a_frame_more_than_the_header_says_is_no_padding(file: Path, more: int, 
     write_as(file, data, syntax)
     header = read_header(file)
     assert (header.truncated, header.misfit) == (False, misfit)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_pixel_data_that_declare_too_few_bytes_are_cut_short(file: Path, syntax: str) -> None:
+    data = pydicom.dcmread(file)
+    data.PixelData = bytes(58)
+    data.DataSetTrailingPadding = bytes(100)  # so that the file does not end with them
+    write_as(file, data, syntax)
+    header = read_header(file)
+    assert (header.truncated, header.misfit) == (True, False)
 
 
 def test_padding_is_held_against_one_frame_of_several(file: Path) -> None:
@@ -54,7 +75,13 @@ def test_each_slice_of_many_alike_is_held_against_its_own_length(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("says", "misfit"), [(ExplicitVRLittleEndian, True), (ImplicitVRLittleEndian, True), (JPEGLSLossless, False)]
+    ("says", "misfit"),
+    [
+        (ExplicitVRLittleEndian, True),
+        (ImplicitVRLittleEndian, True),
+        (DeflatedExplicitVRLittleEndian, True),
+        (JPEGLSLossless, False),
+    ],
 )
 def test_compressed_pixels_do_not_fit_a_native_transfer_syntax(file: Path, says: str, misfit: bool) -> None:
     data = pydicom.dcmread(file)
@@ -62,9 +89,13 @@ def test_compressed_pixels_do_not_fit_a_native_transfer_syntax(file: Path, says:
     data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
     data.file_meta.TransferSyntaxUID = JPEGLSLossless
     data.save_as(file)
-    file.write_bytes(
-        file.read_bytes().replace(JPEGLSLossless.encode(), says.encode().ljust(len(JPEGLSLossless), b"\0"))
-    )
+    written = file.read_bytes()
+    start = 144 + int.from_bytes(written[140:144], "little")  # of the data set, after preamble and file meta
+    said = says.encode().ljust(len(JPEGLSLossless), b"\0")
+    rest = written[start:]
+    if says == DeflatedExplicitVRLittleEndian:
+        rest = zlib.compress(rest, wbits=-zlib.MAX_WBITS)
+    file.write_bytes(written[:start].replace(JPEGLSLossless.encode(), said) + rest)
     assert read_header(file).misfit is misfit
 
 

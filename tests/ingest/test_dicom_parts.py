@@ -79,7 +79,8 @@ def labels(parts: tuple[dicom_parts.Part, ...]) -> list[str]:
 @pytest.mark.parametrize(
     ("keyword", "shift"),
     [(keyword, shift) for keyword in ("EchoTime", "DiffusionBValue", "StackID") for shift in (1.0, 8.0)]
-    + [(keyword, 1.0) for keyword in ("ImageType", "KVP", "ConvolutionKernel")],
+    + [(keyword, 1.0) for keyword in ("ImageType", "KVP", "ConvolutionKernel", "SeriesDescription", "SequenceName")]
+    + [(keyword, 1.0) for keyword in ("ContrastBolusAgent", "FlipAngle")],
 )
 def test_another_kind_of_image_between_the_slices_or_behind_them_is_another_volume(keyword: str, shift: float) -> None:
     slices = [a_slice(2.0 * k + shift * one, **{keyword: 10 + one}) for k in range(4) for one in (0, 1)]

@@ -99,10 +99,12 @@ def test_8_bit_values_are_read(file: Path) -> None:
     assert read_slice(read_header(file)).tolist() == stored.tolist()
 
 
-def test_big_endian_is_read(file: Path) -> None:
+@pytest.mark.parametrize("high_bit", [11, 15])
+def test_big_endian_is_read(file: Path, high_bit: int) -> None:
     data = pydicom.dcmread(file)
     data.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
-    data.PixelData = STORED.astype(">u2").tobytes()
+    data.HighBit = high_bit
+    data.PixelData = (STORED << (high_bit - 11)).astype(">u2").tobytes()
     assert list(data.iterall())  # decoded, so that they are encoded anew
     pydicom.dcmwrite(file, data, implicit_vr=False, little_endian=False, force_encoding=True)
     assert (read_slice(read_header(file)) + 1024).tolist() == STORED.tolist()
@@ -360,3 +362,13 @@ def test_a_jpeg_2000_frame_may_be_a_whole_jp2_file(file: Path) -> None:
 
 def j2k(pixels: np.ndarray) -> bytes:
     return imagecodecs.jpeg2k_encode(pixels, codecformat="J2K", reversible=True)
+
+
+@pytest.mark.parametrize("said", [1, 3])
+def test_compressed_frames_are_as_many_as_the_header_says(file: Path, said: int) -> None:
+    data = pydicom.dcmread(encapsulated(file, "1.2.840.10008.1.2.4.80", imagecodecs.jpegls_encode(STORED)))
+    data.PixelData = encapsulate([imagecodecs.jpegls_encode(STORED)] * 2)
+    data.NumberOfFrames = said
+    data.save_as(file)
+    with pytest.raises(DicomError, match=f"has 2 compressed frames where the header says {said}"):
+        read_slice(read_header(file))

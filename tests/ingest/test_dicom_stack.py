@@ -201,3 +201,21 @@ def test_frames_that_were_cut_short_are_no_film() -> None:
 @pytest.mark.parametrize("changes", [{"slope": math.nan}, {"intercept": math.inf}])
 def test_a_rescale_that_is_no_number_is_refused_before_any_pixel_is_read(changes: dict[str, float]) -> None:
     assert code_of([a_slice(0.0), a_slice(2.0, **changes)]) == "bad_rescale"
+
+
+@pytest.mark.parametrize(
+    ("padding", "bits", "signed", "told"),
+    [
+        ((63536, 63536), 12, False, True),  # -2000 without a sign, as some scanners write it
+        ((4095, 4095), 12, False, False),
+        ((-2000, -2000), 12, True, False),
+        ((-2049, -2048), 12, True, True),
+        ((0, 2048), 12, True, True),
+        (None, 12, True, False),
+    ],
+)
+def test_a_padding_value_that_no_pixel_can_hold_is_remarked(
+    padding: tuple[int, int] | None, bits: int, signed: bool, told: bool
+) -> None:
+    slices = [a_slice(2.0 * k, padding=padding, bits_stored=bits, high_bit=bits - 1, signed=signed) for k in range(3)]
+    assert dict(arrange(slices).warnings).keys() == ({"padding_beyond_bits"} if told else set())

@@ -98,6 +98,8 @@ def test_sounds_are_recordings_and_damaged_ones_stay_recordings_with_a_refusal(t
         ("sub-01_T1w.json", b"{}", "ignored", "bids_sidecar"),
         ("dataset_description.json", b"{}", "ignored", "bids_sidecar"),
         ("data.json", b"{}", "ignored", "not_recognised"),
+        ("study.ZIP", b"PK\x03\x04", "ignored", "packed"),
+        ("IM0001.dcm.gz", b"\x1f\x8b\x08", "ignored", "packed"),
         ("IM0001", b"", "refused", "empty_file"),
         (".gitkeep", b"", "ignored", "empty_file"),
         ("half.dcm", bytes(128) + b"DICM", "ignored", "not_an_image"),

@@ -17,9 +17,11 @@ import pytest
 from typer.testing import CliRunner
 
 from medmllm.cli import app
+from medmllm.ingest.keys import Keyring
 from tests.factories import made_up_uid
 
 SECRET = "5ec0de" * 10 + "beef\n"  # the one of tests/conftest.py, so that keys agree
+KEYRING = Keyring(bytes.fromhex(SECRET.strip()))
 
 SETTINGS = """
 [image]

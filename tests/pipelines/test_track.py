@@ -5,15 +5,18 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.pyfunc import load_model
 
 from medmllm.csv_tables import read_table
 from medmllm.result_documents import EvaluationDocument
 from medmllm.table_rows import PredictionRow
 from medmllm.training.spool import SPOOL
 from tests.mlflow_server import Server
-from tests.pipelines.runs import Outcome, Trained, invoke, predict_in_a_fresh_process, score, train
+from tests.pipelines.runs import Outcome, Trained, invoke, score, train
 
 DEAD = "http://127.0.0.1:9"  # the discard port: nothing listens
 
@@ -106,12 +109,14 @@ def test_everything_reaches_a_real_server_and_the_registered_model_scores_as_the
         assert "figures/roc.svg" in {item.path for item in client.list_artifacts(parent.info.run_id, "figures")}
         [version] = client.search_model_versions("name = 'nodules'")
         assert version.run_id == parent.info.run_id
-        rows = predict_in_a_fresh_process(server.address, "models:/nodules/1", tmp_path, nifti_run.studies)
+        (tmp_path / "registered").mkdir()
+        registered = download_artifacts("models:/nodules/1", dst_path=str(tmp_path / "registered"))
     finally:
         server.die()
+    rows = load_model(registered).predict(pd.DataFrame({"studies": [str(nifti_run.studies)]})).to_dict("records")
     score(nifti_run.studies, run / "model", tmp_path / "scored")
     expected = read_table(tmp_path / "scored" / "predictions.csv", PredictionRow)
-    given = {row["study_key"]: row["probability"] for row in rows if row["code"] is None}
+    given = {row["study_key"]: row["probability"] for row in rows if pd.isna(row["code"])}
     assert given == pytest.approx({row.study_key: row.probability for row in expected}, abs=1e-6)
     assert len(expected) > 10
     assert not (run / SPOOL).exists()

@@ -12,7 +12,7 @@ import pytest
 from medmllm.model_documents import ModelCard
 from medmllm.models.package import load_package
 from medmllm.result_documents import EvaluationDocument, ExplanationDocument
-from tests.factories import write_nifti_cohort
+from tests.factories import write_cohort_of_columns, write_nifti_cohort
 from tests.pipelines.runs import EXPLAINED, UNTRACKED, Trained, rename_studies, score, site_key, train
 
 NESTED = (*UNTRACKED, "--set", "training.inner_folds=3", "--set", "evaluation.coverage=0.7")
@@ -143,16 +143,6 @@ def test_inner_folds_are_carved_in_nnunets_outer_folds(nested_run: Trained, tmp_
 # --- with what else a training may be -------------------------------------------------------
 
 
-def with_columns(folder: Path) -> Path:
-    labels = write_nifti_cohort(folder, patients=24)
-    table = pd.read_csv(labels, dtype=str)
-    number = table["patient_id"].str[1:].astype(int)
-    table["site"], table["effusion"] = np.where(number < 12, "A", "B"), (number // 2 % 2).astype(str)
-    table["stage"] = (1 + number % 3).astype(str)
-    table.to_csv(labels, index=False)
-    return labels
-
-
 @pytest.mark.parametrize(
     "more",
     [
@@ -165,7 +155,7 @@ def with_columns(folder: Path) -> Path:
 def test_sites_several_labels_grades_and_other_calibrations_are_nested_alike(
     tmp_path: Path, more: tuple[str, ...]
 ) -> None:
-    labels = with_columns(tmp_path / "data")
+    labels = write_cohort_of_columns(tmp_path / "data")
     outcome = train(labels.parent / "studies", labels, tmp_path / "run", *NESTED, *TEXT, *more)
     assert outcome.code == 0, outcome.stderr
     card = ModelCard.read(tmp_path / "run" / "model" / "model.json")

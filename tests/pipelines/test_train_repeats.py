@@ -14,7 +14,7 @@ from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.ingest.keys import Keyring
 from medmllm.reporting.comparison import ComparisonDocument
 from medmllm.result_documents import EvaluationDocument
-from tests.factories import write_nifti_cohort
+from tests.factories import write_cohort_of_columns, write_nifti_cohort
 from tests.pipelines.runs import SECRET, UNTRACKED, Trained, invoke, site_key, train
 from tests.pipelines.survival_cohort import SURVIVAL, write_survival_cohort
 
@@ -150,10 +150,7 @@ def test_a_run_with_repeats_is_not_compared_with_one_without(repeated_run: Train
 
 
 def test_several_targets_with_inner_folds_are_repeated_alike(tmp_path: Path) -> None:
-    labels = write_nifti_cohort(tmp_path / "data", patients=24)
-    table = pd.read_csv(labels, dtype=str)
-    table["effusion"] = (table["patient_id"].str[1:].astype(int) // 2 % 2).astype(str)
-    table.to_csv(labels, index=False)
+    labels = write_cohort_of_columns(tmp_path / "data")
     outcome = train(
         labels.parent / "studies", labels, tmp_path / "run", *REPEATED, "--set", 'training.arms=["text"]',
         "--set", "training.inner_folds=2", "--target", "outcome", "--target", "effusion",

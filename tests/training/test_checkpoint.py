@@ -15,7 +15,7 @@ from medmllm.training.checkpoint import Checkpoint, FitState, Origin, read_state
 from medmllm.training.loop import Fit, fit
 from medmllm.training.machine import set_determinism
 from tests.models.small import a_member, contract_of
-from tests.training.test_loop import Told, cohort, settings
+from tests.training.small import Told, cohort, settings
 
 ORIGIN = Origin("settings", "split", "cohort")
 

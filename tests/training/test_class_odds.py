@@ -13,7 +13,7 @@ from medmllm.records import UNKNOWN, FloatArray
 from medmllm.training.class_odds import offsets_of
 from medmllm.training.tuning_part import decide_each
 from tests.models.small import a_sample, task_with
-from tests.training.test_loop import samples_of, settings
+from tests.training.small import samples_of, settings
 
 EVALUATION = load_config(TrainConfig, "train").evaluation
 

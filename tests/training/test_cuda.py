@@ -19,8 +19,8 @@ from medmllm.training.loop import Fit, fit, predict_logits
 from medmllm.training.machine import Machine, set_determinism
 from tests.models.small import a_batch, a_member, contract_of
 from tests.models.test_shared_statistics import NORMS, batch, made
+from tests.training.small import Told, cohort, settings
 from tests.training.test_checkpoint import Killed, Killer
-from tests.training.test_loop import Told, cohort, settings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 

@@ -12,7 +12,7 @@ from medmllm.training.batches import batches
 from medmllm.training.epoch import train_epoch
 from medmllm.training.loop import new_learner
 from tests.models.small import a_member, contract_of
-from tests.training.test_loop import THREE, cohort, settings
+from tests.training.small import THREE, cohort, settings
 
 
 def after_an_epoch(

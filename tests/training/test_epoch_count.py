@@ -1,7 +1,7 @@
 """Progress counts epochs; what a fold did not need is counted when it is done."""
 
 from medmllm.training.epoch_count import EpochCount
-from tests.training.test_loop import Told
+from tests.training.small import Told
 
 
 def test_every_epoch_is_a_step_and_the_rest_is_counted_at_the_end() -> None:

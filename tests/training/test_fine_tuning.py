@@ -24,9 +24,9 @@ from medmllm.training.machine import Machine
 from medmllm.training.starting_weights import check_start
 from medmllm.training.tracking import NoRun
 from tests.models.small import CONTRACT, PARTS, a_limited_member, a_task, encoder_settings, save_bert
+from tests.training.small import Told, cohort, settings, weights
+from tests.training.small_cohort import a_cohort, a_config
 from tests.training.test_checkpoint import ORIGIN, Killed, Killer
-from tests.training.test_cross_validation import a_cohort, a_config
-from tests.training.test_loop import Told, cohort, settings, weights
 
 ENCODER = "text_encoder.network."
 

@@ -8,7 +8,7 @@ from medmllm.records import Sample
 from medmllm.training.loop import fit, predict_logits
 from medmllm.training.machine import Machine
 from tests.models.small import a_member, a_sample, contract_of
-from tests.training.test_loop import Told, settings
+from tests.training.small import Told, settings
 
 WORDS = ("clear lungs and no cough", "marked cough and spiculated nodule")
 

@@ -21,7 +21,7 @@ from medmllm.training.inner_folds import hold_classes, nest
 from medmllm.training.splits import SplitPlan
 from medmllm.training.tracking import NoRun
 from medmllm.training_config import Arm
-from tests.training.test_cross_validation import (
+from tests.training.small_cohort import (
     TASK,
     a_cohort,
     a_config,

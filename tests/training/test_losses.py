@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import torch
 from monai.losses import FocalLoss
+from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_class_weight
 
 from medmllm.errors import ConfigError
 from medmllm.training.batches import draw_order
+from medmllm.training.loop import fit
 from medmllm.training.losses import EFFECTIVE_BETA, check_weights, class_weights, make_loss
-from tests.models.small import task_with
-from tests.training.test_loop import CONTRACT, Told, a_member, cohort, fit, same, samples_of, settings, weights
+from tests.models.small import CONTRACT, a_member, task_with
+from tests.training.small import Told, cohort, same, samples_of, settings, weights
 
 CPU = torch.device("cpu")
 
@@ -122,3 +125,37 @@ def test_balanced_sampling_draws_from_its_generator_alone() -> None:
 def test_classes_are_not_drawn_alike_and_weighted_as_well() -> None:
     with pytest.raises(ValueError, match="mend their imbalance twice: class_weights 'none'"):
         settings(sampling="balanced", class_weights="balanced")
+
+
+@pytest.mark.parametrize("counts", [[6, 2], [1, 3, 4]])
+def test_balanced_weights_are_those_of_scikit_learn(counts: list[int]) -> None:
+    samples = samples_of(counts)
+    targets = torch.tensor([sample.target for sample in samples])
+    outputs = 1 if len(counts) == 2 else len(counts)
+    loss = make_loss(samples, settings(class_weights="balanced"), task_with(outputs), torch.device("cpu"))
+    weight = compute_class_weight("balanced", classes=np.arange(len(counts)), y=targets.numpy())[targets]
+    logits = torch.randn(len(samples), outputs, generator=torch.Generator().manual_seed(3))
+    if outputs == 1:
+        p = torch.sigmoid(logits[:, 0]).numpy()
+        each = -np.where(targets.numpy() == 1, np.log(p), np.log(1 - p))
+        expected = (weight * each).mean()
+    else:
+        each = -torch.log_softmax(logits, 1).numpy()[np.arange(len(samples)), targets]
+        expected = np.average(each, weights=weight)
+    assert float(loss(logits, targets)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("counts", [[6, 2], [1, 3, 4]])
+def test_without_weights_the_loss_is_the_plain_cross_entropy(counts: list[int]) -> None:
+    samples = samples_of(counts)
+    targets = torch.tensor([sample.target for sample in samples])
+    outputs = 1 if len(counts) == 2 else len(counts)
+    logits = torch.randn(len(samples), outputs, generator=torch.Generator().manual_seed(3))
+    p = torch.softmax(logits.double(), 1) if outputs > 1 else torch.sigmoid(logits[:, 0].double())
+    loss = make_loss(samples, settings(), task_with(outputs), torch.device("cpu"))
+    assert float(loss(logits, targets)) == pytest.approx(log_loss(targets, p.numpy()), rel=1e-5)
+
+
+def test_a_class_that_the_training_part_lacks_gets_a_finite_weight() -> None:
+    loss = make_loss(samples_of([3, 2, 0]), settings(class_weights="balanced"), task_with(3), torch.device("cpu"))
+    assert loss(torch.zeros(1, 3), torch.tensor([2])).isfinite()

@@ -19,8 +19,8 @@ from medmllm.training.machine import Machine
 from medmllm.training.note_features import KnownNotes, read_notes
 from medmllm.training.tracking import NoRun
 from tests.models.small import CONTRACT, NOTES, a_limited_member, a_sample, a_task, encoder_settings, save_bert
-from tests.training.test_cross_validation import a_cohort, a_config
-from tests.training.test_loop import Told, cohort, settings
+from tests.training.small import Told, cohort, settings
+from tests.training.small_cohort import a_cohort, a_config
 
 CLOSE = 1e-5  # what other padding and other batches change of a sum
 

@@ -220,7 +220,24 @@ def test_a_gap_wants_two_groups_with_enough_patients_in_every_column() -> None:
         ConfigError, match=r"groups of 'sex', and 1 of its 2 have 2 patients of class 'no' and of class"
     ):
         check_gaps(asked, {"sex": small}, studies, BINARY, labels)
+    calibration = asked.model_copy(update={"policy": policy(gap={"calibration_gap": 0.1})})
+    with pytest.raises(ConfigError, match=r"groups of 'sex', and 1 of its 2 have 2 patients or more"):
+        check_gaps(calibration, {"sex": small}, studies, BINARY, labels)
     check_gaps(load_config(TrainConfig, "train"), {"sex": small}, studies, BINARY, labels)
+
+
+def test_a_gap_of_one_of_several_targets_counts_the_patients_of_whom_that_target_is_known() -> None:
+    groups = ['evaluation.subgroups.columns=["sex"]', "evaluation.subgroups.fewest_patients=2"]
+    asked = load_config(TrainConfig, "train", overrides=groups)
+    studies = [Study(f"st-{k}", f"pt-{k}", "folder") for k in range(8)]
+    sexes: dict[str, str | None] = {study.study_key: "FFFFMMMM"[k] for k, study in enumerate(studies)}
+    several = Task.of_several((BINARY, Task.of("y", ("not y", "y"))))
+    known = {study.study_key: (k % 2, UNKNOWN if k > 4 else k % 2) for k, study in enumerate(studies)}
+    for gap in ("auroc_gap", "calibration_gap"):
+        of_x, of_all = (asked.model_copy(update={"policy": policy(gap={name: 0.1})}) for name in (f"{gap}[x]", gap))
+        check_gaps(of_x, {"sex": sexes}, studies, several, known)
+        with pytest.raises(ConfigError, match=rf"{gap} of y compares groups of 'sex', and 1 of its 2 have 2 patients"):
+            check_gaps(of_all, {"sex": sexes}, studies, several, known)
 
 
 @pytest.mark.parametrize(
@@ -243,9 +260,12 @@ def test_a_gap_in_a_share_of_a_class_wants_two_groups_with_enough_patients_of_th
     check_gaps(asked, {"sex": sexes}, studies, BINARY, even)
     one = even | dict.fromkeys(("st-4", "st-5", "st-6"), 1 - label) | {"st-7": label}
     named = " and of class ".join(map(repr, BINARY.classes if gap == "auroc_gap" else [BINARY.classes[label]]))
-    message = rf"{gap} compares groups of 'sex', and 1 of its 2 have 2 patients of class {re.escape(named)}"
+    message = rf"{gap}( of x)? compares groups of 'sex', and 1 of its 2 have 2 patients of class {re.escape(named)}"
     with pytest.raises(ConfigError, match=message):
         check_gaps(asked, {"sex": sexes}, studies, BINARY, one)
+    of_auroc = asked.model_copy(update={"policy": policy(gap={"auroc_gap": 0.1})})
+    with pytest.raises(ConfigError, match="1 of its 2 have 2 patients of class 'no' and of class 'yes'"):
+        check_gaps(of_auroc, {"sex": sexes}, studies, BINARY, one)
     several = Task.of_several((Task.of("y", ("not y", "y")), BINARY))
     sides = {key: (even[key], own) for key, own in one.items()}
     with pytest.raises(ConfigError, match=message):

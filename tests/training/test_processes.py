@@ -19,8 +19,8 @@ from medmllm.training.followers import followers_stay
 from medmllm.training.loop import fit
 from medmllm.training.processes import Crew, device_of
 from tests.models.small import CONTRACT, PARTS, a_member, contract_of
+from tests.training.small import Told, cohort, settings
 from tests.training.test_checkpoint import ORIGIN, Killed, Killer, trained
-from tests.training.test_loop import Told, cohort, settings
 
 
 @pytest.fixture(scope="module", autouse=True)

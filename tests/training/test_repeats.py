@@ -21,7 +21,7 @@ from medmllm.training.repeats import draw_repeats, folds_by_draw, join_repeats, 
 from medmllm.training.split_file import plan_given, read_split_file, write_splits
 from medmllm.training.splits import SplitPlan, make_splits
 from medmllm.training_config import TrainingSettings
-from tests.training.test_cross_validation import TASK, a_cohort, a_config, with_other_content
+from tests.training.small_cohort import TASK, a_cohort, a_config, with_other_content
 from tests.training.test_inner_folds import keys, plain_cohort, sides
 from tests.training.test_inner_training import Told, one_output
 

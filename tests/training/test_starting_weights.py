@@ -62,6 +62,7 @@ def test_folds_start_from_the_file_the_run_reports_it_and_scores_without_it(tmp_
     report = ImageWeightsDocument.read(tmp_path / "run" / "image_weights.json")
     assert (report.file, report.sha256, set(report.loaded)) == ("start.safetensors", digest, start.keys())
     card = ModelCard.read(tmp_path / "run" / "model" / "model.json")
+    assert report.provenance == card.provenance
     assert card.provenance.inputs["image_weights"] == report.provenance.inputs["image_weights"] == digest
     assert outcome.log.count(f"image weights: {len(start)} tensors loaded") == 1
     assert json.loads((tmp_path / "scored" / "summary.json").read_text())["scored"] > 0

@@ -16,7 +16,7 @@ from medmllm.training.loop import fit, predict_logits
 from medmllm.training.losses import make_loss
 from medmllm.training.machine import Machine
 from tests.models.small import PARTS, a_sample, contract_of
-from tests.training.test_loop import Told, settings
+from tests.training.small import Told, settings
 
 CPU = torch.device("cpu")
 LABELS = [(1, 0, UNKNOWN), (0, UNKNOWN, UNKNOWN), (0, 1, 3), (UNKNOWN, 2, 0), (0, 0, UNKNOWN)]

@@ -14,7 +14,7 @@ from medmllm.records import Sample
 from medmllm.training.losses import make_loss
 from medmllm.training.survival_loss import CoxLoss, HazardLoss
 from tests.models.small import PARTS, a_sample, contract_of
-from tests.training.test_loop import settings
+from tests.training.small import settings
 
 CPU = torch.device("cpu")
 LABELS = {  # nodule; intervals at risk, or place in time, and the event; grade
