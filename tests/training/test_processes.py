@@ -166,15 +166,6 @@ def test_each_batch_is_parted_and_a_last_one_too_small_for_all_joins(n: int, sha
     assert all(abs(len(a.study_keys) - len(b.study_keys)) <= 1 for a, b in zip(*parts, strict=True))
 
 
-def test_no_process_is_left_without_a_study_of_a_batch() -> None:
-    asked = settings(batch_size=8, processes=4, sync_batch_norm=True)
-    parts = [
-        [len(batch.study_keys) for batch in batches(cohort(n), CONTRACT, asked, 0, torch.Generator(), crew=Crew(3, 4))]
-        for n in (11, 12)
-    ]
-    assert parts == [[2], [2, 1]]
-
-
 def test_batches_too_small_for_the_processes_are_refused() -> None:
     with pytest.raises(ValidationError, match="batch_size 4 is too small"):
         settings(batch_size=4, processes=3)
