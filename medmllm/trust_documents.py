@@ -102,7 +102,7 @@ class LearningPointDocument(Document):
     training_studies: tuple[PositiveInt, ...] = Field(min_length=2, description="of the same")
     auroc: EstimateDocument
     behind: EstimateDocument | None = Field(
-        description="AUROC of the ordinary training minus this one, paired by patient; null for itself"
+        description="of the ordinary training minus this one, paired by patient; null for itself"
     )
 
     @property
@@ -115,6 +115,7 @@ class LearningCurveDocument(Document):
     """AUROC of one arm against the number of patients it learns from; tuning and test parts are always the same."""
 
     arm: str
+    metric: Literal["AUROC", "C-index"] = Field(default="AUROC", description="what `auroc` of each point is")
     points: tuple[LearningPointDocument, ...] = Field(min_length=2, description="smallest first, last the ordinary one")
 
 

@@ -53,8 +53,9 @@ class LearningMark:
 
 @dataclass(frozen=True, slots=True)
 class LearningChart:
-    """A learning curve in a unit square: training patients from 0, AUROC up to 1."""
+    """A learning curve in a unit square: training patients from 0, AUROC or C-index up to 1."""
 
+    metric: str
     marks: tuple[LearningMark, ...]
     chance: float  # height of AUROC 0.5
     levels: tuple[tuple[float, float], ...]  # height, AUROC
@@ -190,7 +191,8 @@ def learning_chart(curve: LearningCurveDocument | None) -> LearningChart | None:
         if not places or places[-1][0] - mark.x >= APART:
             places.append((mark.x, mark.patients))
     levels = tuple((k / (10 - 10 * bottom), bottom + k / 10) for k in range(round(10 - 10 * bottom) + 1))
-    return LearningChart(marks, height(0.5) or 0.0, levels, tuple(places))
+    metric = "AUROC" if curve is None else curve.metric
+    return LearningChart(metric, marks, height(0.5) or 0.0, levels, tuple(places))
 
 
 def reliability_points(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from medmllm.reporting.page import three_digits
-from medmllm.reporting.training_figures import FRAME, TrainingFigure, TrainingFigures, draw, path
+from medmllm.reporting.training_figures import FRAME, TrainingFigure, TrainingFigures, draw, draw_learning, path
 from medmllm.result_documents import TargetEvaluation
 from medmllm.survival_documents import HorizonCalibrationDocument, RiskGroupDocument, SurvivalArmDocument
 
@@ -21,7 +21,7 @@ def draw_survival(told: TargetEvaluation, *, confidence: float, repeats: int = 1
     Args:
         told: Its result.
         confidence: Level of the intervals.
-        repeats: Of the cross-validation; the figures are of the first.
+        repeats: Of the cross-validation; the figures are of the first, a learning curve is of all.
     """
     asked = told.task.survival
     assert asked is not None  # of a time to an event alone
@@ -30,7 +30,8 @@ def draw_survival(told: TargetEvaluation, *, confidence: float, repeats: int = 1
         figures.append(_kaplan_meier(arm, asked.event, asked.time_unit))
         figures.append(_calibration(number, arm.arm, arm.calibration[-1], asked.time_unit, confidence))
     first = f". Of the first of {repeats} repeats" if repeats > 1 else ""
-    return TrainingFigures(tuple(replace(own, caption=own.caption + first) for own in figures), None, None)
+    learning = draw_learning(told.learning_curve, confidence, repeats)
+    return TrainingFigures(tuple(replace(own, caption=own.caption + first) for own in figures), None, learning)
 
 
 def step_points(group: RiskGroupDocument, end: float) -> Iterator[tuple[float, float]]:

@@ -136,7 +136,7 @@ def draw_figures(
         *_reliability(told.task, said, targets, patients, synthetic=synthetic),
     )
     decision = _decision(told.decision_curves, told.task.classes[-1])
-    drawn = TrainingFigures(curves, decision, _learning(told.learning_curve, confidence, 1 + len(more)))
+    drawn = TrainingFigures(curves, decision, draw_learning(told.learning_curve, confidence, 1 + len(more)))
     return drawn.named(end)
 
 
@@ -231,15 +231,16 @@ def _decision(curves: Sequence[DecisionCurveDocument], event: str) -> TrainingFi
     )
 
 
-def _learning(curve: LearningCurveDocument | None, confidence: float, repeats: int) -> TrainingFigure | None:
+def draw_learning(curve: LearningCurveDocument | None, confidence: float, repeats: int) -> TrainingFigure | None:
+    """Return a learning curve as a figure; None without one, or where no point is defined."""
     chart = learning_chart(curve)
     if curve is None or chart is None:
         return None
     told = "; ".join(f"{mark.auroc:.3f} from {mark.patients:.0f}" for mark in chart.marks)
     return TrainingFigure(
         "learning_curve",
-        f"AUROC of the {curve.arm} arm by training patients: {told}",
-        f"AUROC of the {curve.arm} arm out of fold by the training patients of a fold, on average; bars "
+        f"{curve.metric} of the {curve.arm} arm by training patients: {told}",
+        f"{curve.metric} of the {curve.arm} arm out of fold by the training patients of a fold, on average; bars "
         f"{100 * confidence:g} % intervals, dashed: guessing"
         + (f"; mean over {repeats} repeats" if repeats > 1 else ""),
         draw("learning", chart, path(tuple((mark.x, mark.y) for mark in chart.marks)), FRAME),

@@ -36,6 +36,7 @@ from medmllm.training.resuming import Kept, origin_of
 from medmllm.training.search import Choice, search
 from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, digest_of, outer_folds
 from medmllm.training.subsets import nested_subsets
+from medmllm.training.survival_strata import subset_classes
 from medmllm.training.tracking import Run
 from medmllm.training_config import Arm
 
@@ -175,8 +176,8 @@ def _train_on_less(
     if not fractions:
         return ()
     patients, seed = [member.sample.patient_key for member in members], config.training.seed
-    truth = course.cohort.labels or course.cohort.targets
-    parts = nested_subsets(folds, patients, truth, fractions, seed=seed)
+    truth, times = subset_classes(course.cohort.known)
+    parts = nested_subsets(folds, patients, truth, fractions, seed=seed, times=times)
     less = course.untested()
     found = []
     for fraction, own in zip(fractions, parts, strict=True):

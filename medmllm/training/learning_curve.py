@@ -8,10 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from medmllm.config import TrainConfig
-from medmllm.evaluation.learning_curve import LearningPoint, learning_points
+from medmllm.evaluation.cohort import OutOfFold
+from medmllm.evaluation.kaplan_meier import Followed
+from medmllm.evaluation.learning_curve import LearningPoint, learning_points, time_points
+from medmllm.evaluation.remarks import NAMES
 from medmllm.evaluation.resampling import Interval
+from medmllm.evaluation.several import SeveralOutOfFold
+from medmllm.evaluation.survival import SurvivalOutOfFold
+from medmllm.records import FloatArray
 from medmllm.training.cohort import Cohort
-from medmllm.training.cross_validation import ArmResult
+from medmllm.training.cross_validation import ArmResult, SmallerTraining
 from medmllm.training.repeats import repeats_of
 from medmllm.training.splits import FoldSplit, SplitPlan, outer_folds
 from medmllm.trust_documents import EstimateDocument, LearningCurveDocument, LearningPointDocument
@@ -33,23 +39,49 @@ def trace_learning(
         return None
     steps = list(zip(*(draw.smaller for draw in arm.draws), strict=True))  # of each fraction, by repeat
     patients = [member.sample.patient_key for member in cohort.members]
-    found = learning_points(
-        [[own.out_of_fold.probabilities for own in step] for step in steps],
-        [draw.out_of_fold.probabilities for draw in arm.draws],
-        targets=np.array(cohort.targets),
-        patients=patients,
-        confidence=config.evaluation.confidence,
-        samples=config.evaluation.bootstrap_samples,
-        seed=config.training.seed,
-        ordered=ordered,
-    )
+    found = _points(steps, arm, cohort, config, ordered=ordered)
     trained = [(step[0].fraction, [own.folds for own in step]) for step in steps] + [(1.0, [*repeats_of(plan)])]
     return LearningCurveDocument(
         arm=arm.arm,
+        metric="C-index" if cohort.survived else "AUROC",
         points=tuple(
             _point(fraction, own, patients, point) for (fraction, own), point in zip(trained, found, strict=True)
         ),
     )
+
+
+def _points(
+    steps: Sequence[Sequence[SmallerTraining]], arm: ArmResult, cohort: Cohort, config: TrainConfig, *, ordered: bool
+) -> tuple[LearningPoint, ...]:
+    """Return AUROC, or C-index, of each step, and last of the whole training."""
+    patients = [member.sample.patient_key for member in cohort.members]
+    level, samples = config.evaluation.confidence, config.evaluation.bootstrap_samples
+    seed, survived = config.training.seed, cohort.survived
+    said, whole = ([own.out_of_fold for own in step] for step in steps), [draw.out_of_fold for draw in arm.draws]
+    if survived:
+        return time_points(
+            [_risks(step) for step in said],
+            _risks(whole),
+            followed=Followed(np.array([own.time for own in survived]), np.array([own.event for own in survived])),
+            patients=patients,
+            confidence=level,
+            samples=samples,
+            seed=seed,
+        )
+    return learning_points(
+        [[own.probabilities for own in step] for step in said],
+        [own.probabilities for own in whole],
+        targets=np.array(cohort.targets),
+        patients=patients,
+        confidence=level,
+        samples=samples,
+        seed=seed,
+        ordered=ordered,
+    )
+
+
+def _risks(said: Sequence[OutOfFold | SeveralOutOfFold | SurvivalOutOfFold]) -> list[FloatArray]:
+    return [own.log_hazard for own in said if isinstance(own, SurvivalOutOfFold)]
 
 
 def _point(
@@ -85,8 +117,8 @@ def learning_remark(curve: LearningCurveDocument | None, *, confidence: float) -
     step = f"from {before.mean_patients:.0f} to {last.mean_patients:.0f} training patients"
     numbers = f"{gain.estimate:+.3f}, {100 * confidence:g} % interval {gain.low:+.3f} to {gain.high:+.3f}"
     if gain.low > 0:
-        return (f"The AUROC of the {curve.arm} model still rises {step} ({numbers}): more patients may help.",)
-    return (f"It is not shown that the AUROC of the {curve.arm} model rises {step} ({numbers}).",)
+        return (f"The {curve.metric} of the {curve.arm} model still rises {step} ({numbers}): more patients may help.",)
+    return (f"It is not shown that the {curve.metric} of the {curve.arm} model rises {step} ({numbers}).",)
 
 
 def learning_line(curve: LearningCurveDocument, *, synthetic: bool) -> str:
@@ -100,11 +132,12 @@ def learning_line(curve: LearningCurveDocument, *, synthetic: bool) -> str:
         f"{'none' if p.auroc.estimate is None else format(p.auroc.estimate, '.3f')} from {p.mean_patients:.0f}"
         for p in curve.points
     )
-    return f"{curve.arm} AUROC by training patients: {steps}" + (" (synthetic)" if synthetic else "")
+    return f"{curve.arm} {curve.metric} by training patients: {steps}" + (" (synthetic)" if synthetic else "")
 
 
 def learning_metrics(curve: LearningCurveDocument | None) -> dict[str, float]:
-    """Return the AUROC of each smaller training by `ARM_auroc_at_FRACTION`, for tracking."""
-    points = () if curve is None else curve.points[:-1]
-    arm = "" if curve is None else curve.arm
-    return {f"{arm}_auroc_at_{p.fraction}": p.auroc.estimate for p in points if p.auroc.estimate is not None}
+    """Return the AUROC of each smaller training by `ARM_auroc_at_FRACTION`, or C-index by `ARM_c_index_at_FRACTION`."""
+    if curve is None:
+        return {}
+    start = f"{curve.arm}_{next(name for name, label in NAMES.items() if label == curve.metric)}_at_"
+    return {f"{start}{p.fraction}": p.auroc.estimate for p in curve.points[:-1] if p.auroc.estimate is not None}

@@ -29,6 +29,7 @@ from medmllm.training.survival_strata import (
     coarse_stratum,
     strata_names,
     stratified_labels,
+    subset_classes,
     target_strata,
     times_among,
 )
@@ -145,9 +146,9 @@ def settle_folds(
         remarks += remark_sites(plan, _strata(cohort), settings.group_out)
     if settings.learning_curve:  # refused before anything is trained
         patients = [member.sample.patient_key for member in cohort.members]
-        truth = cohort.labels or cohort.targets
+        truth, times = subset_classes(cohort.known)
         for number, own in enumerate(repeats_of(plan)):
-            nested_subsets(own, patients, truth, settings.learning_curve, seed=settings.seed + number)
+            nested_subsets(own, patients, truth, settings.learning_curve, seed=settings.seed + number, times=times)
     leaking, rows = audit(cohort, plan, settings)
     remarks += [*leaking, *remark_columns(cohort, labels), *remark_numbering(cohort)]
     write_table(out / LEAKS, LeakRow, rows)

@@ -11,7 +11,7 @@ many from each inner fold: each network learns from those of them that it does n
 learnt from no other patient.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -33,6 +33,7 @@ def nested_subsets(
     fractions: Sequence[float],
     *,
     seed: int,
+    times: Collection[int] = (),
 ) -> tuple[tuple[FoldSplit, ...], ...]:
     """Return for each fraction the folds with that part of their training patients, class by class.
 
@@ -42,6 +43,8 @@ def nested_subsets(
         targets: Class index of each study, from 0; of several targets one each, or UNKNOWN.
         fractions: Ascending, above 0, at most 1, which leaves a fold as it is.
         seed: The same cohort, folds and seed give the same parts, whatever patients are called.
+        times: Which of the targets are times to an event, 0 where there is one: class 1 has the event, and a part can
+            do without class 0.
 
     Raises:
         SplitError: A part would hold fewer than two patients of a class.
@@ -58,7 +61,7 @@ def nested_subsets(
     ]
     for fraction, of_networks in zip(fractions, parts, strict=True):
         for part in of_networks:
-            _check_enough(part, group, np.reshape(target, (len(target), -1)), fraction)
+            _check_enough(part, group, np.reshape(target, (len(target), -1)), fraction, times)
     return tuple(map(tuple, parts))
 
 
@@ -109,14 +112,15 @@ def _rings(
     return [patients[ring <= number] for number in range(len(fractions))]
 
 
-def _check_enough(part: FoldSplit, group: IntArray, targets: IntArray, fraction: float) -> None:
+def _check_enough(part: FoldSplit, group: IntArray, targets: IntArray, fraction: float, times: Collection[int]) -> None:
     """Refuse a part with too few patients of a class, of any target."""
-    for column in targets.T:
-        for label in np.unique(column[column != UNKNOWN]):
+    for number, column in enumerate(targets.T):
+        whose = "with the event" if number in times else "of class {}"
+        for label in [1] if number in times else np.unique(column[column != UNKNOWN]):
             left = np.unique(group[part.train][column[part.train] == label]).size
             if left < LEAST_PATIENTS:
                 raise SplitError(
-                    f"[training] learning_curve: too few patients of class {label}: {left} in {fraction:g} of the "
+                    f"[training] learning_curve: too few patients {whose.format(label)}: {left} in {fraction:g} of the "
                     f"training part of fold {part.name}, at least {LEAST_PATIENTS} are needed. Leave this fraction "
-                    "out, choose a larger one, or add patients of that class."
+                    "out, choose a larger one, or add such patients."
                 )

@@ -25,6 +25,7 @@ from medmllm.survival_documents import (
     SurvivalArmDocument,
 )
 from medmllm.training.groups import band_names
+from medmllm.training.learning_curve import learning_remark, trace_learning
 from medmllm.training.policy import judge, rules_of
 from medmllm.training.run import Trained
 from medmllm.training.target_evaluation import Told, repeats_said, target_document
@@ -40,6 +41,7 @@ def tell_survival(trained: Trained) -> Told:
     found, uses = evaluate_survival_arms(trained), survival_uses(trained)
     documents, groups = tuple(map(use_document, uses)), survival_subgroups(trained)
     counted = (_task(trained).event, "censored")
+    curve = trace_learning(packaged, trained.plan, trained.cohort, trained.config, ordered=False)
     subgroups = tuple(subgroup_document(own, packaged.arm, counted) for own in groups)
     rules = judge(
         rules_of(trained.config.policy, trained.task.target),
@@ -55,10 +57,12 @@ def tell_survival(trained: Trained) -> Told:
             for own in groups
             for line in gap_remarks(own, arm=packaged.arm, confidence=settings.confidence, few=FEW)
         ),
+        *learning_remark(curve, confidence=settings.confidence),
         *remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples),
         *cautions(_task(trained), followed_of(trained), batch_size=trained.config.training.batch_size),
     )
-    told = {"modality_use": documents, "subgroups": subgroups, "survival": survival_documents(trained)}
+    told: dict[str, object] = {"modality_use": documents, "subgroups": subgroups, "learning_curve": curve}
+    told["survival"] = survival_documents(trained)
     return Told(target_document(trained, found, {}).model_copy(update=told), rules, said)
 
 

@@ -59,6 +59,18 @@ def times_among(targets: Sequence[Target]) -> list[int]:
     return sorted({k for target in several for k, own in enumerate(target) if isinstance(own, Survival)})
 
 
+def subset_classes(targets: Sequence[Target]) -> tuple[list[int] | list[tuple[int, ...]], list[int]]:
+    """Return what smaller trainings are drawn by, and which of the targets are times, 0 where there is one.
+
+    >>> subset_classes([Survival(4.0, event=True), Survival(2.0, event=False)])
+    ([1, 0], [0])
+    """
+    if any(isinstance(target, tuple) for target in targets):
+        return list(map(coarse_labels, targets)), times_among(targets)
+    alone = [0] if any(isinstance(target, Survival) for target in targets) else []
+    return list(map(coarse_stratum, targets)), alone
+
+
 def strata_names(names: Sequence[str], targets: Sequence[Target]) -> tuple[str, ...]:
     """Return what several targets are called where their strata are: those of a time are of the split's making."""
     times = times_among(targets)

@@ -48,10 +48,15 @@ def check_survival_settings(config: TrainConfig, *, alone: bool) -> None:
         '[training] loss = "focal"': alone and training.loss != "cross_entropy",
         "[training] class_weights, a list": not isinstance(training.class_weights, str),
         '[training] sampling = "balanced"': training.sampling != "shuffle",
-        "[training] learning_curve": bool(training.learning_curve),
         '[training] search_score = "auroc"': bool(training.search) and training.search_score != "log_loss",
         '[evaluation] calibration = "isotonic"': alone and config.evaluation.calibration != "temperature",
     }
     for what, asked in wrong.items():
         if asked:
             raise ConfigError(f"{what} is of classes, and the target is the time to an event: leave it out")
+    if training.learning_curve and training.inner_folds > 1:
+        # Intervals are those of a fold's training studies, and networks on parts of these would each have others.
+        raise ConfigError(
+            f"[training] learning_curve with inner_folds = {training.inner_folds}: of a time to an event a curve is "
+            "told of one network per fold. Set inner_folds to 1, or leave the curve out"
+        )

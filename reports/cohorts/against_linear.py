@@ -28,6 +28,9 @@ ARMS = ("image", "text", "fused")
 ADDED = "image + text"
 """A run's two arms with their logits added, as the regressions' fused is: tells what its fusion gains or costs."""
 
+SIZE = "logarithms of size and brightness"
+"""What the stacks' image arm is compared with as well: a regression that reads no places."""
+
 
 def read_run(run: Path, cohort: Cohort, plan: SplitPlan) -> dict[str, FloatArray]:
     """Return arm -> logit of each study out of fold, in the cohort's order.
@@ -52,10 +55,11 @@ def read_run(run: Path, cohort: Cohort, plan: SplitPlan) -> dict[str, FloatArray
 def compare(own: Mapping[str, FloatArray], linear: Mapping[str, FloatArray], cohort: Cohort) -> dict[str, object]:
     """Return arm -> AUROC of the run minus that of the regression, with its interval."""
     positive, wanted = cohort.targets == 1, cohort.settings.evaluation
-    against = {arm: "fused" if arm == ADDED else arm for arm in (*ARMS, ADDED) if arm in own}
-    against = {arm: other for arm, other in against.items() if other in linear}
+    pairs = {arm: (arm, "fused" if arm == ADDED else arm) for arm in (*ARMS, ADDED)}
+    pairs[f"image, against {SIZE}"] = ("image", SIZE)
+    pairs = {name: (arm, other) for name, (arm, other) in pairs.items() if arm in own and other in linear}
     measures: dict[str, Measure] = {}
-    for arm, other in against.items():
+    for arm, other in pairs.values():
         measures[f"run {arm}"] = partial(weighted_auroc, positive, own[arm])
         measures[f"linear {other}"] = partial(weighted_auroc, positive, linear[other])
     drawn = resample(
@@ -66,11 +70,11 @@ def compare(own: Mapping[str, FloatArray], linear: Mapping[str, FloatArray], coh
         seed=cohort.settings.training.seed,
     )
     found: dict[str, object] = {}
-    for arm, other in against.items():
+    for name, (arm, other) in pairs.items():
         if arm == ADDED:
             found["image + text auroc"] = drawn.estimates[f"run {arm}"]
         interval = drawn.difference(f"run {arm}", f"linear {other}", wanted.confidence)
-        found[arm] = {key: getattr(interval, key) for key in ("estimate", "low", "high")}
+        found[name] = {key: getattr(interval, key) for key in ("estimate", "low", "high")}
     return found
 
 
@@ -79,7 +83,7 @@ def run_task(task: LinearTask, data: Path, out: Path) -> dict[str, object]:
     (asked,) = (own for own in TASKS if own.name == task.name)
     cohort = read_cohort(asked, data, out)
     plan = cohort.split(SEEDS[0])
-    arms = {name: arm for name, arm in arms_of(task, cohort.studies).items() if name in ARMS}
+    arms = {name: arm for name, arm in arms_of(task, cohort.studies).items() if name in (*ARMS, SIZE)}
     linear = logits_of(arms, cohort, plan, SEEDS[0])
     found: dict[str, object] = {}
     for name in (task.name, *(f"{task.name}{variant}" for variant in VARIANTS)):

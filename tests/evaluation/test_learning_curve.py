@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from medmllm.evaluation.learning_curve import LearningPoint, learning_points
+from medmllm.evaluation.concordance import weighted_harrell
+from medmllm.evaluation.learning_curve import LearningPoint, learning_points, time_points
+from medmllm.evaluation.resampling import draw_weights
 from medmllm.records import FloatArray
+from tests.evaluation.test_survival import made_up
 
 TARGETS = np.array([0, 1] * 20)
 PATIENTS = [f"p{k // 4}" for k in range(40)]  # of both classes
@@ -56,3 +59,18 @@ def test_of_several_repeats_each_point_is_the_mean_over_them() -> None:
         for k in (1, 2)
     )
     assert (twice.low, twice.high) == pytest.approx((alone.low, alone.high))
+
+
+def test_points_of_times_to_an_event_are_c_indices_and_differ_in_each_resample() -> None:
+    followed, risk = made_up()
+    noise = np.random.default_rng(2).normal(size=len(risk))
+    steps, patients = (risk + 2 * noise, risk), [f"p{k // 2}" for k in range(len(risk))]
+    asked = {"followed": followed, "patients": patients, "confidence": 0.95, "samples": 50, "seed": 1}
+    less, whole = time_points([[steps[0]]], [steps[1]], **asked)  # type: ignore[arg-type]
+    weights = np.concatenate([np.ones((1, len(risk))), *draw_weights(patients, samples=50, seed=1)])
+    few, all_ = (weighted_harrell(followed, own, weights) for own in steps)
+    assert (less.auroc.estimate, whole.auroc.estimate) == pytest.approx((few[0], all_[0]))
+    low, high = np.quantile((all_ - few)[1:], [0.025, 0.975])
+    assert (less.behind.estimate, less.behind.low, less.behind.high) == pytest.approx((all_[0] - few[0], low, high))
+    (twice, _) = time_points([[steps[0], steps[1]]], [steps[1], steps[1]], **asked)  # type: ignore[arg-type]
+    assert twice.auroc.estimate == pytest.approx((few[0] + all_[0]) / 2)

@@ -14,7 +14,9 @@ from medmllm.evaluation.concordance import weighted_harrell
 from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.ingest.keys import Keyring
 from medmllm.model_documents import ModelCard
+from medmllm.result_documents import EvaluationDocument
 from medmllm.training.checkpoint import Checkpoint
+from medmllm.training.run import headline
 from tests.pipelines.runs import (
     EXPLAINED,
     SECRET,
@@ -255,7 +257,7 @@ def test_inner_folds_share_the_intervals_of_their_fold(timed_run: Trained, tmp_p
         (("--set", 'table.columns=["death"]'), "'death'"),
         (("--set", "training.folds=60"), "too few for 60 folds"),
         (("--set", "training.loss=focal"), "focal"),
-        (("--set", "training.learning_curve=[0.5]"), "learning_curve"),
+        (("--set", "training.learning_curve=[0.5]", "--set", "training.inner_folds=2"), "one network per fold"),
         (("--set", "evaluation.calibration=isotonic"), "isotonic"),
         ((*GROUPS, "--set", "policy.gap.auroc_gap=0.1"), "choose among c_index_gap, brier_gap, calibration_gap"),
         (
@@ -353,3 +355,25 @@ def test_a_run_that_was_cut_off_ends_with_the_same_numbers(
     assert again(timed_run, tmp_path / "cut", *exact, "--resume").code == 0
     tables = [(tmp_path / name / "out_of_fold.csv").read_text() for name in ("whole", "cut")]
     assert tables[0] == tables[1]
+
+
+def test_the_learning_curve_is_of_the_c_index_and_ends_at_that_of_the_run(timed_run: Trained, tmp_path: Path) -> None:
+    outcome = again(timed_run, tmp_path / "run", *LEARN, "--set", "training.learning_curve=[0.2]")
+    assert outcome.code == 0, outcome.stderr
+    told = evaluation(Trained(timed_run.studies, timed_run.labels, tmp_path / "run", outcome))
+    curve = told["learning_curve"]
+    assert (curve["metric"], [point["fraction"] for point in curve["points"]]) == ("C-index", [0.2, 1.0])
+    less, whole = curve["points"]
+    found = metric(told, "text", "c_index")
+    assert [whole["auroc"][name] for name in ("estimate", "low", "high")] == [
+        found[name] for name in ("estimate", "low", "high")
+    ]
+    assert less["behind"]["estimate"] == pytest.approx(found["estimate"] - less["auroc"]["estimate"])
+    assert all(few < many / 3 for few, many in zip(less["training_patients"], whole["training_patients"], strict=True))
+    assert "text C-index by training patients: " in outcome.stdout
+    assert any("the C-index of the text model" in line or "The C-index of the text" in line for line in told["remarks"])
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "C-index of the text arm out of fold by the training patients of a fold" in page
+    assert '<th scope="col">C-index</th>' in page
+    tracked = headline(EvaluationDocument.read(tmp_path / "run" / "evaluation.json"))
+    assert tracked["text_c_index_at_0.2"] == less["auroc"]["estimate"]

@@ -215,3 +215,14 @@ def test_what_cannot_be_is_refused_before_a_study_is_read(
     assert outcome.code == 2, outcome.stderr
     assert message in outcome.stderr
     assert "Preparing" not in outcome.stderr
+
+
+def test_each_target_has_a_learning_curve_of_its_own_metric(beside: Trained, tmp_path: Path) -> None:
+    outcome = again(beside, tmp_path / "run", "--set", "training.learning_curve=[0.5]", "--set", "training.epochs=1")
+    assert outcome.code == 0, outcome.stderr
+    trained = Trained(beside.studies, beside.labels, tmp_path / "run", outcome)
+    for name, told in (("marked", "AUROC"), ("grade", "AUROC"), ("days", "C-index")):
+        own = target(trained, name)
+        assert own["learning_curve"]["metric"] == told
+        last = metric(own, "text", {"AUROC": "auroc", "C-index": "c_index"}[told])
+        assert own["learning_curve"]["points"][-1]["auroc"]["estimate"] == last["estimate"]

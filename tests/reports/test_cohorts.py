@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 COHORTS = Path(__file__).resolve().parents[2] / "reports" / "cohorts"
 sys.path.insert(0, str(COHORTS))  # the reports are scripts that import each other by name
 
-from against_linear import read_run  # noqa: E402
+from against_linear import SIZE, compare, read_run  # noqa: E402
 from linear_baselines import LINEAR, Cohort, on_numbers  # noqa: E402
 from linear_features import Cells, cell_means  # noqa: E402
 from run import TASKS, command_line, parse  # noqa: E402
@@ -85,3 +86,20 @@ def test_a_run_is_read_in_the_cohorts_order_and_refused_where_a_study_was_tested
     rows.to_csv(tmp_path / "out_of_fold.csv", index=False)
     with pytest.raises(SystemExit, match="folds are not those"):
         read_run(tmp_path, cohort, plan)
+
+
+def test_an_image_arm_is_compared_with_the_regression_on_places_and_with_that_on_sizes() -> None:
+    draw = np.random.default_rng(4)
+    targets = np.array([0, 1] * 20)
+    own, places, sizes = (targets + draw.normal(scale=scale, size=40) for scale in (1.0, 2.0, 0.5))
+    studies = [Study(f"st-{k}", f"pt-{k}", "folder") for k in range(40)]
+    settings = load_config(TrainConfig, "train", overrides=("evaluation.bootstrap_samples=200",))
+    cohort = Cohort(studies, targets, settings)
+    found = compare({"image": own}, {"image": places, SIZE: sizes}, cohort)
+    expected = {"image": places, f"image, against {SIZE}": sizes}
+    assert found.keys() == expected.keys()
+    for name, other in expected.items():
+        told = found[name]
+        assert isinstance(told, dict)
+        assert told["estimate"] == pytest.approx(roc_auc_score(targets, own) - roc_auc_score(targets, other))
+        assert told["low"] < told["estimate"] < told["high"]

@@ -50,3 +50,10 @@ def test_the_terminal_tells_auroc_and_mean_number_of_patients_of_every_point() -
 
 def test_smaller_trainings_are_tracked_under_their_fraction() -> None:
     assert learning_metrics(curve(0.13, 0.02, 0.24)) == {"fused_auroc_at_0.25": 0.61}
+
+
+def test_of_times_to_an_event_the_c_index_is_named() -> None:
+    timed = curve(0.13, 0.02, 0.24).model_copy(update={"metric": "C-index"})
+    assert learning_metrics(timed) == {"fused_c_index_at_0.25": 0.61}
+    assert learning_line(timed, synthetic=False).startswith("fused C-index by training patients: 0.610 from 12")
+    assert learning_remark(timed, confidence=0.95)[0].startswith("The C-index of the fused model still rises")

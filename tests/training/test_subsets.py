@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from medmllm.errors import SplitError
-from medmllm.records import UNKNOWN
+from medmllm.records import UNKNOWN, Survival
 from medmllm.training.inner_folds import hold_classes, nest
 from medmllm.training.splits import FoldSplit, SplitPlan, make_splits, outer_folds
 from medmllm.training.subsets import nested_subsets
+from medmllm.training.survival_strata import subset_classes
 
 FRACTIONS = (0.25, 0.5, 0.75)
 PATIENTS = [f"p{k % 60}" for k in range(90)]  # every second one of them has two studies
@@ -158,3 +159,25 @@ def test_a_network_left_with_too_few_patients_of_a_class_is_refused_by_its_inner
         SplitError, match=r"too few patients of class 1: [01] in 0\.25 of the training part of fold 0\.[01],"
     ):
         nested_subsets(whole.folds, PATIENTS, TARGETS, (0.25,), seed=3)
+
+
+def test_of_times_a_part_keeps_its_share_of_events_and_can_do_without_the_censored() -> None:
+    came = [int(k % 60 != 7) for k in range(90)]  # one patient is censored
+    truth, times = subset_classes([Survival(1.0 + k, event=bool(own)) for k, own in enumerate(came)])
+    assert (truth, times) == (came, [0])
+    (half,) = nested_subsets(plan().folds, PATIENTS, truth, (0.5,), seed=3, times=times)
+    for whole, part in zip(plan().folds, half, strict=True):
+        had, has = (len({PATIENTS[k] for k in own.train if came[k]}) for own in (whole, part))
+        assert has == pytest.approx(had / 2, abs=0.5)
+    with pytest.raises(SplitError, match=r"too few patients with the event: 1 in 0\.02"):
+        nested_subsets(plan().folds, PATIENTS, truth, (0.02,), seed=3, times=times)
+
+
+def test_among_several_targets_a_time_is_drawn_by_whether_the_event_came() -> None:
+    targets = [(k % 2, Survival(1.0 + k, event=k % 60 != 7) if k % 4 else UNKNOWN) for k in range(90)]
+    truth, times = subset_classes(targets)
+    assert truth[:8] == [(0, -1), (1, 1), (0, 1), (1, 1), (0, -1), (1, 1), (0, 1), (1, 0)]
+    assert times == [1]
+    few = [(own, -1 if k > 3 else when) for k, (own, when) in enumerate(truth)]
+    with pytest.raises(SplitError, match="too few patients with the event"):
+        nested_subsets(plan().folds, PATIENTS, few, (0.5,), seed=3, times=times)
