@@ -175,7 +175,7 @@ def test_the_package_scores_and_explains_new_studies(timed_run: Trained, tmp_pat
         assert "Without the event, by how long" in page
         assert "Probability of “death by 400 days”" in page
     index = (tmp_path / "out" / "index.html").read_text()
-    assert "None until 200 days" in index
+    assert "No death until 200 days" in index
 
 
 def again(timed_run: Trained, out: Path, *more: object) -> Outcome:

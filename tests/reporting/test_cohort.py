@@ -1,5 +1,6 @@
 """The training report shows evaluation.json, and words it no better than it is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,26 @@ def test_settings_are_summed_up_when_given(tmp_path: Path) -> None:
     assert "epochs (patience" not in report(tmp_path).text
 
 
+def test_the_tuning_fraction_is_told_only_where_it_had_a_say(tmp_path: Path) -> None:
+    settings = load_config(TrainConfig, "train", overrides=["training.tuning_fraction=0.23", "training.inner_folds=4"])
+    assert "tuning part 0.23, seed" in report(tmp_path, settings=settings).text  # of folds with one network
+    told = made_up.evaluation()
+    nested = told.model_copy(update={"folds": tuple(own.model_copy(update={"inner": 0}) for own in told.folds)})
+    page = report(tmp_path, nested, settings=settings).text
+    assert "4 inner folds, seed" in page
+    assert "tuning part 0.23" not in page
+
+
+def test_the_digest_of_the_split_is_told_once(tmp_path: Path) -> None:
+    told = made_up.evaluation()
+    inputs = {"labels": "1" * 64, "split": told.split_digest}
+    stamp = replace(told.provenance, inputs=inputs)
+    lines = report(tmp_path, told.model_copy(update={"provenance": stamp})).all("tr")
+    named = [row.text.split(",")[0].strip().lower() for row in lines if "sha256" in row.text]
+    assert named.count("split") == 1
+    assert "labels" in named
+
+
 def test_what_a_model_takes_from_each_modality_stands_in_a_table_with_its_verdict(tmp_path: Path) -> None:
     def use(modality: str, verdict: str, *falls: float | None) -> trust_documents.ModalityUseDocument:
         return trust_documents.ModalityUseDocument(
@@ -143,6 +164,9 @@ def test_what_a_model_takes_from_each_modality_stands_in_a_table_with_its_verdic
     assert "cannot be told 117" in table
     assert "0.032" in page.text
     assert "permuted 7 times" in page.text
+    once = tuple(own.model_copy(update={"permutations": 1}) for own in uses)
+    page = report(tmp_path, made_up.evaluation().model_copy(update={"modality_use": once}))
+    assert "permuted once among" in page.text
     assert "Which modalities a model uses" not in report(tmp_path).text
 
 
