@@ -227,7 +227,7 @@ class Sample:
 class Batch:
     """Samples side by side, with presence masks for what is missing."""
 
-    study_keys: tuple[str, ...]
+    study_keys: tuple[str, ...]  # none where its one row only stands in, as for a process without a study
     image: "Tensor"  # (batch, channels, x, y, z), float32; anything where not present
     channel_present: "Tensor"  # (batch, channels), bool
     token_ids: "Tensor"  # (batch, tokens), int64

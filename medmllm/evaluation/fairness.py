@@ -8,9 +8,9 @@ per study). More classes, ordered or not: auroc, accuracy, ece, calibration_exce
 event: see `survival_fairness`. Of several repeats of the cross-validation each is the mean over them, and so is a gap.
 
 A gap is the difference between the two groups that lie furthest apart on the cohort: with more than two groups they
-are chosen after the fact, so the interval is somewhat hopeful of a gap. Groups with few patients are named, not shown;
-nor is a group's AUROC, sensitivity or specificity where few of its patients are of a class that it is told of: of one
-patient every resample says the same, and the interval would leave out how much hangs on that one.
+are chosen after the fact, so the interval is one of those that hold for all pairs at once. Groups with few patients are
+named, not shown; nor is a group's AUROC, sensitivity or specificity where few of its patients are of a class that it is
+told of: of one patient every resample says the same, and the interval would leave out how much hangs on that one.
 Equal opportunity (true-positive rates): Hardt et al., NeurIPS 2016. Calibration in the large by group: Van Calster et
 al., J Clin Epidemiol 2016.
 """
@@ -18,6 +18,7 @@ al., J Clin Epidemiol 2016.
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from medmllm.evaluation.discrimination import (
 )
 from medmllm.evaluation.remarks import NAMES
 from medmllm.evaluation.repeats import mean_measure
-from medmllm.evaluation.resampling import Interval, Measure, Resamples, resample
+from medmllm.evaluation.resampling import Interval, Measure, Resamples, joint_confidence, resample
 from medmllm.records import FloatArray
 
 GAPS = {
@@ -298,8 +299,16 @@ def _gaps(
         highest, lowest = max(defined, key=defined.__getitem__), min(defined, key=defined.__getitem__)
         if highest == lowest:  # all alike
             highest, lowest = list(defined)[:2]
-        difference = drawn.difference(f"{metric} {highest}", f"{metric} {lowest}", confidence)
+        level = joint_confidence(_pairs(drawn, metric, list(defined)), confidence)
+        difference = drawn.difference(f"{metric} {highest}", f"{metric} {lowest}", level)
         yield Gap(gap, metric, highest, lowest, difference)
+
+
+def _pairs(drawn: Resamples, metric: str, groups: Sequence[str]) -> FloatArray:
+    """Return the draws of the differences of every two groups, shape (pairs, samples)."""
+    return np.stack(
+        [drawn.draws[f"{metric} {one}"] - drawn.draws[f"{metric} {other}"] for one, other in combinations(groups, 2)]
+    )
 
 
 def gap_remarks(found: Subgroups, *, arm: str, confidence: float, few: str = "patients of a class") -> Iterator[str]:

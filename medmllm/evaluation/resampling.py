@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.stats import rankdata
 
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.discrimination import IntArray
@@ -149,6 +150,25 @@ def percentile_interval(estimate: float, draws: FloatArray, confidence: float) -
         return Interval(float(estimate), None, None, skipped)
     low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(estimate), float(low), float(high), skipped)
+
+
+def joint_confidence(draws: FloatArray, confidence: float) -> float:
+    """Return the level of percentile intervals of several measures that hold all at once with the confidence asked for.
+
+    Balanced simultaneous intervals (Beran, J Am Stat Assoc 1988): what counts of a resample is the measure that lies
+    furthest out among its own draws.
+
+    Args:
+        draws: Shape (measures, samples); a resample on which one is not defined is left out.
+        confidence: That all of them hold, between 0 and 1.
+    """
+    defined = draws[:, ~np.isnan(draws).any(axis=0)]
+    n = defined.shape[1]
+    if len(draws) == 1 or not n:
+        return confidence
+    place = rankdata(defined, axis=1) - 0.5
+    tails = 2 * np.minimum(place, n - place) / n  # of both sides
+    return 1 - float(np.quantile(tails.min(axis=0), 1 - confidence))
 
 
 def basic_interval(percentiles: Interval) -> Interval:

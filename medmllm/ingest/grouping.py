@@ -14,7 +14,7 @@ from medmllm.ingest.bare_studies import MOST_FILES
 from medmllm.ingest.copies import without_renamed_copies
 from medmllm.ingest.dicom_header import DicomHeader
 from medmllm.ingest.dicom_parts import Part, split
-from medmllm.ingest.dicom_stack import Stack, arrange
+from medmllm.ingest.dicom_stack import FEWEST, Stack, arrange
 from medmllm.ingest.draft import FolderMap, Remark, SeriesDraft, StudyDraft
 from medmllm.ingest.layouts import Layouts, Place
 from medmllm.ingest.recognise import Kind, Recognised
@@ -89,6 +89,7 @@ def _add_dicom_series(study: StudyDraft, items: Sequence[Recognised], damaged: M
             folders[uid].add(item.found.folder)
     patients = {header.patient_id for header in headers if header.patient_id}
     study.spelt = sorted({header.patient_name for header in headers if header.patient_name})
+    lone: list[tuple[DicomHeader, SeriesDraft]] = []
     for series_uid, slices in by_series.items():
         beside = sum(damaged.get(folder, 0) for folder in folders[series_uid])
         parts = split(slices)
@@ -102,6 +103,24 @@ def _add_dicom_series(study: StudyDraft, items: Sequence[Recognised], damaged: M
                 reason = f"files of {len(patients)} different PatientIDs share this study"
                 series.refusal = Refusal("index", "mixed_patients", reason)
             study.series.append(series)
+            lone += [(slices[0], series)] if len(slices) == 1 else []
+    _remark_torn_series(lone)
+
+
+def _remark_torn_series(lone: Sequence[tuple[DicomHeader, SeriesDraft]]) -> None:
+    """Remark series of one slice each that make one stack together: every slice has a SeriesInstanceUID of its own."""
+    drafts = {id(header): series for header, series in lone}
+    for part in split([header for header, _ in lone]):
+        if len(part.headers) < FEWEST:
+            continue
+        try:
+            arrange(part.headers)
+        except MedmllmError:
+            continue
+        reason = (f"{len(part.headers)} series of one slice each make one stack together: an anonymiser may have given "
+                  "every slice a SeriesInstanceUID of its own; export them as one series")  # fmt: skip
+        for header in part.headers:
+            drafts[id(header)].remarks.append(Remark("warning", "torn_series", reason))
 
 
 def _arranged(part: Part) -> tuple[Part, Stack]:

@@ -29,7 +29,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield batches, in the order of `draw_order` when a generator is given; a last one of one joins the one before.
 
-    Of batches that several processes share, each gets its part; a last one with too few studies for all joins as well.
+    Of batches that several processes share, each gets its part; where that is none, one study of which nothing is
+    there, and which does not count (`smallest_batch` says when a last one joins instead).
     """
     order = list(range(len(samples))) if generator is None else draw_order(samples, settings, generator)
     size = settings.batch_size
@@ -39,8 +40,10 @@ def batches(
         starts = training_starts(len(order), size, smallest_batch(settings, crew.size))
     for number, start in enumerate(starts):
         stop = len(order) if number == len(starts) - 1 else start + size
-        chosen = [samples[k] for k in crew.part(order[start:stop])]
-        yield collate(chosen, contract, pad_token_id=pad_token_id, pin_memory=pin_memory)
+        own = crew.part(order[start:stop])
+        chosen = [samples[k] for k in own or order[start : start + 1]]
+        batch = collate(chosen, contract, pad_token_id=pad_token_id, pin_memory=pin_memory)
+        yield batch if own else replace(batch, study_keys=(), present=torch.zeros_like(batch.present))
 
 
 def training_starts(studies: int, batch_size: int, smallest: int) -> list[int]:
@@ -56,11 +59,11 @@ def training_starts(studies: int, batch_size: int, smallest: int) -> list[int]:
 
 
 def smallest_batch(settings: TrainingSettings, processes: int) -> int:
-    """Return how many studies a batch needs: two for each batch normalisation, one for each process.
+    """Return how many studies a batch needs: two for each batch normalisation.
 
-    Where all processes normalise together, two of them have the batches that one alone has.
+    Where all processes normalise together, they have the batches that one alone has.
     """
-    return max(2, processes) if settings.sync_batch_norm else 2 * processes
+    return 2 if settings.sync_batch_norm else 2 * processes
 
 
 def draw_order(samples: Sequence[Sample], settings: TrainingSettings, generator: torch.Generator) -> list[int]:
@@ -78,7 +81,7 @@ def augment(batch: Batch, settings: TrainingSettings, generator: torch.Generator
     What a shift pushes out is lost, and the outermost voxels are repeated on the other side: nothing comes back in
     there that lies elsewhere in the patient.
     """
-    image, studies = batch.image, len(batch.study_keys)
+    image, studies = batch.image, len(batch.image)
     moves, flipped = None, None
     if settings.shift_voxels:
         reach = settings.shift_voxels

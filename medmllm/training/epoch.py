@@ -64,7 +64,12 @@ def _step(learner: Learner, group: Sequence[Batch]) -> Tensor:
         Their mean loss before; where several processes share the batches, this one's part of it.
     """
     targets = [batch.target for batch in group]
-    divisors = [learner.loss_of.divisor(target) for target in targets if target is not None]
+    divisors = [
+        # What stands in where a batch has no study for this process weighs nothing.
+        learner.loss_of.divisor(target) if batch.study_keys else 0.0
+        for batch, target in zip(group, targets, strict=True)
+        if target is not None
+    ]
     assert len(divisors) == len(group), "training samples have targets"
     mean = torch.zeros((), device=learner.machine.device)
     (whole,) = learner.crew.totals(sum(divisors))

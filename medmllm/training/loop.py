@@ -81,7 +81,8 @@ def fit(
         raise ConfigError(f"[training] processes = {settings.processes} is too many for {len(train)} training studies")
     work = (member, train, contract, settings, seed, checkpoint)
     with crew_of(settings.processes, machine.device, _follow, work) as crew:
-        return _lead(crew, *work, tune=tune, tracker=tracker)
+        state = _lead(crew, *work, tune=tune, tracker=tracker)
+    return _best(state)  # not before the others are done: a training that diverged does not end them
 
 
 def _lead(
@@ -95,7 +96,7 @@ def _lead(
     *,
     tune: Sequence[Sample],
     tracker: Tracker,
-) -> Fit:
+) -> FitState:
     learner, state = _begin(crew, member.network, train, settings, seed, checkpoint)
     # Asked before each epoch: a state saved after its last one must not train on.
     while crew.goes_on(state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience):
@@ -109,7 +110,7 @@ def _lead(
         if checkpoint is not None:
             checkpoint.save(state)
     member.network.share_statistics(False)
-    return _best(state)
+    return state
 
 
 def _follow(

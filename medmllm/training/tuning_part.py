@@ -20,6 +20,9 @@ from medmllm.training.class_odds import Offsets
 from medmllm.training.survival_fold import Timeline
 from medmllm.training_config import EvaluationSettings
 
+CURVES = 5
+"""Parts of a tuning part, each of which is told by curves fitted on the others, for conformal thresholds alone."""
+
 UNDECIDED = TuningDecisions(temperature=1.0, threshold=0.5)
 """A fold's own part, where each of several targets has one."""
 
@@ -72,13 +75,39 @@ def decide_on_tuning(
     binary = logits.shape[1] == 1
     raw = plain(logits)
     temperature, maps = fit_temperature(raw, truth, offsets=offsets), None
+    scaled = calibrate(logits, temperature, None, offsets)
     if settings.calibration == "isotonic":
-        maps = fit_isotonic(to_probabilities(plain(calibrate(logits, temperature, None, offsets))), truth)
+        maps = fit_isotonic(to_probabilities(plain(scaled)), truth)
     chances = to_probabilities(plain(calibrate(logits, temperature, maps, offsets)))
+    # A curve that rises moves no study of two classes out of its place; curves of several, scaled to sum to 1, do.
+    unseen = chances if maps is None or binary else _by_others_curves(scaled, truth)
     return TuningDecisions(
         temperature=temperature,
         offsets=offsets,
         isotonic=maps,
         threshold=choose_threshold(truth, chances[:, 1]) if binary else 0.5,
-        conformal_thresholds=class_thresholds(chances, truth, coverage=settings.coverage),
+        conformal_thresholds=class_thresholds(unseen, truth, coverage=settings.coverage),
     )
+
+
+def _by_others_curves(scaled: FloatArray, truth: IntArray) -> FloatArray:
+    """Return the probabilities of each study by curves fitted without it, shape (studies, classes).
+
+    Curves bend to the studies they are fitted on, and give these more than they give to others: thresholds of such
+    probabilities are too strict. Neighbours, which may be one patient's studies, are left out together.
+
+    Args:
+        scaled: Logits after temperature and offsets; shape (studies, classes).
+        truth: Class index of each study.
+    """
+    part, chances = np.empty(len(truth), dtype=np.int64), to_probabilities(scaled)
+    for label in np.unique(truth):
+        own = truth == label
+        # Each class begins with another part: where each has one study, no part is all of them.
+        part[own] = (np.arange(own.sum()) * CURVES // own.sum() + label) % CURVES
+    found = np.empty_like(chances)
+    for number in np.unique(part):
+        out = part == number
+        maps = fit_isotonic(chances[~out], truth[~out])
+        found[out] = to_probabilities(calibrate(scaled[out], 1.0, maps))
+    return found

@@ -12,7 +12,7 @@ from medmllm.errors import EvaluationError
 from medmllm.evaluation import resampling
 from medmllm.evaluation.calibration import weighted_ece
 from medmllm.evaluation.discrimination import weighted_auroc
-from medmllm.evaluation.resampling import Interval, draw_weights, percentile_interval, resample
+from medmllm.evaluation.resampling import Interval, draw_weights, joint_confidence, percentile_interval, resample
 
 PATIENTS = ["a", "b", "a", "c", "b", "a"]
 
@@ -217,3 +217,18 @@ def test_two_thousand_resamples_of_a_thousand_studies_take_seconds() -> None:
         seed=0,
     )
     assert time.process_time() - start < 3
+
+
+def test_of_one_measure_the_joint_confidence_is_its_own() -> None:
+    draws = np.random.default_rng(1).normal(size=(1, 4000))
+    assert joint_confidence(draws, 0.95) == pytest.approx(0.95, abs=1e-3)
+    assert joint_confidence(np.full((2, 9), np.nan), 0.95) == 0.95
+
+
+def test_of_measures_that_know_nothing_of_each_other_the_joint_confidence_is_sidaks() -> None:
+    draws = np.random.default_rng(2).normal(size=(6, 40_000)) * np.array([[1], [1], [50], [1], [0.1], [1]])
+    assert joint_confidence(draws, 0.9) == pytest.approx(0.9 ** (1 / 6), abs=2e-3)
+    draws[0, :20_000] = np.nan
+    assert joint_confidence(draws, 0.9) == pytest.approx(0.9 ** (1 / 6), abs=3e-3)
+    same = np.repeat(draws[1:2], 6, axis=0)  # the same measure six times is one measure
+    assert joint_confidence(same, 0.9) == pytest.approx(0.9, abs=1e-3)

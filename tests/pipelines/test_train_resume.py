@@ -52,14 +52,18 @@ def numbers(run: Path) -> tuple[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("arms", "processes", "kills"),
-    [(("image", "fused"), 1, 5), pytest.param(("fused",), 2, 2, marks=pytest.mark.slow)],
-    ids=["alone", "two processes"],
+    ("arms", "setting", "kills"),
+    [
+        (("image", "fused"), "training.processes=1", 5),
+        pytest.param(("fused",), "training.processes=2", 2, marks=pytest.mark.slow),
+        pytest.param(("text",), "training.search.weight_decay=[0.01, 0.1, 10.0]", 3, marks=pytest.mark.slow),
+    ],
+    ids=["alone", "two processes", "a search"],
 )
 def test_a_run_killed_several_times_ends_with_the_same_numbers(
-    tmp_path: Path, arms: tuple[str, ...], processes: int, kills: int
+    tmp_path: Path, arms: tuple[str, ...], setting: str, kills: int
 ) -> None:
-    asked = ("--set", f"training.arms={json.dumps(arms)}", "--set", f"training.processes={processes}")
+    asked = ("--set", f"training.arms={json.dumps(arms)}", "--set", setting)
     labels = write_nifti_cohort(tmp_path / "data", patients=12)
     assert labels == tmp_path / "data" / "labels.csv"
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -14,6 +14,7 @@ from medmllm.models.package import parts_of
 from medmllm.result_documents import EvaluationDocument
 from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import UNTRACKED, Trained, score, site_key, train
+from tests.pipelines.survival_cohort import SURVIVAL, write_survival_cohort
 from tests.pipelines.test_train_nested import one_fold
 
 ARMS = ("--set", 'training.arms=["text", "fused"]')
@@ -44,6 +45,7 @@ def test_what_was_tried_and_chosen_stands_in_every_result(searched: Trained) -> 
     report = (searched.run / "report.html").read_text()
     assert "What was chosen in each fold" in report
     assert report.count("fusion_width = 4, image_width = 2") == 1
+    assert "<dd>fusion_width, image_width: each fold has what it chose" in report
     assert list((searched.run / "mlflow_artifacts").glob("*/artifacts/search.csv"))
     with sqlite3.connect(searched.run / "mlflow.db") as base:
         told = base.execute("select value from params where key = 'chosen.fusion_width'").fetchall()
@@ -106,3 +108,26 @@ def test_a_candidate_that_cannot_be_trained_stops_before_a_study_is_read(
     assert outcome.code == 2
     assert said in outcome.stderr
     assert "Preparing" not in outcome.stderr
+
+
+def test_times_to_an_event_are_searched_by_their_likelihood_and_by_nothing_else(tmp_path: Path) -> None:
+    labels = write_survival_cohort(tmp_path / "data", patients=100)
+    changes = (
+        'training.arms=["text"]',
+        "task.intervals=3",
+        "training.tuning_fraction=0.4",
+        "training.epochs=14",
+        "training.batch_size=16",
+        "model.text_batch_norm=true",
+        "training.search.learning_rate=[1e-7, 1e-2]",
+    )
+    timed = (*UNTRACKED, *SURVIVAL, *(word for one in changes for word in ("--set", one)))
+    outcome = train(tmp_path / "data" / "studies", labels, tmp_path / "run", *timed)
+    assert outcome.code == 0, outcome.said
+    search = EvaluationDocument.read(tmp_path / "run" / "evaluation.json").search
+    assert search is not None
+    assert [own.best.settings for own in search.choices] == [{"learning_rate": 1e-2}] * 2
+    by_auroc = (*timed, "--set", "training.search_score=auroc")
+    refused = train(tmp_path / "data" / "studies", labels, tmp_path / "by_auroc", *by_auroc)
+    assert refused.code == 2
+    assert 'search_score = "auroc" is of classes' in refused.stderr

@@ -4,7 +4,7 @@ from medmllm.training.arms import split_cohort
 from medmllm.training.candidates import all_candidates, candidates, count_epochs, doing, trainings
 from medmllm.training.repeats import draw_repeats
 from medmllm.training.splits import SplitPlan
-from tests.training.test_cross_validation import a_cohort, a_config
+from tests.training.small_cohort import a_cohort, a_config
 
 GRID = {"weight_decay": (0.1, 1.0), "dropout": (0.2, 0.5), "image_width": (4, 8)}
 

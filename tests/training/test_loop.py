@@ -1,6 +1,8 @@
 """A network learns what can be learnt; the tuning part chooses the epoch, and nothing else does."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from medmllm.models.package import FoldNetwork
 from medmllm.training import loop
 from medmllm.training.loop import Fit, fit, predict_logits
 from medmllm.training.machine import Machine
+from medmllm.training.processes import ALONE, Crew
 from tests.models.small import CONTRACT, a_member, contract_of
 from tests.training.small import THREE, Told, cohort, same, settings, train, weights
 
@@ -102,6 +105,23 @@ def test_training_that_never_has_a_finite_loss_says_so() -> None:
     with pytest.raises(MedmllmError, match=r"none of 2 epochs .*learning_rate") as caught:
         train(member, epochs=5, patience=2)
     assert caught.value.code == "diverged"
+
+
+def test_a_training_that_diverges_leaves_no_other_process_in_its_midst(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[str] = []
+
+    @contextmanager
+    def crew(*_: object) -> Iterator[Crew]:
+        yield ALONE
+        left.append("together")  # an error within ends all of them
+
+    monkeypatch.setattr(loop, "crew_of", crew)
+    member = a_member()
+    with torch.no_grad():
+        member.network.fusion.out.bias.fill_(math.nan)
+    with pytest.raises(MedmllmError, match="diverged"):
+        train(member, epochs=2)
+    assert left == ["together"]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:

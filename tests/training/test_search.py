@@ -31,7 +31,7 @@ from medmllm.training.splits import FoldSplit, SplitPlan
 from medmllm.training.tracking import NoRun
 from medmllm.training_config import Arm
 from tests.models.small import a_sample
-from tests.training.test_cross_validation import (
+from tests.training.small_cohort import (
     FACTS,
     TASK,
     a_cohort,
@@ -69,9 +69,9 @@ def auroc_of(found: ArmResult, cohort: Cohort) -> float:
     return float(auroc(np.array(cohort.targets) == 1, found.out_of_fold.probabilities[:, 1]))
 
 
-def noise(seed: int, patients: int) -> Cohort:
-    """Images of noise, and outcomes drawn without looking at them."""
-    outcome = np.random.default_rng(seed).permutation(patients) % 2
+def noise(seed: int, patients: int, *, every: int = 2) -> Cohort:
+    """Images of noise, and outcomes drawn without looking at them; one patient in so many has it."""
+    outcome = np.random.default_rng(seed).permutation(patients) % every == 0
     members = []
     for k in range(patients):
         sample = a_sample(1000 * seed + k, note=None, target=int(outcome[k]))
@@ -109,7 +109,7 @@ def test_a_fold_takes_the_candidate_whose_score_on_its_tuning_part_is_best(
 
     monkeypatch.setattr(one_fold, "predict_logits", spy)
     grid = {"learning_rate": (1e-6, 1e-2, 5e-2), "dropout": (0.0, 0.6)}
-    cohort, config = noise(7, 32), searching(grid, search_score=score, deterministic=True)
+    cohort, config = noise(7, 36, every=3), searching(grid, search_score=score, deterministic=True)
     plan = split_cohort(cohort, config.training)
     found = run(cohort, config, tmp_path, plan, arm="image")
     for choice, split in zip(found.choices, plan.folds, strict=True):

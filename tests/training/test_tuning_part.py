@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from medmllm.config import TrainConfig, load_config
-from medmllm.evaluation.calibration import fit_temperature
-from medmllm.evaluation.conformal import class_thresholds
+from medmllm.evaluation.calibration import fit_temperature, to_probabilities
+from medmllm.evaluation.conformal import class_thresholds, conformal_sets
 from medmllm.evaluation.discrimination import choose_threshold
 from medmllm.evaluation.fold_decisions import calibrate_fold, class_probabilities, fold_sets, predicted_classes
 from medmllm.evaluation.isotonic import calibrate
@@ -94,3 +94,35 @@ def test_a_fold_without_thresholds_has_no_sets() -> None:
     one, two = decide_each(LOGITS, LABELS, evaluation(), TASK)
     without = a_fold((one, two.model_copy(update={"conformal_thresholds": None})))
     assert fold_sets(class_probabilities(LOGITS, TASK), without, TASK) is None
+
+
+def test_sets_behind_curves_of_several_classes_hold_the_truth_as_often_as_asked() -> None:
+    covered = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        truth = [rng.integers(0, 5, n) for n in (75, 400)]
+        logits = [2 * (rng.normal(size=(own.size, 5)) + 1.3 * np.eye(5)[own]) for own in truth]
+        own = decide_on_tuning(logits[0], truth[0], evaluation(calibration="isotonic", coverage=0.9))
+        assert own.isotonic is not None
+        assert own.conformal_thresholds is not None
+        chances = to_probabilities(calibrate(logits[1], own.temperature, own.isotonic))
+        sets = conformal_sets(chances, own.conformal_thresholds)
+        covered.append(sets[np.arange(400), truth[1]].mean())
+    assert np.mean(covered) > 0.89  # 0.855 by thresholds of the curves' own studies
+
+
+def test_a_curve_of_two_classes_changes_no_set_but_by_ties() -> None:
+    truth, logits = TRUTH[:, 0].clip(min=0), LOGITS[:, :1]
+    curved = decide_on_tuning(logits, truth, evaluation(calibration="isotonic"))
+    plain = decide_on_tuning(logits, truth, evaluation())
+    sets = []
+    for own in (plain, curved):
+        positive = chance(calibrate(logits, own.temperature, own.isotonic)[:, 0])
+        assert own.conformal_thresholds is not None
+        sets.append(conformal_sets(np.stack([1 - positive, positive], axis=1), own.conformal_thresholds))
+    assert (sets[1] >= sets[0]).all()
+
+
+def test_curves_of_several_classes_with_a_study_each_rule_no_class_out() -> None:
+    own = decide_on_tuning(np.eye(3)[[1, 0, 2]], np.arange(3), evaluation(calibration="isotonic"))
+    assert own.conformal_thresholds == (1.0, 1.0, 1.0)
