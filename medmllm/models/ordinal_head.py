@@ -37,7 +37,9 @@ class OrdinalHead(nn.Module):
     @property
     def cuts(self) -> Tensor:
         """Where the odds of the next class or higher are even, ascending; shape (classes - 1,)."""
-        return torch.cat([self.first, self.first + self.gaps.cumsum(0)])
+        up_to = torch.ones(len(self.gaps), len(self.gaps), device=self.gaps.device).tril()
+        # a sum, as `use_deterministic_algorithms` stops at cumsum on CUDA
+        return torch.cat([self.first, self.first + (up_to * self.gaps).sum(dim=1)])
 
     def forward(self, score: Tensor) -> Tensor:
         """Return log-probabilities, shape (batch, classes).

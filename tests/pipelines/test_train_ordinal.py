@@ -99,7 +99,7 @@ def test_graded_runs_are_compared_by_ordinal_measures(graded_run: Trained, tmp_p
         (("--target", "severity"), "no numbers, so their order is not known"),
         (("--target", "grade>=2"), "is a comparison"),
         (("--target", "severity", "--set", 'task.order=["clear", "severe"]'), "lacks 1 of the classes"),
-        (("--target", "severity", "--set", "task.kind=grades"), "Input should be 'classes' or 'ordinal'"),
+        (("--target", "severity", "--set", "task.kind=grades"), "Input should be 'classes', 'ordinal' or 'survival'"),
         (("--target", "severity", "--set", "task.kind=classes", "--set", 'task.order=["clear"]'), "only an ordinal"),
     ],
 )

@@ -1,12 +1,14 @@
 """A row and a prediction.json say the same of a study, with the classes by name."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from medmllm.ingest.study_folder import StudyIndex
-from medmllm.model_documents import Task
-from medmllm.records import Prediction
+from medmllm.model_documents import SurvivalTask, Task
+from medmllm.records import Prediction, SurvivalEstimate
+from medmllm.scoring.mlflow_model import output_columns
 from medmllm.scoring.results import prediction_document, prediction_row, shown_probability, summarise, undecided
 from tests.reporting import made_up
 
@@ -88,3 +90,28 @@ def test_a_target_is_undecided_unless_its_own_set_is_a_single_class() -> None:
     task = Task.of_several((Task.of("a", ("0", "1")), Task.of("b", ("x", "y", "z")), Task.of("c", ("no", "yes"))))
     assert undecided((1, 2, 4), task) == {"a": False, "b": True, "c": True}  # one, two and none of their classes
     assert undecided((1,), task.parts[0]) == {}
+
+
+def test_a_time_beside_others_is_told_by_horizon_and_risk_in_row_file_and_the_columns_of_the_mlflow_model() -> None:
+    asked = SurvivalTask(event="death", model="cox", horizons=(9.0, 30.0), time_unit="days")
+    days = Task(target="days", kind="survival", classes=("no death by 30 days", "death by 30 days"), survival=asked)
+    task = Task.of_several((Task.of("nodule", ("no", "yes")), days))
+    card = made_up.card().model_copy(update={"task": task, "operating_points": {"nodule": 0.5, "days": 0.4}})
+    prediction = a_prediction(
+        probabilities=(0.3, 0.7, 0.55, 0.45),
+        logits=(0.847, -0.514),
+        conformal_set=(1,),
+        survival=SurvivalEstimate((0.8, 0.55), None),
+    )
+    row = prediction_row(prediction, card, 1)
+    assert (row.predicted, row.probability) == ("yes", 0.7)
+    assert row.predictions == {"nodule": "yes", "days": "higher risk"}  # at its own point, below one half
+    assert (row.event_free, row.median_time) == ({"9 days": 0.8, "30 days": 0.55}, {})
+    assert (row.conformal_set, row.undecided) == ({"no": False, "yes": True}, {"nodule": False})
+    reached = replace(prediction, survival=SurvivalEstimate((0.8, 0.4), 21.5))
+    assert prediction_row(reached, card, 1).median_time == {"days": 21.5}
+    document = prediction_document(prediction, card, 1, made_up.provenance())
+    assert document.survival is not None
+    assert document.survival.event_free == row.event_free
+    columns = {column.name for column in output_columns(card)}
+    assert {"event_free[9 days]", "event_free[30 days]", "median_time[days]", "predictions[days]"} <= columns

@@ -10,6 +10,7 @@ import torch
 from torch import distributed
 
 from medmllm.models.batch_norm import share_statistics
+from medmllm.models.ordinal_head import OrdinalHead
 from medmllm.models.package import FoldNetwork
 from medmllm.records import Batch
 from medmllm.training.batches import augment, batches
@@ -138,6 +139,16 @@ def test_a_fit_cut_off_goes_on_to_the_same_bits_when_deterministic(
     weights = found.network.state_dict()
     assert resumed == whole
     assert [n for n, value in expected.network.state_dict().items() if not torch.equal(value, weights[n])] == []
+
+
+def test_grades_are_learnt_when_deterministic() -> None:
+    head = OrdinalHead(5).to("cuda")
+    try:
+        set_determinism(settings(deterministic=True))
+        head(torch.zeros(3, 1, device="cuda")).sum().backward()
+    finally:
+        set_determinism(settings(deterministic=False))
+    assert head.steps.grad is not None
 
 
 def test_what_is_missing_or_padding_changes_no_bit() -> None:
