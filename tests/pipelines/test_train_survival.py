@@ -314,7 +314,8 @@ def test_groups_are_measured_on_their_own_rows_and_their_gap_is_judged(timed_run
     assert rule["rule"] == "policy.gap.c_index_gap"
     assert rule["value"] == pytest.approx(abs(each["A"] - each["B"]))
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "Brier score [400 days]" in page
+    assert '<th scope="col">Brier score [400 days]</th>' in page
+    assert '<th scope="row">Brier score [400 days]</th>' in page  # its gap, at the last horizon
     assert "another C-index or Brier score with the same model" in page
 
 

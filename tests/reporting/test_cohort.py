@@ -225,8 +225,9 @@ def test_groups_stand_in_tables_with_their_gaps_and_small_ones_are_named(tmp_pat
     gap = trust_documents.GapDocument(
         name="auroc_gap", highest="site <A>", lowest="B", difference=estimate(0.2221, 0.1113, 0.3334)
     )
+    rate = gap.model_copy(update={"name": "true_positive_rate_gap", "difference": estimate(0.3331, 0.1111, 0.4441)})
     found = trust_documents.SubgroupDocument(
-        column="site", arm="fused", gaps=(gap,), too_small={"C": 3}, unknown=2,
+        column="site", arm="fused", gaps=(gap, rate), too_small={"C": 3}, unknown=2,
         too_few={"auroc": ("B", "D")},
         groups=(group("site <A>", 61, 0.8543, 0.78, 0.92), group("B", 57, 0.6322, 0.5, 0.7)),
     )  # fmt: skip
@@ -235,7 +236,8 @@ def test_groups_stand_in_tables_with_their_gaps_and_small_ones_are_named(tmp_pat
     assert "Group AUROC Events beyond probability Studies (patients)" in metrics
     assert "site <A> 0.854 (0.780 to 0.920) – 61 (54) B 0.632 (0.500 to 0.700) – 57 (50)" in metrics
     gaps = next(t.line for t in page.all("table") if "lie furthest apart" in t.text)
-    assert "auroc gap site <A> B 0.222 (0.111 to 0.333)" in gaps
+    assert "AUROC site <A> B 0.222 (0.111 to 0.333)" in gaps
+    assert "True positive rate site <A> B 0.333 (0.111 to 0.444)" in gaps
     assert "site, not shown for too few patients: C (3)" in page.text
     assert "site, AUROC not measured for too few patients of its class: B, D" in page.text
     assert "site of 2 studies is not known" in page.text
