@@ -316,6 +316,7 @@ def test_groups_are_measured_on_their_own_rows_and_their_gap_is_judged(timed_run
     page = (tmp_path / "run" / "report.html").read_text()
     assert '<th scope="col">Brier score [400 days]</th>' in page
     assert '<th scope="row">Brier score [400 days]</th>' in page  # its gap, at the last horizon
+    assert "a few hundredths of the C-index" in page
     assert "another C-index or Brier score with the same model" in page
 
 
