@@ -9,6 +9,7 @@ replaces the packaged one whole; all other tables, and whatever --set names, are
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic_core import ErrorDetails
 
 from medmllm.deidentify_config import DeidentifyConfig
-from medmllm.documents import Document, ImageSettings, Probability, RecordingSettings, Triple, first_fault
+from medmllm.documents import Document, ImageSettings, Probability, RecordingSettings, Triple, fault_in_words
 from medmllm.errors import ConfigError
 from medmllm.model_documents import ModelSettings
 from medmllm.records import Severity
@@ -294,10 +296,17 @@ def parse_override(text: str) -> dict[str, object]:
     {'image': {'window': [-1000, 400]}}
     >>> parse_override("model.image_encoder=densenet121")
     {'model': {'image_encoder': 'densenet121'}}
+    >>> parse_override('policy.least."auroc[grade>=3]"=0.8')
+    {'policy': {'least': {'auroc[grade>=3]': 0.8}}}
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set takes key=value, e.g. training.folds=3; got {text!r}")
+    if '"' in key or "'" in key:
+        try:
+            return tomllib.loads(text)  # quoted keys hold dots, and equals signs
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"--set {text!r} is no line of TOML, which a quoted key wants: {error}") from None
     try:
         parsed: object = tomllib.loads(f"value = {value.strip()}")["value"]
     except tomllib.TOMLDecodeError:
@@ -317,9 +326,22 @@ def explain_fault(error: ValidationError, model: type[Document]) -> str:
         near = difflib.get_close_matches(key, _keys_at(model, tables), n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(_keys_at(model, tables))}"
         return f"{place}has no key {key!r}{hint}"
+    if "[key]" in tables:
+        return _wrong_name(tables, fault)
     if fault["type"] == "missing":
         return f"{place}lacks the key {key!r}"
-    return f"{place}{key}: {fault['msg']}, got {fault['input']!r}" if tables or key else first_fault(error)
+    given = fault["input"]
+    got = "" if isinstance(given, Mapping) else f", got {given!r}"  # a whole table would bury what is said of it
+    return f"{place}{key}: {fault_in_words(fault)}{got}"
+
+
+def _wrong_name(loc: list[str], fault: ErrorDetails) -> str:
+    """Say that a table of free names, as [policy.least] of metrics, does not take one, and which name is nearest."""
+    at = loc.index("[key]")
+    name = loc[at - 1]
+    near = difflib.get_close_matches(name, re.findall(r"'([^']+)'", fault["msg"]), n=1, cutoff=0.6)
+    hint = f"; did you mean {near[0]!r}?" if near else f": {fault_in_words(fault)}"
+    return f"[{'.'.join(loc[: at - 1])}] takes no key {name!r}{hint}"
 
 
 def _keys_at(model: type[Document], tables: Sequence[str]) -> list[str]:

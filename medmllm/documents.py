@@ -24,6 +24,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic_core import ErrorDetails
 
 from medmllm.errors import PackageError
 
@@ -72,7 +73,12 @@ def first_fault(error: ValidationError) -> str:
     fault = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in fault["loc"]) or "the document"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{place}: {fault['msg']}{more}"
+    return f"{place}: {fault_in_words(fault)}{more}"
+
+
+def fault_in_words(fault: ErrorDetails) -> str:
+    """Return what pydantic says of a fault, without its own words: that an error is one, and tuple for list."""
+    return fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
 
 
 # --- what preprocessing does: part of the settings and of the model ------------------------

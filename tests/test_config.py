@@ -120,13 +120,24 @@ def test_set_changes_one_channel_and_leaves_the_others(tmp_path: Path) -> None:
         ("contrast=true", "[image.channels.t1] contrast: Input should be '', 'yes' or 'no', got True"),
         ('prefer=["thin"]', "'most_slices', 'thinnest', 'closest_slices', 'earliest' or 'latest', got 'thin'"),
         ("kernal='B'", "[image.channels.t1] has no key 'kernal'; did you mean 'kernel'?"),
-        ("kernel='('", "[image.channels.t1] kernel: Value error, not a regular expression"),
+        ("kernel='('", "[image.channels.t1] kernel: not a regular expression"),
     ],
 )
 def test_a_wrong_rule_of_a_channel_is_answered_with_the_choices(rule: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         train(None, f"image.channels.t1.{rule}")
     assert says in str(caught.value)
+
+
+def test_a_metric_of_a_policy_that_does_not_exist_is_answered_with_the_nearest_or_all() -> None:
+    with pytest.raises(
+        ConfigError, match=r"with --set: \[policy.least\] takes no key 'acuracy'; did you mean 'accuracy'\?$"
+    ):
+        train(None, "policy.least.acuracy=0.7")
+    with pytest.raises(
+        ConfigError, match=r"\[policy.gap\] takes no key 'x': Input should be 'auroc_gap', .*'brier_gap'$"
+    ):
+        train(None, "policy.gap.x=0.7")
 
 
 def test_set_of_all_channels_replaces_them(tmp_path: Path) -> None:
@@ -159,6 +170,13 @@ def test_merging_changes_neither_table() -> None:
 )
 def test_a_value_is_toml_and_a_bare_word_a_string(text: str, value: object) -> None:
     assert parse_override(text) == {"a": {"b": value}}
+
+
+def test_a_quoted_key_of_set_may_hold_dots_and_equals_signs() -> None:
+    assert parse_override('policy.least."auroc[grade>=3]"=0.8') == {"policy": {"least": {"auroc[grade>=3]": 0.8}}}
+    assert train(None, 'policy.gap."accuracy_gap[size.mm]"=0.2').policy.gap == {"accuracy_gap[size.mm]": 0.2}
+    with pytest.raises(ConfigError, match="is no line of TOML, which a quoted key wants"):
+        parse_override('policy.least."auroc=0.8')
 
 
 @pytest.mark.parametrize("text", ["training.folds", "=3", " = 3", ""])

@@ -66,3 +66,18 @@ def test_more_candidates_than_can_be_meant_are_refused_with_both_numbers() -> No
     assert len(a_search(rates, "flips=[true, false]").training.search["learning_rate"]) == MOST_CANDIDATES // 2
     with pytest.raises(ConfigError, match=f"{3 * MOST_CANDIDATES // 2} candidates, at most {MOST_CANDIDATES}"):
         a_search(rates, "weight_decay=[0.1, 1.0, 10.0]")
+
+
+def test_a_refused_grid_is_answered_by_the_reason_alone_not_by_the_grid() -> None:
+    rates = ", ".join(f"0.{k:03d}" for k in range(1, MOST_CANDIDATES + 2))
+    with pytest.raises(ConfigError) as caught:
+        a_search(f"learning_rate=[{rates}]")
+    assert str(caught.value).endswith(
+        f"[training] search: {MOST_CANDIDATES + 1} candidates, at most {MOST_CANDIDATES} are trained: "
+        "give fewer values, or search in two runs"
+    )
+
+
+def test_one_value_where_a_search_wants_a_list_is_called_so() -> None:
+    with pytest.raises(ConfigError, match=r"\[training.search\] dropout: Input should be a list, got 0.5"):
+        a_search("dropout=0.5")

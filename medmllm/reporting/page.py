@@ -46,7 +46,16 @@ def show_small(value: float | None) -> Markup:
     >>> print(show_small(0.0000123456), show_small(-1000.0))
     <data value="1.23456e-05">1.23e-05</data> <data value="-1000.0">−1000</data>
     """
-    return _data(value, "" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}")
+    return _data(value, "" if value is None else three_digits(value))
+
+
+def three_digits(value: float) -> str:
+    """Return a number with three significant digits, larger ones whole, so that none is told as 1.03e+03.
+
+    >>> three_digits(343.4), three_digits(999.7), three_digits(1372.5)
+    ('343', '1000', '1372')
+    """
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def show_percent(value: float | None, digits: int = 1) -> Markup:

@@ -6,6 +6,7 @@ SurvivalArmDocument of each arm -> TrainingFigure: Kaplan-Meier curves; observed
 from collections.abc import Iterator
 from dataclasses import replace
 
+from medmllm.reporting.page import three_digits
 from medmllm.reporting.training_figures import FRAME, TrainingFigure, TrainingFigures, draw, draw_learning, path
 from medmllm.result_documents import TargetEvaluation
 from medmllm.survival_documents import HorizonCalibrationDocument, RiskGroupDocument, SurvivalArmDocument
@@ -48,10 +49,19 @@ def still_followed(group: RiskGroupDocument) -> list[int]:
     return [group.at_risk[round(part * last)] for part in QUARTERS]
 
 
+def quarter_ticks(end: float) -> list[tuple[float, str]]:
+    """Return where the axis of times is marked, as shares of its length, and with which times.
+
+    >>> quarter_ticks(1372.0)
+    [(0.0, '0'), (0.25, '343'), (0.5, '686'), (0.75, '1029'), (1.0, '1372')]
+    """
+    return [(part, three_digits(part * end)) for part in QUARTERS]
+
+
 def _kaplan_meier(arm: SurvivalArmDocument, event: str, unit: str) -> TrainingFigure:
     end = max((group.times[-1] for group in arm.risk_groups), default=1.0)
     curves = [(group.name, path(tuple(step_points(group, end)))) for group in arm.risk_groups]
-    ticks = [(part, f"{part * end:.3g}") for part in QUARTERS]
+    ticks = quarter_ticks(end)
     told = "; ".join(f"{group.name}: {group.events} of {group.n}" for group in arm.risk_groups)
     return TrainingFigure(
         f"kaplan_meier_{arm.arm}",

@@ -53,7 +53,7 @@ def check_policy(config: TrainConfig) -> None:
 
 
 def check_rules(config: TrainConfig, task: Task) -> None:
-    """Refuse rules on a metric or gap that this kind of task does not have, and bounds of other targets.
+    """Refuse rules on what this kind of task does not have, two that exclude each other, and bounds of other targets.
 
     Raises:
         ConfigError: Names the rule, and the metrics or targets that there are.
@@ -72,6 +72,12 @@ def check_rules(config: TrainConfig, task: Task) -> None:
                     if unknown in found[table == "gap"]
                 ]
                 raise ConfigError(_not_measured(table, unknown, part, known, having))
+        for name in own.least.keys() & own.most.keys():
+            if own.least[name] > own.most[name]:
+                raise ConfigError(
+                    f"[policy] asks for {name} of {part.target} at least {own.least[name]:g} and at most "
+                    f"{own.most[name]:g}, which no run can meet: take one of the two rules out"
+                )
 
 
 def _not_measured(table: str, name: str, part: Task, known: Sequence[str], having: Sequence[str]) -> str:

@@ -175,7 +175,7 @@ def test_the_package_scores_and_explains_new_studies(timed_run: Trained, tmp_pat
         assert "Without the event, by how long" in page
         assert "Probability of “death by 400 days”" in page
     index = (tmp_path / "out" / "index.html").read_text()
-    assert "None until 200 days" in index
+    assert "No death until 200 days" in index
 
 
 def again(timed_run: Trained, out: Path, *more: object) -> Outcome:
@@ -314,7 +314,9 @@ def test_groups_are_measured_on_their_own_rows_and_their_gap_is_judged(timed_run
     assert rule["rule"] == "policy.gap.c_index_gap"
     assert rule["value"] == pytest.approx(abs(each["A"] - each["B"]))
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "Brier score [400 days]" in page
+    assert '<th scope="col">Brier score [400 days]</th>' in page
+    assert '<th scope="row">Brier score [400 days]</th>' in page  # its gap, at the last horizon
+    assert "a few hundredths of the C-index" in page
     assert "another C-index or Brier score with the same model" in page
 
 

@@ -119,6 +119,7 @@ def test_report_terminal_and_tracking_name_the_metrics_of_each_target(beside: Tr
     page = (beside.run / "report.html").read_text()
     for words in ("Times to “death”", "Means over the targets with classes", "Kaplan-Meier curves of the fused arm"):
         assert words in page
+    assert "</data> death, " in page  # how many stands first: "outcome=0 22" would be misread
     assert "days, known of" in beside.outcome.stdout
     assert "means over the targets with classes:" in beside.outcome.stdout
     tracked = headline(EvaluationDocument.read(beside.run / "evaluation.json"))

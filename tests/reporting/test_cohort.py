@@ -1,5 +1,6 @@
 """The training report shows evaluation.json, and words it no better than it is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,26 @@ def test_settings_are_summed_up_when_given(tmp_path: Path) -> None:
     assert "epochs (patience" not in report(tmp_path).text
 
 
+def test_the_tuning_fraction_is_told_only_where_it_had_a_say(tmp_path: Path) -> None:
+    settings = load_config(TrainConfig, "train", overrides=["training.tuning_fraction=0.23", "training.inner_folds=4"])
+    assert "tuning part 0.23, seed" in report(tmp_path, settings=settings).text  # of folds with one network
+    told = made_up.evaluation()
+    nested = told.model_copy(update={"folds": tuple(own.model_copy(update={"inner": 0}) for own in told.folds)})
+    page = report(tmp_path, nested, settings=settings).text
+    assert "4 inner folds, seed" in page
+    assert "tuning part 0.23" not in page
+
+
+def test_the_digest_of_the_split_is_told_once(tmp_path: Path) -> None:
+    told = made_up.evaluation()
+    inputs = {"labels": "1" * 64, "split": told.split_digest}
+    stamp = replace(told.provenance, inputs=inputs)
+    lines = report(tmp_path, told.model_copy(update={"provenance": stamp})).all("tr")
+    named = [row.text.split(",")[0].strip().lower() for row in lines if "sha256" in row.text]
+    assert named.count("split") == 1
+    assert "labels" in named
+
+
 def test_what_a_model_takes_from_each_modality_stands_in_a_table_with_its_verdict(tmp_path: Path) -> None:
     def use(modality: str, verdict: str, *falls: float | None) -> trust_documents.ModalityUseDocument:
         return trust_documents.ModalityUseDocument(
@@ -143,6 +164,9 @@ def test_what_a_model_takes_from_each_modality_stands_in_a_table_with_its_verdic
     assert "cannot be told 117" in table
     assert "0.032" in page.text
     assert "permuted 7 times" in page.text
+    once = tuple(own.model_copy(update={"permutations": 1}) for own in uses)
+    page = report(tmp_path, made_up.evaluation().model_copy(update={"modality_use": once}))
+    assert "permuted once among" in page.text
     assert "Which modalities a model uses" not in report(tmp_path).text
 
 
@@ -201,8 +225,9 @@ def test_groups_stand_in_tables_with_their_gaps_and_small_ones_are_named(tmp_pat
     gap = trust_documents.GapDocument(
         name="auroc_gap", highest="site <A>", lowest="B", difference=estimate(0.2221, 0.1113, 0.3334)
     )
+    rate = gap.model_copy(update={"name": "true_positive_rate_gap", "difference": estimate(0.3331, 0.1111, 0.4441)})
     found = trust_documents.SubgroupDocument(
-        column="site", arm="fused", gaps=(gap,), too_small={"C": 3}, unknown=2,
+        column="site", arm="fused", gaps=(gap, rate), too_small={"C": 3}, unknown=2,
         too_few={"auroc": ("B", "D")},
         groups=(group("site <A>", 61, 0.8543, 0.78, 0.92), group("B", 57, 0.6322, 0.5, 0.7)),
     )  # fmt: skip
@@ -211,7 +236,8 @@ def test_groups_stand_in_tables_with_their_gaps_and_small_ones_are_named(tmp_pat
     assert "Group AUROC Events beyond probability Studies (patients)" in metrics
     assert "site <A> 0.854 (0.780 to 0.920) – 61 (54) B 0.632 (0.500 to 0.700) – 57 (50)" in metrics
     gaps = next(t.line for t in page.all("table") if "lie furthest apart" in t.text)
-    assert "auroc gap site <A> B 0.222 (0.111 to 0.333)" in gaps
+    assert "AUROC site <A> B 0.222 (0.111 to 0.333)" in gaps
+    assert "True positive rate site <A> B 0.333 (0.111 to 0.444)" in gaps
     assert "site, not shown for too few patients: C (3)" in page.text
     assert "site, AUROC not measured for too few patients of its class: B, D" in page.text
     assert "site of 2 studies is not known" in page.text

@@ -1,6 +1,6 @@
 """Curves of a time to an event as corners in a unit square."""
 
-from medmllm.reporting.survival_figures import step_points, still_followed
+from medmllm.reporting.survival_figures import quarter_ticks, step_points, still_followed
 from medmllm.survival_documents import RiskGroupDocument
 
 
@@ -18,3 +18,9 @@ def test_those_still_followed_are_told_by_quarters_of_the_time() -> None:
         high=(None,) * 9, at_risk=(9, 8, 7, 6, 5, 4, 3, 2, 1),
     )  # fmt: skip
     assert still_followed(group) == [9, 7, 5, 3, 1]
+
+
+def test_times_of_some_years_are_marked_in_whole_days_never_in_powers_of_ten() -> None:
+    assert [text for _, text in quarter_ticks(1372.0)] == ["0", "343", "686", "1029", "1372"]
+    assert [text for _, text in quarter_ticks(3998.8)] == ["0", "1000", "1999", "2999", "3999"]  # 999.7 in the middle
+    assert [text for _, text in quarter_ticks(2.5)] == ["0", "0.625", "1.25", "1.88", "2.5"]  # years

@@ -201,6 +201,13 @@ def test_a_rule_on_what_the_task_has_is_let_through() -> None:
     check_rules(load_config(TrainConfig, "train", overrides=["policy.least.auroc=0.5"]), Task.of("x", ("a", "b", "c")))
 
 
+def test_two_bounds_that_exclude_each_other_are_refused_and_equal_ones_let_through() -> None:
+    asked = load_config(TrainConfig, "train", overrides=["policy.least.auroc=0.7", "policy.most.auroc=0.7"])
+    check_rules(asked, BINARY)
+    with pytest.raises(ConfigError, match=r"auroc of x at least 0\.7 and at most 0\.6, which no run can meet"):
+        check_rules(asked.model_copy(update={"policy": policy(least={"auroc": 0.7}, most={"auroc[x]": 0.6})}), BINARY)
+
+
 def test_a_gap_wants_two_groups_with_enough_patients_in_every_column() -> None:
     asked = load_config(
         TrainConfig,
@@ -276,7 +283,7 @@ def test_a_gap_in_a_share_of_a_class_wants_two_groups_with_enough_patients_of_th
 
 
 def test_a_metric_that_is_none_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"policy\.least\.aurroc"):
+    with pytest.raises(ConfigError, match=r"\[policy\.least\] takes no key 'aurroc'"):
         load_config(TrainConfig, "train", overrides=["policy.least.aurroc=0.1"])
 
 
