@@ -223,7 +223,7 @@ def decide_fold(
     """
     tuned = [cohort.members[k].sample for split in splits for k in split.tune]
     raw, timeline = np.concatenate([own.tune for own in trained]), fold_timeline(cohort, splits[0], task, config.task)
-    learnt = [cohort.members[k].sample for split in splits for k in split.train]
+    learnt = [[cohort.members[k].sample for k in split.train] for split in splits]
     offsets = offsets_of(learnt, config.training, task)
     targets = [sample.target for sample in tuned]
     decided = decide_each(raw, targets, config.evaluation, task, timeline=timeline, offsets=offsets)

@@ -78,7 +78,7 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
         operating_point=float(np.mean([fold.threshold for fold in arm.folds])),
         operating_points=_operating_points(trained.task, arm.folds),
         conformal_coverage=None if trained.cohort.survived else trained.config.evaluation.coverage,
-        calibration=_calibration(trained),
+        calibration=_calibration(trained, arm),
         intended_use=trained.config.intended_use,
         training_patients=tuple(sorted({key_digest(key) for key in trained.patients})),
         training_studies=tuple(sorted(key_digest(m.sample.study_key) for m in trained.cohort.members)),
@@ -90,12 +90,12 @@ def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
     return card
 
 
-def _calibration(trained: Trained) -> str:
-    """Return in words how probabilities were calibrated."""
+def _calibration(trained: Trained, arm: ArmResult) -> str:
+    """Return in words how the probabilities of an arm were calibrated."""
     networks = len(trained.plan.outer[0])
     where = "its tuning part" if networks == 1 else f"the tuning parts of its {networks} networks together"
     whose = "the folds'" if networks == 1 else "its networks', and the folds',"
-    decided = [one for fold in trained.arms[0].folds for one in fold.decisions(trained.task)]
+    decided = [one for fold in arm.folds for one in fold.decisions(trained.task)]
     odds = " with what weighted classes did to the odds taken back" if any(one.offsets for one in decided) else ""
     of_classes = CALIBRATIONS[trained.config.evaluation.calibration].format(where=where, whose=whose, odds=odds)
     of_time = CALIBRATIONS["hazards"].format(where=where, whose=whose)

@@ -130,7 +130,7 @@ def judge(course: Course, splits: Sequence[FoldSplit], raw: FloatArray, candidat
         candidate: How classes were weighted and drawn.
     """
     targets = [course.cohort.members[k].sample.target for split in splits for k in split.tune]
-    learnt = [course.cohort.members[k].sample for split in splits for k in split.train]
+    learnt = [[course.cohort.members[k].sample for k in split.train] for split in splits]
     timeline = fold_timeline(course.cohort, splits[0], course.task, course.config.task)
     offsets = offsets_of(learnt, candidate.config.training, course.task)
     each = zip(*(own if isinstance(own, tuple) else (own,) for own in targets), strict=True)

@@ -3,11 +3,12 @@
 Trained of one time to an event -> what is told of it
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import numpy as np
 
+from medmllm.config import TrainConfig
 from medmllm.evaluation.fairness import Subgroups, gap_remarks
 from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.evaluation.modality_use import ModalityUse, Probed, evaluate_use_by, use_remarks
@@ -24,6 +25,7 @@ from medmllm.survival_documents import (
     RiskGroupDocument,
     SurvivalArmDocument,
 )
+from medmllm.training.cross_validation import ArmResult
 from medmllm.training.groups import band_names
 from medmllm.training.learning_curve import learning_remark, trace_learning
 from medmllm.training.policy import judge, rules_of
@@ -59,7 +61,7 @@ def tell_survival(trained: Trained) -> Told:
         ),
         *learning_remark(curve, confidence=settings.confidence),
         *remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples),
-        *cautions(_task(trained), followed_of(trained), batch_size=trained.config.training.batch_size),
+        *cautions(_task(trained), followed_of(trained), batch_size=smallest_batch_size(trained.arms, trained.config)),
     )
     told: dict[str, object] = {"modality_use": documents, "subgroups": subgroups, "learning_curve": curve}
     told["survival"] = survival_documents(trained)
@@ -77,6 +79,12 @@ def cautions(task: SurvivalTask, followed: Followed, *, batch_size: int) -> Iter
             f"[training] batch_size is {batch_size}: Cox compares within batches, and {COX_BATCH} studies or more are "
             "wanted in each."
         )
+
+
+def smallest_batch_size(arms: Sequence[ArmResult], config: TrainConfig) -> int:
+    """Return the smallest batch size that a network was trained with: where it is searched, each fold has its own."""
+    chosen = [choice.best.config.training.batch_size for arm in arms for choice in arm.choices]
+    return min(chosen, default=config.training.batch_size)
 
 
 def evaluate_survival_arms(trained: Trained) -> CohortEvaluation:

@@ -37,7 +37,7 @@ def test_a_model_of_weighted_classes_says_how_often_each_class_comes(steepness: 
     def raw(given: FloatArray) -> FloatArray:
         return weighted.decision_function(given).reshape(len(given), -1)
 
-    offsets = offsets_of(samples, settings(class_weights="balanced"), task)
+    offsets = offsets_of([samples], settings(class_weights="balanced"), task)
     asked = EVALUATION.model_copy(update={"calibration": kind})
     fold = FoldModel(
         fold=0, weights="fold_0.safetensors", weights_sha256="0" * 64, best_epoch=1,
@@ -51,24 +51,33 @@ def test_a_model_of_weighted_classes_says_how_often_each_class_comes(steepness: 
 
 def test_offsets_are_the_logs_of_inverse_weights() -> None:
     binary, three = samples_of([30, 10]), samples_of([8, 4, 2])
-    assert offsets_of(binary, settings(class_weights="balanced"), task_with(1))[0] == pytest.approx((np.log(1 / 3),))
-    assert offsets_of(binary, settings(class_weights=(1.0, 5.0)), task_with(1))[0] == pytest.approx((np.log(1 / 5),))
-    drawn = offsets_of(binary, settings(class_weights="none", sampling="balanced"), task_with(1))
+    assert offsets_of([binary], settings(class_weights="balanced"), task_with(1))[0] == pytest.approx((np.log(1 / 3),))
+    assert offsets_of([binary], settings(class_weights=(1.0, 5.0)), task_with(1))[0] == pytest.approx((np.log(1 / 5),))
+    drawn = offsets_of([binary], settings(class_weights="none", sampling="balanced"), task_with(1))
     assert drawn[0] == pytest.approx((np.log(1 / 3),))
-    found = offsets_of(three, settings(class_weights="balanced"), task_with(3))[0]
+    found = offsets_of([three], settings(class_weights="balanced"), task_with(3))[0]
     assert found == pytest.approx((np.log(2), 0.0, -np.log(2)), abs=1e-6)
 
 
+def test_of_the_effective_number_each_network_of_a_fold_was_weighted_by_its_own_part() -> None:
+    def weighed(first: int, second: int) -> float:
+        return float(np.log((1 - 0.999**second) / (1 - 0.999**first)))  # a class of n counts as (1 - 0.999^n) / 0.001
+
+    parts = [samples_of([500, 20]), samples_of([480, 40])]
+    (found,) = offsets_of(parts, settings(class_weights="effective_number"), task_with(1))
+    assert found == pytest.approx(((weighed(500, 20) + weighed(480, 40)) / 2,))  # counted together: 0.3 less
+
+
 def test_nothing_is_added_where_classes_counted_as_often_as_they_came() -> None:
-    assert offsets_of(samples_of([30, 10]), settings(class_weights="none"), task_with(1)) == (None,)
-    assert offsets_of(samples_of([7, 7]), settings(class_weights="balanced"), task_with(1)) == (None,)
+    assert offsets_of([samples_of([30, 10])], settings(class_weights="none"), task_with(1)) == (None,)
+    assert offsets_of([samples_of([7, 7])], settings(class_weights="balanced"), task_with(1)) == (None,)
 
 
 def test_each_of_several_targets_has_offsets_of_the_studies_where_it_is_known() -> None:
     task = Task.of_several((Task.of("nodule", ("no", "yes")), Task.of("part", ("a", "b", "c"))))
     labels = [(0, 0), (0, 1), (0, 2), (1, UNKNOWN), (UNKNOWN, 0)]
     samples = [a_sample(k, target=own) for k, own in enumerate(labels)]
-    nodule, part = offsets_of(samples, settings(class_weights="balanced"), task)
+    nodule, part = offsets_of([samples], settings(class_weights="balanced"), task)
     assert nodule == pytest.approx((np.log(1 / 3),))
     assert part == pytest.approx((2 / 3 * np.log(2), -np.log(2) / 3, -np.log(2) / 3), abs=1e-6)
 

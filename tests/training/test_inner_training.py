@@ -1,6 +1,6 @@
 """A fold with inner folds: k networks, decided on together, averaged, and no say of the test part in any of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from medmllm.training.checkpoint import FOLDER
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult, cross_validate
 from medmllm.training.inner_folds import hold_classes, nest
-from medmllm.training.splits import SplitPlan
+from medmllm.training.splits import FoldSplit, SplitPlan
 from medmllm.training.tracking import NoRun
 from medmllm.training_config import Arm
 from tests.training.small_cohort import (
@@ -152,6 +152,11 @@ def pooled(
     return logits, truth, [logits[:, 0] for _, logits in own[1::2]]
 
 
+def mean_log_odds(cohort: Cohort, networks: Sequence[FoldSplit]) -> float:
+    """Return what weighing the classes alike took from the logits of a fold's networks, each by its own part."""
+    return float(np.mean([log_odds(np.array(cohort.targets)[one.train]) for one in networks]))
+
+
 def test_temperature_point_and_sets_come_from_all_tuning_parts_and_the_test_part_gets_the_mean(
     tmp_path: Path, asked: list[tuple[list[str], np.ndarray]]
 ) -> None:
@@ -162,7 +167,7 @@ def test_temperature_point_and_sets_come_from_all_tuning_parts_and_the_test_part
         own = found.folds[INNER * fold]
         logits, truth, tests = pooled(cohort, asked, fold)
         assert logits.size == networks[0].train.size + networks[0].tune.size
-        offset = log_odds(truth)  # of all that the fold's networks learnt from
+        offset = mean_log_odds(cohort, networks)
 
         def loss(log_temperature: float, z: np.ndarray = logits, y: np.ndarray = truth, b: float = offset) -> float:
             cooled = z / np.exp(log_temperature) + b
@@ -203,9 +208,10 @@ def test_a_rising_curve_is_fitted_to_single_networks_logits_which_go_through_it_
     networks, out = the_plan(config).outer[0], one_output(found)
     logits, truth, tests = pooled(cohort, asked, 0)
     temperature, least = found.folds[0].temperature, 1 / (len(truth) + 2)
+    offset = mean_log_odds(cohort, networks)
     curve = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
-    curve.fit(1 / (1 + np.exp(-logits / temperature)), truth)
-    each = [curve.predict(1 / (1 + np.exp(-z / temperature))) for z in tests]
+    curve.fit(1 / (1 + np.exp(-logits / temperature - offset)), truth)
+    each = [curve.predict(1 / (1 + np.exp(-z / temperature - offset))) for z in tests]
     mean = np.mean([np.log(p / (1 - p)) for p in each], axis=0)
     np.testing.assert_allclose(out.logits[networks[0].test], mean, atol=1e-8)
 

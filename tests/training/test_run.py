@@ -1,9 +1,12 @@
 """The small parts of a run's files; the files themselves are tested end to end in tests/pipelines/test_train.py."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from medmllm.training.run import headline, summary
+from medmllm.training.arms import split_cohort
+from medmllm.training.run import Trained, headline, summary, write_package
 from tests.reporting import made_up
+from tests.training.small_cohort import TASK, a_cohort, a_config, run
 
 
 def test_the_headline_holds_every_defined_estimate_by_arm() -> None:
@@ -34,3 +37,16 @@ def test_synthetic_numbers_are_called_synthetic_on_every_line_that_holds_one() -
     with_interval = [line for line in numbers if line.split()[1] == "AUROC"]
     assert with_interval
     assert all(line.endswith("(synthetic)") for line in with_interval)
+
+
+def test_each_package_tells_of_its_own_folds_whether_odds_were_taken_back(tmp_path: Path) -> None:
+    cohort, config = a_cohort(12, images=False), a_config(epochs=1)
+    plan = split_cohort(cohort, config.training)
+    (text,) = run(cohort, config, tmp_path, ("text",))
+    plain, weighted = (
+        replace(text, folds=tuple(fold.model_copy(update={"offsets": own}) for fold in text.folds))
+        for own in (None, (-1.0,))  # as where class_weights is searched, and the arms choose differently
+    )
+    trained = Trained(TASK, cohort, plan, (plain, weighted), config, made_up.provenance(), synthetic=True)
+    told = ["odds taken back" in write_package(trained, arm).calibration for arm in (plain, weighted)]
+    assert told == [False, True]

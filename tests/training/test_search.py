@@ -115,7 +115,7 @@ def test_a_fold_takes_the_candidate_whose_score_on_its_tuning_part_is_best(
     for choice, split in zip(found.choices, plan.folds, strict=True):
         *tried, again, _ = said[8 * split.fold : 8 * split.fold + 8]  # candidates, then the chosen one also on the test
         truth = np.array([cohort.targets[k] for k in split.tune])
-        offsets = offsets_of([cohort.members[k].sample for k in split.train], config.training, TASK)
+        offsets = offsets_of([[cohort.members[k].sample for k in split.train]], config.training, TASK)
         expected = [tuning_score(score, raw, truth, TASK, offsets=offsets[0]) for raw in tried]
         assert len(set(expected)) > 1
         assert list(choice.scores) == expected

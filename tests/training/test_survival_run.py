@@ -1,11 +1,18 @@
 """What is said beside the numbers of times to an event."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.model_documents import SurvivalTask
-from medmllm.training.survival_run import cautions
+from medmllm.training.candidates import candidates
+from medmllm.training.cross_validation import ArmResult
+from medmllm.training.search import Choice
+from medmllm.training.survival_run import cautions, smallest_batch_size
+from tests.training.small_cohort import a_config
 
 TIMES = np.array([*range(1, 21)], dtype=float)
 
@@ -23,3 +30,12 @@ def test_a_horizon_that_few_were_followed_until_is_remarked(last: float, told: l
 @pytest.mark.parametrize(("model", "batch_size", "told"), [("cox", 15, 1), ("cox", 16, 0), ("discrete_time", 4, 0)])
 def test_small_batches_of_a_cox_model_are_remarked(model: str, batch_size: int, told: int) -> None:
     assert len(said(11.0, model, batch_size)) == told
+
+
+def test_the_batch_size_looked_at_is_the_smallest_that_a_fold_chose() -> None:
+    config = a_config(batch_size=32, search={"batch_size": (4, 8, 16, 32)})
+    tried = candidates(config, "text")
+    choices = tuple(Choice("text", fold, tried, (None,) * 4, chosen) for fold, chosen in enumerate((2, 1, 3)))
+    arm = ArmResult("text", None, None, (), Path(), choices=choices)  # type: ignore[arg-type]
+    assert smallest_batch_size([arm], config) == 8
+    assert smallest_batch_size([replace(arm, choices=())], config) == 32
