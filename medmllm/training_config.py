@@ -19,7 +19,7 @@ from pydantic import (
     field_validator,
 )
 
-from medmllm.documents import Document, TextSettings
+from medmllm.documents import Document, TextSettings, fault_in_words
 from medmllm.model_documents import ModelSettings
 from medmllm.search_config import MOST_CANDIDATES, Grid, combinations, settle_grid
 from medmllm.survival_config import SurvivalSettings
@@ -242,7 +242,9 @@ class TrainingSettings(Document):
                 cls.model_validate(info.data | {k: v for k, v in candidate.items() if k in info.data} | {"search": {}})
             except ValidationError as error:
                 fault = error.errors(include_url=False)[0]
-                raise ValueError(f"{candidate} cannot be: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+                raise ValueError(
+                    f"{candidate} cannot be: {'.'.join(map(str, fault['loc']))}: {fault_in_words(fault)}"
+                ) from None
         return found
 
 

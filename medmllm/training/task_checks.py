@@ -6,10 +6,15 @@ settings, Task -> nothing, or the first that does not fit
 from medmllm.config import TrainConfig
 from medmllm.errors import ConfigError
 from medmllm.model_documents import Task
+from medmllm.search_config import SEARCHED
 from medmllm.training.candidates import all_candidates
 from medmllm.training.losses import check_weights
 from medmllm.training.policy import check_rules
 from medmllm.training.target_loss import check_target_settings
+from medmllm.training_config import TrainingSettings
+
+OF_CLASSES = ("loss", "focal_gamma", "class_weights", "sampling")
+"""Settings that can be searched and have no say in the likelihood of a time to an event."""
 
 
 def check_task(config: TrainConfig, task: Task) -> None:
@@ -17,12 +22,28 @@ def check_task(config: TrainConfig, task: Task) -> None:
 
     Raises:
         ConfigError: Class weights of another number of classes; for several targets, what is of one target's classes;
-            for a time to an event, what is of classes; a rule of the policy on what is not measured, or is of another
-            target.
+            for a time to an event, what is of classes; a search for what makes no difference; a rule of the policy on
+            what is not measured, or is of another target.
     """
     check_rules(config, task)
+    _check_search(config.training, task)
     for candidate in all_candidates(config):
         _check_training(candidate, task)
+
+
+def _check_search(training: TrainingSettings, task: Task) -> None:
+    """Refuse to search what makes no difference: candidates would be alike, or there would be none, without a word."""
+    for name in training.search:
+        if not set(SEARCHED[name]) & set(training.arms):
+            raise ConfigError(
+                f"[training.search] {name} makes no difference in the arms that are trained "
+                f"({', '.join(training.arms)}), only in {', '.join(SEARCHED[name])}: "
+                "leave it out, or train one of these"
+            )
+        if task.survival is not None and name in OF_CLASSES:
+            raise ConfigError(
+                f"[training.search] {name} is of classes, and the target is the time to an event: leave it out"
+            )
 
 
 def _check_training(config: TrainConfig, task: Task) -> None:
