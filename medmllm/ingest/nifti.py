@@ -308,8 +308,8 @@ def _affine(raw: Any) -> FloatArray:
     try:
         return np.asarray(raw.get_best_affine(), dtype=np.float64)
     except ValueError:
-        raise NiftiError("the quaternion of the qform is no rotation: voxels have no place",
-                         code="bad_qform") from None  # fmt: skip
+        raise NiftiError("the quaternion of the qform is no rotation: voxels have no place; convert it again, or "
+                         "set an sform", code="bad_qform") from None  # fmt: skip
 
 
 def _read_voxels(stream: BinaryIO, raw: Any, number: int) -> npt.NDArray[Any]:

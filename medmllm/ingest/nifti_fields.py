@@ -58,18 +58,19 @@ def look_at_fields(raw: Any) -> Remarks:
 def _refuse_undecidable(raw: Any) -> None:
     axes = int(raw["dim"][0])
     if not 0 <= axes <= MOST_AXES:
-        raise NiftiError(f"the header says that the image has {axes} axes, of 1 to {MOST_AXES}: it is damaged",
-                         code="nifti_unreadable")  # fmt: skip
+        raise NiftiError(f"the header says that the image has {axes} axes, of 1 to {MOST_AXES}: it is damaged, "
+                         "copy or convert the file again", code="nifti_unreadable")  # fmt: skip
     kind = int(raw["datatype"])
     if kind not in DATATYPES:
         raise NiftiError(f"the header says that voxels are of type {kind}, which is none that is read: convert them to "
                          "whole or real numbers of 8 to 64 bits", code="unsupported_datatype")  # fmt: skip
     slope, intercept, offset = (float(raw[field]) for field in ("scl_slope", "scl_inter", "vox_offset"))
     if math.isfinite(slope) and slope != 0 and not math.isfinite(intercept):
-        raise NiftiError("scl_inter is not a number beside a valid scl_slope: the values are unknown",
-                         code="bad_scaling")  # fmt: skip
+        raise NiftiError("scl_inter is not a number beside a valid scl_slope: the values are unknown; convert it "
+                         "again, or set scl_slope and scl_inter", code="bad_scaling")  # fmt: skip
     if not math.isfinite(offset):
-        raise NiftiError("vox_offset is not a number: where the voxels start is unknown", code="nifti_unreadable")
+        raise NiftiError("vox_offset is not a number: where the voxels start is unknown; convert the file again",
+                         code="nifti_unreadable")  # fmt: skip
 
 
 def _spacing(raw: Any) -> list[tuple[str, str]]:
@@ -86,7 +87,7 @@ def _spacing(raw: Any) -> list[tuple[str, str]]:
             found.append(("negative_spacing", reason))
         elif (spacing == 0 or not math.isfinite(spacing)) and size > 1:
             raise NiftiError(f"pixdim[{number}] is {spacing:g} and there is no sform: how far voxels lie apart is "
-                             "unknown", code="no_spacing")  # fmt: skip
+                             "unknown; convert it again, or set an sform", code="no_spacing")  # fmt: skip
         elif spacing == 0:
             found.append(("no_spacing", f"pixdim[{number}] is 0: the depth of the only slice was set to 1 mm"))
     return found

@@ -81,12 +81,15 @@ def test_an_infinite_slope_scales_nothing_and_is_told(tmp_path: Path) -> None:
     [
         ({"scl_slope": 2.0, "scl_inter": np.nan}, "bad_scaling"),
         ({"vox_offset": np.nan}, "nifti_unreadable"),
+        ({"sform_code": 0, "pixdim": with_depth(0.0)}, "no_spacing"),
         ({"sform_code": 0, "quatern_b": 0.9, "quatern_c": 0.9}, "bad_qform"),
     ],
 )
-def test_what_cannot_be_decided_is_refused(tmp_path: Path, fields: dict[str, object], code: str) -> None:
+def test_what_cannot_be_decided_is_refused_with_a_way_out(tmp_path: Path, fields: dict[str, object], code: str) -> None:
     path = patch(save(tmp_path / "a.nii", sform=1, qform=1), **fields)
     assert refusal_of(path) == code
+    with pytest.raises(NiftiError, match="convert (it|the file) again"):
+        read_header(path)
 
 
 def test_a_zero_slope_makes_the_intercept_meaningless(tmp_path: Path) -> None:
