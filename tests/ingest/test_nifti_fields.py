@@ -88,7 +88,7 @@ def test_an_infinite_slope_scales_nothing_and_is_told(tmp_path: Path) -> None:
 def test_what_cannot_be_decided_is_refused_with_a_way_out(tmp_path: Path, fields: dict[str, object], code: str) -> None:
     path = patch(save(tmp_path / "a.nii", sform=1, qform=1), **fields)
     assert refusal_of(path) == code
-    with pytest.raises(NiftiError, match="convert (it|the file) again"):
+    with pytest.raises(NiftiError, match=r"convert (it|the file) again"):
         read_header(path)
 
 
