@@ -7,7 +7,9 @@ classes each has its own curve, one against the rest, and the results are scaled
 
 A curve bends to every study it is fitted on: below some hundred tuning studies it follows their noise, where a
 temperature would not. It is flat over stretches, so studies that a temperature leaves apart tie, and the AUROC falls.
-No probability is moved beyond 1 / (n + 2) of 0 or 1, which is what n tuning studies can support (Laplace).
+No probability is moved beyond 1 / (n + 2) of 0 or 1, which is what n tuning studies can support (Laplace). Studies are
+told apart by four decimals of their probability: what differs by less, as the same note read in two batches does by
+rounding, would stand on two sides of a step, and be scored as the one or the other by chance.
 """
 
 from collections.abc import Sequence
@@ -20,6 +22,8 @@ from medmllm.evaluation.calibration import apply_temperature, to_logits, to_prob
 from medmllm.evaluation.discrimination import IntArray
 from medmllm.model_documents import IsotonicMap
 from medmllm.records import FloatArray
+
+DECIMALS = 4
 
 
 def fit_isotonic(probabilities: FloatArray, targets: IntArray) -> tuple[IsotonicMap, ...]:
@@ -40,7 +44,8 @@ def fit_isotonic(probabilities: FloatArray, targets: IntArray) -> tuple[Isotonic
 
 def _fit(chances: FloatArray, events: FloatArray) -> IsotonicMap:
     least = 1 / (len(chances) + 2)
-    curve = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip").fit(chances, events.astype(float))
+    curve = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
+    curve.fit(np.round(chances, DECIMALS), events.astype(float))
     return IsotonicMap(given=tuple(map(float, curve.X_thresholds_)), calibrated=tuple(map(float, curve.y_thresholds_)))
 
 

@@ -20,7 +20,8 @@ NEW = np.linspace(-9, 9, 37)
 def test_two_classes_follow_scikit_learns_curve_between_its_bounds() -> None:
     maps = fit_isotonic(to_probabilities(LOGITS / 2.0), TARGETS)
     least = 1 / 62  # 60 tuning studies
-    peer = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip").fit(expit(LOGITS / 2.0), TARGETS)
+    peer = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
+    peer.fit(np.round(expit(LOGITS / 2.0), 4), TARGETS)
     expected = peer.predict(expit(NEW / 2.0))
     found = calibrate(NEW[:, None], 2.0, maps)
     np.testing.assert_allclose(expit(found[:, 0]), expected)
@@ -35,11 +36,20 @@ def test_more_classes_are_calibrated_one_against_the_rest_and_sum_to_1() -> None
     new = RNG.normal(size=(20, 3))
     least = 1 / 62
     curves = [
-        IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip").fit(chances, targets == k)
+        IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip").fit(chances.round(4), targets == k)
         for k, chances in enumerate(softmax(logits, axis=1).T)
     ]
     raw = np.stack([curve.predict(softmax(new, axis=1)[:, k]) for k, curve in enumerate(curves)], axis=1)
     np.testing.assert_allclose(softmax(calibrate(new, 1.0, maps), axis=1), raw / raw.sum(axis=1, keepdims=True))
+
+
+def test_studies_that_only_rounding_tells_apart_stand_on_no_two_sides_of_a_step() -> None:
+    rounding = np.repeat([-1e-9, 1e-9], 10)
+    told = np.array([0] * 8 + [1] * 2 + [0] * 2 + [1] * 8)  # 0.2 just below, 0.8 just above
+    for middle in (0.3, 0.30005):  # the latter lies between two of four decimals
+        maps = fit_isotonic(np.stack([1 - middle - rounding, middle + rounding], axis=1), told)
+        below, above = calibrate(logit(middle + np.array([[-1e-8], [1e-8]])), 1.0, maps)[:, 0]
+        assert expit(above) - expit(below) < 1e-3
 
 
 def test_a_temperature_alone_divides_the_logits() -> None:

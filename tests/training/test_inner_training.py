@@ -210,10 +210,10 @@ def test_a_rising_curve_is_fitted_to_single_networks_logits_which_go_through_it_
     temperature, least = found.folds[0].temperature, 1 / (len(truth) + 2)
     offset = mean_log_odds(cohort, networks)
     curve = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
-    curve.fit(1 / (1 + np.exp(-logits / temperature - offset)), truth)
+    curve.fit(np.round(1 / (1 + np.exp(-logits / temperature - offset)), 4), truth)
     each = [curve.predict(1 / (1 + np.exp(-z / temperature - offset))) for z in tests]
     mean = np.mean([np.log(p / (1 - p)) for p in each], axis=0)
-    np.testing.assert_allclose(out.logits[networks[0].test], mean, atol=1e-8)
+    np.testing.assert_allclose(out.logits[networks[0].test], mean, atol=1e-6)
 
 
 def test_a_modality_is_taken_from_all_networks_alike_before_they_are_averaged(
