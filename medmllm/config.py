@@ -24,6 +24,7 @@ from medmllm.documents import Document, ImageSettings, Probability, RecordingSet
 from medmllm.errors import ConfigError
 from medmllm.model_documents import ModelSettings
 from medmllm.records import Severity
+from medmllm.search_config import SEARCHED
 from medmllm.table_documents import TableSettings
 from medmllm.training_config import (
     EvaluationSettings,
@@ -332,7 +333,9 @@ def explain_fault(error: ValidationError, model: type[Document]) -> str:
         return f"{place}lacks the key {key!r}"
     given = fault["input"]
     got = "" if isinstance(given, Mapping) else f", got {given!r}"  # a whole table would bury what is said of it
-    return f"{place}{key}: {fault_in_words(fault)}{got}"
+    several = isinstance(given, list) and tables in (["training"], ["model"]) and key in SEARCHED
+    hint = f"; several to choose from go into [training.search], as {key} = {given}" if several else ""
+    return f"{place}{key}: {fault_in_words(fault)}{got}{hint}"
 
 
 def _wrong_name(loc: list[str], fault: ErrorDetails) -> str:

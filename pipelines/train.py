@@ -112,7 +112,8 @@ def run(
     config.write(out / "settings.json")
     arms, said = usable_arms(cohort, config)
     plan, leaks = settle_folds(cohort, config.training, given, out, labels=task.names)
-    said += [*left_out(index, found.missing, task.target, synthetic=synthetic), *leaks]
+    wanted = task.target if task.survival is None else f"{task.target} or {task.survival.event}"
+    said += [*left_out(index, found.missing, wanted, synthetic=synthetic), *leaks]
     provenance = stamp(
         train_command(config, targets, labels=labels is not None, splits=splits is not None),
         seed=config.training.seed,

@@ -81,3 +81,9 @@ def test_a_refused_grid_is_answered_by_the_reason_alone_not_by_the_grid() -> Non
 def test_one_value_where_a_search_wants_a_list_is_called_so() -> None:
     with pytest.raises(ConfigError, match=r"\[training.search\] dropout: Input should be a list, got 0.5"):
         a_search("dropout=0.5")
+
+
+@pytest.mark.parametrize("setting", ["model.dropout=[0.2, 0.5]", "training.weight_decay=[0.1, 1.0]"])
+def test_a_list_where_one_value_is_wanted_is_told_where_lists_go(setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"several to choose from go into \[training.search\]"):
+        load_config(TrainConfig, "train", overrides=[setting])

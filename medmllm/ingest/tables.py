@@ -288,7 +288,7 @@ def _own_classes(column: str, known: Mapping[str, str]) -> tuple[tuple[str, ...]
     if len(classes) > MOST_CLASSES:
         raise LabelError(
             f"the column {column!r} has {len(classes)} different values, at most {MOST_CLASSES} classes are possible: "
-            f"compare it with a bound, e.g. {column}>=3"
+            f'compare it with a bound, e.g. {column}>=3; a column of times wants [task] kind = "survival"'
         )
     for pair in NEGATIVE_FIRST:
         if sorted(name.lower() for name in classes) == sorted(pair):

@@ -87,7 +87,7 @@ def test_fused_orders_the_times_better_than_each_alone_and_nearly_as_the_true_ri
         "death": (table["death"] == "yes").sum(),
         "censored": (table["death"] == "no").sum(),
     }
-    assert "2 studies have no value for days and were left out." in told["remarks"]
+    assert "2 studies have no value for days or death and were left out." in told["remarks"]
     assert f"fused  C-index {fused['estimate']:.3f}" in timed_run.outcome.stdout
     assert "AUROC" not in timed_run.outcome.stdout
 
