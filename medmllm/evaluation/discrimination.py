@@ -20,6 +20,9 @@ from medmllm.records import FloatArray
 IntArray = npt.NDArray[np.integer]
 BoolArray = npt.NDArray[np.bool_]
 
+ROUNDING = 1e-5
+"""Logits nearer than this count as one where a threshold is sought: batches of another size move them by about 1e-6."""
+
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
@@ -89,8 +92,9 @@ def choose_threshold(targets: IntArray, probabilities: FloatArray) -> float:
     """Return the threshold with the largest Youden's J (sensitivity + specificity - 1).
 
     Thresholds lie midway between neighbouring distinct probabilities, so that the cut is not glued to one
-    study. Of equally good ones the nearest to 0.5 is taken; without any J above 0 it is 0.5 itself. Choose
-    on a tuning part, never on the studies that are then reported.
+    study; not between those that only rounding tells apart, where there are others: such studies would fall now to
+    one side and now to the other as they are scored in other batches. Of equally good ones the nearest to 0.5 is
+    taken; without any J above 0 it is 0.5 itself. Choose on a tuning part, never on the studies that are then reported.
 
     Args:
         targets: 0 or 1, both present; shape (studies,).
@@ -112,6 +116,10 @@ def choose_threshold(targets: IntArray, probabilities: FloatArray) -> float:
     missed = np.cumsum(np.bincount(place, weights=target == 1, minlength=levels.size))[:-1]
     rejected = np.cumsum(np.bincount(place, weights=target == 0, minlength=levels.size))[:-1]
     youden = rejected / negatives - missed / positives  # of the cut just above each level
+    with np.errstate(divide="ignore"):
+        apart = np.diff(np.log(levels) - np.log1p(-levels)) > ROUNDING
+    if apart.any():
+        youden = np.where(apart, youden, -np.inf)
     if not youden.size or youden.max() <= 0:
         return 0.5
     midpoints = (levels[:-1] + levels[1:]) / 2

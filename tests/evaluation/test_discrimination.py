@@ -191,6 +191,13 @@ def test_neighbouring_floats_are_still_cut_between(low: float) -> None:
     assert low < threshold <= high
 
 
+def test_no_threshold_parts_studies_that_only_rounding_tells_apart() -> None:
+    # One more negative would be right by a cut between the two studies of 0.6: J would be 1, not 2/3.
+    targets, chances = np.array([0, 0, 0, 1, 1]), np.array([0.1, 0.2, 0.6, 0.6 + 1e-9, 0.9])
+    assert choose_threshold(targets, chances) == pytest.approx(0.4)
+    assert choose_threshold(np.array([0, 1, 1]), np.array([0.0, 1e-3, 1.0])) == pytest.approx(5e-4)
+
+
 @pytest.mark.parametrize("label", [0, 1])
 def test_a_threshold_from_one_class_alone_is_refused(label: int) -> None:
     with pytest.raises(EvaluationError, match="needs both classes, got"):
