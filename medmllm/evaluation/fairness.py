@@ -33,7 +33,7 @@ from medmllm.evaluation.discrimination import (
 )
 from medmllm.evaluation.remarks import NAMES
 from medmllm.evaluation.repeats import mean_measure
-from medmllm.evaluation.resampling import Interval, Measure, Resamples, joint_confidence, resample
+from medmllm.evaluation.resampling import Interval, Measure, Resamples, joint_confidence, level, resample
 from medmllm.records import FloatArray
 
 GAPS = {
@@ -299,8 +299,8 @@ def _gaps(
         highest, lowest = max(defined, key=defined.__getitem__), min(defined, key=defined.__getitem__)
         if highest == lowest:  # all alike
             highest, lowest = list(defined)[:2]
-        level = joint_confidence(_pairs(drawn, metric, list(defined)), confidence)
-        difference = drawn.difference(f"{metric} {highest}", f"{metric} {lowest}", level)
+        joint = joint_confidence(_pairs(drawn, metric, list(defined)), confidence)
+        difference = drawn.difference(f"{metric} {highest}", f"{metric} {lowest}", joint)
         yield Gap(gap, metric, highest, lowest, difference)
 
 
@@ -327,7 +327,7 @@ def gap_remarks(found: Subgroups, *, arm: str, confidence: float, few: str = "pa
         metric = NAMES.get(gap.metric, gap.metric.replace("_", " "))
         yield (
             f"The {arm} model does not do alike for all groups of {found.column}: {metric} of {gap.highest} lies "
-            f"{gap.difference.estimate:.3f} above that of {gap.lowest} ({100 * confidence:g} % interval {low:.3f} to "
+            f"{gap.difference.estimate:.3f} above that of {gap.lowest} ({level(confidence)} interval {low:.3f} to "
             f"{high:.3f})."
         )
     if found.too_small:

@@ -21,7 +21,7 @@ import numpy as np
 from medmllm.evaluation.cohort import OutOfFold, auroc_measure
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.repeats import mean_measure
-from medmllm.evaluation.resampling import Interval, Measure, resample
+from medmllm.evaluation.resampling import Interval, Measure, level, resample
 from medmllm.records import FloatArray
 
 MeasureOf = Callable[[list[int], FloatArray], Measure]
@@ -232,7 +232,7 @@ def use_remarks(uses: Sequence[ModalityUse], *, confidence: float) -> Iterator[s
         if use.verdict == "ignored":
             yield (
                 f"The {use.arm} model ignores {noun}: given another patient's, its {use.metric} falls by "
-                f"{fall.estimate:+z.3f} ({100 * confidence:g} % interval {fall.low:+z.3f} to {fall.high:+z.3f}, "
+                f"{fall.estimate:+z.3f} ({level(confidence)} interval {fall.low:+z.3f} to {fall.high:+z.3f}, "
                 f"all below {use.bound:g})."
             )
         elif use.verdict == "unclear":
@@ -240,12 +240,12 @@ def use_remarks(uses: Sequence[ModalityUse], *, confidence: float) -> Iterator[s
 
 
 def _why_unclear(use: ModalityUse, confidence: float) -> str:
-    level = f"{100 * confidence:g} % interval"
+    interval = f"{level(confidence)} interval"
     if use.auroc.low is None or use.fall.low is None:
         return f"the fall of its {use.metric} with another patient's has no interval"
     if use.auroc.low <= CHANCE:
-        return f"it is not shown to beat chance (the {level} of its {use.metric} starts at {use.auroc.low:.2f})"
+        return f"it is not shown to beat chance (the {interval} of its {use.metric} starts at {use.auroc.low:.2f})"
     return (
-        f"with another patient's its {use.metric} falls by {use.fall.estimate:+z.3f} ({level} {use.fall.low:+z.3f} to "
+        f"with another patient's its {use.metric} falls by {use.fall.estimate:+z.3f} ({interval} {use.fall.low:+z.3f} to "
         f"{use.fall.high:+z.3f}), which is neither above 0 nor below {use.bound:g}"
     )

@@ -111,6 +111,15 @@ def resample(
     return Resamples(estimates=estimates, draws=draws, lacking_a_class=lacking)
 
 
+def level(confidence: float) -> str:
+    """Return the level of an interval as people write it.
+
+    >>> level(0.95), level(0.975)
+    ('95 %', '97.5 %')
+    """
+    return f"{100 * confidence:g} %"
+
+
 def draw_weights(patients: Sequence[str], *, samples: int, seed: int) -> Iterator[FloatArray]:
     """Draw as many patients as there are, with replacement, and yield how often each study is in, block by block.
 
