@@ -250,8 +250,7 @@ def draw_learning(curve: LearningCurveDocument | None, confidence: float, repeat
         "learning_curve",
         f"{curve.metric} of the {curve.arm} arm by training patients: {told}",
         f"{curve.metric} of the {curve.arm} arm out of fold by the training patients of a fold, on average; bars "
-        f"{level(confidence)} intervals, dashed: guessing"
-        + (f"; mean over {repeats} repeats" if repeats > 1 else ""),
+        f"{level(confidence)} intervals, dashed: guessing" + (f"; mean over {repeats} repeats" if repeats > 1 else ""),
         draw("learning", chart, path(tuple((mark.x, mark.y) for mark in chart.marks)), FRAME),
     )
 
