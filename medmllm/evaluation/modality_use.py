@@ -21,7 +21,7 @@ import numpy as np
 from medmllm.evaluation.cohort import OutOfFold, auroc_measure
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.repeats import mean_measure
-from medmllm.evaluation.resampling import Interval, Measure, level, resample
+from medmllm.evaluation.resampling import Interval, Measure, level, resample, within
 from medmllm.records import FloatArray
 
 MeasureOf = Callable[[list[int], FloatArray], Measure]
@@ -192,14 +192,10 @@ def _measures(
             continue
         column, of = np.searchsorted(inside, places), places.tolist()
         permuted = mean_measure([measure_of(of, chances) for chances in own.permuted[:, places]])
-        found["as it is"].append(_of_columns(column, measure_of(of, said[places])))
-        found["permuted"].append(_of_columns(column, permuted))
-        found["absent"].append(_of_columns(column, measure_of(of, own.absent[places])))
+        found["as it is"].append(within(column, measure_of(of, said[places])))
+        found["permuted"].append(within(column, permuted))
+        found["absent"].append(within(column, measure_of(of, own.absent[places])))
     return {name: mean_measure(own) for name, own in found.items()}
-
-
-def _of_columns(columns: IntArray, measure: Measure) -> Measure:
-    return lambda weights: measure(weights[:, columns])
 
 
 def verdict(auroc: Interval, fall: Interval, bound: float) -> Verdict:
@@ -246,6 +242,6 @@ def _why_unclear(use: ModalityUse, confidence: float) -> str:
     if use.auroc.low <= CHANCE:
         return f"it is not shown to beat chance (the {interval} of its {use.metric} starts at {use.auroc.low:.2f})"
     return (
-        f"with another patient's its {use.metric} falls by {use.fall.estimate:+z.3f} ({interval} {use.fall.low:+z.3f} to "
-        f"{use.fall.high:+z.3f}), which is neither above 0 nor below {use.bound:g}"
+        f"with another patient's its {use.metric} falls by {use.fall.estimate:+z.3f} ({interval} "
+        f"{use.fall.low:+z.3f} to {use.fall.high:+z.3f}), which is neither above 0 nor below {use.bound:g}"
     )

@@ -45,6 +45,7 @@ def remarks(evaluation: CohortEvaluation, *, confidence: float, samples: int) ->
         *_on_fusion(evaluation, interval),
         *_on_calibration(evaluation, interval),
         *_on_estimates_outside(evaluation, interval),
+        *_on_no_width(evaluation),
         *_on_resamples(evaluation, samples),
     )
 
@@ -121,8 +122,8 @@ def _on_calibration(evaluation: CohortEvaluation, interval: str) -> Iterator[str
         if intercept.low is not None and intercept.high is not None and not intercept.low <= 0 <= intercept.high:
             fault = "too high" if intercept.high < 0 else "too low"
             yield (
-                f"Probabilities of the {arm} arm are {fault} on average: the {interval} of the calibration intercept is "
-                f"{intercept.low:+.2f} to {intercept.high:+.2f}, 0 is right."
+                f"Probabilities of the {arm} arm are {fault} on average: the {interval} of the calibration intercept "
+                f"is {intercept.low:+.2f} to {intercept.high:+.2f}, 0 is right."
             )
 
 
@@ -143,6 +144,19 @@ def _on_estimates_outside(evaluation: CohortEvaluation, interval: str) -> Iterat
             else "resampling shifts this measure, so take neither as exact"
         )
         yield f"An estimate of {name} lies outside of its {interval} ({'; '.join(found)}): {why}."
+
+
+def _on_no_width(evaluation: CohortEvaluation) -> Iterator[str]:
+    flat: dict[str, list[str]] = {}
+    for arm in evaluation.arms:
+        for metric in arm.metrics:
+            if metric.low is not None and metric.low == metric.high == metric.estimate:
+                flat.setdefault(metric.name, []).append(f"{arm.arm} arm: {metric.estimate:.3f}")
+    for name, found in flat.items():
+        yield (
+            f"Every resample gives the same {name} ({'; '.join(found)}): an interval without width does not tell how "
+            "far other patients would change it."
+        )
 
 
 def _on_resamples(evaluation: CohortEvaluation, samples: int) -> Iterator[str]:

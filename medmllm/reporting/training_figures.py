@@ -217,8 +217,8 @@ def _reliability(
                 f"reliability_{name}",
                 f"Reliability of the {name} arm: {told}",
                 f"Reliability, {name}: probability of {of_what} in ten bins; area shows the number of studies, "
-                f"bars {level(confidence)} intervals of as many patients as are in the bin. On the diagonal is calibrated"
-                + _of_repeats(len(repeats), "points are"),
+                f"bars {level(confidence)} intervals of as many patients as are in the bin. On the diagonal is "
+                "calibrated" + _of_repeats(len(repeats), "points are"),
                 draw("reliability", number, own, line(name, (), each).repeats, largest, FRAME, synthetic),
             )
         )

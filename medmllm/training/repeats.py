@@ -71,9 +71,9 @@ def repeat_remarks(plan: SplitPlan, task: Task, *, learning: bool) -> tuple[str,
     first += [] if task.timed is None else ["calibration by quarters", "the curves of the risk groups"]
     said = _listed(first)
     return (
-        f"{_listed(means)} are means over {len(repeats_of(plan))} repeats of the cross-validation, each with other folds of the "
-        "same patients; their intervals are of the patients, and lowest and highest tell how far the repeats lie "
-        f"apart. {said[0].upper()}{said[1:]} are of the first repeat, whose networks are packaged.",
+        f"{_listed(means)} are means over {len(repeats_of(plan))} repeats of the cross-validation, each with other "
+        "folds of the same patients; their intervals are of the patients, and lowest and highest tell how far the "
+        f"repeats lie apart. {said[0].upper()}{said[1:]} are of the first repeat, whose networks are packaged.",
     )
 
 
