@@ -184,8 +184,8 @@ def gap_remarks(found: Subgroups, *, arm: str, confidence: float, few: str = "pa
             continue
         yield (
             f"The {arm} model does not do alike for all groups of {found.column}: {_called(gap.metric)} of "
-            f"{gap.highest} lies {gap.difference.estimate:.3f} above that of {gap.lowest} ({level(confidence)} interval {low:.3f} to "
-            f"{high:.3f})."
+            f"{gap.highest} lies {gap.difference.estimate:.3f} above that of {gap.lowest} ({level(confidence)} "
+            f"interval {low:.3f} to {high:.3f})."
         )
     if found.too_small:
         yield f"Groups of {found.column} with too few patients to be shown: {', '.join(found.too_small)}."
