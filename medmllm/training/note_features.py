@@ -75,8 +75,10 @@ def _read(
     machine = Machine.of(settings.device, settings.precision, channels_last=settings.channels_last)
     machine.place(member.network)
     text_only = contract.model_copy(update={"image": None})
+    # A time to an event is coded for the loss later, by the intervals of the fold.
+    unlabelled = [replace(sample, target=None) for sample in samples]
     features: list[Tensor] = []
-    for batch in batches(samples, text_only, settings, member.pad_token_id, None):
+    for batch in batches(unlabelled, text_only, settings, member.pad_token_id, None):
         here = machine.bring(batch)
         with machine.autocast():
             features += encoder.pool(encoder.embed(here.token_ids), here.token_mask).float().cpu()

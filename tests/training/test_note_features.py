@@ -11,7 +11,7 @@ from medmllm.models.note_windows import Windows
 from medmllm.models.package import FoldNetwork
 from medmllm.models.text_encoder import TextEncoder
 from medmllm.preprocessing.sample import collate
-from medmllm.records import Sample
+from medmllm.records import UNKNOWN, Sample, Survival, Target
 from medmllm.training.arms import split_cohort
 from medmllm.training.cross_validation import cross_validate
 from medmllm.training.loop import fit, predict_logits
@@ -129,6 +129,16 @@ def test_notes_are_read_again_for_another_batch_size_and_where_one_is_new(
     assert sum(notes_read) == 7
     read_notes(member, [*samples, a_sample(99, note="a word more")], CONTRACT, settings(), known)
     assert sum(notes_read) == 7 + 8
+
+
+@pytest.mark.parametrize("target", [Survival(4.0, event=True), (1, Survival(2.5, event=False)), (0, UNKNOWN)])
+def test_what_is_known_of_a_study_changes_nothing_that_is_read_of_its_note(bert_folder: Path, target: Target) -> None:
+    member, samples = a_limited_member(bert_folder, "frozen"), some_samples()
+    told = [replace(sample, target=target) for sample in samples]
+    found = read_notes(member, told, CONTRACT, settings())
+    assert [sample.target for sample in found] == [target] * len(samples)
+    for one, other in zip(found, read_notes(member, samples, CONTRACT, settings()), strict=True):
+        assert one.note_features is other.note_features is None or torch.equal(one.note_features, other.note_features)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
