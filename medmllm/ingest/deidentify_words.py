@@ -79,6 +79,14 @@ NEVER_NAMES = _words(
 )
 """Words that are no name wherever they stand: a name ends before one of them."""
 
+TRADE_WORDS = frozenset({
+    "original", "primary", "secondary", "derived", "axial", "localizer", "mosaic", "standard", "projection",
+    "diffusion", "perfusion", "magnitude", "helical", "reformatted", "philips", "siemens", "healthineers", "medical",
+    "systems", "electric", "general", "toshiba", "canon", "hitachi", "fujifilm", "hologic", "carestream", "corporation",
+    "healthcare",
+})  # fmt: skip
+"""Words of headers in which a name may stand by chance: not every Philip is a Philips."""
+
 EPONYM_NOUNS = (
     "disease|syndrome|sign|tumou?r|cyst|node|nodule|lymphoma|fracture|deformity|thyroiditis|ophthalmopathy|esophagus|"
     "oesophagus|hernia|duct|pouch|reflex|reaction|stage|stent|catheter|tube|drain|test|score|classification|criteria|"
