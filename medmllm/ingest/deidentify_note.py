@@ -17,20 +17,21 @@ from medmllm.ingest.deidentify_identifiers import Identifiers
 from medmllm.ingest.deidentify_patterns import (
     ADDRESSES,
     AGES,
-    CREDITED,
+    BORN,
     DATES,
     FIRST_AND_LAST,
     LABELLED_IDS,
     LONG_IDS,
     MAIL,
     MONTH_NUMBERS,
+    NAMED,
     PATIENT_IS,
+    PATIENT_NAMED,
     PHONES,
-    SIGNED,
     SIGNED_BY,
     SOCIAL,
-    TITLED,
     URL,
+    WITH_CARETS,
 )
 from medmllm.ingest.deidentify_spelling import LETTERS, SHORTEST_NAME, WORD, Likeness, folded
 from medmllm.ingest.deidentify_words import EPONYM_NOUNS, FIRST_NAMES, NEVER_NAMES
@@ -38,7 +39,7 @@ from medmllm.ingest.deidentify_words import EPONYM_NOUNS, FIRST_NAMES, NEVER_NAM
 OLDEST_YEARS = 89
 PAGE = 4000  # characters that the patterns look at together
 _PLACEHOLDER = re.compile(r"X{3,}|\[[A-Z]+\]|_{3,}|\*{3,}")
-_WORDS = re.compile(r"[^\W\d_][\w'’-]*")
+_WORDS = re.compile(r"[^\W\d_][\w\u0300-\u036f'’-]*")
 _AFTER_NAME = re.compile(rf"(?:['’´`]s(?![^\W_]))?(?P<noun>['’]?[ ]+(?:{EPONYM_NOUNS})\b)?", re.IGNORECASE)
 _WORD_BEFORE, _WORD_AFTER = re.compile(rf"({LETTERS})[ _]$"), re.compile(rf"[ _]({LETTERS})")
 _OPENING = re.compile(r"(?:^|[.:;!?•*#\n-]|\d\))\s*$")
@@ -79,7 +80,7 @@ class NoteScrubber:
             text = self._replace(kind, patterns, text)
         for pattern in AGES:
             text = pattern.sub(self._age, text)
-        for pattern in (SIGNED, SIGNED_BY, TITLED, CREDITED, PATIENT_IS, FIRST_AND_LAST):
+        for pattern in NAMED:
             text = pattern.sub(self._announced, text)
         return text
 
@@ -135,12 +136,12 @@ class NoteScrubber:
         if found.re is FIRST_AND_LAST and name.split()[0].casefold() not in FIRST_NAMES:
             return found[0]
         end = len(name)
-        for word in _WORDS.finditer(name):
+        for word in () if found.re is WITH_CARETS else _WORDS.finditer(name):
             if word[0].casefold().rstrip("'s") in NEVER_NAMES or self._kept(word[0]) or _PLACEHOLDER.search(word[0]):
                 end = word.start()
                 break
         taken = name[:end].rstrip(" \t,.-")
-        both_needed = found.re in (FIRST_AND_LAST, PATIENT_IS, SIGNED_BY)
+        both_needed = found.re in (FIRST_AND_LAST, PATIENT_IS, PATIENT_NAMED, BORN, SIGNED_BY)
         if not re.search(r"[^\W\d_]", taken) or (both_needed and end < len(name)):
             return found[0]
         self.counts["NAME"] += 1
