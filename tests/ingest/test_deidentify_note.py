@@ -33,7 +33,7 @@ def scrub(
         "Right Lower Lobe. Chest Tube. Swan Ganz. Foley. Port-A-Cath. Le Fort II. Mc Burney. Patient Denies Pain.",
         "24 Hr Holter. 8 Fr. Foley. Versions 1.2.10.4, 3.II, stage III.2. 12000 Platelets, 71260 Chest, CPT, 71260 CT.",
         "Patient: Yes, I do.\nPatient: Okay\nPatient: Hm\nPatient: Alert and so. Patient: Augmentin, Detro LA",
-        "Patient: Honestly, I'm fine. Benign Primary Bone Tumors. Internal Medicine clinic. Urine Creatine. Chest Pain * see.",
+        "Patient: Honestly, I'm fine. Benign Primary Bone Cysts. Internal Medicine clinic. Urine Creatine. Pain * see.",
         "10^3/uL, T^2. Preterm, born at 30 weeks.",
         "OB-Gyn, PD FS, CA 19-9, CC: chest pain, Neoplasm Name: Pilocytic Astrocytoma. The patient DRINKS ALCOHOL.",
     ],
