@@ -17,8 +17,9 @@ from medmllm.evaluation.discrimination import IntArray
 from medmllm.evaluation.fold_decisions import plain
 from medmllm.evaluation.isotonic import calibrate
 from medmllm.evaluation.survival_curve import fit_hazard_temperature, hazard_surprise
-from medmllm.model_documents import FoldSurvival, Task
+from medmllm.model_documents import Task
 from medmllm.records import FloatArray
+from medmllm.tuning_documents import FoldSurvival
 
 LARGER_IS_BETTER: Mapping[str, bool] = {"log_loss": False, "auroc": True}
 
