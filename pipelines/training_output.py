@@ -82,7 +82,7 @@ def _evaluation(trained: Trained, each: Sequence[Told], more: Sequence[str]) -> 
         contract_fingerprint=told_contract(trained.arms[-1].contract).fingerprint,
         remarks=(
             *more,
-            *repeat_remarks(trained.plan, trained.task),
+            *repeat_remarks(trained.plan, trained.task, learning=bool(trained.config.training.learning_curve)),
             *search_remarks(search),
             *unmet(rules),
             *(line for told in every for line in told.remarks),

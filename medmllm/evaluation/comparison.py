@@ -16,7 +16,7 @@ from medmllm.evaluation.cohort import OutOfFold, measures_of
 from medmllm.evaluation.discrimination import IntArray
 from medmllm.evaluation.remarks import NAMES
 from medmllm.evaluation.repeats import Repeat, mean_measure, on_all, spread
-from medmllm.evaluation.resampling import Interval, Measure, resample
+from medmllm.evaluation.resampling import Interval, Measure, level, resample
 from medmllm.records import ArmEvaluation, Metric
 
 HIGHER_IS_BETTER = frozenset(
@@ -214,7 +214,7 @@ def _on_many_comparisons(found: Comparison, confidence: float) -> Iterator[str]:
     count = len(found.differences)
     by_chance = count * (1 - confidence)
     yield (
-        f"{count} differences are shown, each with its own {100 * confidence:g} % interval and no correction for their "
+        f"{count} differences are shown, each with its own {level(confidence)} interval and no correction for their "
         f"number: if no run differed from another, about {by_chance:.1f} of them would still exclude 0. Choose the "
         "metric before you look."
     )

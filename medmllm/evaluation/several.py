@@ -20,7 +20,7 @@ from medmllm.evaluation.cohort import COMPARED_ARM, COMPARED_METRIC, OutOfFold, 
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.fold_decisions import plain
 from medmllm.evaluation.repeats import Repeat, mean_measure, on_all, spread
-from medmllm.evaluation.resampling import Interval, Measure, resample
+from medmllm.evaluation.resampling import Interval, Measure, resample, within
 from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.model_documents import Place, Task
 from medmllm.records import UNKNOWN, ArmEvaluation, CohortEvaluation, FloatArray, Metric
@@ -200,17 +200,4 @@ def _of_target(
         part.classes,
         ordered=part.kind == "ordinal",
     )
-
-    def of_known(measure: Measure) -> Measure:
-        return lambda weights: _where_weighty(measure, weights[:, inside])
-
-    return {name: of_known(measure) for name, measure in own.items()}
-
-
-def _where_weighty(measure: Measure, weights: FloatArray) -> FloatArray:
-    """Return a measure of each draw that holds any of its studies, NaN of the others."""
-    found = np.full(len(weights), np.nan)
-    some = weights.sum(axis=1) > 0
-    if some.any():
-        found[some] = measure(weights[some])
-    return found
+    return {name: within(inside, measure) for name, measure in own.items()}
