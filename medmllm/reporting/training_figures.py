@@ -117,7 +117,6 @@ def draw_figures(
     *,
     confidence: float,
     synthetic: bool = False,
-    end: str = "",
     more: Sequence[Sequence[OutOfFold]] = (),
 ) -> TrainingFigures:
     """Return the figures of one target.
@@ -129,7 +128,6 @@ def draw_figures(
         patients: Patient of each of them.
         confidence: Level of the intervals.
         synthetic: The studies are.
-        end: Of the files' names, where there are several targets.
         more: What the arms said in each further repeat of the cross-validation.
     """
     said = [(arm.arm, [own[k].probabilities for own in (arms, *more)]) for k, arm in enumerate(arms)]
@@ -138,8 +136,7 @@ def draw_figures(
         *_reliability(told.task, said, targets, patients, confidence=confidence, synthetic=synthetic),
     )
     decision = _decision(told.decision_curves, told.task.classes[-1])
-    drawn = TrainingFigures(curves, decision, draw_learning(told.learning_curve, confidence, 1 + len(more)))
-    return drawn.named(end)
+    return TrainingFigures(curves, decision, draw_learning(told.learning_curve, confidence, 1 + len(more)))
 
 
 def write_figures(folder: Path, figures: Sequence[TrainingFigures], *, synthetic: bool) -> None:
