@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medmllm.errors import EvaluationError
-from medmllm.evaluation.fairness import Subgroups, gap_remarks
+from medmllm.evaluation.group_gaps import Subgroups, gap_remarks
 from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.evaluation.resampling import draw_weights
 from medmllm.evaluation.survival import SurvivalOutOfFold
