@@ -13,11 +13,12 @@ from medmllm.documents import PreprocessingContract
 from medmllm.errors import ConfigError
 from medmllm.preprocessing.stored_image import load_image
 from medmllm.records import MODALITIES
+from medmllm.training.class_splits import make_splits
 from medmllm.training.cohort import Cohort
 from medmllm.training.label_splits import split_labels
 from medmllm.training.missing_inputs import remark_missing
-from medmllm.training.splits import SplitPlan, make_splits
-from medmllm.training.survival_strata import strata_names, stratified_labels
+from medmllm.training.splits import SplitPlan
+from medmllm.training.survival_strata import strata_names, stratified_labels, target_strata
 from medmllm.training_config import Arm, TrainingSettings
 
 
@@ -98,7 +99,7 @@ def split_cohort(cohort: Cohort, settings: TrainingSettings, labels: Sequence[st
         )
     return make_splits(
         patients,
-        cohort.strata(settings.folds),
+        target_strata(cohort.known, patients, settings.folds),
         study_keys=[member.sample.study_key for member in cohort.members],
         folds=settings.folds,
         tuning_fraction=settings.tuning_fraction,
