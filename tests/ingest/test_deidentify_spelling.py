@@ -106,7 +106,7 @@ def test_names_in_other_scripts_are_found_also_where_no_space_parts_words(name: 
     [
         ("Löw^Åge", "Low lung volumes. Age 45; low and age. 1) Low signal.\nLow grade."),
         ("Haas^Moe", "Has a mo. of pain; has been."),
-        ("Bär^Grau", "bar of bone; graue Substanz; Bare metal; Bars"),
+        ("Bär^Grau", "bar of bone; graue Substanz; cut Graue; Bare metal; Bars"),
         ("Grave^Cook", "Graves' disease, Graves disease; graves; cooks"),
         ("Long^Hand", "Longs hands; long hands; lung"),
         ("Philip", "Philips scanner, PHILIPS"),
