@@ -146,6 +146,13 @@ def test_a_technical_text_that_a_name_resembles_is_none_of_its_words(technical: 
     assert not knowing("Müller^Philip", "Lux^Ina", "Lin").in_value(technical)
 
 
+@pytest.mark.parametrize("held", ["MUELLER", "Müller", "MÜLLER", "muller"])
+@pytest.mark.parametrize("code", ["utf-8", "latin-1"])
+def test_bytes_of_a_frame_that_hold_a_name_in_any_spelling_are_found(held: str, code: str) -> None:
+    assert knowing("Müller").in_bytes(b"\xff\xfe" + held.encode(code) + b"\0")
+    assert not knowing("Müller").in_bytes(b"\xff\xfeMILLER\0")
+
+
 def test_technical_attributes_lose_a_name_that_the_header_tells_with_marks(tmp_path: Path) -> None:
     write_dicom_study(tmp_path / "in", note=None)
     edit_dicom(
