@@ -7,8 +7,10 @@ notes and recordings -> the study of the nearest folder that holds exactly one
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from medmllm.errors import MedmllmError
+from medmllm.geometry import UNEVEN_GAPS
 from medmllm.ingest import nifti
 from medmllm.ingest.bare_studies import MOST_FILES
 from medmllm.ingest.copies import without_renamed_copies
@@ -96,15 +98,23 @@ def _add_dicom_series(study: StudyDraft, items: Sequence[Recognised], damaged: M
         for part in parts:
             series = _dicom_series(f"{study.original}/{series_uid}", part, len(parts))
             if beside:
-                reason = (f"{beside} DICOM files in the folder of this series cannot be read: slices may be missing at "
-                          "its ends")  # fmt: skip
-                series.remarks.append(Remark("warning", "damaged_beside", reason))
+                _tell_damaged(series, beside)
             if len(patients) > 1:
                 reason = f"files of {len(patients)} different PatientIDs share this study"
                 series.refusal = Refusal("index", "mixed_patients", reason)
             study.series.append(series)
             lone += [(slices[0], series)] if len(slices) == 1 else []
     _remark_torn_series(lone)
+
+
+def _tell_damaged(series: SeriesDraft, beside: int) -> None:
+    """Say that files beside a series cannot be read: slices that it lacks may be these, and need not be made up."""
+    many = "1 DICOM file" if beside == 1 else f"{beside} DICOM files"
+    reason = f"{many} in the folder of this series cannot be read: slices may be missing at its ends"
+    series.remarks.append(Remark("warning", "damaged_beside", reason))
+    if series.refusal and series.refusal.code in UNEVEN_GAPS:
+        first = f"{many} in its folder cannot be read and may be what is missing: copy that again first"
+        series.refusal = replace(series.refusal, reason=f"{series.refusal.reason}. {first}")
 
 
 def _remark_torn_series(lone: Sequence[tuple[DicomHeader, SeriesDraft]]) -> None:

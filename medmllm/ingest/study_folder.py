@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 from medmllm.errors import IngestError, LabelError, MedmllmError, MisuseError
@@ -30,7 +30,7 @@ from medmllm.ingest.layouts import Layouts
 from medmllm.ingest.listing import read_listing
 from medmllm.ingest.naming import IndexedStudy, Maker, Unmade, link
 from medmllm.ingest.notes import join_notes, read_note
-from medmllm.ingest.recognise import TABLES, Kind
+from medmllm.ingest.recognise import TABLES, Kind, may_be_a_slice
 from medmllm.ingest.stock import Workers, take_stock
 from medmllm.ingest.tables import LabelTable, TableRow, read_label_table
 from medmllm.ingest.walk import FileProblem, walk, walk_listed
@@ -40,7 +40,7 @@ from medmllm.table_rows import FileRow, LinkageRow, ProblemRow
 Told = TypeVar("Told")
 
 FILES_TOGETHER = 128  # whose studies are put together at a time
-DAMAGED_DICOM = frozenset({"dicom_unreadable", "no_pixels", "unreadable", "empty_file"})
+DAMAGED_DICOM = frozenset({"dicom_unreadable", "no_pixels", "unreadable", "empty_file", "damaged_dicom"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,9 +249,7 @@ def _as_it_is(study: IndexedStudy) -> IndexedStudy:
 
 def _may_be_a_slice(file: StoredFile, relative: str) -> bool:
     """Say whether a file that cannot be read may have been a slice; an empty one goes by its name."""
-    suffix = PurePosixPath(relative).suffix.lower()
-    named_so = suffix in ("", ".dcm", ".dic", ".ima") or suffix[1:].isdigit()
-    return file.fate.code != "empty_file" or named_so
+    return file.fate.code != "empty_file" or may_be_a_slice(relative.rpartition("/")[2])
 
 
 def read_volume(series: SeriesReference, *, regrid: Regrid = "never") -> Volume:

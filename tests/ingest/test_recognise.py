@@ -102,7 +102,7 @@ def test_sounds_are_recordings_and_damaged_ones_stay_recordings_with_a_refusal(t
         ("IM0001.dcm.gz", b"\x1f\x8b\x08", "ignored", "packed"),
         ("IM0001", b"", "refused", "empty_file"),
         (".gitkeep", b"", "ignored", "empty_file"),
-        ("half.dcm", bytes(128) + b"DICM", "ignored", "not_an_image"),
+        ("half.dcm", bytes(128) + b"DICM", "refused", "no_pixels"),
         ("broken.dcm", bytes(128) + b"DICM\x02\x00\x00\x00UL\x09\x00" + bytes(9), "refused", "dicom_unreadable"),
         ("sub/labels.csv", b"study_id,x\n", "ignored", "not_recognised"),
     ],
