@@ -67,6 +67,7 @@ class Technique:
     manufacturer: str | None = None  # by Manufacturer (0008,0070), a known one or OTHER
     model: str | None = None  # Manufacturer's Model Name (0008,1090), in capitals
     field_strength_t: float | None = None  # Magnetic Field Strength (0018,0087)
+    apart: str | None = None  # numbers that tell it from other parts of its series, e.g. DiffusionBValue=1000
 
     @property
     def contrast_word(self) -> Literal["yes", "no"] | None:

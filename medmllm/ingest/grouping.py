@@ -143,7 +143,7 @@ def _arranged(part: Part) -> tuple[Part, Stack]:
             raise
     reason = (f"{len(part.headers) - len(kept)} of {len(part.headers)} slices repeat another one at its place, pixel "
               "by pixel, under another SOPInstanceUID: they were left out")  # fmt: skip
-    return Part(part.label, kept, (*part.remarks, ("duplicate_slices", reason))), arrange(kept)
+    return replace(part, headers=kept, remarks=(*part.remarks, ("duplicate_slices", reason))), arrange(kept)
 
 
 def _dicom_series(original: str, part: Part, parts: int) -> SeriesDraft:
@@ -152,10 +152,10 @@ def _dicom_series(original: str, part: Part, parts: int) -> SeriesDraft:
         original=f"{original}#{part.label}" if part.label else original,
         kind="dicom",
         modality=first.modality,
-        description=" ".join(filter(None, (first.description, part.label))) or None,
+        description=" ".join(filter(None, (first.description, part.label, part.apart))) or None,
         files=tuple(header.file for header in part.headers),
         frames=tuple(header.frame for header in part.headers),
-        technique=technique_of(told, first.orientation),
+        technique=replace(technique_of(told, first.orientation), apart=part.apart or None),
         acquired=first_acquired(told),
     )
     try:
@@ -168,6 +168,7 @@ def _dicom_series(original: str, part: Part, parts: int) -> SeriesDraft:
         series.refusal = Refusal.of(error, "index")
     if parts > 1:
         reason = f"the series was split into {parts} by what its headers record: this is {part.label}"
+        reason += f" ({part.apart})" if part.apart else ""
         series.remarks.append(Remark("warning", "split_series", reason))
     return series
 
