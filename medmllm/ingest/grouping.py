@@ -109,6 +109,7 @@ def _add_dicom_series(study: StudyDraft, items: Sequence[Recognised], damaged: M
 
 def _tell_damaged(series: SeriesDraft, beside: int) -> None:
     """Say that files beside a series cannot be read: slices that it lacks may be these, and need not be made up."""
+    series.damaged_beside = beside
     many = "1 DICOM file" if beside == 1 else f"{beside} DICOM files"
     reason = f"{many} in the folder of this series cannot be read: slices may be missing at its ends"
     series.remarks.append(Remark("warning", "damaged_beside", reason))

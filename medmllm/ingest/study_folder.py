@@ -10,7 +10,7 @@ at a time, so that a folder of millions of files takes little memory; `index_fol
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -268,7 +268,8 @@ def read_volume(series: SeriesReference, *, regrid: Regrid = "never") -> Volume:
         if series.refusal and not (regrid == "uneven" and series.refusal.code in UNEVEN_GAPS):
             raise IngestError(series.refusal.reason, code=series.refusal.code, retryable=series.refusal.retryable)
         if series.kind == "dicom":
-            return dicom.read_series(series.files, series.frames, regrid=regrid)
+            volume = dicom.read_series(series.files, series.frames, regrid=regrid)
+            return replace(volume, damaged_beside=series.damaged_beside) if series.damaged_beside else volume
         return nifti.read_volume(series.files[0], number=(*series.frames, 0)[0], modality=series.modality)
     except MedmllmError as error:
         error.add_note(f"(in series {series.series_key})")
