@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FloatArray = npt.NDArray[np.floating]
+Plane = Literal["axial", "coronal", "sagittal", "oblique"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +37,17 @@ class Survival:
 Target = int | tuple[int | Survival, ...] | Survival
 """What is known of one study: its class index or time to an event; for several targets one each, or UNKNOWN."""
 
-UNKNOWN = -1
-"""A label that a study lacks."""
+UNKNOWN = -1  # a label that a study lacks
 
 MODALITIES = ("image", "text", "recording", "table")  # the columns of Batch.present, in order
 
-Stage = Literal["index", "read", "quality", "preprocess", "contract", "predict", "explain"]
-"""Where a study was refused."""
+Stage = Literal["index", "read", "quality", "preprocess", "contract", "predict", "explain"]  # where a study was refused
 
 Severity = Literal["accept", "warn", "refuse"]
 """What follows from a finding, by the policy: it is noted down, it is a warning, or the study is refused."""
 
 
 # --- what a folder holds -------------------------------------------------------------------
-
-
-Plane = Literal["axial", "coronal", "sagittal", "oblique"]
 
 
 @dataclass(frozen=True, slots=True)
