@@ -18,7 +18,7 @@ from medmllm.ingest.dicom_header import DicomHeader
 from medmllm.ingest.dicom_parts import Part, split
 from medmllm.ingest.dicom_stack import FEWEST, Stack, arrange
 from medmllm.ingest.draft import FolderMap, Remark, SeriesDraft, StudyDraft
-from medmllm.ingest.layouts import Layouts, Place
+from medmllm.ingest.layouts import Layouts, Place, looks_like_bids
 from medmllm.ingest.recognise import Kind, Recognised
 from medmllm.ingest.technique import first_acquired, technique_of, technique_of_grid
 from medmllm.ingest.walk import FileProblem
@@ -43,6 +43,10 @@ def draft_studies(places: Iterable[tuple[Place, bytes]]) -> list[StudyDraft]:
     for draft in drafts.values():
         draft.patient_names.sort()
         draft.patient = draft.patient_names[0] if draft.patient_names else f"study {draft.original}"
+        if draft.layout == "folder" and any(map(looks_like_bids, draft.folders)):
+            reason = ("the folders are those of BIDS, but files are not called by its rules (sub-X_ses-Y_..., of "
+                      "letters and digits): each folder counts as a study")  # fmt: skip
+            draft.remarks.append(Remark("warning", "bids_name", reason))
         if draft.layout == "bids":
             _name_bids(draft)
         elif not draft.patient_names:

@@ -3,6 +3,7 @@
 FoundFile -> DICOM image, NIfTI image, note, recording or table, with its header; or a FileProblem
 """
 
+import os
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -154,8 +155,13 @@ def _not_for_us(found: FoundFile) -> FileProblem:
     stem = found.name.lower().partition(".")[0]
     if stem in NOT_NOTES:
         return FileProblem(found.relative, "ignored", "not_a_note", "a file about the data set, not about a patient")
+    if found.name == "dataset.json" and any((found.path.parent / name).is_dir() for name in ("imagesTr", "imagesTs")):
+        return FileProblem(found.relative, "ignored", "nnunet_names", "names the channels of an nnU-Net data set")
     if found.name.endswith(SIDECARS) and found.name.startswith(("sub-", "dataset_description", "participants")):
         return FileProblem(found.relative, "ignored", "bids_sidecar", "a BIDS file beside the images")
+    plain = found.place.removesuffix(".json")
+    if plain != found.place and any(map(os.path.isfile, (f"{plain}.nii.gz", f"{plain}.nii"))):
+        return FileProblem(found.relative, "ignored", "sidecar", "says how the NIfTI image of its name was acquired")
     if found.name.lower().removesuffix(".gz").endswith((".hdr", ".img")):
         reason = "half of a header and image pair, whose other half (.img or .hdr) is not beside it: copy both"
         return FileProblem(found.relative, "refused", "half_a_pair", reason)

@@ -225,6 +225,13 @@ class FolderIndex:
                 where_key=key, study_key=None, severity="warning", code="line_without_study",
                 reason=f"line {one.line} of the list names no image, note or recording", retryable=False,
             ), link(key, "study", one.original)  # fmt: skip
+        for line in listing.nameless if listing else ():
+            key = self._keyring.file(f"line {line}")
+            yield ProblemRow(
+                where_key=key, study_key=None, severity="warning", code="line_without_study",
+                reason=f"line {line} of the list names neither a study nor an image, note or recording",
+                retryable=False,
+            ), link(key, "file", f"line {line}")  # fmt: skip
         for line in listing.outside if listing else ():
             key = self._keyring.file(f"line {line}")
             yield ProblemRow(

@@ -116,6 +116,19 @@ def test_every_other_file_is_a_problem_with_a_reason(
     assert len(item.problem.reason) > 10
 
 
+def test_a_sidecar_beside_its_image_and_the_description_of_an_nnunet_data_set_are_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "t1.nii.gz").write_bytes(b"x")
+    (tmp_path / "set" / "imagesTr").mkdir(parents=True)
+    for name, code in (
+        ("t1.json", "sidecar"),
+        ("set/dataset.json", "nnunet_names"),
+        ("dataset.json", "not_recognised"),
+    ):
+        problem = put(tmp_path, name, b"{}").problem
+        assert problem is not None
+        assert (problem.severity, problem.code) == ("ignored", code)
+
+
 @pytest.mark.parametrize("name", ["labels.csv", "participants.tsv"])
 def test_tables_lie_in_the_root(tmp_path: Path, name: str) -> None:
     assert put(tmp_path, name, b"study_id\n").kind is Kind.TABLE
