@@ -2,7 +2,6 @@
 
 labelled studies, --splits or training.group_out -> looked at ahead, in seconds
 cohort as read -> folds made or given, inner folds in them -> audit of leakage -> RUN/leaks.csv
-    -> RUN/splits.json, RUN/splits_final.json
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from medmllm.training.leakage import audit
 from medmllm.training.numbering_columns import remark_numbering
 from medmllm.training.repeats import draw_repeats, repeats_of
 from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds
-from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
+from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file
 from medmllm.training.splits import SplitPlan
 from medmllm.training.subsets import nested_subsets
 from medmllm.training.survival_strata import (
@@ -117,7 +116,7 @@ def _held(known: Sequence[Target], labels: Sequence[str]) -> Held:
 def settle_folds(
     cohort: Cohort, settings: TrainingSettings, given: Given | None, out: Path, *, labels: Sequence[str] = ()
 ) -> tuple[SplitPlan, list[str]]:
-    """Return the audited folds, written to OUT with what leaks, and remarks on it and on sites.
+    """Return the audited folds, and remarks on what leaks, written to OUT, and on sites.
 
     Args:
         cohort: As read.
@@ -153,7 +152,6 @@ def settle_folds(
     leaking, rows = audit(cohort, plan, settings)
     remarks += [*leaking, *remark_columns(cohort, labels), *remark_numbering(cohort)]
     write_table(out / LEAKS, LeakRow, rows)
-    write_splits(plan, keys, out)
     return plan, remarks
 
 
