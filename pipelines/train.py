@@ -22,24 +22,22 @@ from medmllm.ingest.tables import parse_target
 from medmllm.pipelines.index import label_file, read_index
 from medmllm.pipelines.linkage_table import write_linkage
 from medmllm.pipelines.progress import progress_bar
-from medmllm.pipelines.training_input import read_labelled
+from medmllm.pipelines.training_input import read_and_split
 from medmllm.pipelines.training_output import write_run
 from medmllm.provenance import file_digest, stamp
 from medmllm.result_documents import EvaluationDocument
 from medmllm.scoring.mlflow_model import save_mlflow_model
 from medmllm.told_settings import train_command, without_paths
-from medmllm.training.arms import main_arm, usable_arms
+from medmllm.training.arms import main_arm
 from medmllm.training.candidates import count_epochs, doing
 from medmllm.training.cross_validation import cross_validate
 from medmllm.training.groups import read_groups
 from medmllm.training.header_columns import with_headers
-from medmllm.training.image_cache import RUN_FOLDER, ImageCache
-from medmllm.training.planning import look_ahead, settle_folds
+from medmllm.training.planning import look_ahead
 from medmllm.training.policy import check_gaps, check_policy, unmet
-from medmllm.training.resuming import check_unfinished, origin_of
+from medmllm.training.resuming import check_unfinished
 from medmllm.training.run import Trained, left_out, summary, track_result
-from medmllm.training.same_run import SETTINGS, check_same_origin, check_same_settings
-from medmllm.training.split_file import write_splits
+from medmllm.training.same_run import check_same_settings
 from medmllm.training.starting_weights import check_starts, report_weights, weights_input
 from medmllm.training.task_checks import check_task
 from medmllm.training.tracking import parent_run
@@ -107,16 +105,12 @@ def run(
     groups = read_groups(labelled, config.evaluation.subgroups)
     check_gaps(config, groups, labelled, task, found.by_study)
     given = look_ahead(told, found.by_study, config.training, splits, labels=task.names)
-    cache = ImageCache.open(Path(config.training.cache or out / RUN_FOLDER), folder_of(studies))
-    cohort = read_labelled(labelled, found.by_study, cache, config, out)
-    arms, said = usable_arms(cohort, config)
-    plan, leaks = settle_folds(cohort, config.training, given, out, labels=task.names)
-    if resume:
-        check_same_origin(out, origin_of(config, plan.digest, cohort))
-    config.write(out / SETTINGS)
-    write_splits(plan, [member.sample.study_key for member in cohort.members], out)
+    ready = read_and_split(
+        labelled, found.by_study, config, out, among=folder_of(studies), given=given, labels=task.names, resume=resume
+    )
+    cohort, plan, arms = ready.cohort, ready.plan, ready.arms
     wanted = task.target if task.survival is None else f"{task.target} or {task.survival.event}"
-    said += [*left_out(index, found.missing, wanted, synthetic=synthetic), *leaks]
+    said = [*ready.lacking, *left_out(index, found.missing, wanted, synthetic=synthetic), *ready.leaks]
     provenance = stamp(
         train_command(config, targets, labels=labels is not None, splits=splits is not None),
         seed=config.training.seed,
