@@ -25,6 +25,7 @@ from medmllm.training.checkpoint import FOLDER
 from medmllm.training.cohort import Cohort, draft_contract, read_cohort
 from medmllm.training.image_cache import RUN_FOLDER, ImageCache
 from medmllm.training.planning import Given, settle_folds
+from medmllm.training.refused_studies import refused_told
 from medmllm.training.resuming import origin_of
 from medmllm.training.same_run import SETTINGS, check_same_origin
 from medmllm.training.split_file import write_splits
@@ -72,8 +73,9 @@ def read_and_split(
     with _no_images_left_behind(out):
         cache = ImageCache.open(Path(config.training.cache or out / RUN_FOLDER), among)
         cohort = _read(studies, targets, cache, config, out)
-        arms, lacking = usable_arms(cohort, config)
-        plan, leaks = settle_folds(cohort, config.training, given, out, labels=labels)
+        with refused_told(cohort):
+            arms, lacking = usable_arms(cohort, config)
+            plan, leaks = settle_folds(cohort, config.training, given, out, labels=labels)
         if resume:
             check_same_origin(out, origin_of(config, plan.digest, cohort))
     config.write(out / SETTINGS)

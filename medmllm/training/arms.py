@@ -73,7 +73,7 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
     left = f"; others were refused ({len(cohort.refused)}), see training_ledger.csv" if cohort.refused else ""
     lacking = f"the {len(cohort.members)} studies that can be read lack what it reads{left}"
     said = [f"No {arm} arm: {lacking}." for arm in asked if not has[arm]]
-    said += remark_missing(cohort, config.image.channels)
+    said += remark_missing(cohort, config.image.channels, arms)
     if not arms:
         raise ConfigError("no study has what [training] arms reads: add notes or images, or name other arms")
     return arms, said
