@@ -199,7 +199,8 @@ def test_a_study_less_is_refused_and_the_split_stays(interrupted: tuple[Path, Pa
     data, run = interrupted
     before = kept(run)
     labels = data / "labels.csv"
-    labels.write_text("".join(labels.read_text().splitlines(keepends=True)[:-1]))
+    header, _, *rows = labels.read_text().splitlines(keepends=True)  # the patient has another study
+    labels.write_text("".join([header, *rows]))
     code, said = again(data, run, "--resume")
     assert code == 2
     assert "another split and another cohort" in said
