@@ -53,6 +53,13 @@ def test_a_cohort_that_feeds_no_arm_asked_for_is_refused() -> None:
         usable_arms(a_cohort(4, notes=False), a_config(arms=("text", "fused")))
 
 
+def test_what_would_be_searched_in_arms_that_cannot_be_trained_alone_is_remarked() -> None:
+    search = {"image_width": (4, 8), "weight_decay": (0.1, 1.0), "flips": (True, False)}
+    assert len(usable_arms(a_cohort(4), a_config(search=search))[1]) == 0
+    _, said = usable_arms(a_cohort(4, images=False), a_config(search=search))
+    assert said[-1] == "Not searched ([training.search]), as no arm that is trained has it: image_width, flips."
+
+
 def test_the_main_arm_is_the_fused_one_where_there_is_one() -> None:
     assert [main_arm(arms) for arms in (["image", "fused"], ["text", "image"], ["image"])] == ["fused", "text", "image"]
 
