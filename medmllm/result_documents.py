@@ -172,7 +172,8 @@ class EvaluationDocument(TargetEvaluation):
     folds: tuple[FoldDocument, ...] = Field(description="of the first repeat")
     repeats: PositiveInt = Field(
         default=1,
-        description="draws of the folds: metrics and differences are means over them, all else is of the first",
+        description="draws of the folds: metrics, differences, groups, use of modalities, decision and learning curves "
+        "are means over them, all else is of the first",
     )
     search: SearchDocument | None = Field(default=None, description="null: no settings were searched")
     split_digest: Sha256

@@ -21,7 +21,7 @@ import numpy as np
 from medmllm.evaluation.cohort import OutOfFold, auroc_measure
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.repeats import mean_measure
-from medmllm.evaluation.resampling import Interval, Measure, resample
+from medmllm.evaluation.resampling import Interval, Measure, level, resample, within
 from medmllm.records import FloatArray
 
 MeasureOf = Callable[[list[int], FloatArray], Measure]
@@ -192,14 +192,10 @@ def _measures(
             continue
         column, of = np.searchsorted(inside, places), places.tolist()
         permuted = mean_measure([measure_of(of, chances) for chances in own.permuted[:, places]])
-        found["as it is"].append(_of_columns(column, measure_of(of, said[places])))
-        found["permuted"].append(_of_columns(column, permuted))
-        found["absent"].append(_of_columns(column, measure_of(of, own.absent[places])))
+        found["as it is"].append(within(column, measure_of(of, said[places])))
+        found["permuted"].append(within(column, permuted))
+        found["absent"].append(within(column, measure_of(of, own.absent[places])))
     return {name: mean_measure(own) for name, own in found.items()}
-
-
-def _of_columns(columns: IntArray, measure: Measure) -> Measure:
-    return lambda weights: measure(weights[:, columns])
 
 
 def verdict(auroc: Interval, fall: Interval, bound: float) -> Verdict:
@@ -232,7 +228,7 @@ def use_remarks(uses: Sequence[ModalityUse], *, confidence: float) -> Iterator[s
         if use.verdict == "ignored":
             yield (
                 f"The {use.arm} model ignores {noun}: given another patient's, its {use.metric} falls by "
-                f"{fall.estimate:+z.3f} ({100 * confidence:g} % interval {fall.low:+z.3f} to {fall.high:+z.3f}, "
+                f"{fall.estimate:+z.3f} ({level(confidence)} interval {fall.low:+z.3f} to {fall.high:+z.3f}, "
                 f"all below {use.bound:g})."
             )
         elif use.verdict == "unclear":
@@ -240,12 +236,12 @@ def use_remarks(uses: Sequence[ModalityUse], *, confidence: float) -> Iterator[s
 
 
 def _why_unclear(use: ModalityUse, confidence: float) -> str:
-    level = f"{100 * confidence:g} % interval"
+    interval = f"{level(confidence)} interval"
     if use.auroc.low is None or use.fall.low is None:
         return f"the fall of its {use.metric} with another patient's has no interval"
     if use.auroc.low <= CHANCE:
-        return f"it is not shown to beat chance (the {level} of its {use.metric} starts at {use.auroc.low:.2f})"
+        return f"it is not shown to beat chance (the {interval} of its {use.metric} starts at {use.auroc.low:.2f})"
     return (
-        f"with another patient's its {use.metric} falls by {use.fall.estimate:+z.3f} ({level} {use.fall.low:+z.3f} to "
-        f"{use.fall.high:+z.3f}), which is neither above 0 nor below {use.bound:g}"
+        f"with another patient's its {use.metric} falls by {use.fall.estimate:+z.3f} ({interval} "
+        f"{use.fall.low:+z.3f} to {use.fall.high:+z.3f}), which is neither above 0 nor below {use.bound:g}"
     )

@@ -9,6 +9,7 @@ non-events (Collins et al., Stat Med 2016; Van Calster et al., J Clin Epidemiol 
 from collections.abc import Iterator
 
 from medmllm.evaluation.calibration import LEANS_UPWARDS
+from medmllm.evaluation.resampling import level
 from medmllm.records import CohortEvaluation, Metric
 
 NAMES = {"auroc": "AUROC", "c_index": "C-index"}
@@ -36,14 +37,15 @@ def remarks(evaluation: CohortEvaluation, *, confidence: float, samples: int) ->
         confidence: Level of its intervals.
         samples: Number of its bootstrap resamples.
     """
-    level = f"{confidence:.0%} interval" if round(confidence * 100, 6).is_integer() else f"{confidence:.1%} interval"
+    interval = f"{level(confidence)} interval"
     return (
         *_on_size(evaluation),
         *_on_leaks(evaluation),
-        *_on_chance(evaluation, level),
-        *_on_fusion(evaluation, level),
-        *_on_calibration(evaluation, level),
-        *_on_estimates_outside(evaluation, level),
+        *_on_chance(evaluation, interval),
+        *_on_fusion(evaluation, interval),
+        *_on_calibration(evaluation, interval),
+        *_on_estimates_outside(evaluation, interval),
+        *_on_no_width(evaluation),
         *_on_resamples(evaluation, samples),
     )
 
@@ -81,51 +83,51 @@ def _on_leaks(evaluation: CohortEvaluation) -> Iterator[str]:
             )
 
 
-def _on_chance(evaluation: CohortEvaluation, level: str) -> Iterator[str]:
+def _on_chance(evaluation: CohortEvaluation, interval: str) -> Iterator[str]:
     for arm, auroc in _compared(evaluation):
         if auroc.low is not None and auroc.high is not None and auroc.low <= 0.5:
             fault = "is worse than" if auroc.high < 0.5 else "is not shown to beat"
             name = NAMES[auroc.name]
-            yield f"The {arm} arm {fault} chance: the {level} of its {name} is {auroc.low:.2f} to {auroc.high:.2f}."
+            yield f"The {arm} arm {fault} chance: the {interval} of its {name} is {auroc.low:.2f} to {auroc.high:.2f}."
 
 
-def _on_fusion(evaluation: CohortEvaluation, level: str) -> Iterator[str]:
+def _on_fusion(evaluation: CohortEvaluation, interval: str) -> Iterator[str]:
     for gain in evaluation.differences:
         other = f"{gain.group}-only"
         if gain.low is None or gain.high is None:
             yield f"Whether fused beats {other} cannot be told: the {NAMES[gain.name]} difference has no interval."
         elif gain.high < 0:
             yield (
-                f"Fused is worse than {other}: the {level} of the {NAMES[gain.name]} difference lies below 0 "
+                f"Fused is worse than {other}: the {interval} of the {NAMES[gain.name]} difference lies below 0 "
                 f"({gain.low:+.3f} to {gain.high:+.3f})."
             )
         elif gain.low <= 0:
             yield (
-                f"Fused does not beat {other}: the {level} of the {NAMES[gain.name]} difference contains 0 "
+                f"Fused does not beat {other}: the {interval} of the {NAMES[gain.name]} difference contains 0 "
                 f"({gain.low:+.3f} to {gain.high:+.3f})."
             )
 
 
-def _on_calibration(evaluation: CohortEvaluation, level: str) -> Iterator[str]:
+def _on_calibration(evaluation: CohortEvaluation, interval: str) -> Iterator[str]:
     for arm, slope in _each(evaluation, "calibration_slope"):
         if slope.low is None or slope.high is None:
             yield f"The calibration slope of the {arm} arm cannot be estimated with an interval."
         elif not slope.low <= 1 <= slope.high:
             fault = "too extreme" if slope.high < 1 else "too timid"
             yield (
-                f"Probabilities of the {arm} arm are {fault}: the {level} of the calibration slope is "
+                f"Probabilities of the {arm} arm are {fault}: the {interval} of the calibration slope is "
                 f"{slope.low:.2f} to {slope.high:.2f}, 1 is right."
             )
     for arm, intercept in _each(evaluation, "calibration_intercept"):
         if intercept.low is not None and intercept.high is not None and not intercept.low <= 0 <= intercept.high:
             fault = "too high" if intercept.high < 0 else "too low"
             yield (
-                f"Probabilities of the {arm} arm are {fault} on average: the {level} of the calibration intercept is "
-                f"{intercept.low:+.2f} to {intercept.high:+.2f}, 0 is right."
+                f"Probabilities of the {arm} arm are {fault} on average: the {interval} of the calibration intercept "
+                f"is {intercept.low:+.2f} to {intercept.high:+.2f}, 0 is right."
             )
 
 
-def _on_estimates_outside(evaluation: CohortEvaluation, level: str) -> Iterator[str]:
+def _on_estimates_outside(evaluation: CohortEvaluation, interval: str) -> Iterator[str]:
     outside: dict[str, list[str]] = {}
     for arm in evaluation.arms:
         for metric in arm.metrics:
@@ -141,7 +143,20 @@ def _on_estimates_outside(evaluation: CohortEvaluation, level: str) -> Iterator[
             if name in LEANS_UPWARDS
             else "resampling shifts this measure, so take neither as exact"
         )
-        yield f"An estimate of {name} lies outside of its {level} ({'; '.join(found)}): {why}."
+        yield f"An estimate of {name} lies outside of its {interval} ({'; '.join(found)}): {why}."
+
+
+def _on_no_width(evaluation: CohortEvaluation) -> Iterator[str]:
+    flat: dict[str, list[str]] = {}
+    for arm in evaluation.arms:
+        for metric in arm.metrics:
+            if metric.low is not None and metric.low == metric.high == metric.estimate:
+                flat.setdefault(metric.name, []).append(f"{arm.arm} arm: {metric.estimate:.3f}")
+    for name, found in flat.items():
+        yield (
+            f"Every resample gives the same {name} ({'; '.join(found)}): an interval without width does not tell how "
+            "far other patients would change it."
+        )
 
 
 def _on_resamples(evaluation: CohortEvaluation, samples: int) -> Iterator[str]:

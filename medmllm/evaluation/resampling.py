@@ -22,7 +22,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from medmllm.errors import EvaluationError
-from medmllm.evaluation.discrimination import IntArray
+from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.records import FloatArray
 
 Measure = Callable[[FloatArray], FloatArray]
@@ -31,6 +31,7 @@ Measure = Callable[[FloatArray], FloatArray]
 LEAST_DEFINED = 0.5
 """A measure must be defined in this share of all resamples to have an interval."""
 
+_ROUNDING = 1e-12
 _CELLS_AT_ONCE = 4_000_000  # weights held in memory: 32 MB
 
 
@@ -62,6 +63,11 @@ class Resamples:
         """
         found = percentile_interval(self.estimates[name], self.draws[name], confidence)
         return basic_interval(found) if leans_upwards else found
+
+    def varies(self, name: str) -> bool:
+        """Return whether any two resamples differ in a measure, by more than rounding."""
+        defined = self.draws[name][~np.isnan(self.draws[name])]
+        return bool(defined.size) and float(np.ptp(defined)) > _ROUNDING
 
     def difference(self, first: str, second: str, confidence: float) -> Interval:
         """Return the interval of `first` minus `second`, paired: both on the same patients in every resample.
@@ -109,6 +115,34 @@ def resample(
             parts[name].append(values)
     draws = {name: np.concatenate([np.empty(0), *values]) for name, values in parts.items()}
     return Resamples(estimates=estimates, draws=draws, lacking_a_class=lacking)
+
+
+def level(confidence: float) -> str:
+    """Return the level of an interval as people write it.
+
+    >>> level(0.95), level(0.975)
+    ('95 %', '97.5 %')
+    """
+    return f"{100 * confidence:g} %"
+
+
+def within(inside: BoolArray | IntArray, measure: Measure) -> Measure:
+    """Return a measure of some studies as one of the weights of all; NaN where none of them was drawn.
+
+    Args:
+        inside: Which of all studies, shape (all,), or their places, shape (some,).
+        measure: Of their weights alone.
+    """
+
+    def measure_some(weights: FloatArray) -> FloatArray:
+        own = weights[:, inside]
+        drawn = own.sum(axis=1) > 0
+        values = np.full(len(weights), np.nan)
+        if drawn.any():
+            values[drawn] = measure(own[drawn])
+        return values
+
+    return measure_some
 
 
 def draw_weights(patients: Sequence[str], *, samples: int, seed: int) -> Iterator[FloatArray]:

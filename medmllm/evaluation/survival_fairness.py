@@ -7,7 +7,7 @@ Censoring is taken to be that of the group. Gaps are of the C-index, and of the 
 
 A C-index rests on the patients with the event, as the earlier of two times must have ended with it: where they are few
 in a group, or no two of its studies can be compared, it is named, not measured. Nor is a horizon in a group that ends
-before it with a censored study. All else is as in `fairness`.
+before it with a censored study. All else is as in `group_gaps`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ import numpy as np
 
 from medmllm.evaluation.concordance import weighted_harrell
 from medmllm.evaluation.discrimination import BoolArray
-from medmllm.evaluation.fairness import Measured, Subgroups, compare_groups, of_group
+from medmllm.evaluation.group_gaps import Measured, Subgroups, compare_groups
 from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.evaluation.repeats import mean_measure
-from medmllm.evaluation.resampling import Measure
+from medmllm.evaluation.resampling import Measure, within
 from medmllm.evaluation.survival import SurvivalOutOfFold, horizon_measures
 
 GAPS = ("c_index_gap", "brier_gap", "calibration_gap")
@@ -121,7 +121,7 @@ def _measures(
     for number, (name, horizon) in enumerate(horizons.items()):
         at = horizon_measures(own, event_free[:, number], horizon, name)
         found |= {f"{metric}[{group}]": measure for (metric, group), measure in at.items()}
-    return {name: of_group(inside, measure) for name, measure in found.items()}
+    return {name: within(inside, measure) for name, measure in found.items()}
 
 
 def _ends_before(own: Followed, horizon: float) -> bool:

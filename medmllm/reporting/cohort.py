@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmllm.config import TrainConfig
+from medmllm.evaluation.resampling import level
 from medmllm.model_documents import ModelCard
 from medmllm.reporting.page import write_page
 from medmllm.reporting.search_tables import SearchTable, search_tables
@@ -166,5 +167,5 @@ def _gain(metric: MetricDocument, confidence: float) -> str | None:
     """
     if metric.estimate is None or metric.low is None or metric.high is None or metric.low <= 0:
         return None
-    numbers = f"{metric.estimate:+.3f}, {100 * confidence:g} % interval {metric.low:+.3f} to {metric.high:+.3f}"
+    numbers = f"{metric.estimate:+.3f}, {level(confidence)} interval {metric.low:+.3f} to {metric.high:+.3f}"
     return f"Fused has a higher {_label(metric.name)} than {metric.group}-only on the same patients ({numbers})."

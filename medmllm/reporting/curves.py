@@ -36,7 +36,7 @@ class DecisionChart:
     treat_all: Points
     treat_none: float  # height of net benefit 0
     repeats: tuple[tuple[Points, ...], ...]  # of each arm, its points in each repeat
-    ticks: tuple[tuple[float, float], ...]  # height, net benefit
+    ticks: tuple[tuple[float, str], ...]  # height, net benefit
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class ReliabilityPoint:
 
     predicted: float  # mean probability
     observed: float  # fraction
-    low: float  # 95 % Wilson interval of `observed`, of as many patients as a repeat has in the bin
+    low: float  # Wilson interval of `observed`, of as many patients as a repeat has in the bin
     high: float
     n: int  # studies, of all repeats
 
@@ -155,8 +155,21 @@ def decision_chart(curves: Sequence[DecisionCurveDocument]) -> DecisionChart | N
             )
             for curve in curves
         ),
-        ticks=tuple((height(value), value) for value in (low, 0.0, high / 2, high)),
+        ticks=tuple((height(value), f"{value:g}".replace("-", "−")) for value in _round_values(low, high)),
     )
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    """Return round numbers between two, 0 among them, two to five of them above it.
+
+    >>> _round_values(-0.09, 0.36)
+    [0.0, 0.1, 0.2, 0.3]
+    >>> _round_values(-0.0125, 0.05)
+    [0.0, 0.02, 0.04]
+    """
+    power = 10.0 ** math.floor(math.log10(high))
+    step = next(own for own in (2 * power, power, power / 2) if high / own >= 2)
+    return [round(k * step, 12) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def learning_chart(curve: LearningCurveDocument | None) -> LearningChart | None:
@@ -196,7 +209,7 @@ def learning_chart(curve: LearningCurveDocument | None) -> LearningChart | None:
 
 
 def reliability_points(
-    repeats: Sequence[FloatArray], targets: IntArray, patients: Sequence[str]
+    repeats: Sequence[FloatArray], targets: IntArray, patients: Sequence[str], *, confidence: float
 ) -> tuple[ReliabilityPoint, ...]:
     """Return the bins of a reliability diagram that hold a study.
 
@@ -209,6 +222,7 @@ def reliability_points(
         repeats: Probabilities in each repeat of the cross-validation; shape (studies, classes).
         targets: True class index; shape (studies,).
         patients: Patient of each study.
+        confidence: Level of the intervals.
     """
     chance, event = (np.concatenate(own) for own in zip(*(_judged(own, targets) for own in repeats), strict=True))
     owner = np.array([f"{number} {one}" for number in range(len(repeats)) for one in patients])
@@ -217,7 +231,7 @@ def reliability_points(
         if bar.mean_probability is None or bar.event_rate is None:
             continue
         inside = bin_of(chance) == number
-        low, high = _wilson(bar.event_rate, np.unique(owner[inside]).size / len(repeats))
+        low, high = _wilson(bar.event_rate, np.unique(owner[inside]).size / len(repeats), confidence)
         points.append(ReliabilityPoint(bar.mean_probability, bar.event_rate, low, high, bar.n))
     return tuple(points)
 
@@ -229,9 +243,9 @@ def _judged(probabilities: FloatArray, targets: IntArray) -> tuple[FloatArray, B
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
 
 
-def _wilson(share: float, n: float) -> tuple[float, float]:
-    """Return the 95 % interval of a share of n, which need not be a whole number (Wilson, J Am Stat Assoc 1927)."""
-    z2 = float(norm.ppf(0.975)) ** 2
+def _wilson(share: float, n: float, confidence: float) -> tuple[float, float]:
+    """Return the interval of a share of n, which need not be a whole number (Wilson, J Am Stat Assoc 1927)."""
+    z2 = float(norm.ppf((1 + confidence) / 2)) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * share * (1 - share) / n + (z2 / (2 * n)) ** 2) / (1 + z2 / n)
     return max(centre - half, 0.0), min(centre + half, 1.0)

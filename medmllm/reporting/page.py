@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from medmllm.documents import RESEARCH_USE_ONLY
+from medmllm.evaluation.resampling import level
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -103,6 +104,7 @@ def environment() -> Environment:
         "small": show_small,
         "percent": show_percent,
         "moment": show_moment,
+        "level": level,
     }
     made.globals |= {
         "content_security_policy": CONTENT_SECURITY_POLICY,

@@ -6,6 +6,7 @@ SurvivalArmDocument of each arm -> TrainingFigure: Kaplan-Meier curves; observed
 from collections.abc import Iterator
 from dataclasses import replace
 
+from medmllm.evaluation.resampling import level
 from medmllm.reporting.page import three_digits
 from medmllm.reporting.training_figures import FRAME, TrainingFigure, TrainingFigures, draw, draw_learning, path
 from medmllm.result_documents import TargetEvaluation
@@ -35,12 +36,17 @@ def draw_survival(told: TargetEvaluation, *, confidence: float, repeats: int = 1
 
 
 def step_points(group: RiskGroupDocument, end: float) -> Iterator[tuple[float, float]]:
-    """Yield the corners of a Kaplan-Meier curve in a unit square, level until each new time."""
+    """Yield the corners of a Kaplan-Meier curve in a unit square, level until each new time.
+
+    It ends where nobody of the group is followed any more: what comes then is not known.
+    """
     before = 1.0
-    for time, share in zip(group.times, group.event_free, strict=True):
+    for time, share, followed in zip(group.times, group.event_free, group.at_risk, strict=True):
         yield time / end, before
         yield time / end, share
         before = share
+        if not followed:
+            return
 
 
 def still_followed(group: RiskGroupDocument) -> list[int]:
@@ -85,6 +91,6 @@ def _calibration(
         f"event_share_{arm}",
         f"Calibration of the {arm} arm at {told.horizon:g} {unit}: {words}",
         f"Share with the event by {told.horizon:g} {unit}, {arm}: predicted, and observed by Kaplan-Meier, in quarters "
-        f"by risk; bars {100 * confidence:g} % intervals. On the diagonal is calibrated",
+        f"by risk; bars {level(confidence)} intervals. On the diagonal is calibrated",
         draw("quarters", number, points, FRAME),
     )

@@ -19,10 +19,12 @@ from markupsafe import Markup
 
 from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.discrimination import IntArray
+from medmllm.evaluation.resampling import level
 from medmllm.model_documents import Task
 from medmllm.records import FloatArray
 from medmllm.reporting.curves import (
     Points,
+    ReliabilityPoint,
     decision_chart,
     learning_chart,
     mean_curve,
@@ -115,7 +117,6 @@ def draw_figures(
     *,
     confidence: float,
     synthetic: bool = False,
-    end: str = "",
     more: Sequence[Sequence[OutOfFold]] = (),
 ) -> TrainingFigures:
     """Return the figures of one target.
@@ -127,17 +128,15 @@ def draw_figures(
         patients: Patient of each of them.
         confidence: Level of the intervals.
         synthetic: The studies are.
-        end: Of the files' names, where there are several targets.
         more: What the arms said in each further repeat of the cross-validation.
     """
     said = [(arm.arm, [own[k].probabilities for own in (arms, *more)]) for k, arm in enumerate(arms)]
     curves = (
         _roc(told.task, said, targets),
-        *_reliability(told.task, said, targets, patients, synthetic=synthetic),
+        *_reliability(told.task, said, targets, patients, confidence=confidence, synthetic=synthetic),
     )
     decision = _decision(told.decision_curves, told.task.classes[-1])
-    drawn = TrainingFigures(curves, decision, draw_learning(told.learning_curve, confidence, 1 + len(more)))
-    return drawn.named(end)
+    return TrainingFigures(curves, decision, draw_learning(told.learning_curve, confidence, 1 + len(more)))
 
 
 def write_figures(folder: Path, figures: Sequence[TrainingFigures], *, synthetic: bool) -> None:
@@ -192,24 +191,31 @@ def _roc(task: Task, arms: Sequence[Said], targets: IntArray) -> TrainingFigure:
 
 
 def _reliability(
-    task: Task, arms: Sequence[Said], targets: IntArray, patients: Sequence[str], *, synthetic: bool
+    task: Task,
+    arms: Sequence[Said],
+    targets: IntArray,
+    patients: Sequence[str],
+    *,
+    confidence: float,
+    synthetic: bool,
 ) -> tuple[TrainingFigure, ...]:
-    points = [reliability_points(repeats, targets, patients) for _, repeats in arms]
+    def points_of(repeats: Sequence[FloatArray]) -> tuple[ReliabilityPoint, ...]:
+        return reliability_points(repeats, targets, patients, confidence=confidence)
+
+    points = [points_of(repeats) for _, repeats in arms]
     largest = max((point.n for own in points for point in own), default=1)
     of_what = "the likeliest class" if task.kind != "binary" else f"“{task.classes[1]}”"
     found = []
     for number, ((name, repeats), own) in enumerate(zip(arms, points, strict=True)):
         told = "; ".join(f"predicted {p.predicted:.2f}, observed {p.observed:.2f} in {p.n}" for p in own)
-        each = [
-            tuple((p.predicted, p.observed) for p in reliability_points([one], targets, patients)) for one in repeats
-        ]
+        each = [tuple((p.predicted, p.observed) for p in points_of([one])) for one in repeats]
         found.append(
             TrainingFigure(
                 f"reliability_{name}",
                 f"Reliability of the {name} arm: {told}",
                 f"Reliability, {name}: probability of {of_what} in ten bins; area shows the number of studies, "
-                "bars 95 % intervals of as many patients as are in the bin. On the diagonal is calibrated"
-                + _of_repeats(len(repeats), "points are"),
+                f"bars {level(confidence)} intervals of as many patients as are in the bin. On the diagonal is "
+                "calibrated" + _of_repeats(len(repeats), "points are"),
                 draw("reliability", number, own, line(name, (), each).repeats, largest, FRAME, synthetic),
             )
         )
@@ -226,7 +232,7 @@ def _decision(curves: Sequence[DecisionCurveDocument], event: str) -> TrainingFi
         f"Net benefit of {', '.join(name for name, _ in chart.arms)}, of treating all and of treating none; the "
         "numbers are in the table",
         f"Net benefit of treating whoever's probability of “{event}” reaches the threshold; dashed: treating all, "
-        "level line: treating none" + _of_repeats(len(curves[0].repeats)),
+        "level line: treating none. What lies deeper is drawn on the bottom line" + _of_repeats(len(curves[0].repeats)),
         draw("decision", chart, lines, path(chart.treat_all), FRAME),
     )
 
@@ -241,8 +247,7 @@ def draw_learning(curve: LearningCurveDocument | None, confidence: float, repeat
         "learning_curve",
         f"{curve.metric} of the {curve.arm} arm by training patients: {told}",
         f"{curve.metric} of the {curve.arm} arm out of fold by the training patients of a fold, on average; bars "
-        f"{100 * confidence:g} % intervals, dashed: guessing"
-        + (f"; mean over {repeats} repeats" if repeats > 1 else ""),
+        f"{level(confidence)} intervals, dashed: guessing" + (f"; mean over {repeats} repeats" if repeats > 1 else ""),
         draw("learning", chart, path(tuple((mark.x, mark.y) for mark in chart.marks)), FRAME),
     )
 

@@ -12,6 +12,7 @@ from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.evaluation.learning_curve import LearningPoint, learning_points, time_points
 from medmllm.evaluation.remarks import NAMES
+from medmllm.evaluation.resampling import level
 from medmllm.evaluation.several import SeveralOutOfFold
 from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.records import FloatArray
@@ -55,7 +56,7 @@ def _points(
 ) -> tuple[LearningPoint, ...]:
     """Return AUROC, or C-index, of each step, and last of the whole training."""
     patients = cohort.patients
-    level, samples = config.evaluation.confidence, config.evaluation.bootstrap_samples
+    confidence, samples = config.evaluation.confidence, config.evaluation.bootstrap_samples
     seed, survived = config.training.seed, cohort.survived
     said, whole = ([own.out_of_fold for own in step] for step in steps), [draw.out_of_fold for draw in arm.draws]
     if survived:
@@ -64,7 +65,7 @@ def _points(
             _risks(whole),
             followed=Followed(np.array([own.time for own in survived]), np.array([own.event for own in survived])),
             patients=patients,
-            confidence=level,
+            confidence=confidence,
             samples=samples,
             seed=seed,
         )
@@ -73,7 +74,7 @@ def _points(
         [own.probabilities for own in whole],
         targets=np.array(cohort.targets),
         patients=patients,
-        confidence=level,
+        confidence=confidence,
         samples=samples,
         seed=seed,
         ordered=ordered,
@@ -111,7 +112,7 @@ def learning_remark(curve: LearningCurveDocument | None, *, confidence: float) -
     if gain is None or gain.estimate is None or gain.low is None or gain.high is None:
         return ()
     step = f"from {before.mean_patients:.0f} to {last.mean_patients:.0f} training patients"
-    numbers = f"{gain.estimate:+.3f}, {100 * confidence:g} % interval {gain.low:+.3f} to {gain.high:+.3f}"
+    numbers = f"{gain.estimate:+.3f}, {level(confidence)} interval {gain.low:+.3f} to {gain.high:+.3f}"
     if gain.low > 0:
         return (f"The {curve.metric} of the {curve.arm} model still rises {step} ({numbers}): more patients may help.",)
     return (f"It is not shown that the {curve.metric} of the {curve.arm} model rises {step} ({numbers}).",)

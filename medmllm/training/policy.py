@@ -8,7 +8,6 @@ this task and these groups, and a bound outside of what its metric can be, are r
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 
 import numpy as np
 
@@ -104,35 +103,55 @@ def check_gaps(
         labels: study_key -> class index or time, or one per target.
 
     Raises:
-        ConfigError: Names the column, and how many of its groups are large enough.
+        ConfigError: Names the columns, and how many of their groups are large enough.
     """
     fewest = config.evaluation.subgroups.fewest_patients
-    rules = [
-        (gap, place, part)
-        for place, part in enumerate(task.parts or (task,))
-        for gap in rules_of(config.policy, part.target).gap
-    ]
-    for (gap, place, part), (column, of) in product(rules, groups.items()):
-        asked = _asked_of(gap, part)
-        names = {group for group in of.values() if group is not None}
-        owners: dict[tuple[str, int], set[str]] = defaultdict(set)
-        for study in studies:
-            group, label = of[study.study_key], labels[study.study_key]
-            own = label[place] if isinstance(label, tuple) else label
-            own = int(own.event) if isinstance(own, Survival) else own
-            if group is not None and own != UNKNOWN:
-                owners[group, own if asked else UNKNOWN].add(study.patient_key)
-        large = sum(all(len(owners[name, own]) >= fewest for own in asked or (UNKNOWN,)) for name in names)
-        if large < 2:
-            whose = f" of class {' and of class '.join(repr(part.classes[own]) for own in asked)}" if asked else ""
-            if part.survival is not None and asked:
-                whose = f" with {part.survival.event!r}"
-            of_target = f" of {part.target}" if task.parts else ""
-            raise ConfigError(
-                f"[policy.gap] {gap}{of_target} compares groups of {column!r}, and {large} of its {len(names)} have "
-                f"{fewest} patients{whose} or more: take the column out of [evaluation.subgroups] columns, lower its "
-                "fewest_patients, or take the rule out"
-            )
+    for place, part in enumerate(task.parts or (task,)):
+        for gap in rules_of(config.policy, part.target).gap:
+            asked = _asked_of(gap, part)
+            known = [(study, own) for study in studies if (own := _class_of(labels[study.study_key], place)) != UNKNOWN]
+            counts = {column: _large_groups(of, known, asked, fewest) for column, of in groups.items()}
+            short = [(column, large, names) for column, (large, names) in counts.items() if large < 2]
+            if short:
+                (column, large, names), *more = short
+                of_target = f" of {part.target}" if task.parts else ""
+                others = "".join(f"; so have {large} of the {names} of {column!r}" for column, large, names in more)
+                raise ConfigError(
+                    f"[policy.gap] {gap}{of_target} compares groups of {column!r}, and {large} of its {names} have "
+                    f"{fewest} patients{_whose(asked, part)} or more{others}: take {'them' if more else 'the column'} "
+                    "out of [evaluation.subgroups] columns, lower its fewest_patients, or take the rule out"
+                )
+
+
+def _large_groups(
+    of: Mapping[str, str | None], known: Sequence[tuple[Study, int]], asked: Sequence[int], fewest: int
+) -> tuple[int, int]:
+    """Return how many groups of a column have enough patients of each class asked for, and how many there are.
+
+    Args:
+        of: study_key -> group.
+        known: Studies with their class.
+        asked: Classes; empty: any will do.
+        fewest: Patients.
+    """
+    owners: dict[tuple[str | None, int], set[str]] = defaultdict(set)
+    for study, own in known:
+        owners[of[study.study_key], own if asked else UNKNOWN].add(study.patient_key)
+    names = {group for group in of.values() if group is not None}
+    return sum(all(len(owners[name, own]) >= fewest for own in asked or (UNKNOWN,)) for name in names), len(names)
+
+
+def _class_of(label: Target, place: int) -> int:
+    """Return the class of one of several targets, or of the only one; of a time whether the event came."""
+    own = label[place] if isinstance(label, tuple) else label
+    return int(own.event) if isinstance(own, Survival) else own
+
+
+def _whose(asked: Sequence[int], part: Task) -> str:
+    """Return in words of which classes patients are counted; nothing where any will do."""
+    if part.survival is not None:
+        return f" with {part.survival.event!r}" if asked else ""
+    return f" of class {' and of class '.join(repr(part.classes[own]) for own in asked)}" if asked else ""
 
 
 def _asked_of(gap: str, part: Task) -> tuple[int, ...]:

@@ -54,25 +54,31 @@ def repeats_of(plan: SplitPlan) -> tuple[tuple[FoldSplit, ...], ...]:
     return (plan.folds, *plan.more)
 
 
-def repeat_remarks(plan: SplitPlan, task: Task) -> tuple[str, ...]:
+def repeat_remarks(plan: SplitPlan, task: Task, *, learning: bool) -> tuple[str, ...]:
     """Return in plain words what of a result is a mean over several draws, and what is of the first.
 
     Args:
         plan: With all draws.
         task: Of classes, a time to an event, or several targets.
+        learning: A learning curve was asked for.
     """
     if not plan.more:
         return ()
     alone = task.survival is not None
-    means = f"Metrics, differences, {'' if alone else 'figures, '}groups of patients and use of modalities"
+    means = ["Metrics", "differences", *([] if alone else ["figures"]), *(["learning curves"] if learning else [])]
+    means += ["groups of patients", "use of modalities"]
     first = [] if alone else ["conformal sets", "DeLong's test"]
     first += [] if task.timed is None else ["calibration by quarters", "the curves of the risk groups"]
-    said = ", ".join(first[:-1]) + f" and {first[-1]}"
+    said = _listed(first)
     return (
-        f"{means} are means over {len(repeats_of(plan))} repeats of the cross-validation, each with other folds of the "
-        "same patients; their intervals are of the patients, and lowest and highest tell how far the repeats lie "
-        f"apart. {said[0].upper()}{said[1:]} are of the first repeat, whose networks are packaged.",
+        f"{_listed(means)} are means over {len(repeats_of(plan))} repeats of the cross-validation, each with other "
+        "folds of the same patients; their intervals are of the patients, and lowest and highest tell how far the "
+        f"repeats lie apart. {said[0].upper()}{said[1:]} are of the first repeat, whose networks are packaged.",
     )
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def folds_by_draw(plan: SplitPlan) -> tuple[IntArray, ...]:

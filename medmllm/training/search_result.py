@@ -106,9 +106,13 @@ def _on_edges(arm: str, choices: list[ChoiceDocument]) -> Iterator[str]:
 
 
 def _on_loss(arm: str, choices: list[ChoiceDocument]) -> Iterator[str]:
-    lost = sum(tried.score is None for choice in choices for tried in choice.candidates)
+    tried = [own for choice in choices for own in choice.candidates]
+    lost = sum(own.score is None for own in tried)
     if lost:
-        yield f"{lost} trainings of candidates of the {arm} arm diverged, or have no score; none of them was chosen."
+        yield (
+            f"Of {len(tried)} candidates that the folds of the {arm} arm tried, {lost} diverged or have no score; none "
+            "of them was chosen."
+        )
 
 
 def _is_number(value: Setting) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 
 from medmllm.config import TrainConfig
-from medmllm.evaluation.fairness import Subgroups, gap_remarks
+from medmllm.evaluation.group_gaps import Subgroups, gap_remarks
 from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.evaluation.modality_use import ModalityUse, Probed, evaluate_use_by, use_remarks
 from medmllm.evaluation.remarks import remarks

@@ -13,7 +13,8 @@ from medmllm.config import TrainConfig
 from medmllm.evaluation.cohort import COMPARED_ARM, OutOfFold
 from medmllm.evaluation.decision_curve import decision_curve
 from medmllm.evaluation.delong import compare_aurocs
-from medmllm.evaluation.fairness import Subgroups, evaluate_groups, gap_remarks
+from medmllm.evaluation.fairness import evaluate_groups
+from medmllm.evaluation.group_gaps import Subgroups, gap_remarks
 from medmllm.evaluation.modality_use import ModalityUse, Probed, evaluate_use, use_remarks
 from medmllm.evaluation.resampling import Interval
 from medmllm.model_documents import Task

@@ -16,18 +16,8 @@ from medmllm.evaluation.calibration import (
 )
 from medmllm.evaluation.cohort import OutOfFold, evaluate_arms
 from medmllm.evaluation.resampling import draw_weights
-from medmllm.records import CohortEvaluation, Metric
-
-N = 90
-TARGETS = np.array([0, 1, 0] * 30)
-PATIENTS = [f"pt-{number // 3}" for number in range(N)]  # three studies each, of both classes
-FOLDS = np.array([number // 3 % 4 for number in range(N)])
-
-
-def arm(name: str, strength: float, seed: int) -> OutOfFold:
-    logits = np.random.default_rng(seed).normal(size=N) + strength * (TARGETS - 0.5)
-    return OutOfFold(name, to_probabilities(logits), logits, (logits >= 0.2).astype(int))
-
+from medmllm.records import CohortEvaluation
+from tests.evaluation.small_cohort import FOLDS, PATIENTS, TARGETS, N, arm, of
 
 ARMS = (arm("image", 1.0, 1), arm("text", 0.6, 2), arm("fused", 1.5, 3))
 
@@ -38,11 +28,6 @@ def evaluate(arms: tuple[OutOfFold, ...] = ARMS, **changes: object) -> CohortEva
         "samples": 200, "seed": 11,
     }  # fmt: skip
     return evaluate_arms(arms, **(settings | changes))  # type: ignore[arg-type]
-
-
-def of(evaluation: CohortEvaluation, arm_name: str) -> dict[str, Metric]:
-    found = next(one for one in evaluation.arms if one.arm == arm_name)
-    return {metric.name: metric for metric in found.metrics}
 
 
 def test_the_cohort_is_counted_by_studies_and_by_patients() -> None:

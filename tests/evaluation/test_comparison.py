@@ -11,19 +11,9 @@ from medmllm.evaluation.calibration import to_probabilities
 from medmllm.evaluation.cohort import OutOfFold, evaluate_arms
 from medmllm.evaluation.comparison import Comparison, Difference, better, compare_models, comparison_remarks
 from medmllm.evaluation.resampling import Interval, draw_weights
+from tests.evaluation.small_cohort import FOLDS, PATIENTS, TARGETS, N, arm
 
-N = 90
-TARGETS = np.array([0, 1, 0] * 30)
-PATIENTS = [f"pt-{number // 3}" for number in range(N)]  # three studies each, of both classes
-FOLDS = np.array([number // 3 % 4 for number in range(N)])
-
-
-def model(name: str, strength: float, seed: int) -> OutOfFold:
-    logits = np.random.default_rng(seed).normal(size=N) + strength * (TARGETS - 0.5)
-    return OutOfFold(name, to_probabilities(logits), logits, (logits >= 0.2).astype(int))
-
-
-WEAK, OTHER, STRONG = model("weak", 0.4, 1), model("other", 0.4, 5), model("strong", 6.0, 3)
+WEAK, OTHER, STRONG = arm("weak", 0.4, 1), arm("other", 0.4, 5), arm("strong", 6.0, 3)
 
 
 def compare(*models: OutOfFold, **changes: object) -> Comparison:

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy.stats import fisher_exact
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.calibration import expected_calibration_error, to_probabilities, weighted_ece
 from medmllm.evaluation.cohort import OutOfFold
-from medmllm.evaluation.fairness import GAPS, Gap, Subgroups, evaluate_groups, gap_remarks
+from medmllm.evaluation.fairness import GAPS, evaluate_groups
+from medmllm.evaluation.group_gaps import Gap, Subgroups, gap_remarks
 from medmllm.evaluation.resampling import draw_weights
 
 RNG = np.random.default_rng(8)
@@ -213,6 +215,28 @@ def test_one_patient_of_a_class_does_not_make_a_gap_in_auroc() -> None:
         told = evaluate(same, groups, targets=targets, patients=patients)
         found += any("AUROC" in line and "alike" in line for line in gap_remarks(told, arm="fused", confidence=0.95))
     assert found <= 3
+
+
+def test_a_group_of_whom_none_was_found_has_no_interval_and_makes_no_gap() -> None:
+    positives = {"A": (5, 12), "B": (0, 10)}  # found, of how many
+    assert fisher_exact([(5, 7), (0, 10)]).pvalue > 0.03  # two of such tests in a hundred find as much by chance
+    targets, predicted, groups = [], [], []
+    for name, (hit, of) in positives.items():
+        targets += [1] * of + [0] * 30
+        predicted += [1] * hit + [0] * (of - hit) + [0] * 27 + [1] * 3
+        groups += [name] * (of + 30)
+    said = np.where(np.array(predicted) == 1, 0.5, -0.5)
+    found = OutOfFold("fused", to_probabilities(said), said, np.array(predicted))
+    patients = [f"pt-{k}" for k in range(len(groups))]
+    told = evaluate(found, groups, targets=np.array(targets), patients=patients)
+    sensitivity = {group.name: group.metrics["sensitivity"] for group in told.groups}
+    assert sensitivity["B"].estimate == 0
+    assert (sensitivity["B"].low, sensitivity["B"].high) == (None, None)  # not 0 to 0, of ten patients
+    assert sensitivity["A"].low is not None
+    rate = gap(told, "true_positive_rate_gap").difference
+    assert rate.estimate == pytest.approx(5 / 12)
+    assert (rate.low, rate.high) == (None, None)
+    assert not any("sensitivity" in line for line in gap_remarks(told, arm="fused", confidence=0.95))
 
 
 @pytest.mark.parametrize("ordered", [False, True])

@@ -8,7 +8,7 @@ from medmllm.evaluation.concordance import weighted_harrell
 from medmllm.evaluation.learning_curve import LearningPoint, learning_points, time_points
 from medmllm.evaluation.resampling import draw_weights
 from medmllm.records import FloatArray
-from tests.evaluation.test_survival import made_up
+from tests.evaluation.small_survival import made_up
 
 TARGETS = np.array([0, 1] * 20)
 PATIENTS = [f"p{k // 4}" for k in range(40)]  # of both classes

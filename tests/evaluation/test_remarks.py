@@ -45,10 +45,20 @@ def test_an_estimate_outside_of_its_interval_is_said_once_per_metric_with_the_re
     arms = (ArmEvaluation("image", (high, low)), ArmEvaluation("text", (high, metric("ece", 0.1, 0.1, 0.2))))
     found = said(cohort(arms=arms, differences=()))
     assert found == [
-        "An estimate of ece lies outside of its 95% interval (image arm: 0.127 against 0.000 to 0.120; text arm: 0.127 "
-        "against 0.000 to 0.120): noise alone makes it too large in small cohorts, and the interval takes that off.",
-        "An estimate of brier lies outside of its 95% interval (image arm for nodule: 0.200 against 0.210 to 0.250): "
+        "An estimate of ece lies outside of its 95 % interval (image arm: 0.127 against 0.000 to 0.120; text arm: "
+        "0.127 against 0.000 to 0.120): noise alone makes it too large in small cohorts, and the interval takes that "
+        "off.",
+        "An estimate of brier lies outside of its 95 % interval (image arm for nodule: 0.200 against 0.210 to 0.250): "
         "resampling shifts this measure, so take neither as exact.",
+    ]
+
+
+def test_an_interval_without_width_is_no_certainty() -> None:
+    own = metric("sensitivity", 1.0, 1.0, 1.0)
+    arms = (ArmEvaluation("image", (own, metric("brier", 0.1, 0.05, 0.15))), ArmEvaluation("fused", (own,)))
+    assert said(cohort(arms=arms, differences=())) == [
+        "Every resample gives the same sensitivity (image arm: 1.000; fused arm: 1.000): an interval without width "
+        "does not tell how far other patients would change it."
     ]
 
 
@@ -60,7 +70,7 @@ def test_numbers_that_are_in_order_call_for_no_remark() -> None:
 def test_a_difference_whose_interval_contains_zero_is_no_gain(low: float, high: float) -> None:
     (sentence,) = said(cohort(differences=(metric("auroc", 0.05, low, high, "image"),)))
     assert sentence == (
-        "Fused does not beat image-only: the 95% interval of the AUROC difference contains 0 "
+        "Fused does not beat image-only: the 95 % interval of the AUROC difference contains 0 "
         f"({low:+.3f} to {high:+.3f})."
     )
 
@@ -144,7 +154,7 @@ def test_many_resamples_without_a_class_make_the_intervals_rough(lacking: int, c
     )
 
 
-@pytest.mark.parametrize(("confidence", "words"), [(0.9, "the 90% interval"), (0.975, "the 97.5% interval")])
+@pytest.mark.parametrize(("confidence", "words"), [(0.9, "the 90 % interval"), (0.975, "the 97.5 % interval")])
 def test_the_level_of_the_interval_is_stated(confidence: float, words: str) -> None:
     no_gain = cohort(differences=(metric("auroc", 0.05, -0.1, 0.2, "image"),))
     assert words in said(no_gain, confidence=confidence)[0]

@@ -13,7 +13,7 @@ from medmllm.evaluation.resampling import draw_weights
 from medmllm.evaluation.several import evaluate_means, out_of_fold
 from medmllm.model_documents import Task
 from medmllm.records import CohortEvaluation
-from tests.evaluation.test_cohort import FOLDS, PATIENTS, TARGETS, arm, of
+from tests.evaluation.small_cohort import FOLDS, PATIENTS, TARGETS, arm, of
 
 CLASSES = ("no", "yes")
 OTHER_FOLDS = (FOLDS + np.array([number // 3 % 2 for number in range(90)])) % 4

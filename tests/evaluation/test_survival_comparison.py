@@ -12,7 +12,7 @@ from medmllm.evaluation.repeats import Repeat
 from medmllm.evaluation.resampling import draw_weights
 from medmllm.evaluation.survival_comparison import TimesOutOfFold, compare_times
 from medmllm.records import FloatArray
-from tests.evaluation.test_survival import HORIZONS, N, arm, evaluated, made_up
+from tests.evaluation.small_survival import HORIZONS, N, arm, evaluated, made_up
 
 FOLLOWED, RISK = made_up()
 NOISE = np.random.default_rng(7).normal(size=N)

@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 
 from medmllm.errors import EvaluationError
-from medmllm.evaluation.fairness import Subgroups, gap_remarks
+from medmllm.evaluation.group_gaps import Subgroups, gap_remarks
 from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.evaluation.resampling import draw_weights
 from medmllm.evaluation.survival import SurvivalOutOfFold
-from medmllm.evaluation.survival_curve import shared_times
 from medmllm.evaluation.survival_fairness import FEW, evaluate_survival_groups
 from medmllm.evaluation.survival_scores import weighted_brier
 from medmllm.records import FloatArray
+from tests.evaluation.small_survival import HORIZONS, arm
 
 RNG = np.random.default_rng(4)
-HORIZONS = {"1 year": 1.0, "2 years": 2.0}
 N = 160
 RISK = RNG.normal(-0.5, 1.0, N)
 TIMES, LEFT = RNG.exponential(np.exp(-RISK)), RNG.uniform(0.5, 4.0, N)
@@ -26,13 +25,7 @@ SEX = [("F", "M")[k // 2 % 2] for k in range(N)]
 FEMALE = np.array([sex == "F" for sex in SEX])
 
 
-def arm(risk: FloatArray) -> SurvivalOutOfFold:
-    """Return an arm that says of each study that its hazard is constant."""
-    logits = risk[:, None] + np.log(shared_times([*HORIZONS.values()]))
-    return SurvivalOutOfFold("fused", (1.0, 2.0), logits, (risk > np.median(risk)).astype(np.int64))
-
-
-BIASED = arm(np.where(FEMALE, RNG.permutation(RISK), RISK))  # guesses on women
+BIASED = arm("fused", np.where(FEMALE, RNG.permutation(RISK), RISK))  # guesses on women
 
 
 def evaluate(
@@ -101,7 +94,7 @@ def test_gaps_are_of_the_c_index_and_of_the_largest_horizon() -> None:
     assert [(gap.name, gap.metric) for gap in found.gaps] == [
         ("c_index_gap", "c_index"), ("brier_gap", "brier[2 years]"), ("calibration_gap", "risk_excess[2 years]"),
     ]  # fmt: skip
-    upside_down = evaluate(said=arm(np.where(FEMALE, -RISK, RISK)))
+    upside_down = evaluate(said=arm("fused", np.where(FEMALE, -RISK, RISK)))
     (said, *_) = gap_remarks(upside_down, arm="fused", confidence=0.95, few=FEW)
     assert said.startswith("The fused model does not do alike for all groups of sex: C-index of M lies 0.")
 
@@ -134,7 +127,7 @@ def test_a_horizon_that_a_groups_last_study_did_not_reach_is_not_measured_in_it(
 
 
 def test_of_repeats_a_groups_metric_is_the_mean() -> None:
-    other = arm(RISK)
+    other = arm("fused", RISK)
     both = evaluate(more=[other]).groups[0].metrics["c_index"].estimate
     each = [evaluate(said=own).groups[0].metrics["c_index"].estimate for own in (BIASED, other)]
     assert both == pytest.approx(np.mean(each))  # type: ignore[arg-type]

@@ -7,15 +7,15 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from pydicom.encaps import encapsulate
 from pydicom.pixels import convert_color_space
-from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
 from medmllm.errors import DicomError
 from medmllm.ingest.dicom_colour import adobe_transform, read_colour
 from medmllm.ingest.dicom_header import read_header
 from medmllm.ingest.dicom_pixels import read_slice
-from tests.factories import edit_dicom, write_dicom_study
+from tests.factories import edit_dicom
+from tests.ingest.dicom_slices import encapsulated, write_slice
 
 COLOURS = np.random.default_rng(3).integers(0, 256, (40, 48, 3)).astype(np.uint8)
 SMOOTH = np.stack([np.add.outer(np.arange(40) * k, np.arange(48) * 2) for k in (1, 2, 3)], axis=2).astype(np.uint8)
@@ -24,25 +24,10 @@ SMOOTH = np.stack([np.add.outer(np.arange(40) * k, np.arange(48) * 2) for k in (
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """One image of 40 rows and 48 columns that holds COLOURS, pixel by pixel."""
-    write_dicom_study(tmp_path / "ct", note=None)
-    file = tmp_path / "ct" / "0001.dcm"
-    edit_dicom(
-        file.parent, only=[0], PixelData=COLOURS.tobytes(), Rows=40, Columns=48, SamplesPerPixel=3,
-        PlanarConfiguration=0, PhotometricInterpretation="RGB", BitsAllocated=8, BitsStored=8, HighBit=7,
-        PixelRepresentation=0,
+    return write_slice(
+        tmp_path, COLOURS, Rows=40, Columns=48, SamplesPerPixel=3, PlanarConfiguration=0,
+        PhotometricInterpretation="RGB", BitsAllocated=8, BitsStored=8, HighBit=7,
     )  # fmt: skip
-    return file
-
-
-def encapsulated(file: Path, syntax: str, frame: bytes, interpretation: str) -> Path:
-    data = pydicom.dcmread(file)
-    data.file_meta.TransferSyntaxUID = UID(syntax)
-    data.PhotometricInterpretation = interpretation
-    data.PixelData = encapsulate([frame])
-    data["PixelData"].is_undefined_length = True
-    data["PixelData"].VR = "OB"
-    data.save_as(file)
-    return file
 
 
 def code_of(file: Path) -> str:
@@ -128,13 +113,13 @@ LOSSLESS = {
 @pytest.mark.parametrize("syntax", [syntax for syntax in LOSSLESS if syntax != "1.2.840.10008.1.2.4.57"])
 def test_lossless_compression_gives_the_colours_back(file: Path, syntax: str) -> None:
     interpretation = "YBR_RCT" if syntax.endswith(".90") else "RGB"
-    encapsulated(file, syntax, LOSSLESS[syntax](COLOURS), interpretation)
+    encapsulated(file, syntax, LOSSLESS[syntax](COLOURS), PhotometricInterpretation=interpretation)
     assert np.array_equal(read_colour(read_header(file)), COLOURS)
 
 
 def test_ybr_in_a_lossless_frame_is_turned_into_rgb(file: Path) -> None:
     ybr = convert_color_space(COLOURS, "RGB", "YBR_FULL")
-    encapsulated(file, "1.2.840.10008.1.2.4.80", imagecodecs.jpegls_encode(ybr), "YBR_FULL")
+    encapsulated(file, "1.2.840.10008.1.2.4.80", imagecodecs.jpegls_encode(ybr), PhotometricInterpretation="YBR_FULL")
     assert np.abs(read_colour(read_header(file)).astype(int) - COLOURS).max() <= 2
 
 
@@ -145,7 +130,7 @@ def test_ybr_in_a_lossless_frame_is_turned_into_rgb(file: Path) -> None:
 def test_jpeg_colours_are_what_the_interpretation_says(file: Path, stored_as: str, interpretation: str) -> None:
     frame = imagecodecs.jpeg8_encode(SMOOTH, level=98, colorspace="RGB", outcolorspace=stored_as)
     assert adobe_transform(without_marker(frame)) is None
-    encapsulated(file, "1.2.840.10008.1.2.4.50", without_marker(frame), interpretation)
+    encapsulated(file, "1.2.840.10008.1.2.4.50", without_marker(frame), PhotometricInterpretation=interpretation)
     assert np.abs(read_colour(read_header(file)).astype(int) - SMOOTH).max() <= 12
 
 
@@ -161,7 +146,7 @@ def test_the_adobe_marker_of_a_jpeg_wins_over_the_interpretation(file: Path) -> 
     frame = without_marker(imagecodecs.jpeg8_encode(SMOOTH, level=98, colorspace="RGB", outcolorspace="RGB"))
     marked = frame[:2] + bytes.fromhex("ffee 000e 41646f6265 0064 0000 0000 00") + frame[2:]
     assert adobe_transform(marked) == 0
-    encapsulated(file, "1.2.840.10008.1.2.4.50", marked, "YBR_FULL_422")
+    encapsulated(file, "1.2.840.10008.1.2.4.50", marked, PhotometricInterpretation="YBR_FULL_422")
     assert np.abs(read_colour(read_header(file)).astype(int) - SMOOTH).max() <= 12
 
 
@@ -191,7 +176,7 @@ def test_what_is_no_colour_or_no_more_is_refused(file: Path, elements: dict[str,
 
 
 def test_grey_values_behind_a_header_of_colours_are_refused(file: Path) -> None:
-    encapsulated(file, "1.2.840.10008.1.2.4.80", imagecodecs.jpegls_encode(COLOURS[..., 0].copy()), "RGB")
+    encapsulated(file, "1.2.840.10008.1.2.4.80", imagecodecs.jpegls_encode(COLOURS[..., 0].copy()))
     assert code_of(file) == "pixels_unreadable"
 
 

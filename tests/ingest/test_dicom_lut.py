@@ -12,7 +12,8 @@ from pydicom.uid import ExplicitVRBigEndian
 from medmllm.errors import DicomError
 from medmllm.ingest.dicom_header import read_header
 from medmllm.ingest.dicom_pixels import read_slice
-from tests.factories import edit_dicom, write_dicom_study
+from tests.factories import edit_dicom
+from tests.ingest.dicom_slices import write_slice
 
 STORED = np.array([[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]] + [[40000, 65535, 3, 4, 5, 6]] * 3, dtype=np.uint16)
 
@@ -20,13 +21,7 @@ STORED = np.array([[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]] + [[40000, 65535, 3
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """One slice of 5 rows and 6 columns that holds STORED, slope 2 and intercept -1024."""
-    write_dicom_study(tmp_path / "ct", note=None)
-    file = tmp_path / "ct" / "0001.dcm"
-    edit_dicom(
-        file.parent, only=[0], PixelData=STORED.tobytes(), BitsStored=16, HighBit=15, PixelRepresentation=0,
-        RescaleSlope=2, RescaleIntercept=-1024,
-    )  # fmt: skip
-    return file
+    return write_slice(tmp_path, STORED, BitsStored=16, HighBit=15, RescaleSlope=2, RescaleIntercept=-1024)
 
 
 def with_table(file: Path, descriptor: list[int], entries: bytes | list[int], vr: str, **elements: object) -> Path:

@@ -12,7 +12,7 @@ from pydicom.uid import NuclearMedicineImageStorage
 
 from medmllm.errors import IngestError
 from medmllm.ingest.judged import load
-from tests.factories import write_dicom_study
+from tests.factories import edit_dicom, write_dicom_study
 
 FRAMES = np.random.default_rng(3).integers(0, 900, (4, 5, 6)).astype("<u2")  # (frame, row, column)
 SLICES = [3, 1, 2, 4]  # frames need not come in the order of slices
@@ -27,12 +27,10 @@ def detector_at(*position: float) -> Dataset:
 
 @pytest.fixture
 def spect(tmp_path: Path) -> Path:
-    """Four slices of 5 rows and 6 columns, 4.5 mm apart, the first of them at (-20, 10, 50)."""
-    write_dicom_study(tmp_path / "ct", note=None)
-    file = tmp_path / "spect"
-    data = pydicom.dcmread(tmp_path / "ct" / "0001.dcm")
-    for other in (tmp_path / "ct").iterdir():
-        other.unlink()
+    """A folder with an image of four slices of 5 rows and 6 columns, 4.5 mm apart, the first at (-20, 10, 50)."""
+    write_dicom_study(tmp_path, note=None, leave_out=[1, 2, 3])
+    (file,) = tmp_path.iterdir()
+    data = pydicom.dcmread(file)
     for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept"):
         delattr(data, keyword)
     data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = NuclearMedicineImageStorage
@@ -43,23 +41,13 @@ def spect(tmp_path: Path) -> Path:
     data.DetectorInformationSequence = Sequence([detector_at(-20, 10, 50)])
     data.PixelData = FRAMES.tobytes()
     data.save_as(file)
-    return file
-
-
-def changed(file: Path, **elements: Any) -> str:
-    data = pydicom.dcmread(file)
-    for keyword, value in elements.items():
-        if value is None:
-            delattr(data, keyword)
-        else:
-            setattr(data, keyword, value)
-    data.save_as(file)
-    return str(file.parent)
+    return tmp_path
 
 
 @pytest.mark.parametrize("gap", [4.5, -4.5])  # the sign is the direction of stacking (PS3.3 C.8.4.15)
 def test_each_frame_lies_where_its_slice_does(spect: Path, gap: float) -> None:
-    ((voxels, affine),) = load(changed(spect, SpacingBetweenSlices=gap))
+    edit_dicom(spect, SpacingBetweenSlices=gap)
+    ((voxels, affine),) = load(str(spect))
     for frame, number in enumerate(SLICES):
         place = np.array([-20.0, 10.0, 50.0]) + (number - 1) * gap * np.array([0.0, -0.8, 0.6])  # LPS
         index = np.linalg.inv(affine) @ [-place[0], -place[1], place[2], 1.0]
@@ -69,11 +57,11 @@ def test_each_frame_lies_where_its_slice_does(spect: Path, gap: float) -> None:
 
 
 def test_time_slots_are_volumes_of_their_own(spect: Path) -> None:
-    folder = changed(
+    edit_dicom(
         spect, ImageType=["ORIGINAL", "PRIMARY", "RECON GATED TOMO", "EMISSION"], NumberOfSlices=2,
         SliceVector=[1, 2, 1, 2], TimeSlotVector=[2, 1, 1, 2], RRIntervalVector=[1, 1, 1, 1],
     )  # fmt: skip
-    first, second = (voxels for voxels, _ in load(folder))
+    first, second = (voxels for voxels, _ in load(str(spect)))
     assert [first[..., z].tolist() for z in (0, 1)] == [FRAMES[k].T.tolist() for k in (2, 1)]
     assert [second[..., z].tolist() for z in (0, 1)] == [FRAMES[k].T.tolist() for k in (0, 3)]
 
@@ -92,6 +80,7 @@ def test_time_slots_are_volumes_of_their_own(spect: Path) -> None:
     ],
 )
 def test_frames_without_a_place_are_refused(spect: Path, changes: dict[str, Any]) -> None:
+    edit_dicom(spect, **changes)
     with pytest.raises(IngestError) as refusal:
-        load(changed(spect, **changes))
+        load(str(spect))
     assert refusal.value.code == "multi_frame"

@@ -8,7 +8,7 @@ import pytest
 from medmllm.ingest import dicom_parts
 from medmllm.ingest.dicom_parts import split
 from medmllm.ingest.dicom_stack import arrange
-from tests.ingest.test_dicom_stack import TURNED, a_slice, code_of
+from tests.ingest.dicom_slices import TURNED, a_slice, code_of
 
 
 def places(part: dicom_parts.Part) -> list[float]:

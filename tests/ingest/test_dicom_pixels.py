@@ -10,12 +10,13 @@ import pydicom
 import pytest
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
 from medmllm.errors import DicomError, IngestError
 from medmllm.ingest.dicom_header import read_header
 from medmllm.ingest.dicom_pixels import RLE_HEADER_BYTES, coded_size, read_slice
-from tests.factories import edit_dicom, write_dicom_study
+from tests.factories import edit_dicom
+from tests.ingest.dicom_slices import encapsulated, write_slice
 
 STORED = np.random.default_rng(6).integers(0, 4096, (5, 6)).astype(np.uint16)  # 12 bits
 
@@ -23,23 +24,7 @@ STORED = np.random.default_rng(6).integers(0, 4096, (5, 6)).astype(np.uint16)  #
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """One slice of 5 rows and 6 columns that holds STORED, slope 1 and intercept -1024."""
-    write_dicom_study(tmp_path / "ct", note=None)
-    file = tmp_path / "ct" / "0001.dcm"
-    edit_dicom(
-        file.parent, only=[0], PixelData=STORED.tobytes(), BitsStored=12, HighBit=11, PixelRepresentation=0,
-        RescaleSlope=1, RescaleIntercept=-1024,
-    )  # fmt: skip
-    return file
-
-
-def encapsulated(file: Path, syntax: str, frame: bytes) -> Path:
-    data = pydicom.dcmread(file)
-    data.file_meta.TransferSyntaxUID = UID(syntax)
-    data.PixelData = encapsulate([frame])
-    data["PixelData"].is_undefined_length = True
-    data["PixelData"].VR = "OB"
-    data.save_as(file)
-    return file
+    return write_slice(tmp_path, STORED, BitsStored=12, HighBit=11, RescaleSlope=1, RescaleIntercept=-1024)
 
 
 def code_of(file: Path) -> str:

@@ -1,5 +1,6 @@
 """The smallest networks, contracts and samples that tests of models and training work with."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,15 +15,16 @@ from medmllm.documents import (
     TableContract,
     TextSettings,
 )
-from medmllm.model_documents import ModelSettings, Task
+from medmllm.model_documents import FoldModel, ModelCard, ModelSettings, Task
 from medmllm.models.fine_tuning import limit_training
 from medmllm.models.package import FoldNetwork, build_network, new_text_network
 from medmllm.models.prefix import PREFIX_TOKENS
 from medmllm.preprocessing.sample import collate
 from medmllm.preprocessing.text import learn_tiny_tokenizer
+from medmllm.provenance import stamp
 from medmllm.records import Batch, Sample, Target
 from medmllm.table_documents import ColumnCode, TableCodes
-from medmllm.training_config import TextEncoderSettings
+from medmllm.training_config import Arm, TextEncoderSettings
 
 SIZE = (9, 8, 10)
 CLASSES = ("no", "yes")
@@ -75,6 +77,17 @@ PARTS = ModelSettings(
     text_batch_norm=False,
 )
 TOKENIZER = learn_tiny_tokenizer(NOTES * 2, TEXT)
+BERT = {  # in the words that configurations of its relatives share
+    "vocab_size": 30,
+    "hidden_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 20,
+}
+# Two notes for it: of five pieces, and of three.
+IDS = torch.tensor([[2, 7, 8, 9, 3], [2, 11, 3, 0, 0]])
+MASK = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
 
 
 def contract_of(arm: str) -> PreprocessingContract:
@@ -97,6 +110,34 @@ def a_task(classes: tuple[str, ...] = CLASSES, *, ordered: bool = False) -> Task
 def task_with(outputs: int) -> Task:
     """Return a task of so many logits."""
     return a_task(tuple(f"class {k}" for k in range(max(2, outputs))))
+
+
+def a_card(
+    folds: tuple[FoldModel, ...],
+    contract: PreprocessingContract = CONTRACT,
+    classes: tuple[str, ...] = CLASSES,
+    *,
+    arm: Arm = "fused",
+    files: Mapping[str, str] | None = None,
+) -> ModelCard:
+    """Return the card of a package of such folds."""
+    return ModelCard(
+        task=a_task(classes),
+        arm=arm,
+        contract=contract,
+        contract_fingerprint=contract.fingerprint,
+        model=PARTS,
+        folds=folds,
+        files=dict(files or {}),
+        operating_point=0.4,
+        calibration="none",
+        intended_use="tests",
+        training_patients=(),
+        training_studies=(),
+        split_digest="0" * 64,
+        synthetic=True,
+        provenance=stamp("train"),
+    )
 
 
 def a_member(arm: str = "fused", *, classes: tuple[str, ...] = CLASSES, seed: int = 3, **parts: object) -> FoldNetwork:

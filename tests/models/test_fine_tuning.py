@@ -25,17 +25,9 @@ from medmllm.models.fusion import FUSIONS
 from medmllm.models.package import FoldNetwork
 from medmllm.models.text_encoder import TextEncoder
 from medmllm.training_config import TextEncoderSettings
-from tests.models.small import a_batch, a_limited_member, a_member, contract_of, encoder_settings, save_bert
+from tests.models.small import BERT, a_batch, a_limited_member, a_member, contract_of, encoder_settings, save_bert
 
 ENCODER = "text_encoder.network."
-SMALL = {
-    "vocab_size": 30,
-    "hidden_size": 12,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "max_position_embeddings": 20,
-}
 
 
 @pytest.fixture
@@ -142,10 +134,10 @@ def test_merged_adapters_answer_as_before_and_leave_a_plain_encoder(bert_folder:
 @pytest.mark.parametrize(
     "network",
     [
-        lambda: RobertaModel(RobertaConfig(**SMALL)),
-        lambda: ElectraModel(ElectraConfig(**SMALL, embedding_size=8)),
+        lambda: RobertaModel(RobertaConfig(**BERT)),
+        lambda: ElectraModel(ElectraConfig(**BERT, embedding_size=8)),
         lambda: DistilBertModel(DistilBertConfig(vocab_size=30, dim=12, n_layers=2, n_heads=2, hidden_dim=16)),
-        lambda: ModernBertModel(ModernBertConfig(**SMALL, pad_token_id=0, cls_token_id=2, sep_token_id=3)),
+        lambda: ModernBertModel(ModernBertConfig(**BERT, pad_token_id=0, cls_token_id=2, sep_token_id=3)),
     ],
     ids=["roberta", "electra", "distilbert", "modernbert"],
 )

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 
 from medmllm.documents import TextSettings
 from medmllm.errors import ConfigError, PackageError
-from medmllm.model_documents import FoldModel, ModelCard, Task
+from medmllm.model_documents import FoldModel, ModelCard
 from medmllm.models.package import (
     CARD,
     FoldNetwork,
@@ -30,7 +30,7 @@ from medmllm.models.package import (
 from medmllm.models.prefix import PREFIX_TOKENS
 from medmllm.preprocessing.sample import collate
 from medmllm.preprocessing.text import load_tokenizer
-from medmllm.provenance import file_digest, stamp
+from medmllm.provenance import file_digest
 from medmllm.records import Note
 from tests.models.small import (
     CLASSES,
@@ -40,6 +40,7 @@ from tests.models.small import (
     TEXT,
     TOKENIZER,
     a_batch,
+    a_card,
     a_member,
     a_sample,
     a_task,
@@ -65,7 +66,6 @@ def write_package(folder: Path, arm: str = "fused", classes: tuple[str, ...] = C
 
 
 def write_card(folder: Path, arm: str = "fused", classes: tuple[str, ...] = CLASSES, **changes: object) -> None:
-    contract = contract_of(arm)
     folds = tuple(
         FoldModel(
             fold=fold,
@@ -77,23 +77,7 @@ def write_card(folder: Path, arm: str = "fused", classes: tuple[str, ...] = CLAS
         )
         for fold in (0, 1)
     )
-    card = ModelCard(
-        task=Task(target="outcome", kind="binary" if len(classes) == 2 else "multiclass", classes=classes),
-        arm=arm,  # type: ignore[arg-type]
-        contract=contract,
-        contract_fingerprint=contract.fingerprint,
-        model=PARTS,
-        folds=folds,
-        files=digest_files(folder),
-        operating_point=0.4,
-        calibration="none",
-        intended_use="tests",
-        training_patients=(),
-        training_studies=(),
-        split_digest="0" * 64,
-        synthetic=True,
-        provenance=stamp("train"),
-    )
+    card = a_card(folds, contract_of(arm), classes, arm=arm, files=digest_files(folder))  # type: ignore[arg-type]
     card.model_copy(update=changes).write(folder / CARD)
 
 

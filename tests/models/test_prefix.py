@@ -12,24 +12,7 @@ from medmllm.models.note_windows import Windows
 from medmllm.models.prefix import OCTANTS, PREFIX_TOKENS, Prefix, octants
 from medmllm.models.text_encoder import TextEncoder, before_words, tiny_config
 from medmllm.models.tokens import Tokens
-from tests.models.small import PARTS, TEXT, a_batch, a_member
-
-SMALL = {
-    "vocab_size": 30,
-    "hidden_size": 12,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "max_position_embeddings": 20,
-}
-IDS = torch.tensor([[2, 7, 8, 9, 3], [2, 11, 3, 0, 0]])
-MASK = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
-
-
-@pytest.fixture
-def bert() -> BertModel:
-    torch.manual_seed(4)
-    return BertModel(BertConfig(**SMALL)).eval()
+from tests.models.small import BERT, IDS, MASK, PARTS, TEXT, a_batch, a_member
 
 
 def a_prefix(rows: int = 2) -> Tokens:
@@ -118,7 +101,7 @@ def test_every_window_of_a_long_note_is_read_behind_the_prefix(bert: BertModel) 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_a_window_and_its_prefix_have_positions_up_to_the_last(kind: str) -> None:
-    network = BertModel(BertConfig(**SMALL)) if kind == "bert" else RobertaModel(RobertaConfig(**SMALL, pad_token_id=1))
+    network = BertModel(BertConfig(**BERT)) if kind == "bert" else RobertaModel(RobertaConfig(**BERT, pad_token_id=1))
     longest = 20 if kind == "bert" else 18
     encoder = TextEncoder(network.eval())
     ids = torch.full((2, longest - 2), 5)
@@ -172,7 +155,7 @@ def test_it_learns_what_neither_modality_tells_alone() -> None:
     shown = (bits[:, [0]] * 2.0 - 1) * torch.tensor([1.0, -0.5, 0.5]) + 0.2 * torch.randn(600, 3)
     ids = torch.stack([torch.full((600,), 2), 7 + bits[:, 1], torch.full((600,), 3)], dim=1)
     outcome = (bits[:, 0] ^ bits[:, 1]).float()
-    encoder = TextEncoder(BertModel(BertConfig(**SMALL, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)))
+    encoder = TextEncoder(BertModel(BertConfig(**BERT, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)))
     parts = nn.ModuleList(
         [encoder, Prefix([3], 12), FUSIONS["bert_prefix"]([12, 12], hidden=16, outputs=1, dropout=0.0)]
     )

@@ -14,24 +14,7 @@ from medmllm.models.text_encoder import (
     read_config,
     tiny_config,
 )
-from tests.models.small import PARTS, TEXT
-
-SMALL = {
-    "vocab_size": 30,
-    "hidden_size": 12,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "max_position_embeddings": 20,
-}
-IDS = torch.tensor([[2, 7, 8, 9, 3], [2, 11, 3, 0, 0]])
-MASK = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
-
-
-@pytest.fixture
-def bert() -> BertModel:
-    torch.manual_seed(4)
-    return BertModel(BertConfig(**SMALL)).eval()
+from tests.models.small import BERT, IDS, MASK, PARTS, TEXT
 
 
 def encode(encoder: TextEncoder, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -177,7 +160,7 @@ def test_weights_without_the_pooler_are_whole_as_it_is_not_used(bert: BertModel,
 
 
 def test_the_longest_note_is_where_the_position_table_ends(bert: BertModel) -> None:
-    roberta = RobertaModel(RobertaConfig(**SMALL, pad_token_id=1)).eval()
+    roberta = RobertaModel(RobertaConfig(**BERT, pad_token_id=1)).eval()
     for network, longest in ((bert, 20), (roberta, 18)):
         assert longest_window(network) == longest
         encoder = TextEncoder(network)
@@ -190,7 +173,7 @@ def test_the_longest_note_is_where_the_position_table_ends(bert: BertModel) -> N
 
 @pytest.mark.parametrize("kind", [BertModel, RobertaModel])
 def test_gradients_reach_every_weight_but_those_of_words_not_read(kind: type) -> None:
-    config = BertConfig(**SMALL) if kind is BertModel else RobertaConfig(**SMALL)
+    config = BertConfig(**BERT) if kind is BertModel else RobertaConfig(**BERT)
     encoder = TextEncoder(kind(config))
     encoder(encoder.embed(IDS), MASK).square().sum().backward()
     assert [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.any()] == []

@@ -1,10 +1,12 @@
-"""A made-up cohort whose image and note each carry a part of the hazard, and what is known of it."""
+"""A made-up cohort whose image and note each carry a part of the hazard, what is known of it, and Harrell's C."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from medmllm.evaluation.concordance import weighted_harrell
+from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.records import Volume
 from tests.factories import write_nifti_study
 
@@ -38,3 +40,9 @@ def write_survival_cohort(folder: Path, *, patients: int, effect: float = 1.2, s
         })  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "labels.csv", index=False)
     return folder / "labels.csv"
+
+
+def harrell(time: pd.Series, event: pd.Series, risk: pd.Series) -> float:
+    """Return Harrell's C."""
+    followed = Followed(time.to_numpy(dtype=float), event.to_numpy(dtype=bool))
+    return float(weighted_harrell(followed, risk.to_numpy(dtype=float), np.ones((1, len(time))))[0])

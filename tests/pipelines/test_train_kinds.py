@@ -15,6 +15,7 @@ from medmllm.model_documents import ModelCard
 from medmllm.result_documents import EvaluationDocument
 from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import EXPLAINED, UNTRACKED, Outcome, Trained, rename_studies, score, site_key, train
+from tests.pipelines.trained import table_of
 
 TARGETS = ("grade>=3", "region", "severity")
 KINDS = {"grade>=3": "binary", "region": "multiclass", "severity": "ordinal"}
@@ -58,10 +59,6 @@ def card_of(trained: Trained) -> ModelCard:
     return ModelCard.read(trained.run / "model" / "model.json")
 
 
-def fused(trained: Trained) -> pd.DataFrame:
-    return pd.read_csv(trained.run / "out_of_fold.csv").query("arm == 'fused'").reset_index(drop=True)
-
-
 def shown(rows: pd.DataFrame, field: str, target: str) -> np.ndarray:
     return rows[[f"{field}[{label}]" for label in CLASSES[target]]].to_numpy()
 
@@ -81,7 +78,7 @@ def test_the_card_lists_each_target_with_its_kind_classes_and_decisions(run_of_k
 
 
 def test_probabilities_classes_and_sets_are_those_of_each_kind(run_of_kinds: Trained) -> None:
-    rows, card = fused(run_of_kinds), card_of(run_of_kinds)
+    rows, card = table_of(run_of_kinds), card_of(run_of_kinds)
     assert len(rows) == 39  # of 40 studies, less the one without any target
     for name, classes in CLASSES.items():
         chances = shown(rows, "probabilities", name)
@@ -102,7 +99,7 @@ def test_probabilities_classes_and_sets_are_those_of_each_kind(run_of_kinds: Tra
 
 
 def test_each_target_is_evaluated_as_its_kind_is_where_it_is_known(run_of_kinds: Trained) -> None:
-    rows = fused(run_of_kinds)
+    rows = table_of(run_of_kinds)
     evaluation = EvaluationDocument.read(run_of_kinds.run / "evaluation.json")
     given = pd.read_csv(run_of_kinds.labels)
     aurocs = []

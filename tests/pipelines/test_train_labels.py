@@ -25,6 +25,7 @@ from tests.pipelines.runs import (
     site_key,
     train,
 )
+from tests.pipelines.trained import table_of
 from tests.reporting.html_page import Page
 
 LABELS = ("outcome", "effusion", "grade>=4")
@@ -53,10 +54,6 @@ def labelled_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
         yield Trained(folder / "data" / "studies", labels, folder / "run", outcome)
 
 
-def out_of_fold(trained: Trained, arm: str = "fused") -> pd.DataFrame:
-    return pd.read_csv(trained.run / "out_of_fold.csv").query("arm == @arm").reset_index(drop=True)
-
-
 def test_the_card_holds_the_labels_with_a_temperature_and_an_operating_point_each(labelled_run: Trained) -> None:
     assert labelled_run.outcome.code == 0, labelled_run.outcome.stderr
     card = ModelCard.read(labelled_run.run / "model" / "model.json")
@@ -70,7 +67,7 @@ def test_the_card_holds_the_labels_with_a_temperature_and_an_operating_point_eac
 
 
 def test_the_table_has_a_column_per_label_and_empty_cells_where_it_is_missing(labelled_run: Trained) -> None:
-    rows = out_of_fold(labelled_run)
+    rows = table_of(labelled_run)
     assert len(rows) == 31  # of 32 studies, less the one without any label
     given = pd.read_csv(labelled_run.labels)
     for name, column in (("outcome", "outcome"), ("effusion", "effusion"), ("grade>=4", "grade")):
@@ -83,7 +80,7 @@ def test_the_table_has_a_column_per_label_and_empty_cells_where_it_is_missing(la
 
 
 def test_sets_and_classes_are_those_of_the_folds_own_decisions_on_each_label(labelled_run: Trained) -> None:
-    rows = out_of_fold(labelled_run)
+    rows = table_of(labelled_run)
     card = ModelCard.read(labelled_run.run / "model" / "model.json")
     for name, (negative, positive) in CLASSES.items():
         for fold in card.folds:
@@ -104,7 +101,7 @@ def told(run: Path) -> EvaluationDocument:
 
 
 def test_the_evaluation_is_that_of_scikit_learn_on_the_table_beside_it(labelled_run: Trained) -> None:
-    rows, evaluation = out_of_fold(labelled_run), told(labelled_run.run)
+    rows, evaluation = table_of(labelled_run), told(labelled_run.run)
     expected = []
     for own, (name, (_, positive)) in zip(evaluation.targets, CLASSES.items(), strict=True):
         assert own.task.target == name
@@ -135,7 +132,7 @@ def test_every_label_has_all_that_one_target_has(labelled_run: Trained) -> None:
 
 
 def test_deviations_between_arms_are_tested_where_the_label_has_one_study_per_patient(labelled_run: Trained) -> None:
-    rows = out_of_fold(labelled_run)
+    rows = table_of(labelled_run)
     for own in told(labelled_run.run).targets:
         known = rows[rows[f"target[{own.task.target}]"].notna()]
         assert bool(own.delong) == (known["patient_key"].nunique() == len(known))

@@ -1,7 +1,6 @@
 """`medmllm train` with inner folds, from the command to a scored study: what is evaluated is what is scored."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from medmllm.models.package import load_package
 from medmllm.result_documents import EvaluationDocument, ExplanationDocument
 from tests.factories import write_cohort_of_columns, write_nifti_cohort
 from tests.pipelines.runs import EXPLAINED, UNTRACKED, Trained, rename_studies, score, site_key, train
+from tests.pipelines.trained import one_fold
 
 NESTED = (*UNTRACKED, "--set", "training.inner_folds=3", "--set", "evaluation.coverage=0.7")
 FUSED = ("--set", 'training.arms=["fused"]')
@@ -28,15 +28,6 @@ def nested_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     with site_key(folder):
         outcome = train(studies, labels, folder / "run", *NESTED, *FUSED)
         yield Trained(studies, labels, folder / "run", outcome)
-
-
-def one_fold(package: Path, fold: int, target: Path) -> Path:
-    """Copy a package with one fold's networks alone."""
-    shutil.copytree(package, target)
-    card = json.loads((target / "model.json").read_text())
-    card["folds"] = [one for one in card["folds"] if one["fold"] == fold]
-    (target / "model.json").write_text(json.dumps(card))
-    return target
 
 
 def test_a_folds_networks_score_its_test_part_as_they_were_evaluated_on_it(nested_run: Trained, tmp_path: Path) -> None:

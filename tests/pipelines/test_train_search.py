@@ -15,7 +15,7 @@ from medmllm.result_documents import EvaluationDocument
 from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import UNTRACKED, Trained, score, site_key, train
 from tests.pipelines.survival_cohort import SURVIVAL, write_survival_cohort
-from tests.pipelines.test_train_nested import one_fold
+from tests.pipelines.trained import one_fold
 
 ARMS = ("--set", 'training.arms=["text", "fused"]')
 GRID = ("--set", "training.search.fusion_width=[4, 8]", "--set", "training.search.image_width=[2, 4]")

@@ -10,8 +10,6 @@ import pandas as pd
 import pytest
 from scipy.stats import CensoredData, ecdf
 
-from medmllm.evaluation.concordance import weighted_harrell
-from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.ingest.keys import Keyring
 from medmllm.model_documents import ModelCard
 from medmllm.result_documents import EvaluationDocument
@@ -29,7 +27,8 @@ from tests.pipelines.runs import (
     site_key,
     train,
 )
-from tests.pipelines.survival_cohort import SURVIVAL, write_survival_cohort
+from tests.pipelines.survival_cohort import SURVIVAL, harrell, write_survival_cohort
+from tests.pipelines.trained import evaluation, metric, table_of
 
 LEARN = (
     "--set", "task.intervals=4", "--set", "training.epochs=14", "--set", "training.batch_size=16",
@@ -55,24 +54,6 @@ def timed_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
         yield Trained(folder / "data" / "studies", labels, folder / "run", outcome)
 
 
-def evaluation(trained: Trained) -> dict[str, Any]:
-    return json.loads((trained.run / "evaluation.json").read_text())
-
-
-def rows(trained: Trained, arm: str = "fused") -> pd.DataFrame:
-    return pd.read_csv(trained.run / "out_of_fold.csv").query("arm == @arm").reset_index(drop=True)
-
-
-def metric(told: dict[str, Any], arm: str, name: str, group: str = "all") -> dict[str, Any]:
-    of = next(one["metrics"] for one in told["arms"] if one["arm"] == arm)
-    return next(one for one in of if (one["name"], one["group"]) == (name, group))
-
-
-def harrell(time: pd.Series, event: pd.Series, risk: pd.Series) -> float:
-    followed = Followed(time.to_numpy(dtype=float), event.to_numpy(dtype=bool))
-    return float(weighted_harrell(followed, risk.to_numpy(dtype=float), np.ones((1, len(time))))[0])
-
-
 def test_fused_orders_the_times_better_than_each_alone_and_nearly_as_the_true_risk_does(timed_run: Trained) -> None:
     assert timed_run.outcome.code == 0, timed_run.outcome.stderr
     told, table = evaluation(timed_run), pd.read_csv(timed_run.labels).dropna(subset=["days", "death"])
@@ -93,7 +74,7 @@ def test_fused_orders_the_times_better_than_each_alone_and_nearly_as_the_true_ri
 
 
 def test_the_evaluation_is_that_of_the_table_beside_it(timed_run: Trained) -> None:
-    told, table = evaluation(timed_run), rows(timed_run)
+    told, table = evaluation(timed_run), table_of(timed_run)
     found = harrell(table["time"], table["event"], table["log_hazard"])
     assert metric(told, "fused", "c_index")["estimate"] == pytest.approx(found)
     np.testing.assert_allclose(table["probability"], 1 - table["event_free[400 days]"])
@@ -107,7 +88,7 @@ def test_the_evaluation_is_that_of_the_table_beside_it(timed_run: Trained) -> No
 
 
 def test_higher_risk_is_at_or_above_the_median_risk_of_the_folds_tuning_part(timed_run: Trained) -> None:
-    card, table = ModelCard.read(timed_run.run / "model" / "model.json"), rows(timed_run)
+    card, table = ModelCard.read(timed_run.run / "model" / "model.json"), table_of(timed_run)
     thresholds = np.array([fold.threshold for fold in card.folds])
     above = table["probability"] >= thresholds[table["fold"]]
     assert (table["predicted"] == np.where(above, "higher risk", "lower risk")).all()
@@ -120,7 +101,7 @@ def test_higher_risk_is_at_or_above_the_median_risk_of_the_folds_tuning_part(tim
 
 
 def test_each_fold_has_intervals_between_quantiles_of_the_events_outside_its_test_part(timed_run: Trained) -> None:
-    card, table = ModelCard.read(timed_run.run / "model" / "model.json"), rows(timed_run)
+    card, table = ModelCard.read(timed_run.run / "model" / "model.json"), table_of(timed_run)
     assert card.task.kind == "survival"
     assert card.conformal_coverage is None
     for fold in card.folds:
@@ -198,7 +179,7 @@ def test_a_cox_model_goes_the_same_way(timed_run: Trained, cox_run: Trained, tmp
     assert excess["low"] < 0 < excess["high"]  # the baseline turns log-risks into shares that hold
     scored = score(timed_run.studies, cox_run.run / "model", tmp_path / "out")
     assert scored.code == 0, scored.stderr
-    table, told = pd.read_csv(tmp_path / "out" / "predictions.csv"), rows(cox_run, "text")
+    table, told = pd.read_csv(tmp_path / "out" / "predictions.csv"), table_of(cox_run, "text")
     both = table.merge(told, on="study_key", suffixes=("", "_of_fold"))
     assert np.corrcoef(both["log_hazard"], both["log_hazard_of_fold"])[0, 1] > 0.6
 
@@ -281,7 +262,8 @@ def test_repeats_are_rows_of_their_own_and_the_metric_is_their_mean(timed_run: T
     outcome = again(timed_run, tmp_path / "run", "--set", "training.repeats=2", "--set", "training.epochs=1")
     assert outcome.code == 0, outcome.stderr
     trained = Trained(timed_run.studies, timed_run.labels, tmp_path / "run", outcome)
-    each = [harrell(own["time"], own["event"], own["log_hazard"]) for _, own in rows(trained, "text").groupby("repeat")]
+    repeats = table_of(trained, "text").groupby("repeat")
+    each = [harrell(own["time"], own["event"], own["log_hazard"]) for _, own in repeats]
     found = metric(evaluation(trained), "text", "c_index")
     assert len(each) == 2
     assert found["estimate"] == pytest.approx(np.mean(each))
@@ -303,7 +285,7 @@ def test_groups_are_measured_on_their_own_rows_and_their_gap_is_judged(timed_run
     (found,) = evaluation(trained)["subgroups"]
     keyring, table = Keyring(bytes.fromhex(SECRET.strip())), pd.read_csv(timed_run.labels)
     ward = dict(zip(map(keyring.study, table["study_id"]), table["ward"], strict=True))
-    told = rows(trained, "text")
+    told = table_of(trained, "text")
     each = {}
     for group in found["groups"]:
         own = told[told["study_key"].map(ward) == group["name"]]

@@ -15,8 +15,8 @@ from medmllm.model_documents import ModelCard
 from medmllm.result_documents import EvaluationDocument
 from medmllm.training.run import headline
 from tests.pipelines.runs import EXPLAINED, UNTRACKED, Outcome, Trained, invoke, rename_studies, score, site_key, train
-from tests.pipelines.survival_cohort import write_survival_cohort
-from tests.pipelines.test_train_survival import harrell, metric
+from tests.pipelines.survival_cohort import harrell, write_survival_cohort
+from tests.pipelines.trained import evaluation, metric, table_of
 
 TARGETS = ("marked", "grade", "days")
 SETTINGS = (
@@ -54,22 +54,13 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
         yield Trained(folder / "data" / "studies", labels, folder / "run", outcome)
 
 
-def evaluation(trained: Trained) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((trained.run / "evaluation.json").read_text())
-    return told
-
-
 def target(trained: Trained, name: str) -> dict[str, Any]:
     return next(own for own in evaluation(trained)["targets"] if own["task"]["target"] == name)
 
 
-def rows(trained: Trained) -> pd.DataFrame:
-    return pd.read_csv(trained.run / "out_of_fold.csv").query("arm == 'fused'").reset_index(drop=True)
-
-
 def test_the_time_is_evaluated_as_the_only_target_would_be_where_it_is_known(beside: Trained) -> None:
     assert beside.outcome.code == 0, beside.outcome.stderr
-    told, table = target(beside, "days"), rows(beside)
+    told, table = target(beside, "days"), table_of(beside)
     known = table[table["time[days]"].notna()]
     assert told["n"] == len(known) == pd.read_csv(beside.labels)["days"].notna().sum()
     found = harrell(known["time[days]"], known["event[days]"].astype(bool), known["logits[death by 400 days]"])
@@ -84,7 +75,7 @@ def test_the_time_is_evaluated_as_the_only_target_would_be_where_it_is_known(bes
 
 
 def test_the_other_targets_are_evaluated_where_they_are_known_and_the_means_are_theirs(beside: Trained) -> None:
-    table, told = rows(beside), evaluation(beside)
+    table, told = table_of(beside), evaluation(beside)
     known = table[table["target[marked]"].notna()]
     marked = metric(target(beside, "marked"), "fused", "auroc")
     assert marked["n"] == len(known) < len(table) == PATIENTS - 1
@@ -97,7 +88,7 @@ def test_the_other_targets_are_evaluated_where_they_are_known_and_the_means_are_
 
 
 def test_the_table_tells_of_the_time_what_a_run_of_it_alone_would(beside: Trained) -> None:
-    table, card = rows(beside), ModelCard.read(beside.run / "model" / "model.json")
+    table, card = table_of(beside), ModelCard.read(beside.run / "model" / "model.json")
     assert not [name for name in table if name.startswith(("conformal_set[death", "abstained[days", "target[days"))]
     free = table["event_free[400 days]"]
     np.testing.assert_allclose(table["logits[death by 400 days]"], np.log(-np.log(free)))

@@ -8,29 +8,7 @@ from medmllm.preprocessing.contract import VolumeFacts, accept, check_present, c
 from medmllm.records import Volume
 from tests.factories import a_volume
 from tests.models.small import RECORDING, TABLE
-
-IMAGE = ImageSettings(
-    spacing_mm=(2.0, 3.0, 4.0),
-    size=(6, 5, 4),
-    intensity="window",
-    regrid="never",
-    window=(-1000.0, 400.0),
-    channels={"ct": Channel(modality="CT", required=True), "pet": Channel(modality="PT")},
-)
-TEXT = TextSettings(
-    encoder="tiny",
-    max_tokens=16,
-    window=16,
-    overlap=0,
-    sections=("history",),
-    required=False,
-    tiny_vocabulary=99,
-    local_files_only=True,
-)
-
-
-def settings(**channels: Channel) -> ImageSettings:
-    return IMAGE.model_copy(update={"channels": channels})
+from tests.preprocessing.small import IMAGE, TEXT, reading
 
 
 def test_a_volume_is_measured_in_the_patients_axes_whatever_its_own_order() -> None:
@@ -108,9 +86,9 @@ def contract(image: ImageSettings | None = IMAGE, text: TextSettings | None = TE
             "window": (-1000.0, 401.0),
             "channels": dict(reversed(IMAGE.channels.items())),
         }.items()),
-        contract(image=settings(ct=Channel(modality="CT", required=True), pet=Channel(modality="PT", required=True))),
-        contract(image=settings(ct=Channel(modality="CT", required=True), pt=Channel(modality="PT"))),
-        contract(image=settings(ct=Channel(modality="CT", required=True, description="x"), pet=Channel(modality="PT"))),
+        contract(image=reading(ct=Channel(modality="CT", required=True), pet=Channel(modality="PT", required=True))),
+        contract(image=reading(ct=Channel(modality="CT", required=True), pt=Channel(modality="PT"))),
+        contract(image=reading(ct=Channel(modality="CT", required=True, description="x"), pet=Channel(modality="PT"))),
         *(contract(text=TEXT.model_copy(update={key: value})) for key, value in {
             "encoder": "other", "max_tokens": 17, "window": 15, "overlap": 1,
             "sections": (), "required": True, "tiny_vocabulary": 98,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from medmllm.documents import Channel, ImageSettings, PreprocessingContract, TextSettings
+from medmllm.documents import Channel, PreprocessingContract
 from medmllm.errors import ContractError
 from medmllm.preprocessing.contract import accept, measure
 from medmllm.preprocessing.sample import collate, prepare_sample, to_device
@@ -12,25 +12,9 @@ from medmllm.preprocessing.text import learn_tiny_tokenizer
 from medmllm.records import MODALITIES, Note, Sample, Section, Study
 from tests.factories import a_volume
 from tests.models.small import CODES, TABLE
+from tests.preprocessing.small import TEXT, reading
 
-IMAGE = ImageSettings(
-    spacing_mm=(2.0, 3.0, 4.0),
-    size=(6, 5, 4),
-    intensity="window",
-    regrid="never",
-    window=(-1000.0, 1000.0),
-    channels={"ct": Channel(), "pet": Channel()},
-)
-TEXT = TextSettings(
-    encoder="tiny",
-    max_tokens=16,
-    window=16,
-    overlap=0,
-    sections=("history",),
-    required=False,
-    tiny_vocabulary=60,
-    local_files_only=True,
-)
+IMAGE = reading(ct=Channel(), pet=Channel()).model_copy(update={"window": (-1000.0, 1000.0)})
 CONTRACT = PreprocessingContract(version=1, orientation="RAS", image=IMAGE, accepted={}, text=TEXT)
 NOTE = Note("History: dry cough.", (Section("history", 0, 19),))
 FINDINGS = Note("Findings: a mass.", (Section("findings", 0, 17),))

@@ -4,19 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from medmllm.documents import Channel, ImageSettings
+from medmllm.documents import Channel
 from medmllm.errors import ContractError
 from medmllm.preprocessing.selection import Considered, choose_series, select_series
 from medmllm.records import NoteReference, Refusal, SeriesReference, Study, Technique
-
-IMAGE = ImageSettings(
-    spacing_mm=(2.0, 3.0, 4.0),
-    size=(6, 5, 4),
-    intensity="window",
-    regrid="never",
-    window=(-1000.0, 400.0),
-    channels={"ct": Channel(modality="CT", required=True), "pet": Channel(modality="PT")},
-)
+from tests.preprocessing.small import IMAGE, reading
 
 
 def series(
@@ -28,10 +20,6 @@ def series(
 
 def study(*found: SeriesReference, notes: int = 0) -> Study:
     return Study("st-1", "pt-1", "dicom", found, tuple(NoteReference(None) for _ in range(notes)))  # type: ignore[arg-type]
-
-
-def settings(**channels: Channel) -> ImageSettings:
-    return IMAGE.model_copy(update={"channels": channels})
 
 
 def test_each_channel_takes_the_one_series_that_fits_and_optional_ones_may_be_absent() -> None:
@@ -48,7 +36,7 @@ def test_two_series_for_one_channel_are_refused_and_both_are_named() -> None:
 
 
 def test_one_series_for_two_channels_is_refused_rather_than_read_twice() -> None:
-    with_contrast = settings(t1=Channel(description="t1"), t1c=Channel(description="t1.*contrast"))
+    with_contrast = reading(t1=Channel(description="t1"), t1c=Channel(description="t1.*contrast"))
     with pytest.raises(ContractError, match=r"se-0{15}7 matches 2 channels \(t1, t1c\)") as caught:
         choose_series(study(series(7, "MR", "T1 with contrast")), with_contrast)
     assert caught.value.code == "ambiguous_series"
@@ -70,7 +58,7 @@ def test_a_series_refused_for_its_gaps_is_taken_where_the_settings_mend_gaps() -
 
 
 def test_a_missing_required_channel_is_refused_with_what_was_wanted_and_what_is_there() -> None:
-    wanted = settings(t2=Channel(modality="MR", description="t2", required=True))
+    wanted = reading(t2=Channel(modality="MR", description="t2", required=True))
     with pytest.raises(
         ContractError, match=r"modality MR and a description like 't2'.* present: CT, unknown"
     ) as caught:
@@ -84,9 +72,9 @@ def test_lone_slices_are_passed_over_unless_a_channel_asks_for_them(min_slices: 
     channel = Channel(modality="CT") if min_slices is None else Channel(modality="CT", min_slices=min_slices)
     if min_slices == 1:
         with pytest.raises(ContractError, match="2 series match channel 'ct'"):
-            choose_series(both, settings(ct=channel))
+            choose_series(both, reading(ct=channel))
         return
-    assert list(choose_series(both, settings(ct=channel)).values()) == [both.series[number - 1] for number in found]
+    assert list(choose_series(both, reading(ct=channel)).values()) == [both.series[number - 1] for number in found]
 
 
 def test_why_a_required_series_cannot_be_read_is_passed_on() -> None:
@@ -96,7 +84,7 @@ def test_why_a_required_series_cannot_be_read_is_passed_on() -> None:
 
 
 def test_a_series_that_cannot_be_read_is_not_taken_for_a_missing_one_even_beside_a_note() -> None:
-    optional = settings(ct=Channel(modality="CT"))
+    optional = reading(ct=Channel(modality="CT"))
     with pytest.raises(ContractError, match="channel 'ct' cannot be read: slice 3 is missing"):
         choose_series(study(series(1, refused="slice 3 is missing"), notes=1), optional)
     assert choose_series(study(notes=1), optional) == {}
@@ -115,7 +103,7 @@ def test_a_series_that_cannot_be_read_is_not_taken_for_a_missing_one_even_beside
 def test_a_description_is_searched_as_a_regular_expression_without_case(
     pattern: str, description: str | None, fits: bool
 ) -> None:
-    chosen = choose_series(study(series(1, "MR", description)), settings(one=Channel(description=pattern)))
+    chosen = choose_series(study(series(1, "MR", description)), reading(one=Channel(description=pattern)))
     assert bool(chosen) is fits
 
 
@@ -133,7 +121,7 @@ def deep(
 def why(study: Study, *, prefer: tuple[str, ...], **rules: object) -> dict[str, str]:
     """Outcome and reason of every series for a CT channel, by the last digit of its key."""
     channel = Channel(modality="CT", prefer=prefer, **rules)  # type: ignore[arg-type]
-    (found,) = select_series(study, settings(ct=channel), reads_more=False).channels
+    (found,) = select_series(study, reading(ct=channel), reads_more=False).channels
     return {one.series.series_key[-1]: f"{one.outcome} {one.why}".strip() for one in found.considered}
 
 
@@ -157,7 +145,7 @@ def test_a_preference_decides_and_the_loser_is_told_by_what(preference: str, win
         winner: f"used by {preference}",
         loser: f"lost lost to se-{winner:0>16} by {preference} ({against})",
     }
-    chosen = choose_series(both, settings(ct=Channel(modality="CT", prefer=(preference,))))  # type: ignore[arg-type]
+    chosen = choose_series(both, reading(ct=Channel(modality="CT", prefer=(preference,))))  # type: ignore[arg-type]
     assert chosen["ct"].series_key[-1] == winner
 
 
@@ -187,7 +175,7 @@ def test_a_preference_that_a_series_does_not_tell_decides_nothing() -> None:
     both = study(deep(1, thickness_mm=1.0), deep(2))
     assert "thinnest decides nothing, as 1 do not tell it" in why(both, prefer=("thinnest",))["1"]
     with pytest.raises(ContractError, match="thinnest decides nothing, as 1 do not tell it") as caught:
-        choose_series(both, settings(ct=Channel(prefer=("thinnest",))))
+        choose_series(both, reading(ct=Channel(prefer=("thinnest",))))
     assert caught.value.code == "ambiguous_series"
     assert why(both, prefer=("thinnest", "most_slices"))["2"].endswith("most_slices decides nothing, as all are alike")
 
@@ -234,12 +222,12 @@ def test_a_study_is_as_good_as_its_channels(
 
 @pytest.mark.parametrize("reads_more", [False, True])
 def test_a_study_without_series_needs_something_else_to_read(reads_more: bool) -> None:
-    selection = select_series(study(series(1, "SR")), settings(ct=Channel(modality="CT")), reads_more=reads_more)
+    selection = select_series(study(series(1, "SR")), reading(ct=Channel(modality="CT")), reads_more=reads_more)
     assert (selection.outcome, selection.refusal, selection.is_refused) == ("without", None, not reads_more)
 
 
 def test_a_series_that_two_channels_choose_is_refused_for_both_and_others_keep_theirs() -> None:
-    channels = settings(t1=Channel(description="t1"), t1c=Channel(description="t1.*gd"), t2=Channel(description="t2"))
+    channels = reading(t1=Channel(description="t1"), t1c=Channel(description="t1.*gd"), t2=Channel(description="t2"))
     selection = select_series(study(series(1, "MR", "t1 gd"), series(2, "MR", "t2")), channels, reads_more=False)
     t1, t1c, t2 = selection.channels
     assert [one.chosen and one.chosen.series_key[-1] for one in (t1, t1c, t2)] == [None, None, "2"]

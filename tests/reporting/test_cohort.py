@@ -136,6 +136,15 @@ def test_the_tuning_fraction_is_told_only_where_it_had_a_say(tmp_path: Path) -> 
     assert "tuning part 0.23" not in page
 
 
+def test_fold_models_have_a_column_of_thresholds_where_one_is_told_of(tmp_path: Path) -> None:
+    def models(told: result_documents.EvaluationDocument) -> str:
+        return next(t.line for t in report(tmp_path, told).all("table") if "The fold models" in t.text)
+
+    assert "Temperature Threshold 0 7 1.100 0.400" in models(made_up.evaluation())
+    graded = made_up.evaluation().model_copy(update={"task": made_up.task("multiclass")})
+    assert "Temperature 0 7 1.100 1 8 1.200" in models(graded)  # not a column of dashes
+
+
 def test_the_digest_of_the_split_is_told_once(tmp_path: Path) -> None:
     told = made_up.evaluation()
     inputs = {"labels": "1" * 64, "split": told.split_digest}
@@ -236,6 +245,7 @@ def test_groups_stand_in_tables_with_their_gaps_and_small_ones_are_named(tmp_pat
     assert "Group AUROC Events beyond probability Studies (patients)" in metrics
     assert "site <A> 0.854 (0.780 to 0.920) – 61 (54) B 0.632 (0.500 to 0.700) – 57 (50)" in metrics
     gaps = next(t.line for t in page.all("table") if "lie furthest apart" in t.text)
+    assert "(95 % interval, of all pairs of groups at once)" in gaps
     assert "AUROC site <A> B 0.222 (0.111 to 0.333)" in gaps
     assert "True positive rate site <A> B 0.333 (0.111 to 0.444)" in gaps
     assert "site, not shown for too few patients: C (3)" in page.text

@@ -36,7 +36,7 @@ def test_one_class_has_no_curve() -> None:
 
 def test_a_bin_holds_mean_probability_frequency_count_and_wilson_interval() -> None:
     chance = [0.21, 0.23, 0.25, 0.29, 0.95]
-    points = reliability_points([both(chance)], np.array([0, 1, 0, 0, 1]), ["a", "b", "c", "d", "e"])
+    points = reliability_points([both(chance)], np.array([0, 1, 0, 0, 1]), ["a", "b", "c", "d", "e"], confidence=0.95)
     first, last = points
     assert (first.predicted, first.observed, first.n) == (pytest.approx(0.245), 0.25, 4)
     assert (last.predicted, last.observed, last.n) == (pytest.approx(0.95), 1.0, 1)
@@ -46,9 +46,16 @@ def test_a_bin_holds_mean_probability_frequency_count_and_wilson_interval() -> N
     assert (first.low, first.high) == (pytest.approx(centre - half, abs=1e-5), pytest.approx(centre + half, abs=1e-5))
 
 
+def test_the_interval_of_a_bin_has_the_level_that_the_run_asked_for() -> None:
+    (bar,) = reliability_points([both([0.21, 0.25])], np.array([0, 1]), ["a", "b"], confidence=0.9)
+    z = 1.644854  # of 90 %
+    half = z * np.sqrt(0.25 / 2 + (z / 4) ** 2) / (1 + z**2 / 2)  # of one in two
+    assert (bar.low, bar.high) == (pytest.approx(0.5 - half, abs=1e-5), pytest.approx(0.5 + half, abs=1e-5))
+
+
 def test_with_several_classes_the_likeliest_is_judged() -> None:
     chances = np.array([[0.62, 0.3, 0.08], [0.1, 0.65, 0.25], [0.2, 0.15, 0.65]])
-    (point,) = reliability_points([chances], np.array([0, 2, 2]), ["a", "b", "c"])
+    (point,) = reliability_points([chances], np.array([0, 2, 2]), ["a", "b", "c"], confidence=0.95)
     assert point.predicted == pytest.approx((0.62 + 0.65 + 0.65) / 3)
     assert point.observed == pytest.approx(2 / 3)
 
@@ -66,11 +73,11 @@ def test_the_mean_of_several_curves_has_the_mean_of_their_areas() -> None:
 def test_a_bin_of_several_repeats_is_the_mean_over_its_studies_and_its_interval_that_of_the_patients_of_one() -> None:
     targets, patients = np.array([0, 1, 0, 1, 1]), ["a", "a", "b", "c", "c"]
     first, second = both([0.21, 0.23, 0.25, 0.29, 0.95]), both([0.95, 0.22, 0.97, 0.95, 0.96])
-    low, _ = reliability_points([first, second], targets, patients)
+    low, _ = reliability_points([first, second], targets, patients, confidence=0.95)
     assert (low.predicted, low.observed, low.n) == (pytest.approx(0.24), pytest.approx(3 / 5), 5)
     z, n, p = 1.959964, (3 + 1) / 2, 3 / 5  # three patients in the bin, then one
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     assert (low.low, low.high) == (pytest.approx(centre - half, abs=1e-5), pytest.approx(centre + half, abs=1e-5))
-    (alone, _), (again, _) = (reliability_points([first] * k, targets, patients) for k in (1, 3))
+    (alone, _), (again, _) = (reliability_points([first] * k, targets, patients, confidence=0.95) for k in (1, 3))
     assert (again.low, again.high) == pytest.approx((alone.low, alone.high))  # three times the same narrows nothing

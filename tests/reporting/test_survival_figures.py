@@ -12,6 +12,14 @@ def test_a_kaplan_meier_curve_is_level_until_the_time_at_which_it_falls() -> Non
     assert list(step_points(group, 20.0)) == [(0, 1), (0, 1), (0.25, 1), (0.25, 0.75), (0.5, 0.75), (0.5, 0.5)]
 
 
+def test_a_kaplan_meier_curve_ends_where_nobody_is_followed_any_more() -> None:
+    group = RiskGroupDocument(
+        name="lower risk", n=2, events=1, times=(0.0, 5.0, 10.0, 15.0), event_free=(1.0, 0.5, 0.5, 0.5),
+        low=(None,) * 4, high=(None,) * 4, at_risk=(2, 1, 0, 0),
+    )  # fmt: skip
+    assert list(step_points(group, 20.0))[-1] == (0.5, 0.5)  # not on to 0.75
+
+
 def test_those_still_followed_are_told_by_quarters_of_the_time() -> None:
     group = RiskGroupDocument(
         name="lower risk", n=9, events=0, times=tuple(map(float, range(9))), event_free=(1.0,) * 9, low=(None,) * 9,

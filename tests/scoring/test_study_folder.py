@@ -12,16 +12,15 @@ from medmllm.config import ScoreConfig, load_config
 from medmllm.documents import PreprocessingContract
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder
-from medmllm.model_documents import FoldModel, ModelCard, Task
+from medmllm.model_documents import FoldModel
 from medmllm.models.package import ModelPackage, key_digest
 from medmllm.preprocessing.sample import collate, prepare_sample
-from medmllm.provenance import stamp
 from medmllm.records import Study
 from medmllm.scoring import study_folder
 from medmllm.scoring.study_folder import Refused, Scored, predicted_class, score_folder, was_trained_on
 from medmllm.training.cohort import draft_contract, read_parts
 from tests.factories import write_nifti_cohort
-from tests.models.small import CLASSES, IMAGE, PARTS, TEXT, a_member
+from tests.models.small import CLASSES, IMAGE, TEXT, a_card, a_member
 
 KEYRING = Keyring(b"a secret of thirty-two bytes ....")
 CHANNELS = {"ct": IMAGE.channels["ct"], "pet": IMAGE.channels["pet"].model_copy(update={"description": "pet"})}
@@ -40,27 +39,10 @@ def a_package(classes: tuple[str, ...] = CLASSES, contract: PreprocessingContrac
         FoldModel(fold=k, weights=f"fold_{k}", weights_sha256=str(k) * 64, temperature=t, best_epoch=1, threshold=0.5)
         for k, t in enumerate(TEMPERATURES)
     )
-    card = ModelCard(
-        task=Task(target="outcome", kind="binary" if len(classes) == 2 else "multiclass", classes=classes),
-        arm="fused",
-        contract=contract,
-        contract_fingerprint=contract.fingerprint,
-        model=PARTS,
-        folds=folds,
-        files={},
-        operating_point=0.4,
-        calibration="none",
-        intended_use="tests",
-        training_patients=(),
-        training_studies=(),
-        split_digest="0" * 64,
-        synthetic=True,
-        provenance=stamp("train"),
-    )
     members = tuple(a_member(classes=classes, seed=seed) for seed in (3, 4))
     for member in members:
         member.network.eval()
-    return ModelPackage(card, members, None)
+    return ModelPackage(a_card(folds, contract, classes), members, None)
 
 
 def settings(**changes: object) -> ScoreConfig:

@@ -1,4 +1,4 @@
-"""Settings of seconds, a few samples that can be learnt, and a tracker that remembers."""
+"""Settings of seconds, a few samples that can be learnt, and trackers: one that remembers, one that kills."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,12 +8,14 @@ import torch
 from medmllm.config import TrainConfig, load_config
 from medmllm.models.package import FoldNetwork
 from medmllm.records import Sample
+from medmllm.training.checkpoint import Checkpoint, Origin
 from medmllm.training.loop import Fit, fit
 from medmllm.training_config import TrainingSettings
-from tests.models.small import a_sample, contract_of
+from tests.models.small import a_member, a_sample, contract_of
 
 THREE = ("low", "mid", "high")
 WORDS = ("clear", "marked nodule", "spiculated")
+ORIGIN = Origin("settings", "split", "cohort")
 
 
 def settings(**changes: object) -> TrainingSettings:
@@ -84,10 +86,31 @@ def cohort(n: int, *, classes: int = 2, first: int = 0) -> list[Sample]:
     return made
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+class Killer(Told):
+    """A tracker that ends the training in the middle of it."""
+
+    def log_epoch(self, epoch: int, metrics: Any) -> None:
+        super().log_epoch(epoch, metrics)
+        if epoch == 3:
+            raise Killed
+
+
 def train(
-    member: FoldNetwork, arm: str = "fused", n: int = 13, *, classes: int = 2, seed: int = 7, **changes: object
+    member: FoldNetwork,
+    arm: str = "fused",
+    n: int = 13,
+    *,
+    classes: int = 2,
+    seed: int = 7,
+    told: Told | None = None,
+    checkpoint: Checkpoint | None = None,
+    **changes: object,
 ) -> tuple[Fit, Told]:
-    told = Told()
+    told = told or Told()
     done = fit(
         member,
         cohort(n, classes=classes),
@@ -96,8 +119,21 @@ def train(
         settings(**changes),
         seed=seed,
         tracker=told,
+        checkpoint=checkpoint,
     )
     return done, told
+
+
+def train_varied(
+    told: Told, checkpoint: Checkpoint | None = None, **changes: object
+) -> tuple[Fit, dict[str, torch.Tensor]]:
+    """Fit with dropout, all augmentation and a schedule that changes in every step; return it and the weights."""
+    member = a_member("fused", dropout=0.3, modality_dropout=0.3)
+    plain: dict[str, object] = {
+        "epochs": 6, "patience": 6, "warmup_epochs": 1.5, "noise": 0.1, "flips": True, "shift_voxels": 1
+    }  # fmt: skip
+    done, _ = train(member, told=told, checkpoint=checkpoint, **(plain | changes))
+    return done, weights(member)
 
 
 def weights(member: FoldNetwork) -> dict[str, torch.Tensor]:

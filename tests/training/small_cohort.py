@@ -1,12 +1,14 @@
 """A cohort whose image and note tell the outcome, the same with other targets or content, and its cross-validation."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from medmllm.config import TrainConfig, load_config
+from medmllm.evaluation.calibration import PRIOR_DEVIATION
+from medmllm.evaluation.cohort import OutOfFold
 from medmllm.model_documents import FoldModel, Task
 from medmllm.preprocessing.contract import VolumeFacts
 from medmllm.records import Note, Section
@@ -21,6 +23,32 @@ FACTS = VolumeFacts("CT", (4.0, 4.0, 4.0), (36.0, 32.0, 40.0), -900.0, 400.0)
 TRAINING = {"folds": 2, "epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "text_learning_rate": 1e-2,
             "shift_voxels": 0, "device": "cpu", "channels_last": False, "threads": 1,
             "deterministic": False}  # fmt: skip
+
+
+class ToldRun(NoRun):
+    """A run that keeps the names of its children and what they were told; `kill`: the child and epoch to end in."""
+
+    def __init__(self, name: str = "", kill: tuple[str, int] | None = None) -> None:
+        self.name, self.kill = name, kill
+        self.children: list[ToldRun] = []
+        self.metrics: dict[str, float] = {}
+        self.epochs: list[int] = []
+        self.ended = False
+
+    def child(self, name: str) -> "ToldRun":
+        self.children.append(ToldRun(name, self.kill))
+        return self.children[-1]
+
+    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        if self.kill == (self.name, epoch):
+            raise KeyboardInterrupt
+        self.epochs.append(epoch)
+
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        self.metrics |= metrics
+
+    def end(self, *, failed: bool = False) -> None:
+        self.ended = True
 
 
 def a_config(**training: object) -> TrainConfig:
@@ -81,6 +109,28 @@ def fold_models(results: tuple[ArmResult, ...]) -> tuple[FoldModel, ...]:
     return arm.folds
 
 
+def one_output(found: ArmResult) -> OutOfFold:
+    assert isinstance(found.out_of_fold, OutOfFold)
+    return found.out_of_fold
+
+
 def log_odds(truth: np.ndarray) -> float:
     """Return the log-odds of a part: what training with classes of equal weight took from its logits."""
     return float(np.log(truth.sum() / (1 - truth).sum()))
+
+
+def temperature_loss(logits: np.ndarray, truth: np.ndarray, offset: float) -> Callable[[float], float]:
+    """Return what the log of a temperature is chosen by: the log loss of a part, and a prior that holds it near 0."""
+
+    def loss(log_temperature: float) -> float:
+        cooled = logits / np.exp(log_temperature) + offset
+        prior = (log_temperature / PRIOR_DEVIATION) ** 2 / 2
+        return float(np.sum(np.logaddexp(0, cooled) - truth * cooled)) + prior
+
+    return loss
+
+
+def youden(probabilities: np.ndarray, truth: np.ndarray, threshold: float) -> float:
+    """Return sensitivity + specificity - 1 at a threshold."""
+    called = probabilities >= threshold
+    return float(called[truth == 1].mean() - called[truth == 0].mean())

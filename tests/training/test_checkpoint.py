@@ -11,55 +11,19 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from medmllm.errors import MedmllmError, MisuseError
-from medmllm.training.checkpoint import Checkpoint, FitState, Origin, read_state, write_state
-from medmllm.training.loop import Fit, fit
+from medmllm.training.checkpoint import Checkpoint, FitState, read_state, write_state
 from medmllm.training.machine import set_determinism
-from tests.models.small import a_member, contract_of
-from tests.training.small import Told, cohort, settings
-
-ORIGIN = Origin("settings", "split", "cohort")
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
-class Killer(Told):
-    """A tracker that ends the training in the middle of it."""
-
-    def log_epoch(self, epoch: int, metrics: object) -> None:
-        super().log_epoch(epoch, metrics)
-        if epoch == 3:
-            raise Killed
-
-
-def trained(tracker: Told, checkpoint: Checkpoint | None, **changes: object) -> tuple[Fit, dict[str, Tensor]]:
-    """A fit with dropout, all augmentation and a schedule that changes in every step."""
-    member = a_member("fused", dropout=0.3, modality_dropout=0.3)
-    plain: dict[str, object] = {
-        "epochs": 6, "patience": 6, "warmup_epochs": 1.5, "noise": 0.1, "flips": True, "shift_voxels": 1
-    }  # fmt: skip
-    done = fit(
-        member,
-        cohort(13),
-        cohort(6, first=100),
-        contract_of("fused"),
-        settings(**(plain | changes)),
-        seed=7,
-        tracker=tracker,
-        checkpoint=checkpoint,
-    )
-    return done, member.network.state_dict()
+from tests.training.small import ORIGIN, Killed, Killer, Told, settings, train_varied
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_fit_cut_off_in_its_third_epoch_goes_on_to_the_same_bits(tmp_path: Path, channels_last: bool) -> None:
     whole_told, told = Told(), Told()
-    whole, weights = trained(whole_told, None, channels_last=channels_last)
+    whole, weights = train_varied(whole_told, channels_last=channels_last)
     checkpoint = Checkpoint(tmp_path / "fold.safetensors", ORIGIN)
     with pytest.raises(Killed):
-        trained(Killer(), checkpoint, channels_last=channels_last)
-    resumed, again = trained(told, checkpoint, channels_last=channels_last)
+        train_varied(Killer(), checkpoint, channels_last=channels_last)
+    resumed, again = train_varied(told, checkpoint, channels_last=channels_last)
     assert told.epochs == [3, 4, 5, 6], "the third epoch was not saved: it is trained again"
     assert told.metrics == whole_told.metrics[2:]
     assert resumed == whole
@@ -69,9 +33,9 @@ def test_a_fit_cut_off_in_its_third_epoch_goes_on_to_the_same_bits(tmp_path: Pat
 def test_a_fit_that_had_come_to_its_end_trains_no_more(tmp_path: Path) -> None:
     checkpoint, told = Checkpoint(tmp_path / "fold.safetensors", ORIGIN), Told()
     # A rate that ruins the network: the tuning loss rises at once and patience ends the training early.
-    first, weights = trained(Told(), checkpoint, learning_rate=0.5, text_learning_rate=0.5, patience=1, epochs=9)
+    first, weights = train_varied(Told(), checkpoint, learning_rate=0.5, text_learning_rate=0.5, patience=1, epochs=9)
     assert first.epochs < 9
-    second, again = trained(told, checkpoint, learning_rate=0.5, text_learning_rate=0.5, patience=1, epochs=9)
+    second, again = train_varied(told, checkpoint, learning_rate=0.5, text_learning_rate=0.5, patience=1, epochs=9)
     assert (told.epochs, second) == ([], first)
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from medmllm.config import QualityConfig, QualityPolicy, TrainConfig, load_config
+from medmllm.config import TrainConfig, load_config
 from medmllm.errors import ContractError, DicomError, GeometryError, LabelError, MedmllmError, NiftiError, NoteError
-from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder
 from medmllm.ingest.tables import read_label_table
 from medmllm.records import Recording, SeriesReference, Study, Volume
@@ -25,13 +24,9 @@ from medmllm.training.cohort import (
     stage_of,
 )
 from tests.factories import a_volume, write_dicom_study, write_nifti_cohort, write_nifti_study
-from tests.models.small import IMAGE, TEXT
+from tests.models.small import TEXT
 from tests.quality.phantoms import a_scan, a_trunk
-
-KEYRING = Keyring(b"a secret of thirty-two bytes ....")
-ONE = IMAGE.model_copy(update={"channels": {"image": IMAGE.channels["ct"]}})
-DRAFT = draft_contract(ONE, TEXT)
-POLICY = load_config(QualityConfig, "quality").quality
+from tests.training.small_draft import DRAFT, KEYRING, ONE, POLICY, a_policy
 
 
 @pytest.fixture
@@ -195,10 +190,6 @@ def test_the_final_contract_spans_the_cohort_and_a_margin(tmp_path: Path) -> Non
     assert accepted.intensity.low == pytest.approx(low - 0.5 * (high - low), rel=1e-5)
     assert contract.fingerprint != DRAFT.fingerprint
     assert contract.model_copy(update={"accepted": {}}) == DRAFT
-
-
-def a_policy(**decisions: str) -> QualityPolicy:
-    return POLICY.model_copy(update={"decisions": POLICY.decisions.model_copy(update=decisions)})
 
 
 def test_what_the_policy_refuses_is_kept_beside_the_cohort_and_every_finding_is_listed(tmp_path: Path) -> None:

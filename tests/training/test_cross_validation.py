@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from medmllm.evaluation.calibration import PRIOR_DEVIATION, TEMPERATURE_BOUNDS
+from medmllm.evaluation.calibration import TEMPERATURE_BOUNDS
 from medmllm.evaluation.fold_decisions import decide
 from medmllm.model_documents import Task
 from medmllm.records import Note, Section
-from medmllm.training import fold as one_fold
 from medmllm.training.arms import split_cohort
 from medmllm.training.cohort import Cohort, Member, draft_contract
 from medmllm.training.cross_validation import cross_validate
@@ -26,8 +25,10 @@ from tests.training.small_cohort import (
     fold_models,
     log_odds,
     run,
+    temperature_loss,
     with_other_content,
     with_targets_turned,
+    youden,
 )
 
 # --- no leak --------------------------------------------------------------------------------
@@ -100,66 +101,42 @@ def test_a_word_that_one_patient_alone_has_is_no_whole_word_of_the_vocabulary() 
 
 
 def test_temperature_minimises_the_tuning_loss_and_threshold_maximises_youdens_j(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, predicted: list[tuple[list[str], np.ndarray]]
 ) -> None:
-    asked: list[tuple[list[str], np.ndarray]] = []
-    predict = one_fold.predict_logits
-
-    def spy(member, samples, *more):  # type: ignore[no-untyped-def]
-        logits = predict(member, samples, *more)
-        asked.append(([sample.study_key for sample in samples], logits))
-        return logits
-
-    monkeypatch.setattr(one_fold, "predict_logits", spy)
     config, cohort = a_config(), a_cohort()
     plan = split_cohort(cohort, config.training)
     cohort = with_targets_turned(cohort, np.array([split.tune[0] for split in plan.folds]))  # not separable
     (arm,) = run(cohort, config, tmp_path)
     keys = [member.sample.study_key for member in cohort.members]
-    for split, fold, tune, test in zip(plan.folds, arm.folds, asked[0::2], asked[1::2], strict=True):
+    for split, fold, tune, test in zip(plan.folds, arm.folds, predicted[0::2], predicted[1::2], strict=True):
         assert tune[0] == [keys[k] for k in split.tune]
         assert test[0] == [keys[k] for k in split.test]
         truth = np.array([cohort.targets[k] for k in split.tune])
         logits, offset = tune[1][:, 0], log_odds(np.array(cohort.targets)[split.train])
-
-        def loss(log_temperature: float, z: np.ndarray = logits, y: np.ndarray = truth, b: float = offset) -> float:
-            cooled = z / np.exp(log_temperature) + b
-            prior = (log_temperature / PRIOR_DEVIATION) ** 2 / 2
-            return float(np.sum(np.logaddexp(0, cooled) - y * cooled)) + prior
-
+        loss = temperature_loss(logits, truth, offset)
         best = minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded")
         assert loss(float(np.log(fold.temperature))) <= best.fun + 1e-4
         np.testing.assert_allclose(
             arm.out_of_fold.logits[split.test], test[1][:, 0] / fold.temperature + offset, atol=1e-6
         )
         probabilities = 1 / (1 + np.exp(-logits / fold.temperature - offset))
-
-        def youden(threshold: float, p: np.ndarray = probabilities, y: np.ndarray = truth) -> float:
-            return float((p[y == 1] >= threshold).mean() - (p[y == 0] >= threshold).mean())
-
-        assert youden(fold.threshold) == pytest.approx(max(youden(p) for p in probabilities))
+        best_youden = max(youden(probabilities, truth, p) for p in probabilities)
+        assert youden(probabilities, truth, fold.threshold) == pytest.approx(best_youden)
         expected = 1 / (1 + np.exp(-arm.out_of_fold.logits[split.test])) >= fold.threshold
         assert arm.out_of_fold.predicted[split.test].tolist() == expected.astype(int).tolist()
 
 
 def test_conformal_thresholds_are_of_the_tuning_part_and_the_sets_of_the_test_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, predicted: list[tuple[list[str], np.ndarray]]
 ) -> None:
-    asked: list[np.ndarray] = []
-    predict = one_fold.predict_logits
-
-    def spy(*given):  # type: ignore[no-untyped-def]
-        asked.append(predict(*given))
-        return asked[-1]
-
-    monkeypatch.setattr(one_fold, "predict_logits", spy)
     config, cohort = a_config(), a_cohort()
     half = config.evaluation.model_copy(update={"coverage": 0.5})  # which few tuning studies can promise
     plan = split_cohort(cohort, config.training)
     (arm,) = run(cohort, config.model_copy(update={"evaluation": half}), tmp_path)
     targets = np.array(cohort.targets)
     assert arm.out_of_fold.sets is not None
-    for split, fold, *logits in zip(plan.folds, arm.folds, asked[0::2], asked[1::2], strict=True):
+    raw = [logits for _, logits in predicted]
+    for split, fold, *logits in zip(plan.folds, arm.folds, raw[0::2], raw[1::2], strict=True):
         offset = log_odds(targets[split.train])
         positive, tested = (1 / (1 + np.exp(-z[:, 0] / fold.temperature - offset)) for z in logits)
         truth, thresholds = targets[split.tune], []

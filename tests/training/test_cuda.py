@@ -14,14 +14,13 @@ from medmllm.models.ordinal_head import OrdinalHead
 from medmllm.models.package import FoldNetwork
 from medmllm.records import Batch
 from medmllm.training.batches import augment, batches
-from medmllm.training.checkpoint import Checkpoint, Origin
+from medmllm.training.checkpoint import Checkpoint
 from medmllm.training.feeding import feed
-from medmllm.training.loop import Fit, fit, predict_logits
+from medmllm.training.loop import Fit, predict_logits
 from medmllm.training.machine import Machine, set_determinism
 from tests.models.small import a_batch, a_member, contract_of
 from tests.models.test_shared_statistics import NORMS, batch, made
-from tests.training.small import Told, cohort, settings
-from tests.training.test_checkpoint import Killed, Killer
+from tests.training.small import ORIGIN, Killed, Killer, Told, cohort, settings, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
@@ -29,20 +28,11 @@ ON_CUDA = {"device": "cuda", "precision": "32-true"}
 
 
 def trained(
-    tracker: Told, checkpoint: Checkpoint | None = None, *, parts: dict[str, object] | None = None, **changes: object
+    told: Told, checkpoint: Checkpoint | None = None, *, parts: dict[str, object] | None = None, **changes: object
 ) -> tuple[Fit, FoldNetwork]:
     member = a_member("fused", **(parts or {}))
     plain: dict[str, object] = {"epochs": 4, "patience": 4} | ON_CUDA
-    done = fit(
-        member,
-        cohort(13),
-        cohort(6, first=100),
-        contract_of("fused"),
-        settings(**(plain | changes)),
-        seed=7,
-        tracker=tracker,
-        checkpoint=checkpoint,
-    )
+    done, _ = train(member, told=told, checkpoint=checkpoint, **(plain | changes))
     return done, member
 
 
@@ -127,7 +117,7 @@ def test_a_fit_cut_off_goes_on_to_the_same_bits_when_deterministic(
         "precision": precision, "channels_last": channels_last, "deterministic": True, "noise": 0.1, "flips": True
     }  # fmt: skip
     parts: dict[str, object] = {"dropout": 0.3, "modality_dropout": 0.3, "image_stem_pool": True}
-    checkpoint = Checkpoint(tmp_path / "fold.safetensors", Origin("settings", "split", "cohort"))
+    checkpoint = Checkpoint(tmp_path / "fold.safetensors", ORIGIN)
     try:
         set_determinism(settings(deterministic=True))
         whole, expected = trained(Told(), parts=parts, **changes)

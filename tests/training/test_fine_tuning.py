@@ -19,14 +19,13 @@ from medmllm.training.arms import split_cohort
 from medmllm.training.checkpoint import Checkpoint
 from medmllm.training.cross_validation import cross_validate
 from medmllm.training.fold_inputs import tokenize_cohort
-from medmllm.training.loop import Fit, fit, predict_logits
+from medmllm.training.loop import Fit, predict_logits
 from medmllm.training.machine import Machine
 from medmllm.training.starting_weights import check_start
 from medmllm.training.tracking import NoRun
-from tests.models.small import CONTRACT, PARTS, a_limited_member, a_task, encoder_settings, save_bert
-from tests.training.small import Told, cohort, settings, weights
+from tests.models.small import PARTS, a_limited_member, a_task, encoder_settings, save_bert
+from tests.training.small import ORIGIN, Killed, Killer, Told, settings, train, weights
 from tests.training.small_cohort import a_cohort, a_config
-from tests.training.test_checkpoint import ORIGIN, Killed, Killer
 
 ENCODER = "text_encoder.network."
 
@@ -37,16 +36,8 @@ def bert_folder(tmp_path: Path) -> Path:
 
 
 def trained(member: FoldNetwork, told: Told | None = None, checkpoint: Checkpoint | None = None) -> Fit:
-    return fit(
-        member,
-        cohort(9),
-        cohort(6, first=100),
-        CONTRACT,
-        settings(epochs=4, weight_decay=0.1, text_learning_rate=1e-2),
-        seed=7,
-        tracker=told or Told(),
-        checkpoint=checkpoint,
-    )
+    done, _ = train(member, n=9, told=told, checkpoint=checkpoint, epochs=4, weight_decay=0.1, text_learning_rate=1e-2)
+    return done
 
 
 def test_an_absent_peft_is_told_before_a_study_is_read(monkeypatch: pytest.MonkeyPatch, bert_folder: Path) -> None:

@@ -25,7 +25,7 @@ from medmllm.training.image_cache import ImageCache
 from medmllm.training.resuming import _digest
 from tests.factories import write_nifti_cohort, write_nifti_study
 from tests.quality.phantoms import a_scan, a_trunk
-from tests.training.test_cohort import DRAFT, KEYRING, POLICY, a_policy
+from tests.training.small_draft import DRAFT, KEYRING, POLICY, a_policy
 
 
 @pytest.fixture

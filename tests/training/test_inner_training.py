@@ -1,6 +1,6 @@
 """A fold with inner folds: k networks, decided on together, averaged, and no say of the test part in any of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.isotonic import IsotonicRegression
 
 from medmllm.config import TrainConfig
-from medmllm.evaluation.calibration import PRIOR_DEVIATION, TEMPERATURE_BOUNDS
-from medmllm.evaluation.cohort import OutOfFold
+from medmllm.evaluation.calibration import TEMPERATURE_BOUNDS
 from medmllm.training import fold as one_fold
 from medmllm.training.arms import split_cohort
 from medmllm.training.checkpoint import FOLDER
@@ -20,44 +19,21 @@ from medmllm.training.cross_validation import ArmResult, cross_validate
 from medmllm.training.held import hold_classes
 from medmllm.training.inner_folds import nest
 from medmllm.training.splits import FoldSplit, SplitPlan
-from medmllm.training.tracking import NoRun
 from medmllm.training_config import Arm
 from tests.training.small_cohort import (
     TASK,
+    ToldRun,
     a_cohort,
     a_config,
     log_odds,
+    one_output,
+    temperature_loss,
     with_other_content,
     with_targets_turned,
+    youden,
 )
 
 INNER = 3
-
-
-class Told(NoRun):
-    """A run that keeps the names of its children and what they were told."""
-
-    def __init__(self, name: str = "", kill: tuple[str, int] | None = None) -> None:
-        self.name, self.kill = name, kill
-        self.children: list[Told] = []
-        self.metrics: dict[str, float] = {}
-        self.epochs: list[int] = []
-        self.ended = False
-
-    def child(self, name: str) -> "Told":
-        self.children.append(Told(name, self.kill))
-        return self.children[-1]
-
-    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        if self.kill == (self.name, epoch):
-            raise KeyboardInterrupt
-        self.epochs.append(epoch)
-
-    def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        self.metrics |= metrics
-
-    def end(self, *, failed: bool = False) -> None:
-        self.ended = True
 
 
 def the_plan(config: TrainConfig) -> SplitPlan:
@@ -69,19 +45,14 @@ def the_plan(config: TrainConfig) -> SplitPlan:
 
 
 def run(
-    cohort: Cohort, config: TrainConfig, out: Path, *, arm: Arm = "fused", tracked: Told | None = None,
+    cohort: Cohort, config: TrainConfig, out: Path, *, arm: Arm = "fused", tracked: ToldRun | None = None,
     resume: bool = False, steps: list[int] | None = None,
 ) -> ArmResult:  # fmt: skip
     (found,) = cross_validate(
-        [arm], cohort, the_plan(config), config, TASK, out=out, tracked=tracked or Told(), resume=resume,
+        [arm], cohort, the_plan(config), config, TASK, out=out, tracked=tracked or ToldRun(), resume=resume,
         advance=[].append if steps is None else steps.append,
     )  # fmt: skip
     return found
-
-
-def one_output(found: ArmResult) -> OutOfFold:
-    assert isinstance(found.out_of_fold, OutOfFold)
-    return found.out_of_fold
 
 
 def with_evaluation(config: TrainConfig, **changes: object) -> TrainConfig:
@@ -169,21 +140,12 @@ def test_temperature_point_and_sets_come_from_all_tuning_parts_and_the_test_part
         logits, truth, tests = pooled(cohort, asked, fold)
         assert logits.size == networks[0].train.size + networks[0].tune.size
         offset = mean_log_odds(cohort, networks)
-
-        def loss(log_temperature: float, z: np.ndarray = logits, y: np.ndarray = truth, b: float = offset) -> float:
-            cooled = z / np.exp(log_temperature) + b
-            prior = (log_temperature / PRIOR_DEVIATION) ** 2 / 2
-            return float(np.sum(np.logaddexp(0, cooled) - y * cooled)) + prior
-
+        loss = temperature_loss(logits, truth, offset)
         best = minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded")
         assert loss(float(np.log(own.temperature))) <= best.fun + 1e-4
         assert own.temperature == pytest.approx(np.exp(best.x), rel=1e-2)
         chance = 1 / (1 + np.exp(-logits / own.temperature - offset))
-
-        def youden(threshold: float, p: np.ndarray = chance, y: np.ndarray = truth) -> float:
-            return float((p[y == 1] >= threshold).mean() - (p[y == 0] >= threshold).mean())
-
-        assert youden(own.threshold) == pytest.approx(max(youden(p) for p in chance))
+        assert youden(chance, truth, own.threshold) == pytest.approx(max(youden(chance, truth, p) for p in chance))
         thresholds = []
         for label, score in ((0, chance), (1, 1 - chance)):
             sorted_score = sorted(score[truth == label])
@@ -243,7 +205,7 @@ def test_a_modality_is_taken_from_all_networks_alike_before_they_are_averaged(
 
 
 def test_each_network_has_a_child_run_and_its_epochs_count(tmp_path: Path) -> None:
-    told, steps = Told(), list[int]()
+    told, steps = ToldRun(), list[int]()
     found = run(a_cohort(20), a_config(epochs=2), tmp_path, arm="text", tracked=told, steps=steps)
     assert [child.name for child in told.children] == [f"text fold {fold}.{k}" for fold in (0, 1) for k in range(INNER)]
     assert all(child.ended for child in told.children)
@@ -256,8 +218,8 @@ def test_a_run_cut_off_in_any_network_goes_on_to_the_same_bits(tmp_path: Path, k
     config, cohort = a_config(epochs=2, deterministic=True), a_cohort(20)
     whole = run(cohort, config, tmp_path / "whole", arm="text")
     with pytest.raises(KeyboardInterrupt):
-        run(cohort, config, tmp_path / "cut", arm="text", tracked=Told(kill=killed))
-    told = Told()
+        run(cohort, config, tmp_path / "cut", arm="text", tracked=ToldRun(kill=killed))
+    told = ToldRun()
     again = run(cohort, config, tmp_path / "cut", arm="text", tracked=told, resume=True)
     assert again.folds == whole.folds  # weights by their sha256
     np.testing.assert_array_equal(one_output(again).logits, one_output(whole).logits)

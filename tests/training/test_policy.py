@@ -230,6 +230,11 @@ def test_a_gap_wants_two_groups_with_enough_patients_in_every_column() -> None:
     calibration = asked.model_copy(update={"policy": policy(gap={"calibration_gap": 0.1})})
     with pytest.raises(ConfigError, match=r"groups of 'sex', and 1 of its 2 have 2 patients or more"):
         check_gaps(calibration, {"sex": small}, studies, BINARY, labels)
+    every = {"sex": small, "age": fair, "site": dict.fromkeys(fair, "north")}
+    with pytest.raises(
+        ConfigError, match=r"of 'sex', and 1 of its 2 .* or more; so have 1 of the 1 of 'site': take them"
+    ):
+        check_gaps(calibration, every, studies, BINARY, labels)  # all at once, not one more each time
     check_gaps(load_config(TrainConfig, "train"), {"sex": small}, studies, BINARY, labels)
 
 

@@ -19,8 +19,7 @@ from medmllm.training.followers import followers_stay
 from medmllm.training.loop import fit
 from medmllm.training.processes import Crew, device_of
 from tests.models.small import CONTRACT, PARTS, a_member, contract_of
-from tests.training.small import Told, cohort, settings
-from tests.training.test_checkpoint import ORIGIN, Killed, Killer, trained
+from tests.training.small import ORIGIN, Killed, Killer, Told, cohort, settings, train_varied
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,10 +116,10 @@ def test_with_shared_batch_statistics_two_processes_learn_masked_targets_as_one_
 @pytest.mark.slow
 def test_two_processes_cut_off_in_their_third_epoch_go_on_to_the_same_bits(tmp_path: Path) -> None:
     told, checkpoint = Told(), Checkpoint(tmp_path / "fold.safetensors", ORIGIN)
-    whole, weights = trained(Told(), None, processes=2)
+    whole, weights = train_varied(Told(), processes=2)
     with pytest.raises(Killed):
-        trained(Killer(), checkpoint, processes=2)
-    resumed, again = trained(told, checkpoint, processes=2)
+        train_varied(Killer(), checkpoint, processes=2)
+    resumed, again = train_varied(told, checkpoint, processes=2)
     assert told.epochs == [3, 4, 5, 6]
     assert resumed == whole
     assert {name for name, value in weights.items() if not torch.equal(value, again[name])} == set()

@@ -19,13 +19,12 @@ from medmllm.training.cross_validation import ArmResult, cross_validate
 from medmllm.training.held import hold_classes
 from medmllm.training.inner_folds import nest
 from medmllm.training.leakage import leaks
-from medmllm.training.repeats import draw_repeats, folds_by_draw, join_repeats, repeats_of
+from medmllm.training.repeats import draw_repeats, folds_by_draw, join_repeats, repeat_remarks, repeats_of
 from medmllm.training.split_file import plan_given, read_split_file, write_splits
 from medmllm.training.splits import SplitPlan
 from medmllm.training_config import TrainingSettings
-from tests.training.small_cohort import TASK, a_cohort, a_config, with_other_content
+from tests.training.small_cohort import TASK, ToldRun, a_cohort, a_config, one_output, with_other_content
 from tests.training.test_inner_folds import keys, plain_cohort, sides
-from tests.training.test_inner_training import Told, one_output
 
 
 def drawn(
@@ -152,7 +151,7 @@ def test_sites_are_refused_with_repeats() -> None:
 
 
 def run(
-    out: Path, *, told: Told | None = None, resume: bool = False, changed: bool = False, **more: object
+    out: Path, *, told: ToldRun | None = None, resume: bool = False, changed: bool = False, **more: object
 ) -> tuple[ArmResult, ...]:
     config, cohort = a_config(**({"epochs": 2, "repeats": 2, "deterministic": True} | more)), a_cohort(20)
     patients = [member.sample.patient_key for member in cohort.members]
@@ -173,13 +172,13 @@ def run(
     if changed:
         cohort = with_other_content(cohort, plan.more[0][0].test)
     return cross_validate(
-        ["text", "image"], cohort, plan, config, TASK, out=out, tracked=told or Told(), resume=resume,
+        ["text", "image"], cohort, plan, config, TASK, out=out, tracked=told or ToldRun(), resume=resume,
         advance=lambda more: None,
     )  # fmt: skip
 
 
 def test_all_arms_are_trained_on_all_draws_and_only_the_first_draws_networks_are_packaged(tmp_path: Path) -> None:
-    told = Told()
+    told = ToldRun()
     text, image = run(tmp_path, told=told)
     assert (len(text.repeated), len(image.repeated)) == (1, 1)
     assert [child.name for child in told.children if child.name.startswith("text")] == [
@@ -192,7 +191,7 @@ def test_all_arms_are_trained_on_all_draws_and_only_the_first_draws_networks_are
 
 
 def test_the_learning_curve_is_of_the_main_arm_in_every_draw_with_parts_of_its_own(tmp_path: Path) -> None:
-    told = Told()
+    told = ToldRun()
     text, image = run(tmp_path, told=told, epochs=1, learning_curve=(0.9,))
     assert not image.smaller
     assert not image.draws[1].smaller
@@ -240,7 +239,7 @@ def test_networks_of_each_draw_are_tested_on_their_own_test_parts_for_what_they_
 
     plan = draw_repeats(draw, 2, seed=config.training.seed, study_keys=names)
     (fused,) = cross_validate(
-        ["fused"], cohort, plan, config, TASK, out=tmp_path, tracked=Told(), advance=lambda more: None
+        ["fused"], cohort, plan, config, TASK, out=tmp_path, tracked=ToldRun(), advance=lambda more: None
     )
     for one in fused.draws:
         assert {own.modality for own in one.deprived} == {"image", "text"}
@@ -252,10 +251,17 @@ def test_networks_of_each_draw_are_tested_on_their_own_test_parts_for_what_they_
     assert not np.array_equal(first, second)
 
 
+def test_learning_curves_are_named_among_the_means_where_there_are_some() -> None:
+    plan = drawn([f"p{k}" for k in range(12)], [0, 1] * 6, repeats=2)
+    without, (told,) = repeat_remarks(plan, TASK, learning=False), repeat_remarks(plan, TASK, learning=True)
+    assert "learning" not in without[0]
+    assert told.startswith("Metrics, differences, figures, learning curves, groups of patients and use of modalities")
+
+
 def test_a_run_cut_off_in_a_later_draw_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", told=Told(kill=("text repeat 1 fold 0.1", 2)))
+        run(tmp_path / "cut", told=ToldRun(kill=("text repeat 1 fold 0.1", 2)))
     again = run(tmp_path / "cut", resume=True)
     for one, other in zip(again, whole, strict=True):
         assert one.folds == other.folds

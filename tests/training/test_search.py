@@ -35,12 +35,12 @@ from tests.models.small import a_sample
 from tests.training.small_cohort import (
     FACTS,
     TASK,
+    ToldRun,
     a_cohort,
     a_config,
     with_other_content,
     with_targets_turned,
 )
-from tests.training.test_inner_training import Told
 
 RIGHT, TOO_STRONG = 0.01, 100.0  # the latter times the learning rate is 1: each step begins with weights of 0
 PENALTIES = {"weight_decay": (TOO_STRONG, RIGHT)}
@@ -99,20 +99,13 @@ def test_of_a_right_penalty_and_one_that_leaves_nothing_each_fold_takes_the_righ
 
 @pytest.mark.parametrize("score", ["log_loss", "auroc"])
 def test_a_fold_takes_the_candidate_whose_score_on_its_tuning_part_is_best(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: str
+    tmp_path: Path, predicted: list[tuple[list[str], np.ndarray]], score: str
 ) -> None:
-    said: list[np.ndarray] = []
-    predict = one_fold.predict_logits
-
-    def spy(*given):  # type: ignore[no-untyped-def]
-        said.append(predict(*given))
-        return said[-1]
-
-    monkeypatch.setattr(one_fold, "predict_logits", spy)
     grid = {"learning_rate": (1e-6, 1e-2, 5e-2), "dropout": (0.0, 0.6)}
     cohort, config = noise(7, 36, every=3), searching(grid, search_score=score, deterministic=True)
     plan = split_cohort(cohort, config.training)
     found = run(cohort, config, tmp_path, plan, arm="image")
+    said = [logits for _, logits in predicted]
     for choice, split in zip(found.choices, plan.folds, strict=True):
         *tried, again, _ = said[8 * split.fold : 8 * split.fold + 8]  # candidates, then the chosen one also on the test
         truth = np.array([cohort.targets[k] for k in split.tune])
@@ -205,19 +198,14 @@ def test_neither_targets_nor_content_of_a_test_part_change_a_score_or_a_choice_o
         assert after[1].scores != before[1].scores  # there the same studies are learnt from
 
 
-def test_no_candidate_predicts_a_study_of_a_test_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[set[str]] = []
-    predict = one_fold.predict_logits
-
-    def spy(member, samples, *more):  # type: ignore[no-untyped-def]
-        asked.append({sample.study_key for sample in samples})
-        return predict(member, samples, *more)
-
-    monkeypatch.setattr(one_fold, "predict_logits", spy)
+def test_no_candidate_predicts_a_study_of_a_test_part(
+    tmp_path: Path, predicted: list[tuple[list[str], np.ndarray]]
+) -> None:
     cohort, config = a_cohort(24), searching(PENALTIES, epochs=1)
     plan = split_cohort(cohort, config.training)
     run(cohort, config, tmp_path, plan)
     keys = [member.sample.study_key for member in cohort.members]
+    asked = [set(names) for names, _ in predicted]
     for fold, split in enumerate(plan.folds):
         own = asked[4 * fold : 4 * fold + 4]  # tuning part of two candidates and of the chosen one, test part
         tune, test = ({keys[k] for k in part} for part in (split.tune, split.test))
@@ -296,7 +284,7 @@ def test_a_candidate_leaves_what_it_said_of_the_tuning_part_and_no_weights(tmp_p
 
 
 def test_each_fold_tells_its_choice_and_every_candidate_counts_as_progress(tmp_path: Path) -> None:
-    cohort, config, told, steps = a_cohort(24), searching(PENALTIES, epochs=3), Told(), list[int]()
+    cohort, config, told, steps = a_cohort(24), searching(PENALTIES, epochs=3), ToldRun(), list[int]()
     found = run(cohort, config, tmp_path, split_cohort(cohort, config.training), tracked=told, steps=steps)
     assert [child.name for child in told.children] == ["text fold 0", "text fold 1"]
     scores = [choice.scores[choice.chosen] for choice in found.choices]

@@ -55,9 +55,11 @@ def test_what_has_no_beyond_is_no_edge() -> None:
     assert search_remarks(a_search((1, 1, 1), values=(0.1, 1.0))) == ()  # of two values either is an end
 
 
-def test_trainings_that_diverged_are_counted() -> None:
+def test_candidates_that_diverged_are_counted_in_each_fold() -> None:
     said = search_remarks(a_search((1, 1, 1), lost=2))
-    assert said == ("3 trainings of candidates of the fused arm diverged, or have no score; none of them was chosen.",)
+    assert said == (
+        "Of 9 candidates that the folds of the fused arm tried, 3 diverged or have no score; none of them was chosen.",
+    )
 
 
 def test_the_table_has_a_row_per_candidate_and_an_empty_cell_where_a_setting_makes_no_difference(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medmllm.training.loop import fit
 from tests.models.small import a_member, contract_of
-from tests.training.test_loop import Told, cohort, settings
+from tests.training.small import Told, cohort, settings
 
 
 def fitted(processes: int) -> tuple[list[dict[str, float]], dict[str, Tensor]]:

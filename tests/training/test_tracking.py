@@ -3,7 +3,6 @@
 import math
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,24 +15,13 @@ from tests.training.tracked import (
     SETTINGS,
     copy_package,
     history,
-    no_waiting,
     opened,
-    record_beside_results,
     runs,
     uri_of,
     warnings,
 )
 
-
-@pytest.fixture(autouse=True)
-def environment() -> Iterator[None]:
-    with no_waiting():
-        yield
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record_beside_results(tmp_path_factory.mktemp("a run with a space"))
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 def test_the_runs_lie_beside_the_results_a_parent_and_a_child_per_fold(recorded: Path) -> None:

@@ -21,25 +21,14 @@ from tests.training.tracked import (
     SETTINGS,
     copy_package,
     history,
-    no_waiting,
     opened,
     record,
-    record_beside_results,
     runs,
     uri_of,
     warnings,
 )
 
-
-@pytest.fixture(autouse=True)
-def environment() -> Iterator[None]:
-    with no_waiting():
-        yield
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record_beside_results(tmp_path_factory.mktemp("a run with a space"))
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 @pytest.mark.parametrize("named_by", ["settings", "environment"])

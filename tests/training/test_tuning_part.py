@@ -9,10 +9,11 @@ from medmllm.evaluation.conformal import class_thresholds, conformal_sets
 from medmllm.evaluation.discrimination import choose_threshold
 from medmllm.evaluation.fold_decisions import calibrate_fold, class_probabilities, fold_sets, predicted_classes
 from medmllm.evaluation.isotonic import calibrate
-from medmllm.model_documents import FoldModel, Task, TuningDecisions
+from medmllm.model_documents import FoldModel, Task
 from medmllm.records import UNKNOWN, FloatArray
 from medmllm.training.tuning_part import UNDECIDED, decide_each, decide_on_tuning
 from medmllm.training_config import EvaluationSettings
+from medmllm.tuning_documents import TuningDecisions
 
 RNG = np.random.default_rng(6)
 TRUTH = np.where(RNG.random((60, 2)) < 0.3, UNKNOWN, RNG.integers(0, 2, (60, 2)))

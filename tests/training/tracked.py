@@ -2,12 +2,9 @@
 
 import logging
 import math
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 from mlflow import MlflowClient
@@ -68,20 +65,3 @@ def record(folder: Path, settings: TrackingSettings = SETTINGS) -> None:
 
 def uri_of(folder: Path) -> str:
     return f"sqlite:///{folder / 'mlflow.db'}"
-
-
-@contextmanager
-def no_waiting() -> Iterator[None]:
-    """Whatever a test or MLflow sets is taken back; a dead server is given up on at once."""
-    quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-    with patch.dict(os.environ, quick):
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
-        yield
-
-
-def record_beside_results(folder: Path) -> Path:
-    """Track a training into a data base of the folder, whatever the environment says; return the folder."""
-    with patch.dict(os.environ):
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
-        record(folder)
-    return folder
