@@ -202,7 +202,7 @@ class ModelSettings(Document):
     dropout: float = Field(
         ge=0,
         lt=1,
-        description="of the fused classifier and 'tiny'; blocks of efficientnet_b0 and swin_unetr; inputs of cells",
+        description="of the fused classifier, 'tiny'; blocks of efficientnet_b0, swin_unetr; inputs of cells, measures",
     )
     modality_dropout: float = Field(
         ge=0,

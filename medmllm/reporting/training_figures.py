@@ -232,7 +232,7 @@ def _decision(curves: Sequence[DecisionCurveDocument], event: str) -> TrainingFi
         f"Net benefit of {', '.join(name for name, _ in chart.arms)}, of treating all and of treating none; the "
         "numbers are in the table",
         f"Net benefit of treating whoever's probability of “{event}” reaches the threshold; dashed: treating all, "
-        "level line: treating none. What lies deeper is drawn on the bottom line" + _of_repeats(len(curves[0].repeats)),
+        "level line: treating none. What lies deeper is drawn at the bottom" + _of_repeats(len(curves[0].repeats)),
         draw("decision", chart, lines, path(chart.treat_all), FRAME),
     )
 

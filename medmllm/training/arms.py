@@ -31,6 +31,30 @@ def arm_contract(contract: PreprocessingContract, arm: str) -> PreprocessingCont
     return contract.model_copy(update=left_out if arm == "image" else left_out | {"accepted": {}})
 
 
+def check_arms(config: TrainConfig) -> None:
+    """Refuse to read studies for arms that are all switched off.
+
+    Raises:
+        ConfigError: Says how to switch them on.
+    """
+    off, asked = _switched_off(config), config.training.arms
+    if off.keys() >= set(asked):
+        ways = " and ".join(off[arm] for arm in asked)
+        raise ConfigError(
+            f"[training] arms = {list(asked)}, and the settings let these read nothing: set {ways}, or name other arms"
+        )
+
+
+def _switched_off(config: TrainConfig) -> dict[Arm, str]:
+    """Return the arms that read nothing under these settings, and what would change that."""
+    off: dict[Arm, str] = {}
+    if not config.recording.enabled:
+        off["recording"] = "[recording] enabled = true"
+    if not config.table.columns:
+        off["table"] = "[table] columns"
+    return off
+
+
 def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[str]]:
     """Return the arms that the cohort can train, and remarks on those it cannot and on what many studies lack.
 
@@ -44,8 +68,8 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
         "table": cohort.has_values,
     }
     has["fused"] = sum(has.values()) > 1
-    off = {"recording": not config.recording.enabled, "table": not config.table.columns}
-    asked = [arm for arm in config.training.arms if not off.get(arm, False)]
+    off = _switched_off(config)
+    asked = [arm for arm in config.training.arms if arm not in off]
     arms = [arm for arm in asked if has[arm]]
     left = f"; others were refused ({len(cohort.refused)}), see training_ledger.csv" if cohort.refused else ""
     lacking = f"the {len(cohort.members)} studies that can be read lack what it reads{left}"

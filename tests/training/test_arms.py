@@ -8,7 +8,7 @@ import torch
 
 from medmllm.errors import ConfigError
 from medmllm.records import Refusal, Study
-from medmllm.training.arms import arm_contract, main_arm, mean_image, usable_arms
+from medmllm.training.arms import arm_contract, check_arms, main_arm, mean_image, usable_arms
 from medmllm.training.cohort import Cohort, Member, draft_contract
 from medmllm.training.fold_inputs import fold_tokenizer, tokenize_cohort
 from medmllm.training.splits import FoldSplit
@@ -58,6 +58,14 @@ def test_what_would_be_searched_in_arms_that_cannot_be_trained_alone_is_remarked
     assert len(usable_arms(a_cohort(4), a_config(search=search))[1]) == 0
     _, said = usable_arms(a_cohort(4, images=False), a_config(search=search))
     assert said[-1] == "Not searched ([training.search]), as no arm that is trained has it: image_width, flips."
+
+
+def test_arms_that_are_all_switched_off_are_refused_before_a_study_is_read() -> None:
+    with pytest.raises(
+        ConfigError, match=r"set \[recording\] enabled = true and \[table\] columns, or name other arms"
+    ):
+        check_arms(a_config(arms=("recording", "table")))
+    check_arms(a_config(arms=("recording", "image")))
 
 
 def test_the_main_arm_is_the_fused_one_where_there_is_one() -> None:
