@@ -72,6 +72,12 @@ def test_a_pretrained_encoder_has_no_width_and_a_frozen_one_no_learning_rate(
     check_task(load_config(TrainConfig, "train", overrides=encoder), NODULE)
 
 
+def test_a_loss_of_classes_is_taken_beside_a_time_and_not_for_a_time_alone() -> None:
+    check_task(asked("loss=focal"), Task.of_several((NODULE, DAYS)))
+    with pytest.raises(ConfigError, match='loss = "focal"'):
+        check_task(asked("loss=focal"), DAYS)
+
+
 def test_a_candidate_that_cannot_be_is_answered_by_the_reason_alone() -> None:
     with pytest.raises(
         ConfigError, match=r"'balanced'\} cannot be: sampling: classes drawn alike and weighted as well"
