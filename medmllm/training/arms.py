@@ -17,6 +17,7 @@ from medmllm.search_config import SEARCHED
 from medmllm.training.class_splits import make_splits
 from medmllm.training.cohort import Cohort
 from medmllm.training.label_splits import split_labels
+from medmllm.training.learnt_words import remark_learnt_words
 from medmllm.training.missing_inputs import remark_missing
 from medmllm.training.splits import SplitPlan
 from medmllm.training.survival_strata import strata_names, stratified_labels, target_strata
@@ -56,7 +57,7 @@ def _switched_off(config: TrainConfig) -> dict[Arm, str]:
 
 
 def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[str]]:
-    """Return the arms that the cohort can train, and remarks on those it cannot and on what many studies lack.
+    """Return the arms that the cohort can train, and remarks on those it cannot and on what it gives them to read.
 
     Raises:
         ConfigError: No arm is left.
@@ -80,7 +81,7 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
     idle = [name for name in config.training.search if not set(SEARCHED[name]) & set(arms)]
     if idle:
         said.append(f"Not searched ([training.search]), as no arm that is trained has it: {', '.join(idle)}.")
-    return arms, said
+    return arms, [*said, *remark_learnt_words(cohort, arms, config.text.encoder)]
 
 
 def main_arm(arms: Sequence[Arm]) -> Arm:
