@@ -128,7 +128,7 @@ def settle_folds(
     Raises:
         SplitError: The cohort cannot be split so; LeakageError names what leaks.
     """
-    keys = [member.sample.study_key for member in cohort.members]
+    keys = cohort.study_keys
     remarks: list[str] = []
     if given is not None and settings.group_out:
         folds, remarks = read_folds(given, keys)
@@ -145,7 +145,7 @@ def settle_folds(
     if settings.group_out:
         remarks += remark_sites(plan, _held(cohort.known, labels), settings.group_out)
     if settings.learning_curve:  # refused before anything is trained
-        patients = [member.sample.patient_key for member in cohort.members]
+        patients = cohort.patients
         truth, times = subset_classes(cohort.known)
         for number, own in enumerate(repeats_of(plan)):
             nested_subsets(own, patients, truth, settings.learning_curve, seed=settings.seed + number, times=times)
@@ -161,9 +161,9 @@ def _with_inner(plan: SplitPlan, cohort: Cohort, settings: TrainingSettings, lab
         return plan
     return nest(
         plan,
-        [member.sample.patient_key for member in cohort.members],
+        cohort.patients,
         _held(cohort.known, labels),
-        study_keys=[member.sample.study_key for member in cohort.members],
+        study_keys=cohort.study_keys,
         inner_folds=settings.inner_folds,
         seed=settings.seed,
     )
@@ -173,8 +173,8 @@ def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, label
     """Return folds as the settings ask, or as given."""
     if given is None:
         return split_cohort(cohort, settings, labels)
-    keys = [member.sample.study_key for member in cohort.members]
-    patients = [member.sample.patient_key for member in cohort.members]
+    keys = cohort.study_keys
+    patients = cohort.patients
     fraction, seed, whole_tests = settings.tuning_fraction, settings.seed, not settings.group_out
     held = _held(cohort.known, labels)
     if labels and any(fold.tune is None for fold in given):
