@@ -68,6 +68,13 @@ def test_artifacts_lie_in_the_runs_own_folder(recorded: Path) -> None:
     assert not (Path.cwd() / "mlruns").exists()
 
 
+def test_every_place_that_the_store_notes_lies_in_the_runs_own_folder(recorded: Path) -> None:
+    found = MlflowClient(tracking_uri=uri_of(recorded)).search_experiments()
+    assert {experiment.name for experiment in found} == {"Default", "tests"}
+    own = (recorded / "mlflow_artifacts").resolve().as_uri()
+    assert [one.name for one in found if not one.artifact_location.startswith(own)] == []
+
+
 def test_no_user_or_source_file_is_sent(recorded: Path) -> None:
     for run in runs(uri_of(recorded)).values():
         assert set(run.data.tags) <= {"mlflow.runName", "mlflow.parentRunId", "split_digest"}
