@@ -47,7 +47,6 @@ def test_a_dead_server_costs_the_tracking_with_a_warning_and_never_the_training(
         trained = True
     assert trained
     first, last = warnings(caplog)
-    assert [record.getMessage() for record in caplog.records if record.name.startswith("urllib3")] == []
     assert "training goes on, and what it tracks waits in mlflow_spool.jsonl" in first
     assert "`medmllm track RUN`" in last
     assert [file.name for file in tmp_path.iterdir()] == [SPOOL]
