@@ -58,7 +58,7 @@ Table = Annotated[
 Linkage = Annotated[
     Path | None,
     typer.Option(
-        "--linkage", help="Also write a table from key to original identifier here. Guard it like the originals."
+        "--linkage", help="Also write a table (CSV) from key to original identifier here. Guard it like the originals."
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write into a folder that already holds results.")]

@@ -57,7 +57,7 @@ def test_studies_without_a_value_are_left_out_and_counted(tmp_path: Path) -> Non
     assert outcome.code == 0
     assert KEYRING.study(study) not in {row.study_key for row in out_of_fold(tmp_path / "run")}
     assert "1 studies have no value for outcome" in outcome.stdout
-    assert "1 rows of the label table fit no study" in outcome.stdout
+    assert "1 row of the label table fits no study" in outcome.stdout
 
 
 @pytest.mark.parametrize(
