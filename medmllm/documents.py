@@ -121,7 +121,7 @@ class Channel(Document):
 class ImageSettings(Document):
     """How a volume is brought onto the model's grid."""
 
-    spacing_mm: Triple = Field(description="x, y, z of the model's grid: axes in the order nearest to RAS+, not rotated")
+    spacing_mm: Triple = Field(description="x, y, z of the model's grid: axes in the order nearest to RAS+")
     size: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
         description="x, y, z voxels, cropped or padded about the centre"
     )

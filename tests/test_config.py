@@ -124,6 +124,8 @@ def test_set_may_change_the_packaged_channel_and_keep_it_beside_another() -> Non
     assert channels == {"image": packaged.model_copy(update={"required": True})}
     both = train(None, "image.channels.image.required=true", "image.channels.t1.modality=MR").image.channels
     assert list(both) == ["image", "t1"]
+    demo = load_config(DemoConfig, "demo", overrides=["train.image.channels.ct.min_slices=5"])
+    assert demo.train.image.channels["ct"].modality == "CT", "what else the packaged table says stays"
 
 
 @pytest.mark.parametrize(

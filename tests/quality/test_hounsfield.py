@@ -69,7 +69,8 @@ def test_a_second_rescale_is_found_where_all_that_fell_below_was_cut_off(clamp: 
         ("masked lungs with severe emphysema", {-1024: 60, -980: 17, -850: 21, -300: 1, 30: 1}, False),
         ("noisy air in the scanned circle, and a wire", {-1024: 22, -1000: 77, 2000: 1}, False),
         ("as many at the lowest value, and tissue", {-1024: 60, -990: 25, -300: 12, 30: 3}, False),
-        ("cut off elsewhere", {-700: 60, -660: 25, -100: 15}, False),
+        ("cut off elsewhere", {-700: 60, -660: 25, -300: 15}, False),
+        ("noisy air alone", {-1024: 30, -1000: 70}, False),
     ],
 )  # fmt: skip
 def test_values_cut_off_after_a_second_rescale_are_told_from_masks_and_empty_scans(

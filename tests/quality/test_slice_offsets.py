@@ -67,12 +67,12 @@ def test_an_even_slice_tells_no_dark_from_bright() -> None:
 
 
 def test_the_half_that_does_not_follow_decides() -> None:
-    this = np.where(np.indices(SIZE[:2])[0] < 20, noise(-1000, 10), noise(40, 10))
+    this = np.where(np.indices(SIZE[:2])[0] < 22, noise(-1000, 10), noise(40, 10))
     follows = constant_step(this, this + 1024, -2000.0)
     assert follows == pytest.approx(1024.0)
     only_dark = np.where(this < -500, this + 1024, this)  # tissue comes into view
     assert constant_step(this, only_dark, -2000.0) is None
-    dark_follows = np.where(this < -500, this + 1024, this + 500)
+    dark_follows = np.where(this < -500, this + 1024, this + 700)
     assert constant_step(this, dark_follows, -2000.0) is None
 
 
