@@ -48,18 +48,31 @@ def table_writer(path: Path, row_type: type[Row], *, classes: Columns = ()) -> I
         yield RowWriter(stream, row_type, classes)
 
 
+def header_of(row_type: type[Document], classes: Columns = ()) -> list[str]:
+    """Return the columns of a table, in order; `classes` as of `table_writer`."""
+    nested = _nested(row_type)
+    return [
+        column
+        for name in row_type.model_fields
+        for column in ([f"{name}[{c}]" for c in _own(classes, name)] if name in nested else [name])
+    ]
+
+
+def _nested(row_type: type[Document]) -> list[str]:
+    return [name for name, field in row_type.model_fields.items() if field.annotation in _DICTS]
+
+
+def _own(classes: Columns, name: str) -> tuple[str, ...]:
+    return classes if isinstance(classes, tuple) else classes[name]
+
+
 class RowWriter(Generic[Row]):
     """Writes documents as CSV rows; a dict field becomes one column per class, `field[class]`."""
 
     def __init__(self, stream: TextIO, row_type: type[Row], classes: Columns = (), *, header: bool = True) -> None:
         self._stream = stream
-        nested = [name for name, field in row_type.model_fields.items() if field.annotation in _DICTS]
-        self._classes = {name: classes if isinstance(classes, tuple) else classes[name] for name in nested}
-        self._header = [
-            column
-            for name in row_type.model_fields
-            for column in ([f"{name}[{c}]" for c in self._classes[name]] if name in self._classes else [name])
-        ]
+        self._classes = {name: _own(classes, name) for name in _nested(row_type)}
+        self._header = header_of(row_type, classes)
         self._line = _Line()
         self._writer = csv.writer(self._line, lineterminator="\n")
         self._quoting_writer = csv.writer(self._line, lineterminator="\n", quoting=csv.QUOTE_ALL)

@@ -81,7 +81,7 @@ def _check_alike(entrants: Sequence[Entrant]) -> None:
     for other in entrants[1:]:
         tasks = [one.evaluation.task for one in (first, other)]
         if _asked(tasks[0]) != _asked(tasks[1]):
-            told = [f"{task.target} ({', '.join(task.classes)})" for task in tasks]
+            told = [_in_words(task) for task in tasks]
             raise MisuseError(
                 f"{first.name} was trained for {told[0]}, {other.name} for {told[1]}: compare runs of one target."
             )
@@ -97,6 +97,12 @@ def _check_alike(entrants: Sequence[Entrant]) -> None:
                 f"{TABLE} of {first.name} and of {other.name} hold other studies, targets or folds, though they were "
                 "split alike: one was changed after training. Restore it, or train again."
             )
+
+
+def _in_words(task: Task) -> str:
+    """Name a target with all that may tell it from another of its name: one may be graded, or have other horizons."""
+    asked = task.classes if task.survival is None else (task.survival.event, *task.survival.horizon_names)
+    return f"{task.target} ({task.kind}: {', '.join(asked)})"
 
 
 def _asked(task: Task) -> Task:

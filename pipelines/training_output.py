@@ -47,11 +47,12 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
             one.patients,
             confidence=evaluation.confidence,
             synthetic=evaluation.synthetic,
-            end=f"_{number}" if trained.task.several else "",
             more=[repeat.arms for repeat in repeats_said(one, OutOfFold)],
         )
-        for number, (told, one) in enumerate(zip(evaluation.each, each, strict=True), start=1)
+        for told, one in zip(evaluation.each, each, strict=True)
     ]
+    if trained.task.several:
+        figures = [own.named(f"_{number}") for number, own in enumerate(figures, start=1)]
     write_figures(out / FIGURES, figures, synthetic=evaluation.synthetic)
     card, page = cards[packaged_arm(trained.arms).arm], out / "report.html"
     write_training_report(page, evaluation=evaluation, figures=figures, card=card, settings=trained.config)

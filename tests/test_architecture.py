@@ -25,6 +25,7 @@ TIERS = (
     {"errors"},
     {"records"},
     {"geometry", "documents"},
+    {"tuning_documents"},
     {"model_documents", "survival_config", "survival_documents", "table_documents", "trust_config", "trust_documents"},
     {"search_config", "search_documents"},
     {"table_rows", "deidentify_config", "provenance", "result_documents", "training_config"},
@@ -48,7 +49,8 @@ MAPPED = {"medmllm.data_schemas": "data_schemas", "medmllm.pipelines": "pipeline
 
 TORCH_AND_ITS_FAMILY = {"torch", "monai", "transformers", "lightning", "captum"}
 WITHOUT_TORCH = (
-    "errors", "records", "geometry", "documents", "model_documents", "table_rows", "csv_tables", "config",
+    "errors", "records", "geometry", "documents", "tuning_documents", "model_documents", "table_rows", "csv_tables",
+    "config",
     "deidentify_config", "provenance", "result_documents", "table_documents", "told_settings", "training_config",
     "search_config", "search_documents",
     "ingest", "quality", "evaluation", "reporting", "cli",

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from medmllm.model_documents import FoldModel, ModelCard, SurvivalTask, Task, TuningDecisions
+from medmllm.model_documents import FoldModel, ModelCard, SurvivalTask, Task
+from medmllm.tuning_documents import TuningDecisions
 from tests.reporting import made_up
 
 NODULE, GRADE = Task.of("nodule", ("no", "yes")), Task.of("grade", ("1", "2", "3"), ordered=True)

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from medmllm.errors import AttributionError, PackageError
 from medmllm.evaluation.survival_curve import parts_until
-from medmllm.model_documents import FoldModel, ModelCard, Place, TuningDecisions
+from medmllm.model_documents import FoldModel, ModelCard, Place
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.package import FoldNetwork, ModelPackage
 from medmllm.models.survival_head import log_hazard_until
 from medmllm.preprocessing.sample import collate, to_device
 from medmllm.records import MODALITIES, Batch, Sample
+from medmllm.tuning_documents import TuningDecisions
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,8 +4,8 @@
     -> mean over networks -> Explanation, with its completeness error stated
 
 Sundararajan, Taly & Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, by Captum. The logit is the
-ensemble's: the mean over networks of logit / temperature; each fold has as many of them. Attribution is linear in
-the logit, so the mean of the networks' attributions adds up to it.
+ensemble's: the mean over networks of their calibrated logits, before any isotonic curve; each fold has as many of them.
+Attribution is linear in the logit, so the mean of the networks' attributions adds up to it.
 
 What is not part of the study gets exactly 0: missing channels and missing modalities. Special tokens
 ([CLS], [SEP]) are the same at both ends of the line and get exactly 0 too.

@@ -15,7 +15,6 @@ import numpy as np
 
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.calibration import (
-    LEANS_UPWARDS,
     squared_error,
     surprise,
     weighted_ece,
@@ -34,8 +33,8 @@ from medmllm.evaluation.discrimination import (
     weighted_recall,
 )
 from medmllm.evaluation.ordinal import ordinal_measures
-from medmllm.evaluation.repeats import Repeat, mean_measure, on_all, spread
-from medmllm.evaluation.resampling import Interval, Measure, Resamples, resample
+from medmllm.evaluation.repeats import Repeat, RepeatedMeasures, resample_repeats
+from medmllm.evaluation.resampling import Measure
 from medmllm.records import ArmEvaluation, CohortEvaluation, FloatArray, Metric
 
 COMPARED_METRIC = "auroc"
@@ -89,36 +88,20 @@ def evaluate_arms(
     """
     target = np.asarray(targets)
     each = _measures((Repeat(arms, np.asarray(folds)), *more), target, patients, classes, ordered=ordered)
-    measures = {name: mean_measure(own) for name, own in each.items()}
-    drawn = resample(measures, targets=target, patients=patients, samples=samples, seed=seed)
-    estimates = {name: on_all(own, target.size) for name, own in each.items()}
-    patient_count, names = len(set(patients)), [arm.arm for arm in arms]
-
-    def metric(name: str, found: Interval, repeats: FloatArray, group: str = "all") -> Metric:
-        own = found.estimate, found.low, found.high
-        return Metric(name, *own, target.size, patient_count, group, *spread(repeats))
-
-    def told(key: str) -> Metric:
-        name = key.partition(" ")[2]
-        return metric(name, drawn.interval(key, confidence, leans_upwards=name in LEANS_UPWARDS), estimates[key])
-
+    found = resample_repeats(each, strata=target, patients=patients, confidence=confidence, samples=samples, seed=seed)
+    names = [arm.arm for arm in arms]
     return CohortEvaluation(
         classes=tuple(classes),
         n=target.size,
-        patients=patient_count,
+        patients=found.patients,
         class_counts=tuple(np.bincount(target, minlength=len(classes)).tolist()),
         class_patients=tuple(
             len({patient for patient, own in zip(patients, target, strict=True) if own == label})
             for label in range(len(classes))
         ),
-        arms=tuple(
-            ArmEvaluation(arm, tuple(told(key) for key in each if key.partition(" ")[0] == arm)) for arm in names
-        ),
-        differences=tuple(
-            metric(COMPARED_METRIC, found, estimates[compared(COMPARED_ARM)] - estimates[compared(arm)], arm)
-            for arm, found in fused_differences(drawn, names, confidence)
-        ),
-        resamples_lacking_a_class=drawn.lacking_a_class,
+        arms=arm_metrics(found, names),
+        differences=fused_differences(found, names, COMPARED_METRIC),
+        resamples_lacking_a_class=found.drawn.lacking_a_class,
     )
 
 
@@ -223,17 +206,30 @@ def multiclass_measures(arm: OutOfFold, targets: IntArray) -> Mapping[str, Measu
     }
 
 
-def fused_differences(drawn: Resamples, arms: Sequence[str], confidence: float) -> list[tuple[str, Interval]]:
-    """Return each other arm, and by how much the fused one lies above it in the metric that arms are compared by."""
+def arm_metrics(found: RepeatedMeasures, arms: Sequence[str]) -> tuple[ArmEvaluation, ...]:
+    """Return the metrics of each arm, in the order of the measures, which are named "ARM METRIC"."""
+    named = [(*key.split(" ", 1), key) for key in found.each]
+    return tuple(
+        ArmEvaluation(arm, tuple(found.metric(key, name) for own, name, key in named if own == arm)) for arm in arms
+    )
+
+
+def fused_differences(found: RepeatedMeasures, arms: Sequence[str], measure: str) -> tuple[Metric, ...]:
+    """Return by how much the fused arm lies above each other one; nothing without a fused arm.
+
+    Args:
+        found: With measures named "ARM MEASURE".
+        arms: Their names.
+        measure: By which arms are compared; its first word is the metric.
+    """
     if COMPARED_ARM not in arms:
-        return []
-    minuend = compared(COMPARED_ARM)
-    return [(arm, drawn.difference(minuend, compared(arm), confidence)) for arm in arms if arm != COMPARED_ARM]
-
-
-def compared(arm: str) -> str:
-    """Return the name, among the measures that are resampled, of the one by which an arm is compared."""
-    return f"{arm} {COMPARED_METRIC}"
+        return ()
+    name = measure.partition(" ")[0]
+    return tuple(
+        found.difference(f"{COMPARED_ARM} {measure}", f"{arm} {measure}", name, arm)
+        for arm in arms
+        if arm != COMPARED_ARM
+    )
 
 
 def _check_cohort(target: IntArray, patients: Sequence[str], fold: IntArray, classes: Sequence[str]) -> None:

@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from medmllm.errors import EvaluationError
-from medmllm.evaluation.calibration import LEANS_UPWARDS
 from medmllm.evaluation.cohort import OutOfFold, measures_of
 from medmllm.evaluation.discrimination import IntArray
 from medmllm.evaluation.remarks import NAMES
-from medmllm.evaluation.repeats import Repeat, mean_measure, on_all, spread
-from medmllm.evaluation.resampling import Interval, Measure, level, resample
-from medmllm.records import ArmEvaluation, Metric
+from medmllm.evaluation.repeats import Repeat, resample_repeats
+from medmllm.evaluation.resampling import Interval, Measure, level
+from medmllm.records import ArmEvaluation
 
 HIGHER_IS_BETTER = frozenset(
     {"auroc", "auroc_within_folds", "auprc", "balanced_accuracy", "accuracy", "quadratic_kappa"}
@@ -151,19 +150,14 @@ def compare_measured(
         for number, own in enumerate(repeat):
             for name, measure in own.items():
                 each.setdefault(f"{number} {name}", []).append(measure)
-    measures = {key: mean_measure(own) for key, own in each.items()}
-    drawn = resample(measures, targets=strata, patients=patients, samples=samples, seed=seed)
-
-    def metric(number: int, name: str) -> Metric:
-        key, n = f"{number} {name}", len(patients)
-        found = drawn.interval(key, confidence, leans_upwards=name in LEANS_UPWARDS)
-        numbers = found.estimate, found.low, found.high
-        return Metric(name, *numbers, n, len(set(patients)), "all", *spread(on_all(each[key], n)))
-
+    found = resample_repeats(each, strata=strata, patients=patients, confidence=confidence, samples=samples, seed=seed)
     return Comparison(
-        runs=tuple(ArmEvaluation(run, tuple(metric(k, name) for name in metrics)) for k, run in enumerate(names)),
+        runs=tuple(
+            ArmEvaluation(run, tuple(found.metric(f"{k} {name}", name) for name in metrics))
+            for k, run in enumerate(names)
+        ),
         differences=tuple(
-            Difference(name, names[i], names[j], drawn.difference(f"{i} {name}", f"{j} {name}", confidence))
+            Difference(name, names[i], names[j], found.drawn.difference(f"{i} {name}", f"{j} {name}", confidence))
             for name in metrics
             for i in range(len(names))
             for j in range(i + 1, len(names))

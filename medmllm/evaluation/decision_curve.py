@@ -15,8 +15,8 @@ import numpy as np
 
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.discrimination import IntArray
-from medmllm.evaluation.repeats import mean_measure, on_all
-from medmllm.evaluation.resampling import Interval, Measure, resample
+from medmllm.evaluation.repeats import resample_repeats
+from medmllm.evaluation.resampling import Interval, Measure
 from medmllm.records import FloatArray
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
@@ -84,14 +84,13 @@ def decision_curve(
         return lambda weights: net_benefit(targets, chances, threshold, weights)
 
     each = {f"{threshold:g}": [measure(own, threshold) for own in (probabilities, *more)] for threshold in THRESHOLDS}
-    measures = {name: mean_measure(own) for name, own in each.items()}
-    drawn = resample(measures, targets=targets, patients=patients, samples=samples, seed=seed)
+    found = resample_repeats(each, strata=targets, patients=patients, confidence=confidence, samples=samples, seed=seed)
     share = float(np.mean(targets))
-    by_repeat = np.stack([on_all(own, len(targets)) for own in each.values()], axis=1)
+    by_repeat = np.stack(list(found.each.values()), axis=1)
     return DecisionCurve(
         arm=arm,
         thresholds=THRESHOLDS,
-        net_benefit=tuple(drawn.interval(name, confidence) for name in each),
+        net_benefit=tuple(found.drawn.interval(name, confidence) for name in each),
         treat_all=tuple(share - (1 - share) * threshold / (1 - threshold) for threshold in THRESHOLDS),
         repeats=tuple(map(tuple, by_repeat.tolist())) if more else (),
     )

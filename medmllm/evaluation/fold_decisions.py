@@ -14,8 +14,9 @@ from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.isotonic import calibrate
 from medmllm.evaluation.ordinal import median_class
 from medmllm.evaluation.survival_curve import horizon_chances, log_hazards, shared_times
-from medmllm.model_documents import FoldModel, Task, TuningDecisions
+from medmllm.model_documents import FoldModel, Task
 from medmllm.records import FloatArray
+from medmllm.tuning_documents import TuningDecisions
 
 
 def calibrate_fold(raw: FloatArray, fold: FoldModel, task: Task) -> FloatArray:

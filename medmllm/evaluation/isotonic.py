@@ -20,8 +20,8 @@ from sklearn.isotonic import IsotonicRegression
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.calibration import apply_temperature, to_logits, to_probabilities
 from medmllm.evaluation.discrimination import IntArray
-from medmllm.model_documents import IsotonicMap
 from medmllm.records import FloatArray
+from medmllm.tuning_documents import IsotonicMap
 
 DECIMALS = 4
 

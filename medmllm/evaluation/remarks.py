@@ -143,19 +143,20 @@ def _on_estimates_outside(evaluation: CohortEvaluation, interval: str) -> Iterat
             if name in LEANS_UPWARDS
             else "resampling shifts this measure, so take neither as exact"
         )
-        yield f"An estimate of {name} lies outside of its {interval} ({'; '.join(found)}): {why}."
+        yield f"An estimate of {name.replace('_', ' ')} lies outside of its {interval} ({'; '.join(found)}): {why}."
 
 
 def _on_no_width(evaluation: CohortEvaluation) -> Iterator[str]:
-    flat: dict[str, list[str]] = {}
-    for arm in evaluation.arms:
-        for metric in arm.metrics:
-            if metric.low is not None and metric.low == metric.high == metric.estimate:
-                flat.setdefault(metric.name, []).append(f"{arm.arm} arm: {metric.estimate:.3f}")
-    for name, found in flat.items():
+    flat = [
+        f"{metric.name.replace('_', ' ')} of the {arm.arm} arm ({metric.estimate:.3f})"
+        for arm in evaluation.arms
+        for metric in arm.metrics
+        if metric.low is not None and metric.low == metric.high == metric.estimate
+    ]
+    if flat:
         yield (
-            f"Every resample gives the same {name} ({'; '.join(found)}): an interval without width does not tell how "
-            "far other patients would change it."
+            f"No resample changes the {', '.join(flat)}: an interval without width does not tell how far other "
+            "patients would."
         )
 
 

@@ -15,15 +15,15 @@ from typing import TypeVar
 import numpy as np
 
 from medmllm.errors import EvaluationError
-from medmllm.evaluation.calibration import LEANS_UPWARDS, to_probabilities
-from medmllm.evaluation.cohort import COMPARED_ARM, COMPARED_METRIC, OutOfFold, compared, fused_differences, measures_of
+from medmllm.evaluation.calibration import to_probabilities
+from medmllm.evaluation.cohort import COMPARED_METRIC, OutOfFold, arm_metrics, fused_differences, measures_of
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.fold_decisions import plain
-from medmllm.evaluation.repeats import Repeat, mean_measure, on_all, spread
-from medmllm.evaluation.resampling import Interval, Measure, resample, within
+from medmllm.evaluation.repeats import Repeat, mean_measure, resample_repeats
+from medmllm.evaluation.resampling import Measure, within
 from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.model_documents import Place, Task
-from medmllm.records import UNKNOWN, ArmEvaluation, CohortEvaluation, FloatArray, Metric
+from medmllm.records import UNKNOWN, CohortEvaluation, FloatArray
 
 Of = TypeVar("Of", bound=OutOfFold | SurvivalOutOfFold)
 
@@ -126,37 +126,20 @@ def evaluate_means(
         EvaluationError: Shapes do not fit, or a number is not finite.
     """
     each = _measures((Repeat(arms, folds), *more), targets, len(patients), task)
-    measures = {name: mean_measure(own) for name, own in each.items()}
     one = np.zeros(len(patients), dtype=np.int64)  # what a resample lacks is a matter of each target
-    drawn = resample(measures, targets=one, patients=patients, samples=samples, seed=seed)
-    n, owners = len(patients), len(set(patients))
-    estimates = {name: on_all(own, n) for name, own in each.items()}
-
-    def metric(name: str, found: Interval, repeats: FloatArray, group: str = "all") -> Metric:
-        own = found.estimate, found.low, found.high
-        return Metric(name, *own, n, owners, group, *spread(repeats))
-
-    def means(arm: str) -> tuple[Metric, ...]:
-        own = {name.removeprefix(f"{arm} "): name for name in measures if name.startswith(f"{arm} ")}
-        return tuple(
-            metric(name, drawn.interval(key, confidence, leans_upwards=name in LEANS_UPWARDS), estimates[key])
-            for name, key in own.items()
-        )
-
+    found = resample_repeats(each, strata=one, patients=patients, confidence=confidence, samples=samples, seed=seed)
+    names = [arm.arm for arm in arms]
     return CohortEvaluation(
         classes=tuple(name for part in task.parts for name in _counted(part)),
-        n=n,
-        patients=owners,
+        n=found.n,
+        patients=found.patients,
         class_counts=tuple(
             int((targets[:, k] == label).sum())
             for k, part in enumerate(task.parts)
             for label in range(len(_counted(part)))
         ),
-        arms=tuple(ArmEvaluation(arm.arm, means(arm.arm)) for arm in arms),
-        differences=tuple(
-            metric(COMPARED_METRIC, gain, estimates[compared(COMPARED_ARM)] - estimates[compared(arm)], arm)
-            for arm, gain in fused_differences(drawn, [arm.arm for arm in arms], confidence)
-        ),
+        arms=arm_metrics(found, names),
+        differences=fused_differences(found, names, COMPARED_METRIC),
     )
 
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from medmllm.errors import EvaluationError
-from medmllm.evaluation.cohort import COMPARED_ARM
+from medmllm.evaluation.cohort import fused_differences
 from medmllm.evaluation.concordance import weighted_harrell, weighted_uno
 from medmllm.evaluation.discrimination import IntArray
 from medmllm.evaluation.kaplan_meier import Followed
-from medmllm.evaluation.repeats import Repeat, mean_measure, on_all, spread
-from medmllm.evaluation.resampling import Interval, Measure, resample
+from medmllm.evaluation.repeats import Repeat, resample_repeats
+from medmllm.evaluation.resampling import Measure
 from medmllm.evaluation.survival_curve import GRID, horizon_chances, median_times, risks, time_grid
 from medmllm.evaluation.survival_scores import weighted_brier, weighted_excess, weighted_integrated_brier
-from medmllm.records import ArmEvaluation, CohortEvaluation, FloatArray, Metric
+from medmllm.records import ArmEvaluation, CohortEvaluation, FloatArray
 
 COMPARED_METRIC = "c_index"
 OVERALL = ("c_index", "c_index_within_folds", "c_index_uno", "integrated_brier")
@@ -103,40 +103,20 @@ def evaluate_survival(
                 named[arm.arm][f"{arm.arm} {name} {group}"] = (name, group)
                 each.setdefault(f"{arm.arm} {name} {group}", []).append(measure)
     came = followed.event.astype(np.int64)
-    measures = {key: mean_measure(own) for key, own in each.items()}
-    drawn = resample(measures, targets=came, patients=patients, samples=samples, seed=seed)
-    n, owners = len(patients), np.array(patients)
-    estimates = {key: on_all(own, n) for key, own in each.items()}
-
-    def metric(name: str, group: str, found: Interval, repeats: FloatArray) -> Metric:
-        own = found.estimate, found.low, found.high
-        return Metric(name, *own, n, len(set(patients)), group, *spread(repeats))
-
-    compared = f"{{}} {COMPARED_METRIC} all".format
-    others = [arm for arm in named if arm != COMPARED_ARM] if COMPARED_ARM in named else []
+    found = resample_repeats(each, strata=came, patients=patients, confidence=confidence, samples=samples, seed=seed)
     return CohortEvaluation(
         classes=(event, "censored"),
-        n=n,
-        patients=len(set(patients)),
+        n=found.n,
+        patients=found.patients,
         class_counts=(int(came.sum()), int((1 - came).sum())),
         arms=tuple(
-            ArmEvaluation(
-                arm,
-                tuple(metric(*what, drawn.interval(key, confidence), estimates[key]) for key, what in own.items()),
-            )
+            ArmEvaluation(arm, tuple(found.metric(key, *what) for key, what in own.items()))
             for arm, own in named.items()
         ),
-        differences=tuple(
-            metric(
-                COMPARED_METRIC,
-                arm,
-                drawn.difference(compared(COMPARED_ARM), compared(arm), confidence),
-                estimates[compared(COMPARED_ARM)] - estimates[compared(arm)],
-            )
-            for arm in others
-        ),
-        class_patients=(len(set(owners[followed.event])),),  # how many are censored limits nothing by itself
-        resamples_lacking_a_class=drawn.lacking_a_class,
+        differences=fused_differences(found, list(named), f"{COMPARED_METRIC} all"),
+        # How many are censored limits nothing by itself.
+        class_patients=(len(set(np.array(patients)[followed.event])),),
+        resamples_lacking_a_class=found.drawn.lacking_a_class,
     )
 
 

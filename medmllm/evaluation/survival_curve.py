@@ -18,8 +18,8 @@ import numpy as np
 
 from medmllm.evaluation.calibration import most_probable_temperature
 from medmllm.evaluation.discrimination import BoolArray, IntArray
-from medmllm.model_documents import FoldSurvival
 from medmllm.records import FloatArray
+from medmllm.tuning_documents import FoldSurvival
 
 GRID = 50
 """Times up to the largest horizon, that itself included, at which every curve is told."""

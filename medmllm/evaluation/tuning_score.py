@@ -17,8 +17,9 @@ from medmllm.evaluation.discrimination import IntArray
 from medmllm.evaluation.fold_decisions import plain
 from medmllm.evaluation.isotonic import calibrate
 from medmllm.evaluation.survival_curve import fit_hazard_temperature, hazard_surprise
-from medmllm.model_documents import FoldSurvival, Task
+from medmllm.model_documents import Task
 from medmllm.records import FloatArray
+from medmllm.tuning_documents import FoldSurvival
 
 LARGER_IS_BETTER: Mapping[str, bool] = {"log_loss": False, "auroc": True}
 
@@ -35,8 +36,11 @@ def tuning_score(
         task: Of this target.
         offsets: Added to the logits after the temperature; None: nothing.
     """
-    calibrated = plain(calibrate(logits, fit_temperature(plain(logits), truth, offsets=offsets), None, offsets))
-    score = {"log_loss": _log_loss, "auroc": _auroc}[name](calibrated, truth, task)
+    raw = plain(logits)
+    chances = to_probabilities(plain(calibrate(logits, fit_temperature(raw, truth, offsets=offsets), None, offsets)))
+    if name == "log_loss":
+        return log_loss(truth, chances)
+    score = float(auroc_measure(truth, chances, ordered=task.ordered)(np.ones((1, len(truth))))[0])
     return score if np.isfinite(score) else None
 
 
@@ -50,12 +54,3 @@ def hazard_score(logits: FloatArray, at_risk: IntArray, fold: FoldSurvival) -> f
     """
     temperature = fit_hazard_temperature(logits, at_risk, fold.everybody)
     return hazard_surprise(logits, at_risk, fold.everybody, temperature) / len(logits)
-
-
-def _log_loss(logits: FloatArray, truth: IntArray, task: Task) -> float:
-    return log_loss(truth, to_probabilities(logits))
-
-
-def _auroc(logits: FloatArray, truth: IntArray, task: Task) -> float:
-    measure = auroc_measure(truth, to_probabilities(logits), ordered=task.ordered)
-    return float(measure(np.ones((1, len(truth))))[0])

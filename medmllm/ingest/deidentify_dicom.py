@@ -39,7 +39,7 @@ from medmllm.ingest.deidentify_writing import write_pieces
 from medmllm.ingest.dicom_header import element_text
 from medmllm.ingest.dicom_stream import DICOM_FAILURES, HEADER_INFLATES_TO, IMAGE_INFLATES_TO, data_set_stream
 from medmllm.ingest.keys import Keyring
-from medmllm.ingest.opening import one_error, open_regular
+from medmllm.ingest.opening import WatchedStream, one_error, open_regular
 
 LARGEST_HEADER_BYTES = 2**26
 IMPLEMENTATION_CLASS_UID = "2.25.207839250337613104470411735925438108253"
@@ -153,12 +153,11 @@ def owner_in_header(source: Path, keyring: Keyring) -> Owner:
         )  # fmt: skip
 
 
-class _Bounded(io.RawIOBase):
+class _Bounded(WatchedStream):
     """A stream that gives out so many bytes and no more: a header is small, whatever its lengths say."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        super().__init__()
-        self._stream = stream
+        super().__init__(stream)
         self.left: int | None = LARGEST_HEADER_BYTES
 
     def read(self, size: int | None = -1) -> bytes:
@@ -171,18 +170,6 @@ class _Bounded(io.RawIOBase):
         if self.left < 0:
             raise DicomError(f"the header is longer than {LARGEST_HEADER_BYTES:,} bytes", code="header_too_large")
         return data
-
-    def seek(self, place: int, whence: int = 0) -> int:
-        return self._stream.seek(place, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
 
 
 def _identify(made: Dataset, data: Dataset, owner: Owner, keyring: Keyring, file_key: str) -> str:

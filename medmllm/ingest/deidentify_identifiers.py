@@ -15,12 +15,22 @@ from datetime import datetime
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.valuerep import PersonName
 
+from medmllm.ingest.deidentify_spelling import (
+    COMPOUND,
+    SHORTEST_NAME,
+    SPACELESS,
+    WORD,
+    KnownNames,
+    Likeness,
+    folded,
+    spellings,
+)
 from medmllm.ingest.dicom_stream import DICOM_FAILURES
 from medmllm.ingest.opening import PARSER_FAILURES
 
 ELEMENT_FAILURES = (*PARSER_FAILURES, *DICOM_FAILURES)
-SHORTEST_NAME = 3  # letters; shorter ones are held against a note's exact spelling alone
 SHORTEST_NUMBER = 4  # characters
 SHORTEST_DIGITS = 6  # of a number where numbers belong: shorter ones are measured by chance
 NUMBERS = (
@@ -38,7 +48,6 @@ DATE_SPELLINGS = (  # the first seven are read, all are looked for
     "%Y%m%d", "%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d%m%Y", "%m%d%Y", "%d-%m-%Y",
     "%m-%d-%Y", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%Y", "%d%b%Y", "%y%m%d", "%d%m%y",
 )  # fmt: skip
-SHORTEST_GLUED = 5  # letters; a shorter name stands within too many words
 NO_NAMES = frozenset({
     "anonymous", "anonymized", "anonymised", "anon", "unknown", "patient", "test", "phantom", "synthetic", "volunteer",
     "dr", "prof", "med", "mr", "mrs", "ms", "md", "phd", "jr", "sr", "von", "van", "der", "den", "de", "del", "della",
@@ -47,18 +56,9 @@ NO_NAMES = frozenset({
 })  # fmt: skip
 """Words in the place of a name that name nobody."""
 
-TRADE_WORDS = frozenset({
-    "original", "primary", "secondary", "derived", "axial", "localizer", "mosaic", "standard", "projection",
-    "diffusion", "perfusion", "magnitude", "helical", "reformatted", "philips", "siemens", "healthineers", "medical",
-    "systems", "electric", "general", "toshiba", "canon", "hitachi", "fujifilm", "hologic", "carestream", "corporation",
-    "healthcare",
-})  # fmt: skip
-"""Words of headers in which a name may stand by chance: not every Philip is a Philips."""
-
 NAME_COLUMNS = re.compile(r"name|surname|physician|doctor", re.IGNORECASE)
 NUMBER_COLUMNS = re.compile(r"mrn|accession|phone|(patient|subject|record|case).?(id|no|number)", re.IGNORECASE)
 BIRTH_COLUMNS = re.compile(r"birth|(^|_)dob($|_)", re.IGNORECASE)
-_WORD = re.compile(r"[^\W\d_]+")
 _YEAR, _MONTH, _DAY = r"(?:18|19|20)\d\d", r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
 _DATE = re.compile(
     rf"(?<!\d)(?:{_YEAR}{_MONTH}{_DAY}|{_DAY}{_MONTH}{_YEAR}|{_MONTH}{_DAY}{_YEAR})(?!\d)"
@@ -79,29 +79,55 @@ class Identifiers:
     phrases: set[str] = field(default_factory=set)
     dates: set[str] = field(default_factory=set)  # the birth date, as people write it
     guesses: set[str] = field(default_factory=set)  # words of paths: names if they are written like one
+    _spelt: KnownNames | None = None
+    _spelt_guesses: KnownNames | None = None
 
     def add_name(self, text: str) -> None:
-        """Add the words of a person's name, in whatever order and with whatever between them."""
-        for word in _WORD.findall(text.casefold()):
-            if len(word) > 1 and word not in NO_NAMES:
-                self.names.add(word)
+        """Add the words of a person's name, in whatever order and with whatever between them.
+
+        >>> known = Identifiers(); known.add_name("O'Brien^Máire"); known.add_name("山田^明")
+        >>> sorted(known.names)
+        ['brien', 'máire', 'obrien', '山田', '山田明', '明']
+        """
+        name = folded(text)
+        for compound in COMPOUND.findall(name):
+            self.names.add("".join(WORD.findall(compound)))  # O'Brien is OBrien as well
+        for group in name.split("="):
+            words = WORD.findall(group)
+            if words and all(map(SPACELESS.fullmatch, words)):
+                self.names.add("".join(words))
+            self.names |= {word for word in words if (len(word) > 1 or SPACELESS.match(word)) and word not in NO_NAMES}
+
+    @property
+    def spelt(self) -> KnownNames:
+        """The names in all their spellings."""
+        if self._spelt is None or self._spelt.count != len(self.names):  # no name is ever taken back
+            self._spelt = KnownNames(self.names)
+        return self._spelt
+
+    @property
+    def spelt_guesses(self) -> KnownNames:
+        """The guesses in all their spellings."""
+        if self._spelt_guesses is None or self._spelt_guesses.count != len(self.guesses):
+            self._spelt_guesses = KnownNames(self.guesses)
+        return self._spelt_guesses
 
     def add_number(self, text: str) -> None:
         """Add an identifying number; one that is made of letters alone counts as a name."""
-        folded = text.strip(" \0").casefold()
-        if not any(character.isdigit() for character in folded):
-            self.add_name(folded)
-        elif len(folded) >= SHORTEST_NUMBER:
-            self.numbers.add(folded)
-            for word in _WORD.findall(folded):  # MEIER_1960 holds a name too
+        number = folded(text.strip(" \0"))
+        if not any(character.isdigit() for character in number):
+            self.add_name(number)
+        elif len(number) >= SHORTEST_NUMBER:
+            self.numbers.add(number)
+            for word in WORD.findall(number):  # MEIER_1960 holds a name too
                 if len(word) >= SHORTEST_NUMBER:
                     self.add_name(word)
 
     def add_phrase(self, text: str) -> None:
         """Add several words that tell something together only, such as a hospital's name or an address."""
-        folded = " ".join(text.casefold().split())
-        if len(folded) >= SHORTEST_NUMBER and folded not in NO_NAMES:
-            self.phrases.add(folded)
+        phrase = " ".join(folded(text).split())
+        if len(phrase) >= SHORTEST_NUMBER and phrase not in NO_NAMES:
+            self.phrases.add(phrase)
 
     def add_date(self, text: str) -> None:
         """Add a birth date in its usual spellings, both where day and month may be either; other text adds nothing.
@@ -110,10 +136,10 @@ class Identifiers:
         >>> {"19530417", "17.04.1953", "04/17/1953"} <= known.dates, len(known.dates) == len(DATE_SPELLINGS)
         (True, True)
         """
-        folded = text.strip(" \0")
-        for spelling in DATE_SPELLINGS[:7] if len(folded) >= 8 else ():
+        written = text.strip(" \0")
+        for spelling in DATE_SPELLINGS[:7] if len(written) >= 8 else ():
             with suppress(ValueError):
-                day = datetime.strptime(folded, spelling)
+                day = datetime.strptime(written, spelling)
                 self.dates |= {day.strftime(other).casefold() for other in DATE_SPELLINGS}
 
     def update(self, other: "Identifiers") -> None:
@@ -125,16 +151,22 @@ class Identifiers:
         self.guesses |= other.guesses
 
     def in_text(self, text: str) -> bool:
-        """Return whether a text holds one of them; names as whole words, numbers and phrases anywhere.
+        """Return whether a text holds one of them; names as whole words in any spelling, numbers and phrases anywhere.
 
-        >>> known = Identifiers(); known.add_name("Meier^Hans"); known.add_number("4711-08")
-        >>> [known.in_text(text) for text in ("T1 meier", "MEIERHOFF", "id4711-08", "ax T2")]
+        >>> known = Identifiers(); known.add_name("Müller^Hans"); known.add_number("4711-08")
+        >>> [known.in_text(text) for text in ("T1 MUELLER", "MUELLERHOFF", "id4711-08", "ax T2")]
         [True, False, True, False]
         """
-        folded = " ".join(text.casefold().split())
-        words = {word for word in _WORD.findall(folded) if len(word) >= SHORTEST_NAME}
-        return not words.isdisjoint(self.names | self.guesses) or any(
-            part in folded for many in (self.numbers, self.phrases, self.dates) for part in many
+        plain = " ".join(folded(text).split())
+        words = {word for word in WORD.findall(plain) if len(word) >= SHORTEST_NAME}
+        return (
+            any(
+                known.likeness(word) is not Likeness.NONE
+                for word in words
+                for known in (self.spelt, self.spelt_guesses)
+            )
+            or self.spelt.without_spaces.search(plain) is not None
+            or any(part in plain for many in (self.numbers, self.phrases, self.dates) for part in many)
         )
 
     def in_value(self, text: str) -> bool:
@@ -144,9 +176,7 @@ class Identifiers:
         >>> [known.in_value(text) for text in ("MEIERHOFF", "H_Meier", "PLOTTED", "Philips")]
         [True, True, False, False]
         """
-        names = [name for name in self.names if len(name) >= SHORTEST_GLUED]
-        words = (word for word in _WORD.findall(text.casefold()) if word not in TRADE_WORDS)
-        return self.in_text(text) or any(name in word for word in words for name in names)
+        return self.in_text(text) or any(map(self.spelt.is_within, WORD.findall(folded(text))))
 
     def is_number(self, value: object) -> bool:
         """Return whether a number is one of theirs, or the birth date, digit by digit.
@@ -163,7 +193,8 @@ class Identifiers:
     def in_bytes(self, data: bytes | bytearray, *, shortest: int = SHORTEST_NUMBER + 1) -> bool:
         """Return whether bytes that are no text hold a name, number or birth date of so many characters or more."""
         lowered = data.lower()
-        words = (word for word in (*self.names, *self.guesses, *self.numbers, *self.dates) if len(word) >= shortest)
+        names = {spelt for name in (*self.names, *self.guesses) for spelt in spellings(name)}
+        words = (word for word in (*names, *self.numbers, *self.dates) if len(word) >= shortest)
         return any(word.encode(code, "replace") in lowered for word in words for code in _codes(word))
 
 
@@ -177,7 +208,7 @@ def collect(data: Dataset, depth: int = 0) -> Identifiers:
                 for item in element.value if depth < 8 else ():
                     found.update(collect(item, depth + 1))
             elif element.VR == "PN":
-                for text in texts_of(element.value):
+                for text in (*texts_of(element.value), *_in_utf8(element.value)):
                     found.add_name(text)
             elif int(tag) == BIRTH_DATE:
                 for text in texts_of(element.value):
@@ -200,6 +231,18 @@ def holds_a_date(text: str) -> bool:
     [True, True, True, False, False]
     """
     return _DATE.search(text) is not None
+
+
+def _in_utf8(value: object) -> list[str]:
+    """Return the names whose bytes are UTF-8, whatever Specific Character Set says of them."""
+    many: Iterable[object] = value if isinstance(value, MultiValue | list) else [value]
+    stored = [name.original_string for name in many if isinstance(name, PersonName)]
+    texts = []
+    for name in stored:
+        if isinstance(name, bytes) and not name.isascii():
+            with suppress(UnicodeDecodeError):
+                texts.append(name.decode("utf-8"))
+    return texts
 
 
 def _codes(word: str) -> tuple[str, ...]:

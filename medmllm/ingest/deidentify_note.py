@@ -13,31 +13,37 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
-from medmllm.ingest.deidentify_identifiers import SHORTEST_NAME, Identifiers
+from medmllm.ingest.deidentify_identifiers import Identifiers
 from medmllm.ingest.deidentify_patterns import (
     ADDRESSES,
     AGES,
-    CREDITED,
+    BORN,
     DATES,
     FIRST_AND_LAST,
     LABELLED_IDS,
     LONG_IDS,
     MAIL,
     MONTH_NUMBERS,
+    NAMED,
     PATIENT_IS,
+    PATIENT_NAMED,
     PHONES,
-    SIGNED,
     SIGNED_BY,
     SOCIAL,
-    TITLED,
     URL,
+    WITH_CARETS,
 )
+from medmllm.ingest.deidentify_spelling import LETTERS, SHORTEST_NAME, WORD, Likeness, folded
 from medmllm.ingest.deidentify_words import EPONYM_NOUNS, FIRST_NAMES, NEVER_NAMES
 
 OLDEST_YEARS = 89
 PAGE = 4000  # characters that the patterns look at together
 _PLACEHOLDER = re.compile(r"X{3,}|\[[A-Z]+\]|_{3,}|\*{3,}")
-_WORDS = re.compile(r"[^\W\d_][\w'’-]*")
+_WORDS = re.compile(r"[^\W\d_][\w\u0300-\u036f'’-]*")
+_AFTER_NAME = re.compile(rf"(?:['’´`]s(?![^\W_]))?(?P<noun>['’]?[ ]+(?:{EPONYM_NOUNS})\b)?", re.IGNORECASE)
+_WORD_BEFORE, _WORD_AFTER = re.compile(rf"({LETTERS})[ _]$"), re.compile(rf"[ _]({LETTERS})")
+_OPENING = re.compile(r"(?:^|[.:;!?•*#\n-]|\d\))\s*$")
+NEAR = 24  # characters around an everyday word in which another name makes it one
 
 
 @dataclass(slots=True)
@@ -48,6 +54,16 @@ class NoteScrubber:
     shift_days: int | None  # None: a date becomes [DATE]
     keep: frozenset[str]  # words that are never a name; lower case
     counts: Counter[str]  # kind of placeholder -> how many
+    _likeness: dict[str, Likeness] = field(default_factory=dict, init=False, repr=False)  # of words that were seen
+    _told: tuple[tuple[str, re.Pattern[str]], ...] = field(default=(), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        longest_first = [
+            (kind, word)
+            for words, kind in ((self.known.numbers, "ID"), (self.known.phrases, "ADDRESS"))
+            for word in sorted(words, key=len, reverse=True)
+        ]
+        self._told = tuple((kind, _alone(word)) for kind, word in longest_first)
 
     def scrub(self, text: str) -> str:
         """Return the text with placeholders; over its own result it changes nothing but shifted dates."""
@@ -64,7 +80,7 @@ class NoteScrubber:
             text = self._replace(kind, patterns, text)
         for pattern in AGES:
             text = pattern.sub(self._age, text)
-        for pattern in (SIGNED, SIGNED_BY, TITLED, CREDITED, PATIENT_IS, FIRST_AND_LAST):
+        for pattern in NAMED:
             text = pattern.sub(self._announced, text)
         return text
 
@@ -89,11 +105,8 @@ class NoteScrubber:
         return text
 
     def _known_numbers(self, text: str) -> str:
-        for words, kind in ((self.known.numbers, "ID"), (self.known.phrases, "ADDRESS")):
-            for word in sorted(words, key=len, reverse=True):
-                loose = r"\s+".join(map(re.escape, word.split()))
-                pattern = re.compile(rf"(?<!\w){loose}(?!\w)", re.IGNORECASE)
-                text = self._replace(kind, (pattern,), text)
+        for kind, pattern in self._told:
+            text = self._replace(kind, (pattern,), text)
         return text
 
     def _date(self, found: re.Match[str]) -> str:
@@ -123,12 +136,12 @@ class NoteScrubber:
         if found.re is FIRST_AND_LAST and name.split()[0].casefold() not in FIRST_NAMES:
             return found[0]
         end = len(name)
-        for word in _WORDS.finditer(name):
+        for word in () if found.re is WITH_CARETS else _WORDS.finditer(name):
             if word[0].casefold().rstrip("'s") in NEVER_NAMES or self._kept(word[0]) or _PLACEHOLDER.search(word[0]):
                 end = word.start()
                 break
         taken = name[:end].rstrip(" \t,.-")
-        both_needed = found.re in (FIRST_AND_LAST, PATIENT_IS, SIGNED_BY)
+        both_needed = found.re in (FIRST_AND_LAST, PATIENT_IS, PATIENT_NAMED, BORN, SIGNED_BY)
         if not re.search(r"[^\W\d_]", taken) or (both_needed and end < len(name)):
             return found[0]
         self.counts["NAME"] += 1
@@ -140,30 +153,58 @@ class NoteScrubber:
         return word.casefold() in self.keep
 
     def _known_names(self, text: str) -> str:
-        names = sorted((self.known.names | self.known.guesses) - self.keep, key=len, reverse=True)
-        if not names:
-            return text
-        one, noun = "|".join(map(re.escape, names)), rf"(?P<noun>[ ]+(?:{EPONYM_NOUNS})\b)?"
-        pattern = re.compile(rf"(?<![\w\[])({one})(?:['’]s)?(?!\w){noun}", re.IGNORECASE)
-        return pattern.sub(self._known_name, text)
+        text = self._replace("NAME", (self.known.spelt.without_spaces,), text)
+        alike = {word for word in set(WORD.findall(text)) if self._like_a_name(word) is not Likeness.NONE}
+        pieces: list[str] = []
+        end = 0
+        for found in WORD.finditer(text) if alike else ():
+            after = _AFTER_NAME.match(text, found.end()) if found[0] in alike else None
+            if after is None or after["noun"] or not self._is_known_name(found):
+                continue
+            pieces += text[end : found.start()], "[NAME]"
+            end = after.end()
+            self.counts["NAME"] += 1
+        return "".join((*pieces, text[end:]))
 
-    def _known_name(self, found: re.Match[str]) -> str:
-        name = found[1]
-        if name.casefold() not in self.known.names and not name[0].isupper():
-            return found[0]
-        plain_word = name.casefold() in NEVER_NAMES or len(name) < SHORTEST_NAME
-        if found["noun"] or (plain_word and not self._stands_as_a_name(found)):
-            return found[0]
-        self.counts["NAME"] += 1
-        return "[NAME]"
+    def _is_known_name(self, found: re.Match[str]) -> bool:
+        """Return whether a word is a name of the patient, and stands there as one."""
+        word, text = found[0], found.string
+        likeness, everyday = self._like_a_name(word), folded(word) in NEVER_NAMES
+        if _PLACEHOLDER.match(word) or _PLACEHOLDER.match(text, max(0, found.start() - 1)):
+            return False
+        if likeness is Likeness.SAME:
+            return self._stands_as_a_name(found) if everyday or len(word) < SHORTEST_NAME else True
+        opens = likeness is Likeness.SMALL and _OPENING.search(text, max(0, found.start() - NEAR), found.start())
+        return not everyday and ((not word[0].islower() and not opens) or self._is_beside_one(found))
+
+    def _like_a_name(self, word: str) -> Likeness:
+        if word not in self._likeness:
+            likeness = max(self.known.spelt.likeness(word), min(Likeness.LIKE, self.known.spelt_guesses.likeness(word)))
+            self._likeness[word] = Likeness.NONE if self._kept(word) else likeness
+        return self._likeness[word]
 
     def _stands_as_a_name(self, found: re.Match[str]) -> bool:
         """Return whether an everyday word stands beside another name of the patient, capitalised."""
-        around = found.string[max(0, found.start() - 24) : found.start()], found.string[found.end() : found.end() + 24]
-        before, after = _WORDS.findall(around[0]), _WORDS.findall(around[1])
-        near = {word.casefold() for word in (*before[-1:], *after[:1])}
-        beside = near & (self.known.names - {found[1].casefold()}) or "[NAME]" in "".join(around)
-        return bool(beside) and found[1][0].isupper()
+        text = found.string
+        around = text[max(0, found.start() - NEAR) : found.start()], text[found.end() : found.end() + NEAR]
+        near = {*WORD.findall(around[0])[-1:], *WORD.findall(around[1])[:1]} - {found[0]}
+        beside = any(self._like_a_name(word) is Likeness.SAME for word in near) or "[NAME]" in "".join(around)
+        return beside and not found[0][0].islower()
+
+    def _is_beside_one(self, found: re.Match[str]) -> bool:
+        """Return whether a small word that may be a name has one right before or behind it."""
+        text = found.string
+        beside = (
+            _WORD_BEFORE.search(text, max(0, found.start() - NEAR), found.start()),
+            _WORD_AFTER.match(text, found.end()),
+        )
+        return any(one is not None and self._like_a_name(one[1]) is Likeness.SAME for one in beside)
+
+
+def _alone(words: str) -> re.Pattern[str]:
+    """Return what finds words, whatever the blanks between them, where no letter or digit goes on."""
+    loose = r"\s+".join(map(re.escape, words.split()))
+    return re.compile(rf"(?<![^\W_]){loose}(?![^\W_])", re.IGNORECASE)
 
 
 def _in_pieces(text: str) -> Iterator[str]:

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from medmllm.ingest.deidentify_descriptors import Descriptors
-from medmllm.ingest.deidentify_identifiers import SHORTEST_NAME, Identifiers
+from medmllm.ingest.deidentify_identifiers import Identifiers
+from medmllm.ingest.deidentify_spelling import SHORTEST_NAME, WORD, folded
 from medmllm.ingest.deidentify_words import NEVER_NAMES
 from medmllm.records import Study
 
 SHORTEST_NUMBER = 5  # digits; slices are numbered too
-_WORD = re.compile(r"[^\W\d_]+")
-_NUMBER = re.compile(r"(?<![A-Za-z])[A-Za-z]{0,4}-?\d[\d-]*\d")
+_NUMBER = re.compile(r"(?<![a-z])[a-z]{0,4}-?\d[\d-]*\d")
 
 
 def words_of_paths(studies: tuple[Study, ...], root: Path, descriptors: Descriptors) -> Mapping[str, Identifiers]:
@@ -33,9 +33,9 @@ def words_of_paths(studies: tuple[Study, ...], root: Path, descriptors: Descript
     for study in studies:
         found[study.study_key] = known = Identifiers()
         for word in by_study[study.study_key]:
-            if len(patients[word]) == 1 and word.casefold() not in NEVER_NAMES and not descriptors.allows(word):
-                if word.isalpha():
-                    known.guesses.add(word.casefold())
+            if len(patients[word]) == 1 and word not in NEVER_NAMES and not descriptors.allows(word):
+                if WORD.fullmatch(word):
+                    known.guesses.add(word)
                 else:
                     known.add_number(word)
     return found
@@ -50,6 +50,6 @@ def _paths(study: Study, root: Path) -> Iterator[Path]:
 
 def _tokens(path: Path) -> Iterator[str]:
     for part in path.parts:
-        stem = part.partition(".")[0]
-        yield from (word for word in _WORD.findall(stem) if len(word) >= SHORTEST_NAME)
+        stem = folded(part.partition(".")[0])  # disks differ in how they compose letters
+        yield from (word for word in WORD.findall(stem) if len(word) >= SHORTEST_NAME)
         yield from (number for number in _NUMBER.findall(stem) if sum(map(str.isdigit, number)) >= SHORTEST_NUMBER)

@@ -7,16 +7,27 @@ Runs of blanks, letters and repeated parts are bounded: a hostile text of a mega
 
 import re
 
-from medmllm.ingest.deidentify_words import CREDENTIALS, PARTICLES, SIGNATURES, TITLES, UNITS
+from medmllm.ingest.deidentify_words import CREDENTIALS, NO_ANSWERS, NO_PLACES, PARTICLES, SIGNATURES, TITLES, UNITS
 
 _MONTHS = (
     "jan(?:uary|uar)?|feb(?:ruary|ruar)?|mar(?:ch)?|märz?|apr(?:il)?|ma[yi]|jun[ei]?|jul[yi]?|aug(?:ust)?|"
     "sept?(?:ember)?|o[ck]t(?:ober)?|nov(?:ember)?|de[cz](?:ember)?"
 )
+_MONTHS_ELSEWHERE = (  # French, Italian, Spanish, Portuguese, Dutch: before a year alone
+    "mrz|janv(?:ier)?|f[ée]v(?:rier)?|mars|avr(?:il)?|juin|juil(?:let)?|ao[ûu]t|d[ée]c(?:embre)?|genn(?:aio)?|febbraio|"
+    "marzo|aprile|maggio|giugno|luglio|agosto|settembre|ottobre|dicembre|enero|febrero|abril|mayo|junio|julio|"
+    "septiembre|octubre|noviembre|diciembre|janeiro|fevereiro|março|maio|junho|julho|setembro|outubro|novembro|"
+    "dezembro|januari|februari|maart|mei|augustus|octobre|novembre|septembre"
+)
+_ANY_MONTH = rf"(?:{_MONTHS}|{_MONTHS_ELSEWHERE})(?![^\W\d_])"
+_OF = r"(?:(?:of|de|del|di|do|d['’])[ \t]{0,9})?"
 MONTH_NUMBERS = {name: n for n, names in enumerate(
-    ("jan", "feb", "mar mär", "apr", "may mai", "jun", "jul", "aug", "sep", "oct okt", "nov", "dec dez"), 1
+    ("jan", "feb", "mar mär mrz", "apr", "may mai", "jun", "jul", "aug", "sep", "oct okt", "nov", "dec dez"), 1
 ) for name in names.split()}  # fmt: skip
-_NAME = r"(?:[A-ZÀ-ÖØ-Þ][\w'’-]{0,40}[^\W\d_]|[A-ZÀ-ÖØ-Þ]\.?(?=[\s,]))"  # a capitalised word, or an initial
+_BIG = "A-Z" + "".join(filter(str.isupper, map(chr, (*range(0xC0, 0x180), *range(0x391, 0x430)))))  # capital letters
+_INSIDE = r"[\w\u0300-\u036f'’-]"  # of a word: letters composed or not
+_WHOLE = rf"[{_BIG}]{_INSIDE}{{0,40}}[^\W\d_][\u0300-\u036f]{{0,3}}"
+_NAME = rf"(?:{_WHOLE}|[{_BIG}]\.?(?=[\s,]))"  # a capitalised word, or an initial
 _NAMES = rf"{_NAME}(?:[ \t]{{1,9}}(?:(?:{PARTICLES})[ \t]{{1,9}}){{0,3}}{_NAME}){{0,3}}"
 
 
@@ -30,13 +41,18 @@ URL = _compiled(r"\b(?:https?://|ftp://|www\.)[^\s<>()]+[^\s<>().,;]", flags=_NO
 DATES = _compiled(
     r"(?<![\d.])(?P<year>(?:18|19|20)\d\d)[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})(?![\d])",
     r"(?<!\d)(?P<year>(?:19|20)\d\d)(?P<month>0[1-9]|1[0-2])(?P<day>0[1-9]|[12]\d|3[01])(?:[T_]?\d{4,6})?(?!\d)",
-    rf"(?<![\d.])(?P<day>\d{{1,2}})(?:st|nd|rd|th|\.)?[ \t-]{{0,9}}(?:of[ \t]{{1,9}})?(?P<name>{_MONTHS})\b"
-    r"\.?,?[ \t-]{0,9}(?P<year>(?:18|19|20)\d\d)\b",
+    rf"(?<!\d)(?<!\d\.)(?P<day>\d{{1,2}})(?:st|nd|rd|th|er|\.)?[ \t-]{{0,9}}{_OF}(?P<name>{_ANY_MONTH})"
+    rf"\.?,?[ \t-]{{0,9}}{_OF}(?P<year>(?:18|19|20)\d\d)(?!\d)",
+    rf"(?<!\d)(?<!\d\.)(?:0?[1-9]|[12]\d|3[01])(?:\.?[ ]?|-){_ANY_MONTH}\.?(?:[ ]|-|[ ]?['’])\d\d"
+    rf"(?!\d|[.,:]\d|[ \t]{{0,9}}(?:{UNITS})\b|[ ]?%)",
+    r"(?<!\d)(?<!\d[.])(?:0?[1-9]|[12]\d|3[01])(?:\.[ ]?|[/-])(?-i:I{1,3}|I?V|VI{1,3}|I?X|XI{1,2})(?:\.[ ]?|[/-])"
+    r"(?:(?:18|19|20)\d\d|\d\d)(?!\d|[.,]\d)",
     rf"\b(?P<name>{_MONTHS})\b\.?[ \t]{{1,9}}(?P<day>\d{{1,2}})(?:st|nd|rd|th)?,?[ \t]{{1,9}}"
     r"(?P<year>(?:18|19|20)\d\d)\b",
-    r"(?<![\d.,/])(?P<day>0?[1-9]|[12]\d|3[01])\.[ ]?(?P<month>0?[1-9]|1[0-2])\.[ ]?(?P<year>(?:18|19|20)\d\d)(?!\d)",
+    r"(?<![\d,/])(?<!\d\.)(?P<day>0?[1-9]|[12]\d|3[01])\.[ ]?(?P<month>0?[1-9]|1[0-2])\.[ ]?"
+    r"(?P<year>(?:18|19|20)\d\d)(?!\d)",
     r"(?<![\d.,/-])\d{1,2}(?P<between>[/-])\d{1,2}(?P=between)(?:(?:18|19|20)\d\d|\d\d)(?![\d/])",
-    r"(?<![\d.,/])(?:0?[1-9]|[12]\d|3[01])\.(?:0?[1-9]|1[0-2])\.\d\d(?![\d.])",
+    r"(?<![\d,/])(?<!\d\.)(?:0?[1-9]|[12]\d|3[01])\.(?:0?[1-9]|1[0-2])\.\d\d(?!\d|\.\d)",
     rf"\b(?:{_MONTHS})\b\.?,?[ \t]{{1,9}}(?:of[ \t]{{1,9}})?(?:18|19|20)\d\d\b",
     r"(?<![\d.,/])(?:0?[1-9]|1[0-2])/(?:19|20)\d\d(?![\d/])",
     rf"(?:\b(?:january|february|april|june|july|august|september|october|november|december)|(?:(?<=\bon )|(?<=\bof )|"
@@ -54,8 +70,9 @@ PHONES = _compiled(
     r"(?<![\w/.-])(?:1[-. ])?\(?\d{3}\)?[-. ]\d{3}[-. ]\d{4}(?![\w/.-]*\d)",
     r"(?<![\w/.])0\d{2,4}[ ]?[/ -][ ]?\d{3,8}(?:[ -]?\d{1,5})?(?![\w/])",
     r"(?i:(?<=\bphone)|(?<=\btelephone)|(?<=\btel)|(?<=\bfax)|(?<=\bpager)|(?<=\bbeeper)|(?<=\bcell)|(?<=\bmobile)|"
-    r"(?<=\bext)|(?<=\bextension))(?:\.?[ \t]{0,9}(?:no\.?|number|is|#)?[ \t]{0,9}[:#]?[ \t]{0,9})"
-    r"(?P<kept>)[+(]?\d[\d ().-]{2,20}\d",
+    r"(?<=\btelefon)|(?<=\btelefax)|(?<=\bhandy)|(?<=\bmobil)|(?<=\bdurchwahl)|(?<=\bext)|(?<=\bextension))"
+    r"(?:\.?[ \t]{0,9}(?:no\.?|number|is|#)?[ \t]{0,9}[:#]?[ \t]{0,9})"
+    r"(?P<kept>)[+(]?\d[\d ()./-]{2,20}\d",
     flags=_NO_CASE,
 )
 LABELLED_IDS = _compiled(
@@ -88,6 +105,8 @@ ADDRESSES = _compiled(
     r"\bP\.?[ ]?O\.?[ ]Box[ ]\d+",
     r"\b[A-Z][a-z]+,[ ]{1,9}[A-Z]{2}[ ]{1,9}\d{5}(?:-\d{4})?\b",
     r"\b(?:[A-Z]{1,2}-)\d{4,5}[ ]{1,9}[A-ZÄÖÜ][\wäöüß-]+",
+    rf"(?m)(?:^|(?<=[,;|] )|(?<=\baus )|(?<=\bin ))(?!\d\d000)\d{{5}}[ ](?:(?:Bad|Sankt|St\.|Groß|Klein|"
+    rf"Neu|Alt)[ ])?(?!(?i:{NO_PLACES})\b)[A-ZÄÖÜ][a-zäöüß]{{2,40}}(?:-[A-ZÄÖÜ][a-zäöüß]{{1,40}})?(?![\w-])",
 )
 AGES = _compiled(
     r"(?<![\d.])(?P<age>\d{2,3})(?=[ \t-]{0,9}(?:years?|yrs?|y\.?[ ]?o\b|y/o|yo\b|jahre?|jährig))",
@@ -97,11 +116,11 @@ AGES = _compiled(
 _SIGNATURES = "|".join(sorted(SIGNATURES, key=len, reverse=True))
 _SIGNED_BY_WORDS = "|".join(words for words in SIGNATURES if words.endswith("by"))
 TITLED = re.compile(
-    rf"(?P<label>\b(?:{TITLES})(?:[ ]{{1,9}}(?:{TITLES}|(?:med|h\. ?c|rer\. ?nat)\.?))*[ \t]{{1,9}})"
+    rf"(?P<label>(?<!\d )(?<!\d)\b(?:{TITLES})(?:[ ]{{1,9}}(?:{TITLES}|(?:med|h\. ?c|rer\. ?nat)\.?))*[ \t]{{1,9}})"
     rf"(?P<name>(?:(?:{PARTICLES})[ ]){{0,3}}{_NAMES})"
 )
 SIGNED = re.compile(
-    rf"(?P<label>(?i:(?:\b(?:{_SIGNATURES})(?:[ \t]{{0,9}}by)?|^[ \t]{{0,9}}name)[ \t]{{0,9}}:[ \t]{{0,9}}"
+    rf"(?P<label>(?i:(?:\b(?:{_SIGNATURES})(?:[ \t]{{0,9}}by)?|(?:^|[|;,])[ \t]{{0,9}}name)[ \t]{{0,9}}:[ \t]{{0,9}}"
     rf"(?:(?:{TITLES})[ ]{{1,9}})?))(?P<name>{_NAMES}(?:,[ \t]{{0,9}}{_NAMES})?)",
     re.MULTILINE,
 )
@@ -112,5 +131,25 @@ FIRST_AND_LAST = re.compile(
     rf"[A-ZÀ-Þ][\w'-]{{1,40}})"
 )
 PATIENT_IS = re.compile(
-    r"(?P<label>\b[Pp](?:atient|t)\.?[ ])(?P<name>[A-ZÀ-Þ][a-zà-ÿ'-]{1,40}[ ][A-ZÀ-Þ][a-zà-ÿ'-]{1,40})"
+    rf"(?P<label>\b[Pp](?:atient(?:in)?|t)\.?[ ])(?P<name>(?!{_INSIDE}{{0,40}}[{_BIG}]{{2}}){_WHOLE}[ ]{_WHOLE})"
 )
+_BIRTH = (
+    r"(?:[,;][ \t]{0,3}|[ \t]{1,3})\(?(?:[*][ ]?[\[\d]|"
+    r"(?i:geb|geboren|born|dob|d\.o\.b|née?|nee|nat[oa]|nacid[oa])\b)"
+)
+PATIENT_NAMED = re.compile(
+    rf"(?P<label>\b(?:[Pp]at(?:ient(?:in)?)?\.?|PAT(?:IENT)?)[ \t]{{0,3}}:[ \t]{{0,9}})"
+    rf"(?P<name>(?!(?i:{NO_ANSWERS})\b)"
+    rf"{_WHOLE}(?:,[ ](?!I['’])(?:{_WHOLE}|[{_BIG}]\.)(?![ ]?\w)|"
+    rf"(?=[ \t]*$|{_BIRTH}|[ \t]*[,;(][ \t]*(?i:\[|\d|male|female|[mfwd]\b))))",
+    re.MULTILINE,
+)
+BORN = re.compile(
+    rf"(?P<label>)(?P<name>(?<!{_INSIDE})(?!Pat(?:ient(?:in)?)?\b)"
+    rf"{_WHOLE}(?:,?[ ](?:(?:{PARTICLES})[ ]){{0,3}}{_NAME}){{1,3}})(?={_BIRTH})"
+)
+WITH_CARETS = re.compile(
+    rf"(?P<label>)(?P<name>(?<![\w^])[^\W\d_]{_INSIDE}{{1,40}}(?:\^{{1,4}}[^\W\d_]{_INSIDE}{{1,40}}){{1,4}})"
+)
+NAMED = (WITH_CARETS, SIGNED, SIGNED_BY, TITLED, CREDITED, BORN, PATIENT_NAMED, PATIENT_IS, FIRST_AND_LAST)
+"""What announces a name, in the order in which it is asked."""

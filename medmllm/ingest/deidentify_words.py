@@ -11,7 +11,8 @@ def _words(text: str) -> frozenset[str]:
 
 TITLES = (
     r"Drs?\.?|Prof\.?|Professor|Mr\.?|Mrs\.?|Ms\.?|Miss|Mister|Messrs\.?|Sir|Dame|Herrn?|Frau|Frl\.?|Mme\.?|Monsieur|"
-    r"Madame|Señora?|Sra?\.|Dott\.?|Doctor|Nurse"
+    r"Madame|Señora?|Sra?\.|Dott\.?|Doctor|Nurse|"
+    r"Hrn?\.|[DdHh]hr\.?|[Mm]evr\.?|Dres\.|Mlle\.?|Schwester|Pfleger"
 )
 CREDENTIALS = r"M\.?D\.?|D\.?O\.?|Ph\.?D\.?|R\.?N\.?|FRCR|FACR|MBBS|MBChB|PA-C|NP|CRNP|DNP|M\.?Sc\.?|MRCP|R\.?T\.?\(R\)"
 PARTICLES = "van|von|de|del|della|di|da|den|der|ten|ter|zu|la|le|el|al|bin|ibn|Mc|Mac|O'|St."
@@ -22,7 +23,9 @@ SIGNATURES = (
     "resident", "fellow", "technologist", "referring physician", "requesting physician", "ordering physician",
     "physician", "patient name", "patient's name", "name of patient", "surname", "first name", "last name",
     "next of kin", "contact", "dictator", "author", "patientin", "nachname",
-    "vorname", "befunder", "untersucher", "zuweiser", "unterschrift",
+    "vorname", "befunder", "untersucher", "zuweiser", "unterschrift", "hausarzt", "hausärztin", "überweiser",
+    "zuweisender arzt", "überweisender arzt", "befundet von", "erstellt von", "diktiert von", "huisarts",
+    "médecin traitant", "family doctor", "emergency contact",
 )  # fmt: skip
 """What stands before a name with a colon; those with "by" also without."""
 
@@ -78,6 +81,23 @@ NEVER_NAMES = _words(
     """
 )
 """Words that are no name wherever they stand: a name ends before one of them."""
+
+TRADE_WORDS = frozenset({
+    "original", "primary", "secondary", "derived", "axial", "localizer", "mosaic", "standard", "projection",
+    "diffusion", "perfusion", "magnitude", "helical", "reformatted", "philips", "siemens", "healthineers", "medical",
+    "systems", "electric", "general", "toshiba", "canon", "hitachi", "fujifilm", "hologic", "carestream", "corporation",
+    "healthcare",
+})  # fmt: skip
+"""Words of headers in which a name may stand by chance: not every Philip is a Philips."""
+
+NO_ANSWERS = (
+    "yes|no|none|nope|hm|sorry|alright|actually|yeah|yep|well|okay|ok|oh|hi|hello|hey|sure|thanks|thank|right|um|uh|hmm|maybe|so|and|but|not|i|it|"
+    "alert|awake|stable|oriented|unstable|intubated|sedated|deceased|unknown|male|female|adult|child|ja|nein|see|same"
+)
+"""What follows "Patient:" and is no name: the answers of a conversation, and states."""
+
+NO_PLACES = "ct|mr|chest|head|brain|abdomen|pelvis|units?|platelets|cells|patients?|cases|slices|images|days|copies"
+"""What follows five digits that are no postcode."""
 
 EPONYM_NOUNS = (
     "disease|syndrome|sign|tumou?r|cyst|node|nodule|lymphoma|fracture|deformity|thyroiditis|ophthalmopathy|esophagus|"

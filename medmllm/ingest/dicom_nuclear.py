@@ -8,7 +8,6 @@ reconstructed slices have a place: projections, whole bodies and dynamic planar 
 DICOM PS3.3 C.8.4.8 (multi-frame vectors), C.8.4.11 (detector), C.8.4.15 (reconstruction).
 """
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -80,6 +79,6 @@ def _first_slice(data: pydicom.Dataset) -> tuple[tuple[float, ...], tuple[float,
 def _vector(data: pydicom.Dataset, keyword: str, frames: int) -> tuple[int, ...] | None:
     """Return a number for each frame; None where there is not one for each."""
     numbers = numbers_of(element_text(data, keyword) or "", frames)
-    if numbers is None or not all(number.is_integer() and math.isfinite(number) for number in numbers):
+    if numbers is None or not all(number.is_integer() for number in numbers):
         return None
     return tuple(int(number) for number in numbers)

@@ -14,11 +14,11 @@ from difflib import SequenceMatcher
 from medmllm.ingest.deidentify_dicom import identifiers_in
 from medmllm.ingest.deidentify_identifiers import NAME_COLUMNS, NUMBER_COLUMNS, Identifiers
 from medmllm.ingest.deidentify_note import NoteScrubber
+from medmllm.ingest.deidentify_spelling import SHORTEST_NAME, WORD, folded
 from medmllm.records import Note, Study
 
 _TOKENS = re.compile(r"\s+|\w+|[^\w\s]")
 _LETTER = re.compile(r"\w")
-_WORD = re.compile(r"[^\W\d_]{3,}")
 
 
 def mask_note(note: Note, study: Study) -> Note:
@@ -68,5 +68,5 @@ def _known(study: Study) -> Identifiers:
             known.add_number(cell)
     for path in {*(file for series in study.series for file in series.files[:1]), *(note.file for note in study.notes)}:
         for part in (path.stem, path.parent.name, path.parent.parent.name):
-            known.guesses |= {word.casefold() for word in _WORD.findall(part)}
+            known.guesses |= {word for word in WORD.findall(folded(part)) if len(word) >= SHORTEST_NAME}
     return known

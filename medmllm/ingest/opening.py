@@ -88,28 +88,16 @@ def open_regular(path: Path | str) -> BinaryIO:
     return os.fdopen(RegularFile(path).descriptor, "rb")
 
 
-class PatientStream(io.RawIOBase):
-    """A stream that serves so many reads and no more: a parser may ask for millions of elements that mean nothing.
+class WatchedStream(io.RawIOBase):
+    """A stream behind another: it goes about in it, and says itself how much of it may be read.
 
     Args:
         stream: Open for reading; stays the caller's to close.
-        reads: How many times it may be read from.
     """
 
-    def __init__(self, stream: BinaryIO, reads: int) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
         super().__init__()
-        self._stream, self._left = stream, reads
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Return the next bytes.
-
-        Raises:
-            IngestError: `too_large` when it was asked too often.
-        """
-        self._left -= 1
-        if self._left < 0:
-            raise IngestError("the file holds more elements than any header does", code="too_large")
-        return self._stream.read(-1 if size is None else size)
+        self._stream = stream
 
     def seek(self, place: int, whence: int = 0) -> int:
         """Go to a place."""
@@ -126,6 +114,30 @@ class PatientStream(io.RawIOBase):
     def readable(self) -> bool:
         """Say that it can be read from."""
         return True
+
+
+class PatientStream(WatchedStream):
+    """A stream that serves so many reads and no more: a parser may ask for millions of elements that mean nothing.
+
+    Args:
+        stream: Open for reading; stays the caller's to close.
+        reads: How many times it may be read from.
+    """
+
+    def __init__(self, stream: BinaryIO, reads: int) -> None:
+        super().__init__(stream)
+        self._left = reads
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            IngestError: `too_large` when it was asked too often.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise IngestError("the file holds more elements than any header does", code="too_large")
+        return self._stream.read(-1 if size is None else size)
 
 
 @contextmanager

@@ -167,10 +167,15 @@ def check_grid(settings: ModelSettings, size: tuple[int, int, int]) -> None:
     """
     least = 7 * settings.image_stem_stride * (2 if settings.image_stem_pool else 1) + 1
     if settings.image_encoder.startswith("densenet") and min(size) < least:
+        halving = {
+            "image_stem_pool = false": settings.image_stem_pool,
+            "image_stem_stride = 1": settings.image_stem_stride > 1,
+        }
+        fewer = " and ".join(name for name, asked in halving.items() if asked)
         raise ConfigError(
             f"[image] size = {list(size)} is too small for {settings.image_encoder}, which halves it three times after "
-            f"its stem: every edge must have {least} voxels or more; with image_stem_pool = false in [model] fewer "
-            "will do."
+            f"its stem: every edge must have {least} voxels or more"
+            + (f"; with {fewer} in [model] fewer will do." if fewer else ", or take another image_encoder.")
         )
 
 

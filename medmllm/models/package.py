@@ -25,7 +25,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from medmllm.documents import PreprocessingContract, TextSettings
 from medmllm.errors import ConfigError, PackageError
-from medmllm.model_documents import FoldModel, FoldSurvival, ModelCard, ModelSettings, Task
+from medmllm.model_documents import FoldModel, ModelCard, ModelSettings, Task
 from medmllm.models.audio_encoder import AudioEncoder
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.image_encoder import ImageEncoder, check_grid
@@ -43,6 +43,7 @@ from medmllm.models.text_encoder import (
 from medmllm.preprocessing.text import TINY, load_tokenizer
 from medmllm.provenance import file_digest, text_digest
 from medmllm.table_documents import TableCodes
+from medmllm.tuning_documents import FoldSurvival
 
 CARD = "model.json"
 BACKGROUND = "background.safetensors"

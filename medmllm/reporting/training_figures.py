@@ -117,7 +117,6 @@ def draw_figures(
     *,
     confidence: float,
     synthetic: bool = False,
-    end: str = "",
     more: Sequence[Sequence[OutOfFold]] = (),
 ) -> TrainingFigures:
     """Return the figures of one target.
@@ -129,7 +128,6 @@ def draw_figures(
         patients: Patient of each of them.
         confidence: Level of the intervals.
         synthetic: The studies are.
-        end: Of the files' names, where there are several targets.
         more: What the arms said in each further repeat of the cross-validation.
     """
     said = [(arm.arm, [own[k].probabilities for own in (arms, *more)]) for k, arm in enumerate(arms)]
@@ -138,8 +136,7 @@ def draw_figures(
         *_reliability(told.task, said, targets, patients, confidence=confidence, synthetic=synthetic),
     )
     decision = _decision(told.decision_curves, told.task.classes[-1])
-    drawn = TrainingFigures(curves, decision, draw_learning(told.learning_curve, confidence, 1 + len(more)))
-    return drawn.named(end)
+    return TrainingFigures(curves, decision, draw_learning(told.learning_curve, confidence, 1 + len(more)))
 
 
 def write_figures(folder: Path, figures: Sequence[TrainingFigures], *, synthetic: bool) -> None:
@@ -235,7 +232,7 @@ def _decision(curves: Sequence[DecisionCurveDocument], event: str) -> TrainingFi
         f"Net benefit of {', '.join(name for name, _ in chart.arms)}, of treating all and of treating none; the "
         "numbers are in the table",
         f"Net benefit of treating whoever's probability of “{event}” reaches the threshold; dashed: treating all, "
-        "level line: treating none. What lies deeper is drawn on the bottom line" + _of_repeats(len(curves[0].repeats)),
+        "level line: treating none. What lies deeper is drawn at the bottom" + _of_repeats(len(curves[0].repeats)),
         draw("decision", chart, lines, path(chart.treat_all), FRAME),
     )
 

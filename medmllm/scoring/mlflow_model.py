@@ -15,16 +15,20 @@ import pandas as pd
 from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import PythonModel, PythonModelContext, save_model
 from mlflow.types import ColSpec, DataType, Schema
+from pydantic import NonNegativeFloat
 
 from medmllm import __version__
 from medmllm.config import ScoreConfig, load_config
+from medmllm.csv_tables import header_of
+from medmllm.documents import Document, Probability
 from medmllm.errors import MisuseError
 from medmllm.ingest.keys import load_keyring
 from medmllm.ingest.study_folder import index_folder
 from medmllm.model_documents import ModelCard
 from medmllm.models.package import CARD, ModelPackage, load_package
-from medmllm.scoring.results import prediction_row
+from medmllm.scoring.results import prediction_row, row_type
 from medmllm.scoring.study_folder import Refused, Scored, predicted_class, score_folder
+from medmllm.table_rows import ScoredKeys
 from medmllm.training.machine import Machine
 
 logger = logging.getLogger(__name__)
@@ -90,24 +94,24 @@ def output_columns(card: ModelCard) -> list[ColSpec]:
     `row` is the row of the input that the study was found under; a scored study has no `code`, a refused one no
     probability.
     """
-    text, number = DataType.string, DataType.double
-    numbers = [f"probabilities[{name}]" for name in card.task.classes]
-    free = [f"event_free[{name}]" for name in card.task.columns["event_free"]]
-    if card.task.survival is not None:
-        numbers = [*free, "median_time", "log_hazard"]
-    elif card.task.timed is not None:
-        numbers += [*free, f"median_time[{card.task.timed.target}]"]
+    told = row_type(card)
     return [
         ColSpec(DataType.long, "row"),
-        ColSpec(text, "study_key"),
-        ColSpec(text, "patient_key"),
-        *(ColSpec(text, name, required=False) for name in ("predicted", "modalities_used", "weights_digest")),
-        *(ColSpec(number, name, required=False) for name in ("probability", "interval_low", "interval_high")),
-        *(ColSpec(number, name, required=False) for name in numbers),
-        *(ColSpec(text, f"predictions[{name}]", required=False) for name in card.task.names),
-        ColSpec(DataType.boolean, "training_patient", required=False),
-        *(ColSpec(text, name, required=False) for name in ("stage", "code", "reason")),
+        *(
+            ColSpec(_kind(told, name), name, required=name in ScoredKeys.model_fields)
+            for name in header_of(told, card.task.columns)
+        ),
+        *(ColSpec(DataType.string, name, required=False) for name in ("stage", "code", "reason")),
     ]
+
+
+def _kind(row: type[Document], column: str) -> DataType:
+    """Return what stands in a column of a table of such rows."""
+    annotation = row.model_fields[column.partition("[")[0]].annotation
+    if annotation in (bool, bool | None, dict[str, bool]):
+        return DataType.boolean
+    numbers = (float, NonNegativeFloat | None, dict[str, Probability], dict[str, float])
+    return DataType.double if annotation in numbers else DataType.string
 
 
 def save_mlflow_model(package: Path, target: Path) -> None:

@@ -13,11 +13,12 @@ from medmllm.documents import PreprocessingContract
 from medmllm.errors import ConfigError
 from medmllm.preprocessing.stored_image import load_image
 from medmllm.records import MODALITIES
+from medmllm.training.class_splits import make_splits
 from medmllm.training.cohort import Cohort
 from medmllm.training.label_splits import split_labels
 from medmllm.training.missing_inputs import remark_missing
-from medmllm.training.splits import SplitPlan, make_splits
-from medmllm.training.survival_strata import strata_names, stratified_labels
+from medmllm.training.splits import SplitPlan
+from medmllm.training.survival_strata import strata_names, stratified_labels, target_strata
 from medmllm.training_config import Arm, TrainingSettings
 
 
@@ -27,6 +28,30 @@ def arm_contract(contract: PreprocessingContract, arm: str) -> PreprocessingCont
         return contract
     left_out: dict[str, object] = {name: None for name in MODALITIES if name != arm}
     return contract.model_copy(update=left_out if arm == "image" else left_out | {"accepted": {}})
+
+
+def check_arms(config: TrainConfig) -> None:
+    """Refuse to read studies for arms that are all switched off.
+
+    Raises:
+        ConfigError: Says how to switch them on.
+    """
+    off, asked = _switched_off(config), config.training.arms
+    if off.keys() >= set(asked):
+        ways = " and ".join(off[arm] for arm in asked)
+        raise ConfigError(
+            f"[training] arms = {list(asked)}, and the settings let these read nothing: set {ways}, or name other arms"
+        )
+
+
+def _switched_off(config: TrainConfig) -> dict[Arm, str]:
+    """Return the arms that read nothing under these settings, and what would change that."""
+    off: dict[Arm, str] = {}
+    if not config.recording.enabled:
+        off["recording"] = "[recording] enabled = true"
+    if not config.table.columns:
+        off["table"] = "[table] columns"
+    return off
 
 
 def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[str]]:
@@ -42,8 +67,8 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
         "table": cohort.has_values,
     }
     has["fused"] = sum(has.values()) > 1
-    off = {"recording": not config.recording.enabled, "table": not config.table.columns}
-    asked = [arm for arm in config.training.arms if not off.get(arm, False)]
+    off = _switched_off(config)
+    asked = [arm for arm in config.training.arms if arm not in off]
     arms = [arm for arm in asked if has[arm]]
     left = f"; others were refused ({len(cohort.refused)}), see training_ledger.csv" if cohort.refused else ""
     lacking = f"the {len(cohort.members)} studies that can be read lack what it reads{left}"
@@ -74,7 +99,7 @@ def split_cohort(cohort: Cohort, settings: TrainingSettings, labels: Sequence[st
         )
     return make_splits(
         patients,
-        cohort.strata(settings.folds),
+        target_strata(cohort.known, patients, settings.folds),
         study_keys=[member.sample.study_key for member in cohort.members],
         folds=settings.folds,
         tuning_fraction=settings.tuning_fraction,

@@ -41,7 +41,7 @@ from medmllm.records import (
     Volume,
 )
 from medmllm.training.image_cache import ImageCache, KeptImage
-from medmllm.training.survival_strata import coarse_labels, survival_strata
+from medmllm.training.survival_strata import coarse_labels
 
 CONTRACT_VERSION = 1
 
@@ -127,11 +127,6 @@ class Cohort:
     def survived(self) -> list[Survival]:
         """Time to an event of each member; empty where that is not the target."""
         return [member.sample.target for member in self.members if isinstance(member.sample.target, Survival)]
-
-    def strata(self, folds: int) -> list[int]:
-        """Return what folds are stratified by: the class of each member, or one made of its time to an event."""
-        patients = [member.sample.patient_key for member in self.members]
-        return survival_strata(self.survived, patients, folds) if self.survived else self.targets
 
     @property
     def labels(self) -> list[tuple[int, ...]]:

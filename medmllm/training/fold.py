@@ -20,7 +20,7 @@ from medmllm.documents import PreprocessingContract, Setting
 from medmllm.errors import MedmllmError
 from medmllm.evaluation.discrimination import BoolArray, IntArray
 from medmllm.evaluation.fold_decisions import calibrate_fold, class_probabilities, fold_sets, predicted_classes
-from medmllm.model_documents import FoldModel, Task, TuningDecisions
+from medmllm.model_documents import FoldModel, Task
 from medmllm.models.fine_tuning import limit_training, merge_adapters
 from medmllm.models.package import FoldNetwork, build_network, new_text_network, weights_name, write_weights
 from medmllm.provenance import file_digest
@@ -39,6 +39,7 @@ from medmllm.training.splits import FoldSplit
 from medmllm.training.starting_weights import start_from_weights
 from medmllm.training.survival_fold import Timeline, fold_timeline
 from medmllm.training.tuning_part import UNDECIDED, decide_each
+from medmllm.tuning_documents import TuningDecisions
 
 
 @dataclass(frozen=True, slots=True, eq=False)

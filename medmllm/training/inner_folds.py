@@ -13,59 +13,23 @@ Where one would lack a class in its tuning or training part, the cohort is refus
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from medmllm.errors import SplitError
-from medmllm.records import Survival
-from medmllm.training.label_splits import BoolArray, Labels, holds_of, stratify, values_of, words_of
+from medmllm.training.held import Held, by_patient, first_whole
+from medmllm.training.label_splits import stratify
 from medmllm.training.splits import (
-    ATTEMPTS,
     FoldSplit,
     IntArray,
     SplitPlan,
     check_partition,
     digest_of,
     outer_folds,
+    patient_numbers,
 )
 
 DRAW = 11  # sets this draw of the seed apart from the others of a split
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Held:
-    """What every part of a split has to hold."""
-
-    values: BoolArray  # (studies, values): a study is of the class, or its label has the value
-    names: tuple[str, ...]  # of the values, in words
-
-
-def hold_classes(targets: Sequence[int]) -> Held:
-    """Return what a cohort of one target holds: its classes."""
-    target = np.asarray(targets, dtype=np.int64)
-    classes = np.unique(target)
-    return Held(target[:, None] == classes, tuple(f"class {label}" for label in classes))
-
-
-def hold_events(survived: Sequence[Survival]) -> Held:
-    """Return what a cohort of times to an event holds: events; a part can do without the censored."""
-    return Held(np.array([[one.event] for one in survived]), ("any event",))
-
-
-def hold_labels(labels: Labels, names: Sequence[str], times: Sequence[int] = ()) -> Held:
-    """Return what a cohort of several targets holds: every class of each, where it is known.
-
-    Args:
-        labels: Of each study; of a time to an event 1 where it came.
-        names: Of the targets.
-        times: Which of them are times to an event: a part can do without the censored.
-    """
-    values = values_of(labels)
-    wanted = [k for k, (target, value) in enumerate(values) if value or target not in times]
-    said = (f"{names[target]!r} {words_of(target, value, labels)}" for target, value in (values[k] for k in wanted))
-    return Held(holds_of(labels)[:, wanted], tuple(said))
 
 
 def nest(
@@ -84,13 +48,11 @@ def nest(
     Raises:
         SplitError: Too few patients outside a test part, or no shuffle gives every part every value.
     """
-    owner = pd.factorize(np.asarray(patients))[0]
+    owner = patient_numbers(patients)
     parts: list[FoldSplit] = []
     for split in plan.folds:
         rest = np.sort(np.concatenate([split.train, split.tune]))
-        _check_left(
-            owner[rest], held.values[rest], held.names, inner_folds, f"outside the test part of fold {split.fold}"
-        )
+        _refuse_few(held.patients(owner, rest), held.names, inner_folds, f"outside the test part of fold {split.fold}")
         parts += _draw(split, rest, owner, held, inner_folds, seed)
     check_partition(parts, patients)
     check_inner(parts)
@@ -101,32 +63,23 @@ def _draw(
     split: FoldSplit, rest: IntArray, owner: IntArray, held: Held, inner_folds: int, seed: int
 ) -> tuple[FoldSplit, ...]:
     """Return the first draw of inner folds in which no part lacks a value."""
-    numbers, own = np.unique(owner[rest], return_inverse=True)
-    holds = np.zeros((numbers.size, held.values.shape[1]), dtype=bool)
-    np.logical_or.at(holds, own, held.values[rest])
-    fault = ""
-    for attempt in range(ATTEMPTS):
-        generator = np.random.default_rng([seed, split.fold, attempt, DRAW])
+    _, own = np.unique(owner[rest], return_inverse=True)
+    holds = by_patient(own, held.values[rest])
+
+    def draw(generator: np.random.Generator) -> list[FoldSplit]:
         tuned_in = stratify(holds, [1 / inner_folds] * inner_folds, generator)[own]
-        parts = tuple(
+        return [
             FoldSplit(split.fold, rest[tuned_in != k], rest[tuned_in == k], split.test, inner=k)
             for k in range(inner_folds)
-        )
-        fault = _lacking(parts, held)
-        if not fault:
-            return parts
-    raise SplitError(
-        f"{fault} in each of {ATTEMPTS} shuffles: set training.inner_folds lower (1: one tuning part), or add patients."
+        ]
+
+    return first_whole(
+        draw,
+        held,
+        lambda attempt: np.random.default_rng([seed, split.fold, attempt, DRAW]),
+        "shuffles: set training.inner_folds lower (1: one tuning part), or add patients.",
+        whole_tests=False,
     )
-
-
-def _lacking(parts: Sequence[FoldSplit], held: Held) -> str:
-    for part in parts:
-        for side, members in (("tuning", part.tune), ("training", part.train)):
-            absent = np.flatnonzero(~held.values[members].any(axis=0))
-            if absent.size:
-                return f"the {side} part of fold {part.name} lacks {held.names[absent[0]]}"
-    return ""
 
 
 def check_inner(parts: Sequence[FoldSplit]) -> None:
@@ -169,19 +122,14 @@ def check_enough_inner(
     """
     if inner_folds == 1:
         return
-    owner = pd.factorize(np.asarray(patients))[0]
+    owner = patient_numbers(patients)
     if isinstance(tests, int):  # however they fall, one test part has its share of the patients or more
-        counts = [np.unique(owner[own]).size for own in held.values.T]
-        left = [count - -(-count // tests) for count in counts]
+        left = [count - -(-count // tests) for count in held.patients(owner, np.arange(owner.size))]
         _refuse_few(left, held.names, inner_folds, f"outside one of the {tests} test parts")
         return
     for fold, test in enumerate(tests):
         rest = np.setdiff1d(np.arange(owner.size), np.asarray(test, dtype=np.int64))
-        _check_left(owner[rest], held.values[rest], held.names, inner_folds, f"outside the test part of fold {fold}")
-
-
-def _check_left(owner: IntArray, values: BoolArray, names: Sequence[str], inner_folds: int, where: str) -> None:
-    _refuse_few([np.unique(owner[own]).size for own in values.T], names, inner_folds, where)
+        _refuse_few(held.patients(owner, rest), held.names, inner_folds, f"outside the test part of fold {fold}")
 
 
 def _refuse_few(left: Sequence[int], names: Sequence[str], inner_folds: int, where: str) -> None:

@@ -5,20 +5,27 @@
 Iterative stratification (Sechidis, Tsoumakas & Vlahavas, ECML PKDD 2011): the class that fewest patients are left of is
 handed out first, each patient to the part that still wants most of it. All classes of a target count, and what is
 unknown does not. All studies of a patient lie on one side. Every part holds every class of every target, or the cohort
-is refused. A label is what a study has of a target.
+is refused.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from medmllm.errors import SplitError
-from medmllm.training.splits import ATTEMPTS, FoldSplit, IntArray, SplitPlan, check_partition, digest_of
-
-BoolArray = npt.NDArray[np.bool_]
-Labels = Sequence[Sequence[int]]
-"""Of each study, the class index of each target, or UNKNOWN."""
+from medmllm.training.held import (
+    BoolArray,
+    Held,
+    Labels,
+    by_patient,
+    first_whole,
+    hold_labels,
+    holds_of,
+    values_of,
+    words_of,
+)
+from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, check_partition, digest_of, patient_numbers
 
 _TIE = 1e-9
 
@@ -48,17 +55,17 @@ def split_labels(
         SplitError: Too few patients, or no shuffle gives every part every class of every target.
     """
     check_enough_labels(patients, labels, names, folds)
-    owner = _numbers(patients)
-    holds = held(owner, labels)
+    owner = patient_numbers(patients)
+    holds = by_patient(owner, holds_of(labels))
 
     def draw(generator: np.random.Generator) -> tuple[FoldSplit, ...]:
         tested_in = stratify(holds, [1 / folds] * folds, generator)[owner]
         return tuple(_fold(fold, tested_in == fold, owner, holds, tuning_fraction, generator) for fold in range(folds))
 
-    parts = _first_whole(
+    parts = first_whole(
         draw,
-        lambda parts: lacking_label(parts, labels, names),
-        seed,
+        hold_labels(labels, names),
+        lambda attempt: np.random.default_rng([seed, attempt]),
         f"shuffles of {len(set(patients))} patients: try another number than {folds} for training.folds, leave that "
         "target out, or add patients of that class.",
     )
@@ -70,7 +77,7 @@ def carve_label_tuning(
     tests: Sequence[Sequence[int]],
     patients: Sequence[str],
     labels: Labels,
-    names: Sequence[str],
+    held: Held,
     *,
     study_keys: Sequence[str],
     tuning_fraction: float,
@@ -82,48 +89,33 @@ def carve_label_tuning(
     Args:
         tests: Test part of each fold, indices into the cohort.
         patients: As of `split_labels`, as are those below.
-        labels: Of each study.
-        names: Of the targets.
+        labels: Of each study; of a time to an event whether it came.
+        held: What every part has to hold.
         study_keys: Key of each study.
         tuning_fraction: Share of the training patients kept for tuning.
         seed: Of the choice.
         whole_tests: Whether a test part that lacks a value is refused; that of a site may lack one.
 
     Raises:
-        SplitError: A part lacks a class of a target, a study is not tested exactly once, or a patient is on two sides.
+        SplitError: A part lacks what it has to hold, a study is not tested exactly once, or a patient is on two sides.
     """
-    owner = _numbers(patients)
-    holds = held(owner, labels)
+    owner = patient_numbers(patients)
+    holds = by_patient(owner, holds_of(labels))
     tested = [np.isin(np.arange(owner.size), test) for test in tests]
 
     def draw(generator: np.random.Generator) -> tuple[FoldSplit, ...]:
         return tuple(_fold(k, own, owner, holds, tuning_fraction, generator) for k, own in enumerate(tested))
 
-    parts = _first_whole(
+    parts = first_whole(
         draw,
-        lambda parts: lacking_label(parts, labels, names, whole_tests=whole_tests),
-        seed,
+        held,
+        lambda attempt: np.random.default_rng([seed, attempt]),
         "choices of tuning patients: the folds are given, so give others, leave that target out, or add patients "
         "of that class.",
+        whole_tests=whole_tests,
     )
     check_partition(parts, patients)
     return SplitPlan(parts, digest_of(parts, study_keys))
-
-
-def _first_whole(
-    draw: Callable[[np.random.Generator], tuple[FoldSplit, ...]],
-    fault_of: Callable[[tuple[FoldSplit, ...]], str],
-    seed: int,
-    way_out: str,
-) -> tuple[FoldSplit, ...]:
-    """Return the first draw without a fault; all draws come from the seed."""
-    fault = ""
-    for attempt in range(ATTEMPTS):
-        parts = draw(np.random.default_rng([seed, attempt]))
-        fault = fault_of(parts)
-        if not fault:
-            return parts
-    raise SplitError(f"{fault} in each of {ATTEMPTS} {way_out}")
 
 
 def stratify(holds: BoolArray, shares: Sequence[float], generator: np.random.Generator) -> IntArray:
@@ -186,78 +178,10 @@ def check_enough_labels(patients: Sequence[str], labels: Labels, names: Sequence
             f"{len(set(patients))} patients cannot fill {folds} folds: set training.folds to at most "
             f"{len(set(patients))}, or add patients."
         )
-    counts = held(_numbers(patients), labels).sum(axis=0)
+    counts = by_patient(patient_numbers(patients), holds_of(labels)).sum(axis=0)
     for (target, value), count in sorted(zip(values_of(labels), counts, strict=True)):
         if count < folds:
             raise SplitError(
                 f"target {names[target]!r} is {words_of(target, value, labels)} in {count} patients, fewer than the "
                 f"{folds} folds: set training.folds lower (2 or more), leave the target out, or add such patients."
             )
-
-
-def lacking_label(parts: Sequence[FoldSplit], labels: Labels, names: Sequence[str], *, whole_tests: bool = True) -> str:
-    """Return which part lacks which class of a target, in words; empty when none does; of test parts only if asked."""
-    table = np.asarray(labels)
-    for part in parts:
-        sides = (("test", part.test), ("tuning", part.tune), ("training", part.train))
-        for side, members in sides if whole_tests else sides[1:]:
-            for target, value in sorted(values_of(labels)):
-                if not (table[members, target] == value).any():
-                    what = f"{names[target]!r} {words_of(target, value, labels)}"
-                    return f"the {side} part of fold {part.name} has no study with {what}"
-    return ""
-
-
-def refuse_lacking(plan: SplitPlan, labels: Labels, names: Sequence[str], *, whole_tests: bool) -> None:
-    """Refuse given folds of which a part lacks a class of a target.
-
-    Raises:
-        SplitError: Says which.
-    """
-    fault = lacking_label(plan.networks, labels, names, whole_tests=whole_tests)
-    if fault:
-        raise SplitError(f"{fault}: the folds are given, so give others, or leave that target out.")
-
-
-def values_of(labels: Labels | IntArray) -> tuple[tuple[int, int], ...]:
-    """Return every class that there may be, as (target, class index): at least two of each target.
-
-    >>> values_of([(1, 2), (0, -1)])  # of the second study the second target is not known
-    ((0, 0), (1, 0), (0, 1), (1, 1), (1, 2))
-    """
-    most = np.maximum(np.asarray(labels).max(axis=0), 1)
-    return tuple(
-        (target, value) for value in range(int(most.max()) + 1) for target in range(most.size) if value <= most[target]
-    )
-
-
-def holds_of(labels: Labels | IntArray) -> BoolArray:
-    """Return whether each study is of each class of each target; shape (studies, `values_of`)."""
-    table = np.asarray(labels)
-    return np.stack([table[:, target] == value for target, value in values_of(table)], axis=1)
-
-
-def words_of(target: int, value: int, labels: Labels | IntArray) -> str:
-    """Return a class in words: present or absent where a target has two."""
-    if (target, 2) in values_of(labels):
-        return f"of class {value}"
-    return "present" if value else "absent"
-
-
-def _numbers(patients: Sequence[str]) -> IntArray:
-    """Return the number of each study's patient, by first appearance."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(patient, len(numbers)) for patient in patients], dtype=np.int64)
-
-
-def held(owner: IntArray, labels: Labels | IntArray) -> BoolArray:
-    """Return whether a patient has each class of each target in any study; shape (patients, `values_of`).
-
-    Args:
-        owner: Patient number of each study, from 0.
-        labels: Of each study.
-    """
-    own = holds_of(labels)
-    held = np.zeros((owner.max() + 1, own.shape[1]), dtype=bool)
-    np.logical_or.at(held, owner, own)
-    return held

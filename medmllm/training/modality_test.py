@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from medmllm.evaluation.discrimination import IntArray
 from medmllm.evaluation.modality_use import Deprived
 from medmllm.records import MODALITIES, FloatArray, Sample
+from medmllm.training.splits import IntArray, patient_numbers
 
 Predict = Callable[[Sequence[Sample]], FloatArray]
 """Samples -> raw logits, shape (studies, outputs)."""
@@ -81,13 +81,12 @@ def other_patients(patients: Sequence[str], generator: np.random.Generator) -> I
         patients: Patient of each study.
         generator: Source of the order and of the step.
     """
-    numbers: dict[str, int] = {}
-    owner = np.array([numbers.setdefault(patient, len(numbers)) for patient in patients], dtype=np.int64)
+    owner = patient_numbers(patients)
     largest = int(np.bincount(owner).max()) if owner.size else 0
     if not owner.size or 2 * largest > owner.size:
         return None
     shuffled = generator.permutation(owner.size)
-    place = generator.permutation(len(numbers))
+    place = generator.permutation(owner.max() + 1)
     order = shuffled[np.argsort(place[owner[shuffled]], kind="stable")]
     step = int(generator.integers(largest, owner.size - largest + 1))
     donors = np.empty_like(order)

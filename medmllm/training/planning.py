@@ -14,15 +14,17 @@ from medmllm.ingest.keys import load_keyring
 from medmllm.records import Study, Survival, Target
 from medmllm.table_rows import LeakRow
 from medmllm.training.arms import split_cohort
+from medmllm.training.class_splits import check_enough
 from medmllm.training.cohort import Cohort
-from medmllm.training.inner_folds import Held, check_enough_inner, hold_classes, hold_events, hold_labels, nest
-from medmllm.training.label_splits import carve_label_tuning, check_enough_labels, refuse_lacking
+from medmllm.training.held import Held, hold_classes, hold_events, hold_labels
+from medmllm.training.inner_folds import check_enough_inner, nest
+from medmllm.training.label_splits import carve_label_tuning, check_enough_labels
 from medmllm.training.leakage import audit
 from medmllm.training.numbering_columns import remark_numbering
 from medmllm.training.repeats import draw_repeats, repeats_of
 from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds
 from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
-from medmllm.training.splits import SplitPlan, check_enough
+from medmllm.training.splits import SplitPlan
 from medmllm.training.subsets import nested_subsets
 from medmllm.training.survival_strata import (
     coarse_labels,
@@ -64,8 +66,7 @@ def look_ahead(
     labelled = [study for study in studies if study.study_key in targets]
     patients, known = [study.patient_key for study in labelled], [targets[study.study_key] for study in labelled]
     if splits is None and settings.group_out:
-        coarse = {key: coarse_stratum(target) for key, target in targets.items()}
-        sites = site_folds(labelled, coarse, settings.group_out)
+        sites = site_folds(labelled, _held(known, labels), settings.group_out)
         place = {study.study_key: k for k, study in enumerate(labelled)}
         tests = [[place[key] for key in fold.test] for fold in sites]
         check_enough_inner(patients, _held(known, labels), tests, settings.inner_folds)
@@ -143,7 +144,7 @@ def settle_folds(
     else:
         plan = draw(settings.seed)
     if settings.group_out:
-        remarks += remark_sites(plan, _strata(cohort), settings.group_out)
+        remarks += remark_sites(plan, _held(cohort.known, labels), settings.group_out)
     if settings.learning_curve:  # refused before anything is trained
         patients = [member.sample.patient_key for member in cohort.members]
         truth, times = subset_classes(cohort.known)
@@ -170,18 +171,14 @@ def _with_inner(plan: SplitPlan, cohort: Cohort, settings: TrainingSettings, lab
     )
 
 
-def _strata(cohort: Cohort) -> list[int]:
-    """Return what given folds are checked and carved by."""
-    return list(map(coarse_stratum, cohort.known))
-
-
 def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, labels: Sequence[str]) -> SplitPlan:
-    """Return folds as the settings ask, or as given; of several targets every part is looked at label by label."""
+    """Return folds as the settings ask, or as given."""
     if given is None:
         return split_cohort(cohort, settings, labels)
     keys = [member.sample.study_key for member in cohort.members]
     patients = [member.sample.patient_key for member in cohort.members]
     fraction, seed, whole_tests = settings.tuning_fraction, settings.seed, not settings.group_out
+    held = _held(cohort.known, labels)
     if labels and any(fold.tune is None for fold in given):
         check_all_given(given, keys)
         place = {key: k for k, key in enumerate(keys)}
@@ -189,21 +186,19 @@ def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, label
             [[place[key] for key in fold.test if key in place] for fold in given],
             patients,
             cohort.labels,
-            strata_names(labels, cohort.known),
+            held,
             study_keys=keys,
             tuning_fraction=fraction,
             seed=seed,
             whole_tests=whole_tests,
         )
-    plan = plan_given(
+    return plan_given(
         given,
         patients,
-        _strata(cohort),
+        list(map(coarse_stratum, cohort.known)),
+        held,
         study_keys=keys,
         tuning_fraction=fraction,
         seed=seed,
         whole_tests=whole_tests,
     )
-    if labels:
-        refuse_lacking(plan, cohort.labels, strata_names(labels, cohort.known), whole_tests=whole_tests)
-    return plan

@@ -12,28 +12,31 @@ sites.
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from medmllm.errors import SplitError
 from medmllm.ingest.tables import MISSING
 from medmllm.records import Study
+from medmllm.training.held import EVENTS, Held
 from medmllm.training.split_file import MOST_NAMED, GivenFold
-from medmllm.training.splits import SplitPlan
+from medmllm.training.splits import SplitPlan, patient_numbers
 from medmllm.trust_config import HEADER
 
 MOST_SITES = 20
 """Each site costs a model per arm; a column with more values is most likely none of sites."""
 
 
-def site_folds(studies: Sequence[Study], targets: Mapping[str, int], column: str) -> tuple[GivenFold, ...]:
+def site_folds(studies: Sequence[Study], held: Held, column: str) -> tuple[GivenFold, ...]:
     """Return one fold per site, without tuning parts.
 
     Args:
         studies: The labelled ones.
-        targets: study_key -> class index.
+        held: What training and tuning parts have to hold.
         column: Of the label table; `training.group_out`.
 
     Raises:
         SplitError: No such column, a study without a value, fewer than 2 or more than 20 sites, a value spelt in two
-            ways, a patient at two sites, or too few patients of a class outside a site.
+            ways, a patient at two sites, or too few patients outside a site, of a class or with the event.
     """
     site_of = read_sites(studies, column)
     by_site: defaultdict[str, list[str]] = defaultdict(list)
@@ -51,7 +54,7 @@ def site_folds(studies: Sequence[Study], targets: Mapping[str, int], column: str
         GivenFold(tuple(key for key in site_of if site_of[key] != site), None, tuple(by_site[site]))
         for site in sorted(by_site)
     )
-    _refuse_too_little_left(folds, studies, targets)
+    _refuse_too_little_left(folds, studies, held)
     return folds
 
 
@@ -114,19 +117,18 @@ def read_folds(given: Sequence[GivenFold], study_keys: Sequence[str]) -> tuple[l
     return left, [said] if gone else []
 
 
-def remark_sites(plan: SplitPlan, targets: Sequence[int], column: str) -> list[str]:
+def remark_sites(plan: SplitPlan, held: Held, column: str) -> list[str]:
     """Return remarks on what the folds are, and on those whose site lacks a class."""
     said = [
         f"Each of the {len(plan.outer)} folds tests one site left out of training (training.group_out = {column!r}); "
         "training.folds was not used."
     ]
-    classes = set(targets)
-    lacking = [str(part.fold) for part, *_ in plan.outer if {targets[k] for k in part.test} != classes]
+    lacking = [str(part.fold) for part, *_ in plan.outer if not held.values[part.test].any(axis=0).all()]
     if lacking:
-        said.append(
-            f"The site of fold {', '.join(lacking)} lacks a class: it counts in the figures over all sites, but its "
-            "cases are told from no controls of their own site."
-        )
+        what = "a class: it counts in the figures over all sites, but its cases are told from no controls"
+        if held.names == EVENTS:
+            what = "any event: it counts in the figures over all sites, but its times are ordered by no event"
+        said.append(f"The site of fold {', '.join(lacking)} lacks {what} of their own site.")
     return said
 
 
@@ -162,15 +164,16 @@ def _refuse_patients_at_two_sites(studies: Sequence[Study], site_of: Mapping[str
         )
 
 
-def _refuse_too_little_left(folds: Sequence[GivenFold], studies: Sequence[Study], targets: Mapping[str, int]) -> None:
+def _refuse_too_little_left(folds: Sequence[GivenFold], studies: Sequence[Study], held: Held) -> None:
     """Refuse where training and tuning cannot both hold a class; reading studies only makes them fewer."""
-    patient_of = {study.study_key: study.patient_key for study in studies}
+    owner = patient_numbers([study.patient_key for study in studies])
+    place = {study.study_key: k for k, study in enumerate(studies)}
     for number, fold in enumerate(folds):
-        for label in sorted(set(targets.values())):
-            patients = len({patient_of[key] for key in fold.train if targets[key] == label})
-            if patients < 2:
+        left = held.patients(owner, np.array([place[key] for key in fold.train]))
+        for count, name in zip(left, held.names, strict=True):
+            if count < 2:
                 raise SplitError(
-                    f"without the site of fold {number}, class {label} has {patients} patients; 2 are needed, one to "
+                    f"without the site of fold {number}, {name} has {count} patients; 2 are needed, one to "
                     "train on and one to tune on: give that site and another one value together, choose another "
                     '--target, or set training.group_out = "".'
                 )

@@ -22,16 +22,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from medmllm.errors import LeakageError, SplitError
 from medmllm.result_documents import FoldStudies, SplitDocument
+from medmllm.training.class_splits import carve_tuning
+from medmllm.training.held import Held, lacking
 from medmllm.training.inner_folds import check_inner
 from medmllm.training.repeats import join_repeats, repeats_of
 from medmllm.training.splits import (
     FoldSplit,
     IntArray,
     SplitPlan,
-    carve_tuning,
     check_partition,
     digest_of,
-    lacking,
     outer_folds,
 )
 
@@ -99,6 +99,7 @@ def plan_given(
     given: Sequence[GivenFold],
     patients: Sequence[str],
     targets: Sequence[int],
+    held: Held,
     *,
     study_keys: Sequence[str],
     tuning_fraction: float,
@@ -110,14 +111,15 @@ def plan_given(
     Args:
         given: Of `read_split_file`.
         patients: Patient of each study.
-        targets: Class index of each study.
+        targets: Class index of each study, which tuning parts are carved by; of a time to an event whether it came.
+        held: What every part has to hold.
         study_keys: Key of each study.
         tuning_fraction: Share of the patients of each class carved for tuning, where no tuning part is given.
         seed: Of the carving.
         whole_tests: As of `carve_tuning`.
 
     Raises:
-        SplitError: A study of the cohort is in no test part or missing in a fold, or a part lacks a class.
+        SplitError: A study of the cohort is in no test part or missing in a fold, or a part lacks what it has to hold.
     """
     check_all_given(given, study_keys)
     place = {key: k for k, key in enumerate(study_keys)}
@@ -127,6 +129,7 @@ def plan_given(
             tests,
             patients,
             targets,
+            held,
             study_keys=study_keys,
             tuning_fraction=tuning_fraction,
             seed=seed,
@@ -136,7 +139,7 @@ def plan_given(
     for parts in draws:
         check_partition(parts, patients)
         check_inner(parts)
-        fault = lacking(parts, np.asarray(targets, dtype=np.int64), whole_tests=whole_tests)
+        fault = lacking(parts, held, whole_tests=whole_tests)
         if fault:
             raise SplitError(f"{fault}: the folds are given, so give others, or choose another --target.")
     return join_repeats(draws, study_keys)

@@ -19,8 +19,10 @@ import pandas as pd
 
 from medmllm.errors import SplitError
 from medmllm.records import UNKNOWN
-from medmllm.training.label_splits import held, stratify
-from medmllm.training.splits import FoldSplit, IntArray, outer_folds, patient_strata
+from medmllm.training.class_splits import patient_strata
+from medmllm.training.held import by_patient, holds_of
+from medmllm.training.label_splits import stratify
+from medmllm.training.splits import FoldSplit, IntArray, outer_folds, patient_numbers
 
 LEAST_PATIENTS = 2  # of each class: one patient alone tells a network only who it is
 DRAW = 7  # sets this draw of the seed apart from the others of a split
@@ -49,7 +51,7 @@ def nested_subsets(
     Raises:
         SplitError: A part would hold fewer than two patients of a class.
     """
-    group, target = pd.factorize(np.asarray(patients))[0], np.asarray(targets)
+    group, target = patient_numbers(patients), np.asarray(targets)
     chosen = [(own, _chosen(own, group, target, fractions, seed)) for own in outer_folds(folds)]
     parts = [
         [
@@ -105,7 +107,7 @@ def _rings(
     """
     patients, owner = np.unique(group, return_inverse=True)
     shares = np.diff([0.0, *fractions, 1.0]).tolist()
-    holds, ring = held(owner, targets), np.empty(patients.size, dtype=np.int64)
+    holds, ring = by_patient(owner, holds_of(targets)), np.empty(patients.size, dtype=np.int64)
     for inner in np.unique(tuned_in[patients]):
         own = tuned_in[patients] == inner
         ring[own] = stratify(holds[own], shares, generator)

@@ -21,7 +21,7 @@ from medmllm.evaluation.survival_curve import (
     risks,
 )
 from medmllm.evaluation.tuning_score import hazard_score
-from medmllm.model_documents import FoldSurvival, Task, TuningDecisions
+from medmllm.model_documents import Task
 from medmllm.models.classifier import StudyClassifier
 from medmllm.models.heads import time_head
 from medmllm.models.survival_head import CoxHead, HazardHead
@@ -30,6 +30,7 @@ from medmllm.training.cohort import Cohort
 from medmllm.training.splits import FoldSplit
 from medmllm.training.survival_targets import AtRisk, Ranked, at_risk, interval_bounds, rank_times, time_of
 from medmllm.training_config import TaskSettings
+from medmllm.tuning_documents import FoldSurvival, TuningDecisions
 
 _PSEUDOCOUNT = 0.5  # events and studies without: an interval without an event has a hazard above 0
 

@@ -7,6 +7,7 @@ from medmllm.config import TrainConfig
 from medmllm.errors import ConfigError
 from medmllm.model_documents import Task
 from medmllm.search_config import SEARCHED
+from medmllm.training.arms import check_arms
 from medmllm.training.candidates import all_candidates
 from medmllm.training.losses import check_weights
 from medmllm.training.policy import check_rules
@@ -21,10 +22,11 @@ def check_task(config: TrainConfig, task: Task) -> None:
     """Refuse settings that do not fit the task.
 
     Raises:
-        ConfigError: Class weights of another number of classes; for several targets, what is of one target's classes;
-            for a time to an event, what is of classes; a search for what makes no difference; a rule of the policy on
-            what is not measured, or is of another target.
+        ConfigError: Arms that read nothing; class weights of another number of classes; for several targets, what is of
+            one target's classes; for a time to an event, what is of classes; a search for what makes no difference; a
+            rule of the policy on what is not measured, or is of another target.
     """
+    check_arms(config)
     check_rules(config, task)
     _check_search(config.training, task)
     for candidate in all_candidates(config):

@@ -14,11 +14,12 @@ from medmllm.evaluation.conformal import class_thresholds
 from medmllm.evaluation.discrimination import IntArray, choose_threshold
 from medmllm.evaluation.fold_decisions import plain
 from medmllm.evaluation.isotonic import calibrate, fit_isotonic
-from medmllm.model_documents import Task, TuningDecisions
+from medmllm.model_documents import Task
 from medmllm.records import UNKNOWN, FloatArray, Survival, Target
 from medmllm.training.class_odds import Offsets
 from medmllm.training.survival_fold import Timeline
 from medmllm.training_config import EvaluationSettings
+from medmllm.tuning_documents import TuningDecisions
 
 CURVES = 5
 """Parts of a tuning part, each of which is told by curves fitted on the others, for conformal thresholds alone."""

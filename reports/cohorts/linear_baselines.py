@@ -34,9 +34,11 @@ from medmllm.evaluation.resampling import Measure, resample
 from medmllm.ingest.tables import assign_targets, parse_target
 from medmllm.pipelines.index import read_index
 from medmllm.records import FloatArray, Study
+from medmllm.training.class_splits import make_splits
+from medmllm.training.held import hold_classes
 from medmllm.training.sites import site_folds
 from medmllm.training.split_file import plan_given
-from medmllm.training.splits import SplitPlan, make_splits
+from medmllm.training.splits import SplitPlan
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "linear_baselines.json"
@@ -105,11 +107,12 @@ class Cohort:
             self.settings.training,
         )
         if training.group_out:
-            given = site_folds(self.studies, dict(zip(keys, targets, strict=True)), training.group_out)
+            held = hold_classes(targets)
             return plan_given(
-                given,
+                site_folds(self.studies, held, training.group_out),
                 self.patients,
                 targets,
+                held,
                 study_keys=keys,
                 tuning_fraction=training.tuning_fraction,
                 seed=seed,

@@ -9,7 +9,7 @@ from sklearn.isotonic import IsotonicRegression
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.calibration import expected_calibration_error, to_probabilities
 from medmllm.evaluation.isotonic import calibrate, fit_isotonic
-from medmllm.model_documents import IsotonicMap
+from medmllm.tuning_documents import IsotonicMap
 
 RNG = np.random.default_rng(12)
 LOGITS = RNG.normal(0.5, 1.5, 60)

@@ -57,8 +57,8 @@ def test_an_interval_without_width_is_no_certainty() -> None:
     own = metric("sensitivity", 1.0, 1.0, 1.0)
     arms = (ArmEvaluation("image", (own, metric("brier", 0.1, 0.05, 0.15))), ArmEvaluation("fused", (own,)))
     assert said(cohort(arms=arms, differences=())) == [
-        "Every resample gives the same sensitivity (image arm: 1.000; fused arm: 1.000): an interval without width "
-        "does not tell how far other patients would change it."
+        "No resample changes the sensitivity of the image arm (1.000), sensitivity of the fused arm (1.000): an "
+        "interval without width does not tell how far other patients would."
     ]
 
 

@@ -12,7 +12,7 @@ from medmllm.evaluation.survival_curve import (
     risks,
     shared_times,
 )
-from medmllm.model_documents import FoldSurvival
+from medmllm.tuning_documents import FoldSurvival
 
 BOUNDS = np.array([2.0, 4.0, 8.0])
 TIMES = np.array([1.0, 2.0, 2.0, 3.0, 4.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0])

@@ -7,7 +7,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from medmllm.evaluation.calibration import PRIOR_DEVIATION, fit_temperature
 from medmllm.evaluation.tuning_score import hazard_score, tuning_score
-from medmllm.model_documents import FoldSurvival, Task
+from medmllm.model_documents import Task
+from medmllm.tuning_documents import FoldSurvival
 
 RNG = np.random.default_rng(3)
 BINARY = Task.of("nodule", ("no", "yes"))

@@ -31,6 +31,10 @@ def scrub(
         "XXXX-year-old. Dr. XXXX saw XXXX XXXX on XXXX. Comparison: XXXX, XXXX. [NAME] came on [DATE], ID [ID].",
         "Series 4, image 12 of 140. Slices 3-7. CPT 71260. Fields 1/2. 24/7. May represent. March fracture. Sept 3.",
         "Right Lower Lobe. Chest Tube. Swan Ganz. Foley. Port-A-Cath. Le Fort II. Mc Burney. Patient Denies Pain.",
+        "24 Hr Holter. 8 Fr. Foley. Versions 1.2.10.4, 3.II, stage III.2. 12000 Platelets, 71260 Chest, CPT, 71260 CT.",
+        "Patient: Yes, I do.\nPatient: Okay\nPatient: Hm\nPatient: Alert and so. Patient: Augmentin, Detro LA",
+        "Patient: Honestly, I'm fine. Benign Primary Bone Cysts. Internal Medicine clinic. Urine Creatine. Pain * see.",
+        "10^3/uL, T^2. Preterm, born at 30 weeks.",
         "OB-Gyn, PD FS, CA 19-9, CC: chest pain, Neoplasm Name: Pilocytic Astrocytoma. The patient DRINKS ALCOHOL.",
     ],
 )
@@ -51,6 +55,22 @@ def test_clinical_content_stays_word_for_word(clinical: str) -> None:
         ("His wife Mary Miller called", "His wife [NAME] called"),
         ("Name: Muster, Max", "Name: [NAME]"),
         ("Dr. Smith Findings clear", "Dr. [NAME] Findings clear"),
+        ("Patient: Smith, John", "Patient: [NAME]"),
+        ("PATIENT: SMITH, JOHN\nCT", "PATIENT: [NAME]\nCT"),
+        ("Patient: Smith, J., 45", "Patient: [NAME]., 45"),
+        ("Patient: Smith", "Patient: [NAME]"),
+        ("Pat.: Smith, male", "Pat.: [NAME], male"),
+        ("PATIENT NAME: Smith^John", "PATIENT NAME: [NAME]"),
+        ("of SMITH^JOHN^^DR here", "of [NAME] here"),
+        ("seen; Name: Müller, Jürgen", "seen; Name: [NAME]"),
+        ("Patient Müller, Jürgen, born in spring", "Patient [NAME], born in spring"),
+        ("Patientin Łucja Żak, geb. Wer", "Patientin [NAME], geb. Wer"),
+        ("CT: Hansen, Frieda, *17", "CT: [NAME], *17"),
+        ("Frieda Hansen (born here)", "[NAME] (born here)"),
+        ("Hr. Hansen, dhr. Jansen, mevr. de Vries", "Hr. [NAME], dhr. [NAME], mevr. [NAME]"),
+        ("Hausarzt: Hansen", "Hausarzt: [NAME]"),
+        ("Befundet von: Krause", "Befundet von: [NAME]"),
+        ("Dr. Mu\u0308ller", "Dr. [NAME]"),
     ],
 )  # fmt: skip
 def test_a_name_that_something_announces_is_replaced(text: str, left: str) -> None:
@@ -62,18 +82,28 @@ def test_a_name_that_something_announces_is_replaced(text: str, left: str) -> No
     [
         "2020-01-02", "01/02/2020", "1/2/20", "02.01.2020", "2.1.20", "Jan 2, 2020", "2 January 2020", "2. Januar 2020",
         "January 2nd, 2020", "March 2019", "03/2019", "20200102", "January 2", "12 Oct", "2nd of May 2020",
-        "02-01-2020",
+        "02-01-2020", "17.3.51", "17MAR1951", "17. Mrz 1951", "17.III.1951", "17. III. 51", "17 mars 1951",
+        "1er mars 1951",
+        "17 marzo 1951", "17 de marzo de 1951", "17 marzo de 1951", "17 maart 1951", "17 Mar 51", "17-Mar-51",
+        "17. août 1951",
     ],
 )  # fmt: skip
 def test_a_date_is_replaced_in_whatever_form(written: str) -> None:
     assert scrub(f"CT of {written}: clear.") == "CT of [DATE]: clear."
 
 
+def test_a_birth_date_is_replaced_right_behind_its_mark_and_at_the_end_of_a_sentence() -> None:
+    assert scrub("geb. 17.3.51. Also geb.17.03.51, geb.17.3.1951. *17.3.51") == (
+        "geb. [DATE]. Also geb.[DATE], geb.[DATE]. *[DATE]"
+    )
+
+
 @pytest.mark.parametrize(
     ("written", "moved"),
     [
         ("2020-01-11", "2020-01-01"), ("January 11, 2020", "2020-01-01"), ("11 Jan 2020", "2020-01-01"),
-        ("11.01.2020", "2020-01-01"), ("1/2/2020", "[DATE]"), ("2020-13-45", "2020-13-45"), ("2020-02-31", "[DATE]"),
+        ("11.01.2020", "2020-01-01"), ("11. Mrz 2020", "2020-03-01"), ("11 marzo de 2020", "2020-03-01"),
+        ("11 juillet 2020", "[DATE]"), ("1/2/2020", "[DATE]"), ("2020-13-45", "2020-13-45"), ("2020-02-31", "[DATE]"),
     ],
 )  # fmt: skip
 def test_dates_beyond_doubt_are_shifted_on_request(written: str, moved: str) -> None:
@@ -87,6 +117,9 @@ def test_dates_beyond_doubt_are_shifted_on_request(written: str, moved: str) -> 
         ("accession number 55019", "accession number [ID]"), ("case 90417733 seen", "case [ID] seen"),
         ("specimen S20-12345", "specimen [ID]"), ("id ABC1234567", "id [ID]"), ("call (312) 555-1234", "call [PHONE]"),
         ("Tel: 555-1234", "Tel [PHONE]"), ("+49 89 1234567", "[PHONE]"), ("089/1234567", "[PHONE]"),
+        ("Telefon 09131 85-0", "Telefon [PHONE]"), ("Tel 0228/12", "Tel [PHONE]"),
+        ("53111 Bonn", "[ADDRESS]"), ("aus 01234 Bad Quellenhausen.", "aus [ADDRESS]."),
+        ("Hof, 53111 Bonn", "Hof, [ADDRESS]"),
         ("pager 12345", "pager [PHONE]"), ("mail a.b@c-d.org now", "mail [EMAIL] now"),
         ("see www.x.org/a?b.", "see [URL]."),
         ("12 Oak Street, Springfield, IL 60614.", "[ADDRESS]."), ("Hauptstraße 5, 80331 München", "[ADDRESS]"),

@@ -62,6 +62,18 @@ def test_pixel_data_that_declare_too_few_bytes_are_cut_short(file: Path, syntax:
     assert (header.truncated, header.misfit) == (True, False)
 
 
+def test_pixels_of_which_the_header_says_that_there_are_no_frames_do_not_fit_it(file: Path) -> None:
+    assert edited(file, NumberOfFrames=0).misfit
+
+
+@pytest.mark.parametrize(("there", "misfit"), [(2, False), (4, True)])
+def test_the_byte_that_makes_a_length_even_is_padding_also_beside_a_frame_of_one(
+    file: Path, there: int, misfit: bool
+) -> None:
+    pixel = {"Rows": 1, "Columns": 1, "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
+    assert edited(file, PixelData=bytes(there), **pixel).misfit is misfit
+
+
 def test_padding_is_held_against_one_frame_of_several(file: Path) -> None:
     assert not edited(file, NumberOfFrames=3, PixelData=bytes(3 * 60 + 58)).misfit
     assert edited(file, NumberOfFrames=3, PixelData=bytes(4 * 60)).misfit

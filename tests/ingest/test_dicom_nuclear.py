@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import NuclearMedicineImageStorage
+from pydicom.uid import CTImageStorage, NuclearMedicineImageStorage
 
 from medmllm.errors import IngestError
 from medmllm.ingest.judged import load
@@ -19,9 +19,9 @@ SLICES = [3, 1, 2, 4]  # frames need not come in the order of slices
 OBLIQUE = [1.0, 0.0, 0.0, 0.0, 0.6, 0.8]  # row x column = (0, -0.8, 0.6)
 
 
-def detector_at(*position: float) -> Dataset:
+def detector_at(*position: float, orientation: list[float] = OBLIQUE) -> Dataset:
     detector = Dataset()
-    detector.ImagePositionPatient, detector.ImageOrientationPatient = list(position), OBLIQUE
+    detector.ImagePositionPatient, detector.ImageOrientationPatient = list(position), orientation
     return detector
 
 
@@ -70,17 +70,31 @@ def test_time_slots_are_volumes_of_their_own(spect: Path) -> None:
     "changes",
     [
         {"ImageType": ["ORIGINAL", "PRIMARY", "TOMO", "EMISSION"]},  # projections
+        {"SOPClassUID": CTImageStorage},  # whose frames have no vectors
         {"SpacingBetweenSlices": None},  # Slice Thickness does not tell it
         {"SpacingBetweenSlices": 0},
         {"SliceVector": None},
         {"SliceVector": [1, 2, 3]},
         {"DetectorInformationSequence": Sequence()},
         {"DetectorInformationSequence": Sequence([Dataset()])},
+        {"DetectorInformationSequence": Sequence([detector_at(-20, 10, 50, orientation=[1, 0, 0, 0.6, 0.8, 0])])},
         {"DetectorInformationSequence": Sequence([detector_at(-20, 10, 50), detector_at(0, 0, 0)])},
     ],
 )
 def test_frames_without_a_place_are_refused(spect: Path, changes: dict[str, Any]) -> None:
     edit_dicom(spect, **changes)
+    with pytest.raises(IngestError) as refusal:
+        load(str(spect))
+    assert refusal.value.code == "multi_frame"
+
+
+def test_a_number_between_two_slices_is_no_place(spect: Path) -> None:
+    tag = pydicom.datadict.tag_for_keyword("SliceVector")
+    assert tag is not None
+    (file,) = spect.iterdir()
+    data = pydicom.dcmread(file)
+    data[tag] = pydicom.DataElement(tag, "DS", ["1", "1.5", "2", "3"])  # US, as the standard wants, could not hold it
+    data.save_as(file)
     with pytest.raises(IngestError) as refusal:
         load(str(spect))
     assert refusal.value.code == "multi_frame"

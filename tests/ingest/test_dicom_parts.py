@@ -225,6 +225,13 @@ def test_volumes_in_different_frames_of_reference_are_told_apart_where_their_pla
     assert [arrange(part.headers).shape for part in parts] == [(6, 5, 3)] * 2
 
 
+def test_a_frame_of_reference_does_not_say_which_volume_comes_first() -> None:
+    slices = [a_slice(2.0 * k, FrameOfReferenceUID=uid, frame_of_reference_uid=uid, instance=first + k)
+              for uid, first in (("1.8", 4), ("1.9", 1)) for k in range(3)]  # fmt: skip
+    parts = split(slices)
+    assert [{header.frame_of_reference_uid for header in part.headers} for part in parts] == [{"1.9"}, {"1.8"}]
+
+
 def test_one_grid_whose_frame_of_reference_changes_on_the_way_is_refused_whole() -> None:
     slices = [a_slice(2.0 * k, FrameOfReferenceUID=f"1.{k // 3}", frame_of_reference_uid=f"1.{k // 3}")
               for k in range(6)]  # fmt: skip

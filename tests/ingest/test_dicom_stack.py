@@ -186,6 +186,7 @@ def test_a_rescale_that_is_no_number_is_refused_before_any_pixel_is_read(changes
         ((-2049, -2048), 12, True, True),
         ((0, 2048), 12, True, True),
         (None, 12, True, False),
+        ((63536, 63536), 0, False, False),  # the header does not say how many bits
     ],
 )
 def test_a_padding_value_that_no_pixel_can_hold_is_remarked(

@@ -66,6 +66,7 @@ def test_columns_that_part_the_studies_alike_are_remarked_and_thresholds_that_do
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assign("grade>=2", "grade>=3", "nodule")
+    assign("grade>=3", "grade", "grade>=2")  # of three classes either comparison joins two
     assert caplog.messages == []
     assign("grade", "side")
     [said] = caplog.messages

@@ -58,7 +58,7 @@ def test_header_and_voxels_of_a_pair_find_each_other(tmp_path: Path, ends: tuple
     assert recognised(tmp_path, f"pair/a{ends[1]}").kind is Kind.NIFTI_VOXELS
 
 
-@pytest.mark.parametrize("name", ["alone.hdr", "alone.img"])
+@pytest.mark.parametrize("name", ["alone.hdr", "alone.img", "ALONE.IMG", "alone.hdr.gz"])
 def test_half_a_pair_is_refused_by_name(tmp_path: Path, name: str) -> None:
     half = put(tmp_path, name, b"x" * 400)
     assert half.kind is Kind.OTHER

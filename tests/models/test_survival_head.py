@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from medmllm.evaluation.survival_curve import log_hazards, parts_until
-from medmllm.model_documents import FoldSurvival
 from medmllm.models.survival_head import CoxHead, HazardHead, log_hazard_until
+from medmllm.tuning_documents import FoldSurvival
 
 
 def test_a_study_of_which_nothing_is_said_has_everybodys_hazards() -> None:

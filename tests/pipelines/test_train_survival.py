@@ -212,7 +212,7 @@ def test_runs_of_other_horizons_or_splits_are_not_compared(
     timed_run: Trained, cox_run: Trained, tmp_path: Path
 ) -> None:
     for name, more, message in (
-        ("asked", ("--set", "task.horizons=[200, 300]"), "compare runs of one target"),
+        ("asked", ("--set", "task.horizons=[100, 400]"), "for days (survival: death, 100 days, 400 days)"),
         ("split", ("--set", "training.seed=3"), "were not split alike"),
     ):
         other = tmp_path / name

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from medmllm.errors import MedmllmError
-from medmllm.model_documents import IsotonicMap, ModelCard, SurvivalTask, Task, TuningDecisions
+from medmllm.model_documents import ModelCard, SurvivalTask, Task
 from medmllm.models.ordinal_head import OrdinalHead
 from medmllm.reporting.explained import meaning_of_logit
+from medmllm.tuning_documents import IsotonicMap, TuningDecisions
 from tests.reporting import made_up
 
 BINARY = Task.of("nodule", ("nodule=no", "nodule=yes"))

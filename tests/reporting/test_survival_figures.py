@@ -1,6 +1,11 @@
 """Curves of a time to an event as corners in a unit square."""
 
+import re
+
+from markupsafe import Markup
+
 from medmllm.reporting.survival_figures import quarter_ticks, step_points, still_followed
+from medmllm.reporting.training_figures import FRAME, TrainingFigure, draw
 from medmllm.survival_documents import RiskGroupDocument
 
 
@@ -18,6 +23,19 @@ def test_a_kaplan_meier_curve_ends_where_nobody_is_followed_any_more() -> None:
         low=(None,) * 4, high=(None,) * 4, at_risk=(2, 1, 0, 0),
     )  # fmt: skip
     assert list(step_points(group, 20.0))[-1] == (0.5, 0.5)  # not on to 0.75
+
+
+def test_the_key_and_the_last_time_of_a_kaplan_meier_figure_lie_within_it() -> None:
+    drawn = draw(
+        "kaplan_meier", [("lower risk", "M0 0"), ("higher risk", "M0 0")], quarter_ticks(13720.0), "days", FRAME
+    )
+    words = re.findall(r'<text [^>]*?x="([\d.]+)" y="([\d.]+)"( text-anchor="end")?[^>]*>([^<]+)<', drawn)
+    placed = {text: (float(x), float(y), bool(end)) for x, y, end, text in words}
+    lower, higher, last = placed["lower risk"], placed["higher risk"], placed["13720"]
+    assert FRAME.left < lower[0] == higher[0] < FRAME.left + FRAME.side / 2
+    assert FRAME.top + FRAME.side / 2 < lower[1] < higher[1] < FRAME.top + FRAME.side  # above the axis, not on it
+    assert last[2]
+    assert last[0] <= TrainingFigure("", "", "", Markup()).width
 
 
 def test_those_still_followed_are_told_by_quarters_of_the_time() -> None:

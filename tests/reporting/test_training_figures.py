@@ -40,10 +40,10 @@ def figures(*, synthetic: bool = False, event: str = "yes") -> TrainingFigures:
     return drawn_for(whole.model_copy(update={"task": task}))
 
 
-def drawn_for(told: EvaluationDocument, *, end: str = "") -> TrainingFigures:
+def drawn_for(told: EvaluationDocument) -> TrainingFigures:
     positive = np.array([0.15, 0.85, 0.45, 0.55])
     arms = [OutOfFold(name, np.stack([1 - positive, positive], 1), positive, TARGETS) for name in ("image", "fused")]
-    return draw_figures(told, arms, TARGETS, PATIENTS, confidence=0.95, synthetic=told.synthetic, end=end)
+    return draw_figures(told, arms, TARGETS, PATIENTS, confidence=0.95, synthetic=told.synthetic)
 
 
 def written(folder: Path, *drawn: TrainingFigures, synthetic: bool = False) -> dict[str, ElementTree.Element]:
@@ -123,7 +123,7 @@ def test_each_repeat_is_a_thin_line_and_their_mean_the_bold_one(tmp_path: Path) 
 
 
 def test_each_of_several_targets_has_its_own_figures(tmp_path: Path) -> None:
-    found = written(tmp_path / "figures", *(drawn_for(evaluation(), end=end) for end in ("_1", "_2")))
+    found = written(tmp_path / "figures", *(drawn_for(evaluation()).named(end) for end in ("_1", "_2")))
     names = {"roc", "reliability_image", "reliability_fused", "decision_curve"}
     assert set(found) == {f"{name}_{number}.svg" for name in names for number in (1, 2)}
 

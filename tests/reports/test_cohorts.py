@@ -21,7 +21,7 @@ from run import TASKS, command_line, parse  # noqa: E402
 
 from medmllm.config import TrainConfig, load_config  # noqa: E402
 from medmllm.records import Study  # noqa: E402
-from medmllm.training.splits import make_splits  # noqa: E402
+from medmllm.training.class_splits import make_splits  # noqa: E402
 
 
 def read(name: str) -> dict[str, dict[str, object]]:

@@ -1,15 +1,24 @@
 """A row and a prediction.json say the same of a study, with the classes by name."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from medmllm.csv_tables import table_writer
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.model_documents import SurvivalTask, Task
 from medmllm.records import Prediction, SurvivalEstimate
 from medmllm.scoring.mlflow_model import output_columns
-from medmllm.scoring.results import prediction_document, prediction_row, shown_probability, summarise, undecided
+from medmllm.scoring.results import (
+    prediction_document,
+    prediction_row,
+    row_type,
+    shown_probability,
+    summarise,
+    undecided,
+)
 from tests.reporting import made_up
 
 
@@ -115,3 +124,23 @@ def test_a_time_beside_others_is_told_by_horizon_and_risk_in_row_file_and_the_co
     assert document.survival.event_free == row.event_free
     columns = {column.name for column in output_columns(card)}
     assert {"event_free[9 days]", "event_free[30 days]", "median_time[days]", "predictions[days]"} <= columns
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "survival", "several"])
+def test_the_mlflow_model_has_every_column_of_predictions_and_says_what_stands_in_it(kind: str, tmp_path: Path) -> None:
+    asked = SurvivalTask(event="death", model="cox", horizons=(9.0,), time_unit="days")
+    days = Task(target="days", kind="survival", classes=("no death by 9 days", "death by 9 days"), survival=asked)
+    nodule, region = Task.of("nodule", ("no", "yes")), Task.of("region", ("chest", "head", "knee"))
+    several = Task.of_several((nodule, region, days))
+    task = {"binary": nodule, "multiclass": region, "survival": days, "several": several}[kind]
+    card = made_up.card().model_copy(update={"task": task})
+    with table_writer(tmp_path / "predictions.csv", row_type(card), classes=task.columns):
+        pass
+    header = (tmp_path / "predictions.csv").read_text().strip().split(",")
+    columns = {column.name: column.type.name for column in output_columns(card)}
+    assert list(columns) == ["row", *header, "stage", "code", "reason"]
+    flags = ("abstained", "conformal_set", "undecided", "training_patient")
+    texts = ("study_key", "patient_key", "predicted", "predictions", "modalities_used", "weights_digest")
+    for name in header:
+        field = name.partition("[")[0]
+        assert columns[name] == ("boolean" if field in flags else "string" if field in texts else "double")

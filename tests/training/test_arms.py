@@ -8,7 +8,7 @@ import torch
 
 from medmllm.errors import ConfigError
 from medmllm.records import Refusal, Study
-from medmllm.training.arms import arm_contract, main_arm, mean_image, usable_arms
+from medmllm.training.arms import arm_contract, check_arms, main_arm, mean_image, usable_arms
 from medmllm.training.cohort import Cohort, Member, draft_contract
 from medmllm.training.fold_inputs import fold_tokenizer, tokenize_cohort
 from medmllm.training.splits import FoldSplit
@@ -51,6 +51,14 @@ def test_an_arm_that_is_not_there_is_not_blamed_on_studies_that_were_refused() -
 def test_a_cohort_that_feeds_no_arm_asked_for_is_refused() -> None:
     with pytest.raises(ConfigError, match="arms"):
         usable_arms(a_cohort(4, notes=False), a_config(arms=("text", "fused")))
+
+
+def test_arms_that_are_all_switched_off_are_refused_before_a_study_is_read() -> None:
+    with pytest.raises(
+        ConfigError, match=r"set \[recording\] enabled = true and \[table\] columns, or name other arms"
+    ):
+        check_arms(a_config(arms=("recording", "table")))
+    check_arms(a_config(arms=("recording", "image")))
 
 
 def test_the_main_arm_is_the_fused_one_where_there_is_one() -> None:

@@ -16,7 +16,8 @@ from medmllm.training.arms import split_cohort
 from medmllm.training.checkpoint import FOLDER
 from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult, cross_validate
-from medmllm.training.inner_folds import hold_classes, nest
+from medmllm.training.held import hold_classes
+from medmllm.training.inner_folds import nest
 from medmllm.training.splits import FoldSplit, SplitPlan
 from medmllm.training_config import Arm
 from tests.training.small_cohort import (

@@ -29,7 +29,7 @@ def a_cohort(numbers: list[float | None], patients: list[int] | None = None) -> 
         ([float(k) for k in DRAW.integers(20, 90, 30)], False),  # ages: some are alike
         ([float(k) for k in range(30, 78, 4)], False),  # twelve ages that differ by chance
         ([float(k) + 0.5 for k in range(100, 130)], False),  # measured
-        ([float(k) for k in range(9)], False),  # too few to tell
+        ([7e6 + 137.0 * k for k in range(9)], False),  # too few to tell
         ([None, *(float(k) for k in range(20))], True),
     ],
 )

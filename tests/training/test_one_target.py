@@ -11,7 +11,7 @@ from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.delong import compare_aurocs
 from medmllm.evaluation.modality_use import Deprived
 from medmllm.evaluation.several import SeveralOutOfFold, out_of_fold
-from medmllm.model_documents import FoldModel, Task, TuningDecisions
+from medmllm.model_documents import FoldModel, Task
 from medmllm.records import UNKNOWN
 from medmllm.training.cohort import Cohort, Member
 from medmllm.training.cross_validation import ArmResult, Draw, SmallerTraining
@@ -19,6 +19,7 @@ from medmllm.training.one_target import one_by_one
 from medmllm.training.run import Trained
 from medmllm.training.splits import FoldSplit, SplitPlan
 from medmllm.training.target_evaluation import of_target, tell_means, tell_target
+from medmllm.tuning_documents import TuningDecisions
 from tests.models.small import CONTRACT, a_sample
 from tests.reporting import made_up
 

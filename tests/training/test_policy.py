@@ -342,6 +342,8 @@ def test_a_gap_of_the_c_index_wants_patients_with_the_event_in_two_groups() -> N
     few = enough | {"st-0": Survival(3.0, event=False)}
     with pytest.raises(ConfigError, match=r"1 of its 2 have 2 patients with 'death' or more"):
         check_gaps(asked, {"sex": sexes}, studies, days, few)
+    of_brier = asked.model_copy(update={"policy": asked.policy.model_copy(update={"gap": {"brier_gap": 0.1}})})
+    check_gaps(of_brier, {"sex": sexes}, studies, days, few)  # which wants patients, whatever became of them
     beside = Task.of_several((BINARY, days))
     of_days = asked.model_copy(
         update={"policy": asked.policy.model_copy(update={"gap": {f"c_index_gap[{days.target}]": 0.1}})}

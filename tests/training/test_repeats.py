@@ -14,12 +14,14 @@ from safetensors.torch import load_file
 from medmllm.errors import SplitError
 from medmllm.training.arms import split_cohort
 from medmllm.training.checkpoint import FOLDER
+from medmllm.training.class_splits import make_splits
 from medmllm.training.cross_validation import ArmResult, cross_validate
-from medmllm.training.inner_folds import hold_classes, nest
+from medmllm.training.held import hold_classes
+from medmllm.training.inner_folds import nest
 from medmllm.training.leakage import leaks
 from medmllm.training.repeats import draw_repeats, folds_by_draw, join_repeats, repeat_remarks, repeats_of
 from medmllm.training.split_file import plan_given, read_split_file, write_splits
-from medmllm.training.splits import SplitPlan, make_splits
+from medmllm.training.splits import SplitPlan
 from medmllm.training_config import TrainingSettings
 from tests.training.small_cohort import TASK, ToldRun, a_cohort, a_config, one_output, with_other_content
 from tests.training.test_inner_folds import keys, plain_cohort, sides
@@ -125,7 +127,9 @@ def test_written_repeats_are_read_again_to_the_last_study(tmp_path: Path, inner:
     plan = drawn(patients, targets, inner=inner)
     write_splits(plan, keys(40), tmp_path)
     given = read_split_file(tmp_path / "splits.json", str, dict(zip(keys(40), patients, strict=True)))
-    again = plan_given(given, patients, targets, study_keys=keys(40), tuning_fraction=0.1, seed=99)
+    again = plan_given(
+        given, patients, targets, hold_classes(targets), study_keys=keys(40), tuning_fraction=0.1, seed=99
+    )
     assert [sides(SplitPlan(own, "")) for own in repeats_of(again)] == [
         sides(SplitPlan(own, "")) for own in repeats_of(plan)
     ]

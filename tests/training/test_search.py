@@ -24,7 +24,8 @@ from medmllm.training.class_odds import offsets_of
 from medmllm.training.cohort import Cohort, Member
 from medmllm.training.course import Course
 from medmllm.training.cross_validation import ArmResult, cross_validate
-from medmllm.training.inner_folds import hold_classes, nest
+from medmllm.training.held import hold_classes
+from medmllm.training.inner_folds import nest
 from medmllm.training.resuming import origin_of
 from medmllm.training.search import best_of
 from medmllm.training.splits import FoldSplit, SplitPlan

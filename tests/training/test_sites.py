@@ -12,6 +12,7 @@ from medmllm.config import TrainConfig, load_config
 from medmllm.errors import SplitError
 from medmllm.records import Study
 from medmllm.training.cohort import Cohort, Member
+from medmllm.training.held import Held, hold_classes
 from medmllm.training.planning import look_ahead, settle_folds
 from medmllm.training.sites import MOST_SITES, check_sites, site_folds
 from medmllm.training.split_file import GivenFold, read_split_file
@@ -38,6 +39,10 @@ def targets_of(rows: Sequence[Row]) -> dict[str, int]:
     return {f"st-{k:016x}": label for k, (_, _, label) in enumerate(rows)}
 
 
+def held_of(rows: Sequence[Row]) -> Held:
+    return hold_classes([label for _, _, label in rows])
+
+
 def cohort_of(rows: Sequence[Row], *, without: Callable[[Row], bool] = lambda row: False) -> Cohort:
     members = [
         Member(replace(a_sample(k, target=row[2]), study_key=f"st-{k:016x}", patient_key=f"pt-{row[0]}"), None, {})
@@ -55,7 +60,7 @@ def three_sites() -> list[Row]:
 
 def refusal(rows: Sequence[Row], column: str = "site") -> str:
     with pytest.raises(SplitError) as caught:
-        site_folds(studies_of(rows), targets_of(rows), column)
+        site_folds(studies_of(rows), held_of(rows), column)
     message = str(caught.value)
     assert not any(site.lower() in message.lower() for _, site, _ in rows if site)
     return message
@@ -115,7 +120,7 @@ def test_a_site_without_a_class_is_tested_and_remarked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", [0, 1])
 def test_given_folds_that_mix_or_split_sites_are_refused_by_site(where: int) -> None:
-    folds = list(site_folds(studies_of(three_sites()), targets_of(three_sites()), "site"))
+    folds = list(site_folds(studies_of(three_sites()), held_of(three_sites()), "site"))
     check_sites(folds, studies_of(three_sites()), "site")
     one, other = folds[0].test, folds[1].test
     mixed = [[(*one, *other)], [one[:4], one[4:]]][where]
@@ -151,14 +156,14 @@ def test_a_patient_at_two_sites_is_refused_by_key() -> None:
 def test_a_study_without_a_site_is_refused_by_key(empty: str) -> None:
     rows = [*three_sites(), ("new", empty, 1)]
     with pytest.raises(SplitError, match=rf"1 labelled studies have no value .*: st-{len(rows) - 1:016x}\. Fill it in"):
-        site_folds(studies_of(rows), targets_of(rows), "site")
+        site_folds(studies_of(rows), held_of(rows), "site")
 
 
 @pytest.mark.parametrize(("one", "other"), [(SITES[0], "QUILLHAVEN"), ("St  Ode", "St Ode"), ("17", "17.0")])
 def test_a_site_spelt_in_two_ways_is_refused(one: str, other: str) -> None:
     rows = [*three_sites(), ("new", one, 1), ("newer", other, 0)]
     with pytest.raises(SplitError, match=r"1 values of the column 'site' .* are spelt in several ways"):
-        site_folds(studies_of(rows), targets_of(rows), "site")
+        site_folds(studies_of(rows), held_of(rows), "site")
 
 
 @pytest.mark.parametrize("count", [1, MOST_SITES + 1])
@@ -169,7 +174,7 @@ def test_one_site_or_too_many_are_refused(count: int) -> None:
 
 def test_as_many_sites_as_allowed_pass() -> None:
     rows = [(f"{k}", f"place {k % MOST_SITES}", k // MOST_SITES % 2) for k in range(4 * MOST_SITES)]
-    assert len(site_folds(studies_of(rows), targets_of(rows), "site")) == MOST_SITES
+    assert len(site_folds(studies_of(rows), held_of(rows), "site")) == MOST_SITES
 
 
 def test_a_column_that_is_not_there_is_refused_with_those_that_are() -> None:

@@ -9,8 +9,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from medmllm.errors import LeakageError, SplitError
+from medmllm.training.class_splits import make_splits
+from medmllm.training.held import hold_classes
 from medmllm.training.split_file import GivenFold, plan_given, read_split_file, write_splits
-from medmllm.training.splits import SplitPlan, make_splits
+from medmllm.training.splits import SplitPlan
 
 PATIENTS = ["a", "a", "b", "c", "c", "d", "e", "f", "g", "h"]
 TARGETS = [0, 0, 1, 0, 0, 1, 0, 1, 0, 1]
@@ -39,7 +41,7 @@ def read(folder: Path, content: object) -> tuple[GivenFold, ...]:
 
 
 def plan_of(folds: Sequence[GivenFold], *, seed: int = 3) -> SplitPlan:
-    return plan_given(folds, PATIENTS, TARGETS, study_keys=KEYS, tuning_fraction=0.3, seed=seed)
+    return plan_given(folds, PATIENTS, TARGETS, hold_classes(TARGETS), study_keys=KEYS, tuning_fraction=0.3, seed=seed)
 
 
 def sides(plan: SplitPlan) -> list[list[list[int]]]:
@@ -63,7 +65,7 @@ def test_a_written_split_is_read_again_to_the_last_study(
     known = dict(zip(keys, patients, strict=True))
     again = plan_given(
         read_split_file(out / "splits.json", key_of, known),
-        patients, targets, study_keys=keys, tuning_fraction=0.1, seed=99,
+        patients, targets, hold_classes(targets), study_keys=keys, tuning_fraction=0.1, seed=99,
     )  # fmt: skip
     assert sides(again) == sides(plan)
     assert again.digest == plan.digest

@@ -7,8 +7,10 @@ import pytest
 
 from medmllm.errors import SplitError
 from medmllm.records import UNKNOWN, Survival
-from medmllm.training.inner_folds import hold_classes, nest
-from medmllm.training.splits import FoldSplit, SplitPlan, make_splits, outer_folds
+from medmllm.training.class_splits import make_splits
+from medmllm.training.held import hold_classes
+from medmllm.training.inner_folds import nest
+from medmllm.training.splits import FoldSplit, SplitPlan, outer_folds
 from medmllm.training.subsets import nested_subsets
 from medmllm.training.survival_strata import subset_classes
 

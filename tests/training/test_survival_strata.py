@@ -7,7 +7,7 @@ import pytest
 
 from medmllm.errors import SplitError
 from medmllm.records import UNKNOWN, Survival
-from medmllm.training.splits import make_splits
+from medmllm.training.class_splits import make_splits
 from medmllm.training.survival_strata import (
     coarse_stratum,
     strata_names,

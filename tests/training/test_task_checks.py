@@ -35,6 +35,12 @@ def test_what_is_of_classes_is_not_searched_for_a_time_alone_but_beside_classes(
         check_task(asked(f"search.{search}"), DAYS)
 
 
+def test_a_loss_of_classes_is_taken_beside_a_time_and_not_for_a_time_alone() -> None:
+    check_task(asked("loss=focal"), Task.of_several((NODULE, DAYS)))
+    with pytest.raises(ConfigError, match='loss = "focal"'):
+        check_task(asked("loss=focal"), DAYS)
+
+
 def test_a_candidate_that_cannot_be_is_answered_by_the_reason_alone() -> None:
     with pytest.raises(
         ConfigError, match=r"'balanced'\} cannot be: sampling: classes drawn alike and weighted as well"

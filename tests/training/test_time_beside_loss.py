@@ -7,12 +7,13 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
-from medmllm.model_documents import FoldSurvival, SurvivalTask, Task
+from medmllm.model_documents import SurvivalTask, Task
 from medmllm.models.package import build_network
 from medmllm.preprocessing.sample import collate
 from medmllm.records import Sample
 from medmllm.training.losses import make_loss
 from medmllm.training.survival_loss import CoxLoss, HazardLoss
+from medmllm.tuning_documents import FoldSurvival
 from tests.models.small import PARTS, a_sample, contract_of
 from tests.training.small import settings
 

@@ -9,10 +9,11 @@ from medmllm.evaluation.conformal import class_thresholds, conformal_sets
 from medmllm.evaluation.discrimination import choose_threshold
 from medmllm.evaluation.fold_decisions import calibrate_fold, class_probabilities, fold_sets, predicted_classes
 from medmllm.evaluation.isotonic import calibrate
-from medmllm.model_documents import FoldModel, Task, TuningDecisions
+from medmllm.model_documents import FoldModel, Task
 from medmllm.records import UNKNOWN, FloatArray
 from medmllm.training.tuning_part import UNDECIDED, decide_each, decide_on_tuning
 from medmllm.training_config import EvaluationSettings
+from medmllm.tuning_documents import TuningDecisions
 
 RNG = np.random.default_rng(6)
 TRUTH = np.where(RNG.random((60, 2)) < 0.3, UNKNOWN, RNG.integers(0, 2, (60, 2)))
@@ -115,12 +116,16 @@ def test_a_curve_of_two_classes_changes_no_set_but_by_ties() -> None:
     truth, logits = TRUTH[:, 0].clip(min=0), LOGITS[:, :1]
     curved = decide_on_tuning(logits, truth, evaluation(calibration="isotonic"))
     plain = decide_on_tuning(logits, truth, evaluation())
-    sets = []
-    for own in (plain, curved):
+
+    def sets_of(own: TuningDecisions) -> tuple[np.ndarray, np.ndarray]:
         positive = chance(calibrate(logits, own.temperature, own.isotonic)[:, 0])
+        both = np.stack([1 - positive, positive], axis=1)
         assert own.conformal_thresholds is not None
-        sets.append(conformal_sets(np.stack([1 - positive, positive], axis=1), own.conformal_thresholds))
-    assert (sets[1] >= sets[0]).all()
+        return conformal_sets(both, own.conformal_thresholds), np.isclose(1 - both, own.conformal_thresholds)
+
+    (before, _), (after, tied) = sets_of(plain), sets_of(curved)
+    assert (after >= before).all()
+    assert np.array_equal(after[~tied], before[~tied])
 
 
 def test_curves_of_several_classes_with_a_study_each_rule_no_class_out() -> None:

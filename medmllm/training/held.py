@@ -1,0 +1,148 @@
+"""What every part of a split has to hold: each class of its targets; of a time to an event, events.
+
+    classes, labels of several targets, or times -> Held
+    folds drawn, Held -> the first draw no part of which lacks any of it, or a refusal that names what is lacking
+
+A label is what a study has of a target. A part can do without the censored, who may be few or none.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from medmllm.errors import SplitError
+from medmllm.records import Survival
+from medmllm.training.splits import FoldSplit, IntArray
+
+BoolArray = npt.NDArray[np.bool_]
+Labels = Sequence[Sequence[int]]
+"""Of each study, the class index of each target, or UNKNOWN."""
+
+EVENTS = ("any event",)
+"""What of times to an event is held, in words."""
+
+ATTEMPTS = 20
+"""Shuffles tried until every part holds everything."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """What every part of a split has to hold."""
+
+    values: BoolArray  # (studies, values): a study is of the class, or its label has the value
+    names: tuple[str, ...]  # of the values, in words
+
+    def patients(self, owner: IntArray, members: IntArray) -> list[int]:
+        """Return how many patients of these studies have each value; `owner` is the patient number of every study."""
+        return [np.unique(owner[members[own]]).size for own in self.values[members].T]
+
+
+def hold_classes(targets: Sequence[int]) -> Held:
+    """Return what a cohort of one target holds: its classes."""
+    target = np.asarray(targets, dtype=np.int64)
+    classes = np.unique(target)
+    return Held(target[:, None] == classes, tuple(f"class {label}" for label in classes))
+
+
+def hold_events(survived: Sequence[Survival]) -> Held:
+    """Return what a cohort of times to an event holds: events."""
+    return Held(np.array([[one.event] for one in survived]), EVENTS)
+
+
+def hold_labels(labels: Labels, names: Sequence[str], times: Sequence[int] = ()) -> Held:
+    """Return what a cohort of several targets holds: every class of each, where it is known.
+
+    Args:
+        labels: Of each study; of a time to an event 1 where it came.
+        names: Of the targets.
+        times: Which of them are times to an event: a part can do without the censored.
+    """
+    values = values_of(labels)
+    wanted = [k for k, (target, value) in enumerate(values) if value or target not in times]
+    said = (f"{names[target]!r} {words_of(target, value, labels)}" for target, value in (values[k] for k in wanted))
+    return Held(holds_of(labels)[:, wanted], tuple(said))
+
+
+def values_of(labels: Labels | IntArray) -> tuple[tuple[int, int], ...]:
+    """Return every class that there may be, as (target, class index): at least two of each target.
+
+    >>> values_of([(1, 2), (0, -1)])  # of the second study the second target is not known
+    ((0, 0), (1, 0), (0, 1), (1, 1), (1, 2))
+    """
+    most = np.maximum(np.asarray(labels).max(axis=0), 1)
+    return tuple(
+        (target, value) for value in range(int(most.max()) + 1) for target in range(most.size) if value <= most[target]
+    )
+
+
+def holds_of(labels: Labels | IntArray) -> BoolArray:
+    """Return whether each study is of each class of each target; shape (studies, `values_of`)."""
+    table = np.asarray(labels)
+    return np.stack([table[:, target] == value for target, value in values_of(table)], axis=1)
+
+
+def words_of(target: int, value: int, labels: Labels | IntArray) -> str:
+    """Return a class in words: present or absent where a target has two."""
+    if (target, 2) in values_of(labels):
+        return f"of class {value}"
+    return "present" if value else "absent"
+
+
+def by_patient(owner: IntArray, values: BoolArray) -> BoolArray:
+    """Return whether a patient has each value in any study; shape (patients, values).
+
+    Args:
+        owner: Patient number of each study, from 0.
+        values: Of each study; shape (studies, values).
+    """
+    found = np.zeros((owner.max() + 1, values.shape[1]), dtype=bool)
+    np.logical_or.at(found, owner, values)
+    return found
+
+
+def first_whole(
+    draw: Callable[[np.random.Generator], Sequence[FoldSplit]],
+    held: Held,
+    generator_of: Callable[[int], np.random.Generator],
+    way_out: str,
+    *,
+    whole_tests: bool = True,
+) -> tuple[FoldSplit, ...]:
+    """Return the first draw whose parts all hold everything, test parts only where they must.
+
+    Args:
+        draw: Generator -> folds.
+        held: What each part has to hold.
+        generator_of: Number of the attempt -> source of its draw.
+        way_out: Said where no draw will do, after how often was tried.
+        whole_tests: As of `lacking`.
+
+    Raises:
+        SplitError: Each of 20 draws has a part that lacks something.
+    """
+    fault = ""
+    for attempt in range(ATTEMPTS):
+        parts = tuple(draw(generator_of(attempt)))
+        fault = lacking(parts, held, whole_tests=whole_tests)
+        if not fault:
+            return parts
+    raise SplitError(f"{fault} in each of {ATTEMPTS} {way_out}")
+
+
+def lacking(parts: Sequence[FoldSplit], held: Held, *, whole_tests: bool = True) -> str:
+    """Return which part lacks what, in words; empty when none does.
+
+    Args:
+        parts: The folds.
+        held: What each has to hold.
+        whole_tests: Whether test parts have to; that of a site may lack a class.
+    """
+    for part in parts:
+        sides = (("test", part.test), ("tuning", part.tune), ("training", part.train))
+        for side, members in sides if whole_tests else sides[1:]:
+            absent = np.flatnonzero(~held.values[members].any(axis=0))
+            if absent.size:
+                return f"the {side} part of fold {part.name} lacks {held.names[absent[0]]}"
+    return ""
