@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import obliquity
 
 from medmllm.config import QualityBounds
 from medmllm.quality.hounsfield import check_hounsfield, looks_like_twice_rescaled_ct
@@ -113,7 +114,7 @@ def check_grid(volume: Volume, where: str, bounds: QualityBounds) -> Iterator[Qu
     if shear > bounds.shear_deg:
         reason = f"slices are shifted against each other by {shear:.0f} degrees (bound {bounds.shear_deg:g})"
         yield QualityFinding("sheared", where, shear, bounds.shear_deg, reason)
-    oblique = float(np.degrees(nib.affines.obliquity(volume.affine)).max())
+    oblique = float(np.degrees(obliquity(volume.affine)).max())
     if oblique > bounds.oblique_deg:
         reason = (
             f"the volume's axes lie up to {oblique:.0f} degrees off the patient's (bound {bounds.oblique_deg:g}), and "
