@@ -66,12 +66,25 @@ def better(difference: Difference) -> str | None:
     low, high = difference.interval.low, difference.interval.high
     if low is None or high is None or low <= 0 <= high:
         return None
-    metric = difference.metric.partition("[")[0]  # auroc[>=3] is an AUROC, brier[365 days] a Brier score
+    metric = _plain(difference.metric)
     if metric in HIGHER_IS_BETTER:
         return difference.first if low > 0 else difference.second
     if metric in LOWER_IS_BETTER:
         return difference.second if low > 0 else difference.first
     return None
+
+
+def may_be_best(metric: str) -> bool:
+    """Return whether a metric has a direction in which it is better.
+
+    >>> may_be_best("brier[365 days]"), may_be_best("sensitivity")
+    (True, False)
+    """
+    return _plain(metric) in HIGHER_IS_BETTER | LOWER_IS_BETTER
+
+
+def _plain(metric: str) -> str:
+    return metric.partition("[")[0]  # auroc[>=3] is an AUROC, brier[365 days] a Brier score
 
 
 def compare_models(

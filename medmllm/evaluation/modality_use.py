@@ -8,8 +8,9 @@ J Mach Learn Res 2019): what the AUROC loses when a study's image is another pat
 images. Only studies that have the modality, and could be given another patient's, are counted. Of several repeats of
 the cross-validation each AUROC is the mean over them, every network tested on its own test part.
 
-`ignored` wants evidence: the whole interval of the fall lies below a stated bound. Of an arm that is not shown to beat
-chance nothing is said, as there is nothing to lose.
+`ignored` wants evidence: the whole interval of the fall lies below a stated bound. The verdict is on what a modality
+says, so the fall without any is no part of it: that is an input the network may not have learnt to go without. Of an
+arm that is not shown to beat chance nothing is said, as there is nothing to lose.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -229,10 +230,21 @@ def use_remarks(uses: Sequence[ModalityUse], *, confidence: float) -> Iterator[s
             yield (
                 f"The {use.arm} model ignores {noun}: given another patient's, its {use.metric} falls by "
                 f"{fall.estimate:+z.3f} ({level(confidence)} interval {fall.low:+z.3f} to {fall.high:+z.3f}, "
-                f"all below {use.bound:g})."
+                f"all below {use.bound:g}).{_without(use)}"
             )
         elif use.verdict == "unclear":
             yield f"Whether the {use.arm} model uses {noun} cannot be told: {_why_unclear(use, confidence)}."
+
+
+def _without(use: ModalityUse) -> str:
+    """Return how an ignored modality can be missed all the same; nothing where it is not."""
+    fall = use.fall_absent
+    if fall.low is None or fall.low <= 0:
+        return ""
+    return (
+        f" That the {use.metric} falls by {fall.estimate:+z.3f} without any is no use of what it says: the network "
+        "misses an input that it was trained with."
+    )
 
 
 def _why_unclear(use: ModalityUse, confidence: float) -> str:

@@ -75,12 +75,21 @@ def _on_leaks(evaluation: CohortEvaluation) -> Iterator[str]:
                 f"{NAMES[auroc.name]} of the {arm} arm is {auroc.estimate:.3f}, near 1: look for a leak, such as "
                 "findings or a diagnosis in the note, burned-in text, or a scanner or site that gives the class away."
             )
-    for gain in evaluation.differences:
+    for gain in _telling_gains(evaluation):
         if gain.estimate is not None and gain.estimate >= LARGE_GAIN:
             yield (
                 f"Fused gains {gain.estimate:.2f} {NAMES[gain.name]} over {gain.group}-only: so large a gain is a leak "
                 "until shown otherwise."
             )
+
+
+def _telling_gains(evaluation: CohortEvaluation) -> list[Metric]:
+    """Return what fused gains over the best single arm, and over images.
+
+    A gain over a weaker arm tells of that arm; but what others add to images is theirs, and may be the answer.
+    """
+    defined = [gain.estimate for gain in evaluation.differences if gain.estimate is not None]
+    return [gain for gain in evaluation.differences if gain.group == "image" or gain.estimate == min(defined)]
 
 
 def _on_chance(evaluation: CohortEvaluation, interval: str) -> Iterator[str]:

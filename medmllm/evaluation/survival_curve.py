@@ -41,13 +41,16 @@ def log_hazards(raw: FloatArray, temperature: float, fold: FoldSurvival, at: Flo
     """Return calibrated log cumulative hazards until each time, shape (studies, times).
 
     Args:
-        raw: Logits of the hazards; shape (studies, intervals).
+        raw: Logits of the hazards; shape (studies, intervals). Of a study that nothing is said of, as of one that could
+            not be given another patient's image, they are NaN, and so is what comes back.
         temperature: Of the fold.
         fold: Its intervals, and everybody's logits.
         at: Above 0, up to the last bound; shape (times,).
     """
     everybody = np.array(fold.everybody)
-    steps = np.logaddexp(0.0, everybody + (raw - everybody) / temperature)  # -log(1 - hazard)
+    drawn = everybody + (raw - everybody) / temperature
+    # numpy's logaddexp warns of each NaN it meets
+    steps = np.logaddexp(0.0, drawn, out=np.full_like(drawn, np.nan), where=~np.isnan(drawn))  # -log(1 - hazard)
     return np.log(np.maximum(steps @ parts_until(fold.bounds, at), _LEAST))
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import write_table
 from medmllm.documents import Document, Probability, Sha256
-from medmllm.evaluation.comparison import Comparison, compared_metric
+from medmllm.evaluation.comparison import Comparison, compared_metric, may_be_best
 from medmllm.evaluation.remarks import NAMES
 from medmllm.model_documents import Task
 from medmllm.records import Metric, Provenance
@@ -92,6 +92,7 @@ class ComparisonPage:
 
     comparison: ComparisonDocument
     tables: tuple[MetricTable, ...]
+    without_a_best: tuple[str, ...]  # labels of metrics that no run is called best in, whatever they are
 
 
 def compared_runs(found: Comparison, arms: dict[str, str]) -> tuple[ComparedRun, ...]:
@@ -144,7 +145,7 @@ def write_comparison(out: Path, comparison: ComparisonDocument) -> None:
     """Write the three files; comparison.json last, as it marks the folder as whole."""
     write_table(out / "comparison.csv", ComparisonRow, rows(comparison))
     tables = tuple(_table(comparison, metric.name) for metric in comparison.runs[0].metrics)
-    page = ComparisonPage(comparison, tables)
+    page = ComparisonPage(comparison, tables, tuple(table.label for table in tables if not may_be_best(table.name)))
     write_page(out / "comparison.html", "comparison.html.j2", synthetic=comparison.synthetic, page=page)
     comparison.write(out / "comparison.json")
 

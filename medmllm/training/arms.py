@@ -16,6 +16,7 @@ from medmllm.records import MODALITIES
 from medmllm.training.class_splits import make_splits
 from medmllm.training.cohort import Cohort
 from medmllm.training.label_splits import split_labels
+from medmllm.training.learnt_words import remark_learnt_words
 from medmllm.training.missing_inputs import remark_missing
 from medmllm.training.splits import SplitPlan
 from medmllm.training.survival_strata import strata_names, stratified_labels, target_strata
@@ -55,7 +56,7 @@ def _switched_off(config: TrainConfig) -> dict[Arm, str]:
 
 
 def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[str]]:
-    """Return the arms that the cohort can train, and remarks on those it cannot and on what many studies lack.
+    """Return the arms that the cohort can train, and remarks on those it cannot and on what it gives them to read.
 
     Raises:
         ConfigError: No arm is left.
@@ -76,7 +77,7 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
     said += remark_missing(cohort, config.image.channels)
     if not arms:
         raise ConfigError("no study has what [training] arms reads: add notes or images, or name other arms")
-    return arms, said
+    return arms, [*said, *remark_learnt_words(cohort, arms, config.text.encoder)]
 
 
 def main_arm(arms: Sequence[Arm]) -> Arm:

@@ -113,6 +113,12 @@ def test_remarks_name_what_is_ignored_and_what_cannot_be_told_and_nothing_else()
         "The fused model ignores the image: given another patient's, its AUROC falls by +0.000 "
         "(90 % interval +0.000 to +0.000, all below 0.02)."
     )
+    missed = replace(ignored, fall_absent=Interval(0.16, 0.04, 0.302, 0))
+    (said,) = use_remarks([missed], confidence=0.9)
+    assert said.endswith(
+        "all below 0.02). That the AUROC falls by +0.160 without any is no use of what it says: the network misses an "
+        "input that it was trained with."
+    )
     open_ = replace(used, verdict="unclear", fall=Interval(0.01, -0.02, 0.04, 0))
     guessing = replace(open_, auroc=Interval(0.6, 0.48, 0.7, 0))
     first, second = use_remarks([open_, guessing], confidence=0.95)

@@ -99,6 +99,22 @@ def test_so_large_a_gain_is_a_leak_until_shown_otherwise(gain: float, count: int
     assert all("a leak until shown otherwise" in sentence for sentence in found)
 
 
+@pytest.mark.parametrize(
+    ("over_image", "over_text", "named"),
+    [
+        (0.0, 0.4, []),  # the note tells nothing, the image all: no leak
+        (0.4, 0.0, ["image"]),  # the note tells all: it may give the answer away
+        (0.3, 0.25, ["image", "text"]),
+    ],
+)
+def test_a_gain_is_a_leak_over_the_best_single_arm_or_over_images(
+    over_image: float, over_text: float, named: list[str]
+) -> None:
+    gains = tuple(metric("auroc", own, 0.001, 0.5, arm) for arm, own in (("image", over_image), ("text", over_text)))
+    found = [sentence for sentence in said(cohort(differences=gains)) if "leak until shown otherwise" in sentence]
+    assert [sentence.partition("over ")[2].partition("-only")[0] for sentence in found] == named
+
+
 @pytest.mark.parametrize(("patients", "count"), [(9, 1), (10, 0)])
 def test_fewer_than_ten_patients_of_a_class_allow_no_conclusion(patients: int, count: int) -> None:
     found = said(cohort(class_patients=(140, patients)))

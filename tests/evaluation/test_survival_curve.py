@@ -30,6 +30,14 @@ def test_the_share_that_comes_through_is_the_product_of_one_minus_each_hazard() 
     assert 1 - found[0] == pytest.approx([0.5, 0.5 * 0.8, 0.5 * 0.8 * 0.9])
 
 
+def test_a_study_that_nothing_is_said_of_stays_without_a_number_and_without_a_warning() -> None:
+    raw = logit(np.array([[0.5, 0.2, 0.1], [np.nan, np.nan, np.nan]]))
+    with np.errstate(invalid="raise"):
+        found = log_hazards(raw, 1.0, _fold(), BOUNDS)
+    assert np.isnan(found[1]).all()
+    assert 1 - risks(found)[0] == pytest.approx([0.5, 0.5 * 0.8, 0.5 * 0.8 * 0.9])
+
+
 def test_between_bounds_the_hazard_is_constant() -> None:
     through = 1 - risks(log_hazards(logit(np.array([[0.5, 0.2, 0.1]])), 1.0, _fold(), np.array([1.0, 3.0, 6.0])))
     assert through[0] == pytest.approx([0.5**0.5, 0.5 * 0.8**0.5, 0.5 * 0.8 * 0.9**0.5])

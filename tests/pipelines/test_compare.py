@@ -9,7 +9,7 @@ import pytest
 
 from medmllm.config import TrainConfig, load_config
 from medmllm.csv_tables import read_table, write_table
-from medmllm.reporting.comparison import ComparisonDocument, ComparisonRow, differing_settings
+from medmllm.reporting.comparison import ComparisonDocument, ComparisonRow, differing_settings, write_comparison
 from medmllm.result_documents import EvaluationDocument
 from medmllm.table_rows import OutOfFoldRow
 from tests.pipelines.runs import UNTRACKED, Trained, invoke, train
@@ -71,6 +71,10 @@ def test_a_run_that_knows_the_truth_is_best_and_marked_so(compared: Path) -> Non
     assert best == set(comparison.runs[2].best_in)
     marks = [element for element in Page.read(compared / "comparison.html").all("strong") if element.line == "best"]
     assert len(marks) == 1 + len(best)  # the caption explains the word
+    (caption,) = (
+        one for one in Page.read(compared / "comparison.html").all("caption") if one.line.startswith("Estimate")
+    )
+    assert "never said of Calibration slope, Calibration intercept, Sensitivity, Specificity, which" in caption.line
 
 
 def test_the_table_and_the_page_hold_the_numbers_of_the_document(compared: Path) -> None:
@@ -94,6 +98,14 @@ def test_the_table_and_the_page_hold_the_numbers_of_the_document(compared: Path)
 def test_the_settings_that_differ_are_listed_and_no_others(compared: Path) -> None:
     comparison = ComparisonDocument.read(compared / "comparison.json")
     assert comparison.settings == {"training.epochs": ("2", "1", "2")}
+
+
+def test_a_setting_that_is_empty_in_a_run_is_shown_as_empty(compared: Path, tmp_path: Path) -> None:
+    comparison = ComparisonDocument.read(compared / "comparison.json")
+    settings = {"training.group_out": ("", "scanner", "")}
+    write_comparison(tmp_path, comparison.model_copy(update={"settings": settings}))
+    rows = [row.line for row in Page.read(tmp_path / "comparison.html").all("tr")]
+    assert "training.group_out (empty) scanner (empty)" in rows
 
 
 def test_settings_that_name_folders_are_listed_by_the_folders_own_names() -> None:
