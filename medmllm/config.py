@@ -293,8 +293,8 @@ def without_packaged_channels(
 ) -> dict[str, object]:
     """Return settings without the packaged channels, where --set names channels of its own and the file names none.
 
-    Else the packaged channel, which takes any series, would want the same ones. `tables` are the packaged settings under
-    the file's `own`, `asked` is all that --set names.
+    Else the packaged channel, which takes any series, would want the same ones. `tables` are the packaged settings
+    under the file's `own`, `asked` is all that --set names.
 
     >>> without_packaged_channels({"channels": {"image": {}}}, {}, {"channels": {"flair": {"modality": "MR"}}})
     {'channels': {}}
