@@ -70,12 +70,14 @@ class QualityDecisions(Document):
     oblique: Severity
     few_slices: Severity
     short_coverage: Severity
+    damaged_beside: Severity
     note_empty: Severity
     note_only_headings: Severity
     note_too_short: Severity
     note_language: Severity
     note_placeholders: Severity
     note_duplicate: Severity
+    note_encoding: Severity
     recording_silent: Severity
     recording_clipped: Severity
     recording_sample_rate: Severity

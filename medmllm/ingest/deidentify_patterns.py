@@ -140,7 +140,7 @@ _BIRTH = (
 PATIENT_NAMED = re.compile(
     rf"(?P<label>\b(?:[Pp]at(?:ient(?:in)?)?\.?|PAT(?:IENT)?)[ \t]{{0,3}}:[ \t]{{0,9}})"
     rf"(?P<name>(?!(?i:{NO_ANSWERS})\b)"
-    rf"{_WHOLE}(?:,[ ](?!I['’])(?:{_WHOLE}|[{_BIG}]\.)(?![ ]?\w)|"
+    rf"{_WHOLE}(?:,[ ](?:{_WHOLE}|[{_BIG}]\.)(?![ ]?\w)|"
     rf"(?=[ \t]*$|{_BIRTH}|[ \t]*[,;(][ \t]*(?i:\[|\d|male|female|[mfwd]\b))))",
     re.MULTILINE,
 )

@@ -21,6 +21,7 @@ from medmllm.records import FloatArray, QualityFinding, Volume
 MOST_VOXELS = 1_000_000  # values are looked at on a regular subset of larger volumes
 MOST_LINE_VOXELS = 300_000  # and noise on a subset of whole lines
 FEW_VALUES = 8
+ROUNDING = 1e-5  # of a spacing, as a fraction: many a header holds 32 bits of it
 SIGNED = frozenset({"CT", None})  # modalities whose values may well be negative
 AXES = ("right-left", "anterior-posterior", "superior-inferior")
 
@@ -34,6 +35,10 @@ def check_volume(volume: Volume, where: str, bounds: QualityBounds) -> Iterator[
         bounds: Of the policy.
     """
     yield from check_grid(volume, where, bounds)
+    if volume.damaged_beside:
+        reason = (f"{volume.damaged_beside} files in the folder of the series cannot be read (bound 0): it may lack "
+                  "slices at its ends. problems.csv names them")  # fmt: skip
+        yield QualityFinding("damaged_beside", where, float(volume.damaged_beside), 0.0, reason)
     bad = count_not_finite(volume.voxels)
     if bad:
         yield QualityFinding("nan_voxels", where, float(bad), 0.0, f"{bad:,} voxels are NaN or infinite (bound 0)")
@@ -91,8 +96,8 @@ def check_grid(volume: Volume, where: str, bounds: QualityBounds) -> Iterator[Qu
     """Yield what is implausible about the grid: spacing, extent, shear, obliquity, number of slices."""
     spacing = volume.spacing_mm
     for value, bound, wrong in (
-        (min(spacing), bounds.spacing_mm[0], min(spacing) < bounds.spacing_mm[0]),
-        (max(spacing), bounds.spacing_mm[1], max(spacing) > bounds.spacing_mm[1]),
+        (min(spacing), bounds.spacing_mm[0], min(spacing) < bounds.spacing_mm[0] * (1 - ROUNDING)),
+        (max(spacing), bounds.spacing_mm[1], max(spacing) > bounds.spacing_mm[1] * (1 + ROUNDING)),
     ):
         if wrong:
             reason = f"voxels lie {value:.3g} mm apart (bound {bound:g} mm). Is the unit right?"

@@ -41,6 +41,7 @@ def grid(x: float, y: float, z: float) -> FloatArray:
     [
         ("spacing_implausible", grid(2, 2, 10.5), grid(2, 2, 9.5)),
         ("spacing_implausible", grid(0.019, 0.5, 0.5), grid(0.021, 0.5, 0.5)),
+        ("spacing_implausible", grid(2, 2, 10.001), grid(2, 2, np.float32(10) + np.float32(1e-6))),  # 10.000001
         ("anisotropic", grid(0.3, 0.3, 9.3), grid(0.3, 0.3, 8.7)),  # 31 and 29 times
         ("extent_implausible", grid(25.5, 9, 5), grid(24.5, 9, 5)),  # 40 columns: 1,020 and 980 mm
         ("short_coverage", grid(1, 1, 0.4), grid(1, 1, 0.45)),  # 12 slices: 4.8 and 5.4 mm
