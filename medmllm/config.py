@@ -227,11 +227,8 @@ def load_config(
         ConfigError: Unknown key (with the nearest known one), wrong value, unreadable file.
     """
     tables, asked = packaged_defaults(verb), dict[str, object]()
-    name = f"{verb}.toml"
-    own = {} if file is None else _read_toml(file)
-    if file is not None:
-        name = file.name
-        tables = merge(tables, own)
+    name, own = (f"{verb}.toml", dict[str, object]()) if file is None else (file.name, _read_toml(file))
+    tables = merge(tables, own)
     for override in overrides:
         asked = merge(asked, parse_override(override), replace_channels=False)
     tables = without_packaged_channels(tables, own, asked)
