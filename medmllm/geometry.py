@@ -114,7 +114,7 @@ def slice_gap(positions: FloatArray, normal: FloatArray, *, tolerance: float = 0
     raise GeometryError(
         f"slices {worst} and {worst + 1} of {len(positions)} lie {gaps[worst]:.2f} mm apart, the median gap is "
         f"{median:.2f} mm (tolerance {tolerance:.0%}). {many if whole else 'The gaps are uneven'}: export the series "
-        'again, whole, or set regrid = "uneven" in [image] to interpolate.',
+        "again, whole",
         code="missing_slice" if whole else "uneven_gap",
     )
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FloatArray = npt.NDArray[np.floating]
+Plane = Literal["axial", "coronal", "sagittal", "oblique"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +37,17 @@ class Survival:
 Target = int | tuple[int | Survival, ...] | Survival
 """What is known of one study: its class index or time to an event; for several targets one each, or UNKNOWN."""
 
-UNKNOWN = -1
-"""A label that a study lacks."""
+UNKNOWN = -1  # a label that a study lacks
 
 MODALITIES = ("image", "text", "recording", "table")  # the columns of Batch.present, in order
 
-Stage = Literal["index", "read", "quality", "preprocess", "contract", "predict", "explain"]
-"""Where a study was refused."""
+Stage = Literal["index", "read", "quality", "preprocess", "contract", "predict", "explain"]  # where a study was refused
 
 Severity = Literal["accept", "warn", "refuse"]
 """What follows from a finding, by the policy: it is noted down, it is a warning, or the study is refused."""
 
 
 # --- what a folder holds -------------------------------------------------------------------
-
-
-Plane = Literal["axial", "coronal", "sagittal", "oblique"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +63,7 @@ class Technique:
     manufacturer: str | None = None  # by Manufacturer (0008,0070), a known one or OTHER
     model: str | None = None  # Manufacturer's Model Name (0008,1090), in capitals
     field_strength_t: float | None = None  # Magnetic Field Strength (0018,0087)
+    apart: str | None = None  # numbers that tell it from other parts of its series, e.g. DiffusionBValue=1000
 
     @property
     def contrast_word(self) -> Literal["yes", "no"] | None:
@@ -88,6 +85,7 @@ class SeriesReference:
     refusal: "Refusal | None" = None  # why it cannot become a Volume, when the headers show it
     frames: tuple[int, ...] = field(default=(), repr=False)  # of each file, the frame or volume; empty: all the first
     technique: Technique = Technique()
+    damaged_beside: int = 0  # DICOM files in its folder that cannot be read: it may lack slices at its ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +124,7 @@ class Volume:
     frame_of_reference_uid: str | None = field(repr=False)  # overlay only where these agree
     modality: str | None  # DICOM Modality (0008,0060); None when the source does not say
     padding: tuple[float, float] | None = None  # lowest and highest value of voxels outside the image, where named
+    damaged_beside: int = 0  # files beside those of its series that cannot be read: slices may be missing at its ends
 
     def __post_init__(self) -> None:
         if self.voxels.ndim != 3:
@@ -159,6 +158,7 @@ class Note:
     sections: tuple[Section, ...]
     document_type: str | None = None
     authored: str | None = field(default=None, repr=False)  # time, ISO 8601; None when the source has none
+    guessed_encoding: str | None = None  # its bytes are no Unicode text, and were read as this
 
 
 @dataclass(frozen=True, slots=True, eq=False)

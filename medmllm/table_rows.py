@@ -58,6 +58,9 @@ class SeriesRow(Document):
     )
     model: str | None = Field(description="Manufacturer's Model Name (0008,1090), in capitals")
     field_strength_t: PositiveFloat | None = Field(description="Magnetic Field Strength (0018,0087)")
+    apart: str | None = Field(
+        description="numbers that tell it from other parts of its series, as DiffusionBValue=1000; empty: not split"
+    )
 
 
 class SelectionRow(Document):

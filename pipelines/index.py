@@ -69,6 +69,10 @@ def run(
     """
     folder, keyring = folder_of(studies), load_keyring()
     again = FileStore.is_of(out / STORE, keyring, folder)
+    if (out / MARKER).exists() and (out / STORE).exists() and not (again or overwrite):
+        raise MisuseError(f"the output folder already holds {MARKER} of another folder of studies, or made with "
+                          "another site secret, under which all keys are others: choose another --out, bring the "
+                          "secret back, or add --overwrite")  # fmt: skip
     check_writable(out, overwrite=overwrite or again, marker=MARKER, studies=folder)  # before the long part
     check_linkage(linkage, out)
     table = read_label_table(labels) if labels else None
@@ -83,6 +87,7 @@ def run(
                 files = write_parquet(out / "files.parquet", FileRow, index.files())
             else:
                 files = write_table(out / "files.csv", FileRow, index.files())
+        (out / ("files.csv" if parquet else "files.parquet")).unlink(missing_ok=True)  # of an earlier run
         read = store.read
     os.replace(out / f"{MARKER}.partial", out / MARKER)  # last: it marks the folder as whole
     return IndexResult(files, read, **counts)

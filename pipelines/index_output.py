@@ -138,4 +138,5 @@ def series_rows(study: Study) -> Iterator[SeriesRow]:
             manufacturer=series.technique.manufacturer,
             model=series.technique.model,
             field_strength_t=series.technique.field_strength_t,
+            apart=series.technique.apart,
         )

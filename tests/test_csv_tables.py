@@ -30,7 +30,7 @@ def series(**changes: object) -> SeriesRow:
         "size_y": 6, "size_z": None, "spacing_x_mm": 0.1, "spacing_y_mm": 1 / 3, "spacing_z_mm": None,
         "status": "refused", "code": "bad_geometry", "reason": 'gap of 4 mm, "one" slice is missing',
         "plane": "axial", "kernel": None, "contrast": "no", "thickness_mm": 2.5, "time_order": None,
-        "manufacturer": "GE", "model": None, "field_strength_t": 1.5,
+        "manufacturer": "GE", "model": None, "field_strength_t": 1.5, "apart": "EchoTime=90",
     }  # fmt: skip
     return SeriesRow.model_validate(fields | changes)
 

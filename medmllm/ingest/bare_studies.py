@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 from medmllm.ingest.draft import FolderMap, Remark, StudyDraft, enclosing
 from medmllm.ingest.recognise import Kind, Recognised
-from medmllm.ingest.tables import LabelTable
+from medmllm.ingest.tables import LabelTable, composed
 
 MOST_FILES: Mapping[Kind, int] = {Kind.NOTE: 3, Kind.RECORDING: 10}
 """In a folder without images that no table lists: with more, they are not taken for one study's."""
@@ -54,7 +54,7 @@ def _listed(held: Iterable[str], folders: FolderMap, table: LabelTable | None) -
     return [
         _draft(folder, folder)
         for folder in held
-        if folder and {folder, folder.rpartition("/")[2]} & names and not folders.holds(folder)
+        if folder and {composed(folder), composed(folder.rpartition("/")[2])} & names and not folders.holds(folder)
     ]
 
 

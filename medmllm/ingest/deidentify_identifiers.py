@@ -195,7 +195,8 @@ class Identifiers:
         lowered = data.lower()
         names = {spelt for name in (*self.names, *self.guesses) for spelt in spellings(name)}
         words = (word for word in (*names, *self.numbers, *self.dates) if len(word) >= shortest)
-        return any(word.encode(code, "replace") in lowered for word in words for code in _codes(word))
+        forms = {form for word in words for form in (word, word.upper())}  # bytes are lowered as ASCII alone
+        return any(form.encode(code, "replace").lower() in lowered for form in forms for code in _codes(form))
 
 
 def collect(data: Dataset, depth: int = 0) -> Identifiers:

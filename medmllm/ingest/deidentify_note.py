@@ -153,6 +153,8 @@ class NoteScrubber:
         return word.casefold() in self.keep
 
     def _known_names(self, text: str) -> str:
+        if not self.known.names and not self.known.guesses:
+            return text
         text = self._replace("NAME", (self.known.spelt.without_spaces,), text)
         alike = {word for word in set(WORD.findall(text)) if self._like_a_name(word) is not Likeness.NONE}
         pieces: list[str] = []
@@ -179,7 +181,9 @@ class NoteScrubber:
 
     def _like_a_name(self, word: str) -> Likeness:
         if word not in self._likeness:
-            likeness = max(self.known.spelt.likeness(word), min(Likeness.LIKE, self.known.spelt_guesses.likeness(word)))
+            likeness = self.known.spelt.likeness(word)
+            if likeness < Likeness.LIKE:
+                likeness = max(likeness, min(Likeness.LIKE, self.known.spelt_guesses.likeness(word)))
             self._likeness[word] = Likeness.NONE if self._kept(word) else likeness
         return self._likeness[word]
 

@@ -21,9 +21,10 @@ SHORTEST_RESPELT = 5  # letters; a shorter word that is a name in another spelli
 SHORTEST_LIKE = 4  # letters of a name with ae, oe, ue, aa read as one letter, or with an s behind it
 SHORTEST_GLUED = 5  # letters; a shorter name stands within too many words
 _HIDDEN = "\u00ad\u200b-\u200d\u2060\ufeff"  # soft hyphens and characters of no width, as copied text has them
-_MARKS = rf"\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0dff\u1ab0-\u1aff\u3099\u309a{_HIDDEN}"
+_MARKS = "".join(sign for sign in map(chr, range(0x300, 0x1B00)) if unicodedata.category(sign) in ("Mn", "Mc"))
+_JOINED = rf"{_MARKS}\u1dc0-\u1dff\u3099\u309a{_HIDDEN}"
 _SPACELESS = "\u0e00-\u0e7f\u3005\u3041-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f"
-LETTERS = rf"[^\W\d_](?:[^\W\d_]|[{_MARKS}])*"
+LETTERS = rf"[^\W\d_]+(?:[{_JOINED}]+[^\W\d_]*)*"
 WORD = re.compile(LETTERS)
 COMPOUND = re.compile(rf"{LETTERS}(?:['’´`‐-]{LETTERS})+")
 SPACELESS = re.compile(rf"[{_SPACELESS}]+")  # Han, kana, Hangul, Thai
@@ -95,7 +96,8 @@ class KnownNames:
         self.count = len(names)
         self._respelt = frozenset(spelt for name in self._own for spelt in spellings(name))
         short = ((shortened(spelt), spelt) for spelt in self._respelt)
-        self._short = frozenset(one for one, spelt in short if one != spelt and len(one) >= SHORTEST_LIKE)
+        self._short = frozenset(one for one, spelt in short if one != spelt)
+        self._longer = tuple(name for name in self._respelt | self._short if len(name) >= SHORTEST_GLUED)
         self._first_letters = frozenset(spelt[0] for spelt in self._respelt)
         self._first_three = frozenset(spelt[:SHORTEST_NAME] for spelt in self._respelt)
 
@@ -107,10 +109,10 @@ class KnownNames:
         ['SAME', 'LIKE', 'SMALL', 'SAME', 'NONE']
         """
         own = folded(word)
+        if own[:1] not in self._first_letters and own[:1].isascii():
+            return Likeness.NONE
         if own in self._own:
             return Likeness.SAME
-        if own[:1].isascii() and own[:1] not in self._first_letters:
-            return Likeness.NONE
         spelt = spellings(own)
         if not spelt.isdisjoint(self._respelt):
             return Likeness.SAME if len(own) >= SHORTEST_RESPELT else Likeness.SMALL
@@ -143,8 +145,7 @@ class KnownNames:
         >>> known.is_within("MUELLERCOIL"), known.is_within("PLOTTED")
         (True, False)
         """
-        longer = [name for name in (*self._respelt, *self._short) if len(name) >= SHORTEST_GLUED]
-        return any(name in spelt for spelt in spellings(word) - TRADE_WORDS for name in longer)
+        return any(name in spelt for spelt in spellings(word) - TRADE_WORDS for name in self._longer)
 
     @cached_property
     def without_spaces(self) -> re.Pattern[str]:

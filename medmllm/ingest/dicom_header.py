@@ -54,6 +54,7 @@ NOT_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.4.2": "spectroscopy",
     "1.2.840.10008.5.1.4.1.1.104.1": "an encapsulated PDF",
 }
+STORAGE = "1.2.840.10008.5.1.4.1.1."  # the classes of objects that are stored; private ones lie elsewhere
 TAGS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription",
     "ModalityLUTSequence", "PatientName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AcquisitionNumber",
@@ -199,9 +200,12 @@ def _of_any(path: Path, file: RegularFile) -> DicomHeader:
         data = pydicom.dcmread(stream, stop_before_pixels=True, force=force, specific_tags=list(TAGS))
         plain_tags = (keyword for keyword in TAGS if keyword != "ModalityLUTSequence")
         values = {keyword: text for keyword in plain_tags if (text := element_text(data, keyword)) is not None}
-        _refuse_other_objects(values)
+        media_storage = str(data.file_meta.get("MediaStorageSOPClassUID") or "")
+        _refuse_other_objects(values, media_storage)
         transfer_syntax = transfer_syntax or _encoding(data)
-        place, fit = _pixel_place(stream, data, values, transfer_syntax)
+        if (end := _pixel_place(stream, data, values, transfer_syntax)) is None:
+            _refuse_without("pixel data", values, media_storage)
+        place, fit = end
         table = data.get_item("ModalityLUTSequence")  # as it is: its items may be many, and are not asked for
         has_lut = bool(table is not None and table.value)
         told = told_by(values, empty={keyword for keyword in TECHNIQUE_TAGS if keyword in data} - values.keys())
@@ -214,9 +218,9 @@ def _of_plain(path: Path, plain: PlainFile, size: int) -> DicomHeader:
     if plain.before is not None and plain.before.made is not None and _LIGHT.issuperset(plain.changed):
         header = _beside(plain.before.made, path, plain, _fit_of_plain(plain, size))
     else:
-        _refuse_other_objects(plain.values)
+        _refuse_other_objects(plain.values, plain.media_storage_class)
         if plain.pixel_place is None:
-            _refuse_without("pixel data", plain.values)
+            _refuse_without("pixel data", plain.values, plain.media_storage_class)
         has_lut, fit = "ModalityLUTSequence" in plain.sequences, _fit_of_plain(plain, size)
         told = told_by(plain.values, plain.empty)
         header = _header(path, plain.values, plain.transfer_syntax, has_lut, plain.pixel_place, fit, told)
@@ -268,30 +272,36 @@ def _encoding(data: pydicom.Dataset) -> str:
     return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
-def _refuse_other_objects(values: Mapping[str, str]) -> None:
+def _refuse_other_objects(values: Mapping[str, str], media_storage: str) -> None:
     kind = NOT_IMAGES.get(values.get("SOPClassUID", ""))
     if kind:
         raise DicomError(f"the object is {kind}, not an image", code="not_an_image")
     if not all(values.get(keyword, "0").strip("0") for keyword in ("Rows", "Columns")):
-        _refuse_without("rows and columns", values)
+        _refuse_without("rows and columns", values, media_storage)
 
 
-def _refuse_without(what: str, values: Mapping[str, str]) -> NoReturn:
-    """Raise for an object without what an image has: damaged where its class is an image, else another object."""
-    if UID(values.get("SOPClassUID", "")).name.endswith("Image Storage"):
-        raise DicomError(f"the image holds no {what}: it was cut short or emptied", code="no_pixels")
-    raise DicomError(f"the object has no {what}: a report, plan, curve or the like", code="not_an_image")
+def _refuse_without(what: str, values: Mapping[str, str], media_storage: str) -> NoReturn:
+    """Raise for an object without what an image has: damaged where its class is an image, else another object.
+
+    A file that was cut before its SOP Class UID, or within it, goes by the file meta; one cut in that too is damaged.
+    """
+    for each in (UID(values.get("SOPClassUID", "")), UID(media_storage)):
+        if each.name == each and (each.startswith(STORAGE) or STORAGE.startswith(each)):
+            continue  # there is none, or not all of it
+        if "Image Storage" not in each.name:
+            raise DicomError(f"the object has no {what}: a report, plan, curve or the like", code="not_an_image")
+        raise DicomError(f"the image holds no {what}: the file was cut short or emptied, copy it again",
+                         code="no_pixels")  # fmt: skip
+    raise DicomError(f"the object names no SOP class in full and holds no {what}: the file was cut short or emptied, "
+                     "copy it again", code="no_pixels")  # fmt: skip
 
 
 def _pixel_place(
     stream: BinaryIO, data: pydicom.Dataset, values: Mapping[str, str], transfer_syntax: str
-) -> tuple[int | None, Fit]:
+) -> tuple[int | None, Fit] | None:
     """Return where the value of Pixel Data starts, and whether it is as long as it should; the stream stands at it.
 
-    pydicom takes what is there and only warns.
-
-    Raises:
-        DicomError: There are no pixel data at all.
+    None where there are no pixel data at all; pydicom takes what is there and only warns.
     """
     implicit, little = data.original_encoding
     inflated = transfer_syntax == DeflatedExplicitVRLittleEndian
@@ -305,7 +315,7 @@ def _pixel_place(
     if len(start) < header_bytes or struct.unpack(f"{order}H", start[:2])[0] != 0x7FE0:
         if inflated:
             return None, FITS
-        _refuse_without("pixel data", values)
+        return None
     declared = struct.unpack(f"{order}I", start[header_bytes - 4 : header_bytes])[0]
     place += header_bytes
     there = None if inflated else end - place  # an inflated stream may have been cut on purpose

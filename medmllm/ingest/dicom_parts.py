@@ -9,7 +9,7 @@ and `arrange` refuses it where slices collide. Geometry: DICOM PS3.3 C.7.6.2.1.1
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, combinations, pairwise
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from medmllm.errors import GeometryError
 from medmllm.geometry import SAME_DIRECTION, slice_normal, slice_step
+from medmllm.ingest.dicom_apart import told_apart
 from medmllm.ingest.dicom_header import APART, DicomHeader
 from medmllm.ingest.dicom_stack import FEWEST, SAME_SPACING, refusal_of
 from medmllm.records import FloatArray
@@ -48,6 +49,7 @@ class Part:
     label: str  # what tells it from the others; empty when the series is whole
     headers: tuple[DicomHeader, ...] = field(repr=False)
     remarks: tuple[tuple[str, str], ...] = ()  # (code, reason)
+    apart: str = ""  # the numbers that tell it from the others, e.g. DiffusionBValue=1000
 
 
 def split(headers: Sequence[DicomHeader]) -> tuple[Part, ...]:
@@ -70,6 +72,9 @@ def split(headers: Sequence[DicomHeader]) -> tuple[Part, ...]:
         label = f"stack {number} of {len(found)}" if len(found) > 1 else ""
         parts += [Part(" ".join(filter(None, (label, part.label))), part.headers, part.remarks)
                   for part in _volumes(stack)]  # fmt: skip
+    if len(parts) > 1:
+        told = told_apart([part.headers for part in parts])
+        parts = [replace(part, apart=apart) for part, apart in zip(parts, told, strict=True)]
     return tuple(parts)
 
 

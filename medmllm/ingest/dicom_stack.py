@@ -113,10 +113,22 @@ def _step(
     try:
         return slice_step(positions, normal), None
     except GeometryError as error:
-        if regrid != "uneven" or error.code not in UNEVEN_GAPS:
+        if error.code not in UNEVEN_GAPS:
             raise
+        uneven = error
+    if regrid != "uneven":
+        raise GeometryError(f"{uneven.reason}{_way_out(positions, normal)}", code=uneven.code) from None
     evening = even_out(positions, normal)
     return evening.step, evening
+
+
+def _way_out(positions: FloatArray, normal: FloatArray) -> str:
+    """Return the advice to interpolate slices at uneven gaps; none where that would be refused."""
+    try:
+        even_out(positions, normal)
+    except GeometryError:
+        return ""
+    return ', or set regrid = "uneven" in [image] to interpolate'
 
 
 def _refuse_large(header: DicomHeader, slices: int) -> None:

@@ -39,6 +39,7 @@ class SeriesDraft:
     remarks: list[Remark] = field(default_factory=list)
     technique: Technique = field(default_factory=Technique)
     acquired: str | None = None  # when its first image was; see `technique`
+    damaged_beside: int = 0
 
 
 @dataclass(slots=True, repr=False)

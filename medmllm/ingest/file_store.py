@@ -33,7 +33,7 @@ STORE = "headers.sqlite"
 ROWS_AT_ONCE = 500
 REMEMBERED = 4096
 TAG_BYTES = 16  # of sealed bytes or of a digest: enough to tell one from another
-LAYOUT = 3  # of the tables and what is in them; a store of another one is made anew
+LAYOUT = 4  # of the tables and what is in them; a store of another one is made anew
 _CREATE = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE file (

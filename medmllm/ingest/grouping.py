@@ -7,8 +7,10 @@ notes and recordings -> the study of the nearest folder that holds exactly one
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from medmllm.errors import MedmllmError
+from medmllm.geometry import UNEVEN_GAPS
 from medmllm.ingest import nifti
 from medmllm.ingest.bare_studies import MOST_FILES
 from medmllm.ingest.copies import without_renamed_copies
@@ -16,7 +18,7 @@ from medmllm.ingest.dicom_header import DicomHeader
 from medmllm.ingest.dicom_parts import Part, split
 from medmllm.ingest.dicom_stack import FEWEST, Stack, arrange
 from medmllm.ingest.draft import FolderMap, Remark, SeriesDraft, StudyDraft
-from medmllm.ingest.layouts import Layouts, Place
+from medmllm.ingest.layouts import Layouts, Place, looks_like_bids
 from medmllm.ingest.recognise import Kind, Recognised
 from medmllm.ingest.technique import first_acquired, technique_of, technique_of_grid
 from medmllm.ingest.walk import FileProblem
@@ -41,6 +43,10 @@ def draft_studies(places: Iterable[tuple[Place, bytes]]) -> list[StudyDraft]:
     for draft in drafts.values():
         draft.patient_names.sort()
         draft.patient = draft.patient_names[0] if draft.patient_names else f"study {draft.original}"
+        if draft.layout == "folder" and any(map(looks_like_bids, draft.folders)):
+            reason = ("the folders are those of BIDS, but files are not called by its rules (sub-X_ses-Y_..., of "
+                      "letters and digits): each folder counts as a study")  # fmt: skip
+            draft.remarks.append(Remark("warning", "bids_name", reason))
         if draft.layout == "bids":
             _name_bids(draft)
         elif not draft.patient_names:
@@ -96,15 +102,24 @@ def _add_dicom_series(study: StudyDraft, items: Sequence[Recognised], damaged: M
         for part in parts:
             series = _dicom_series(f"{study.original}/{series_uid}", part, len(parts))
             if beside:
-                reason = (f"{beside} DICOM files in the folder of this series cannot be read: slices may be missing at "
-                          "its ends")  # fmt: skip
-                series.remarks.append(Remark("warning", "damaged_beside", reason))
+                _tell_damaged(series, beside)
             if len(patients) > 1:
                 reason = f"files of {len(patients)} different PatientIDs share this study"
                 series.refusal = Refusal("index", "mixed_patients", reason)
             study.series.append(series)
             lone += [(slices[0], series)] if len(slices) == 1 else []
     _remark_torn_series(lone)
+
+
+def _tell_damaged(series: SeriesDraft, beside: int) -> None:
+    """Say that files beside a series cannot be read: slices that it lacks may be these, and need not be made up."""
+    series.damaged_beside = beside
+    many = "1 DICOM file" if beside == 1 else f"{beside} DICOM files"
+    reason = f"{many} in the folder of this series cannot be read: slices may be missing at its ends"
+    series.remarks.append(Remark("warning", "damaged_beside", reason))
+    if series.refusal and series.refusal.code in UNEVEN_GAPS:
+        first = f"{many} in its folder cannot be read and may be what is missing: copy that again first"
+        series.refusal = replace(series.refusal, reason=f"{series.refusal.reason}. {first}")
 
 
 def _remark_torn_series(lone: Sequence[tuple[DicomHeader, SeriesDraft]]) -> None:
@@ -133,7 +148,7 @@ def _arranged(part: Part) -> tuple[Part, Stack]:
             raise
     reason = (f"{len(part.headers) - len(kept)} of {len(part.headers)} slices repeat another one at its place, pixel "
               "by pixel, under another SOPInstanceUID: they were left out")  # fmt: skip
-    return Part(part.label, kept, (*part.remarks, ("duplicate_slices", reason))), arrange(kept)
+    return replace(part, headers=kept, remarks=(*part.remarks, ("duplicate_slices", reason))), arrange(kept)
 
 
 def _dicom_series(original: str, part: Part, parts: int) -> SeriesDraft:
@@ -142,10 +157,10 @@ def _dicom_series(original: str, part: Part, parts: int) -> SeriesDraft:
         original=f"{original}#{part.label}" if part.label else original,
         kind="dicom",
         modality=first.modality,
-        description=" ".join(filter(None, (first.description, part.label))) or None,
+        description=" ".join(filter(None, (first.description, part.label, part.apart))) or None,
         files=tuple(header.file for header in part.headers),
         frames=tuple(header.frame for header in part.headers),
-        technique=technique_of(told, first.orientation),
+        technique=replace(technique_of(told, first.orientation), apart=part.apart or None),
         acquired=first_acquired(told),
     )
     try:
@@ -158,6 +173,7 @@ def _dicom_series(original: str, part: Part, parts: int) -> SeriesDraft:
         series.refusal = Refusal.of(error, "index")
     if parts > 1:
         reason = f"the series was split into {parts} by what its headers record: this is {part.label}"
+        reason += f" ({part.apart})" if part.apart else ""
         series.remarks.append(Remark("warning", "split_series", reason))
     return series
 

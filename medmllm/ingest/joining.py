@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from medmllm.ingest.draft import FolderMap, Remark, StudyDraft, enclosing
-from medmllm.ingest.tables import LabelTable, TableRow
+from medmllm.ingest.tables import LabelTable, TableRow, composed
 
 
 def join(studies: Sequence[StudyDraft], table: LabelTable) -> dict[str, TableRow]:
@@ -24,7 +24,8 @@ def join(studies: Sequence[StudyDraft], table: LabelTable) -> dict[str, TableRow
     claimed = set()
     for study in studies:
         around = [place for folder in sorted(study.folders) for place in enclosing(folder) if place]
-        names = [*study.patient_names, *around, *(place.rpartition("/")[2] for place in around)]
+        last = (place.rpartition("/")[2] for place in around)
+        names = [composed(name) for name in (*study.patient_names, *around, *last)]
         key = next((name for name in names if name in table.by_patient), None)
         if key is not None:
             claimed.add(key)
@@ -37,12 +38,12 @@ def _join_by_study(studies: Sequence[StudyDraft], table: LabelTable, folders: Fo
     """Join on study_id and return the identifiers that were claimed."""
     claims: defaultdict[str, list[tuple[bool, StudyDraft]]] = defaultdict(list)
     for study in studies:
-        own = folders.own_folders(study)
-        key = next((name for name in (*study.names, *own) if name in table.by_study), None)
+        names = [composed(name) for name in (*study.names, *folders.own_folders(study))]
+        key = next((name for name in names if name in table.by_study), None)
         if key is not None:
             claims[key].append((True, study))
             continue
-        last = [*(name.rpartition("/")[2] for name in (*study.names, *own))]
+        last = [name.rpartition("/")[2] for name in names]
         key = next((name for name in last if name in table.by_study), None)
         if key is not None:
             claims[key].append((False, study))  # by a folder's name alone, which may occur twice

@@ -20,12 +20,14 @@ from medmllm.errors import IngestError
 from medmllm.ingest.listing import Listing
 from medmllm.ingest.opening import open_regular
 from medmllm.ingest.recognise import Kind
-from medmllm.ingest.walk import FileProblem, FoundFile
+from medmllm.ingest.walk import BIDS_LABEL, FileProblem, FoundFile
 
 Layout = Literal["dicom", "folder", "bids", "nnunet", "list"]
 
 LARGEST_DATASET_BYTES = 50_000_000
-_BIDS_FILE = re.compile(r"^(?P<subject>sub-[A-Za-z0-9]+)_(?:(?P<session>ses-[A-Za-z0-9]+)_)?")
+_BIDS_FILE = re.compile(rf"^(?P<subject>sub-{BIDS_LABEL})_(?:(?P<session>ses-{BIDS_LABEL})_)?")
+_BIDS_MASK = re.compile(r"_(mask|dseg|probseg|roi|defacemask)\.nii(\.gz)?$")  # suffixes of what is drawn on images
+_BIDS_TYPES = frozenset({"anat", "func", "dwi", "fmap", "perf", "pet"})
 _NNUNET_IMAGE = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})\.nii(\.gz)?$")
 _NNUNET_FOLDERS = {"imagesTr": True, "imagesTs": True, "imagesVal": True, "labelsTr": False, "labelsTs": False}
 _MODALITIES = {"ct": "CT", "pet": "PT", "pt": "PT"} | dict.fromkeys(
@@ -110,8 +112,8 @@ class Layouts:
         case = f"{around}/{match['case']}" if around else match["case"]
         return Place("nnunet", case, case, found.folder)
 
-    def _by_folder(self, found: FoundFile) -> Place:
-        """Return the place of a NIfTI file in a BIDS tree, else its folder's.
+    def _by_folder(self, found: FoundFile) -> Place | FileProblem:
+        """Return the place of a NIfTI file in a BIDS tree, a problem for a mask there; else its folder's.
 
         A root that is itself one study goes by its own name, so that a study has the same key whether it was indexed
         alone or among others.
@@ -119,11 +121,24 @@ class Layouts:
         folders = found.folder.split("/") if found.folder else []
         bids = _BIDS_FILE.match(found.name)
         if bids and bids["subject"] in (self.root_name, *folders):
+            if _BIDS_MASK.search(found.name):
+                reason = "a mask or segmentation of a BIDS tree, not an image"
+                return FileProblem(found.relative, "ignored", "mask", reason)
             subject, session = bids["subject"], bids["session"]
             patient = "/".join(folders[: folders.index(subject) + 1]) if subject in folders else subject
             return Place("bids", f"{patient}/{session}" if session else patient, patient, found.folder)
         folder = found.folder or self.root_name
         return Place("folder", folder, folder, found.folder)
+
+
+def looks_like_bids(folder: str) -> bool:
+    """Say whether a folder is one for images of a BIDS subject, by its name and those around it.
+
+    >>> [looks_like_bids(folder) for folder in ("in/sub-0_1/anat", "sub-01/ses-1/dwi", "in/anat", "sub-01")]
+    [True, True, False, False]
+    """
+    *around, last = folder.split("/")
+    return last in _BIDS_TYPES and any(name.startswith("sub-") for name in around)
 
 
 def nnunet_channels(folder: Path) -> dict[int, str]:

@@ -56,6 +56,7 @@ class Listing:
     studies: Mapping[str, ListedStudy]
     places: Mapping[str, Listed]  # path relative to the list's folder -> what it is
     outside: tuple[int, ...]  # lines whose paths lead out of the folder
+    nameless: tuple[int, ...] = ()  # lines that name neither a study nor an image, note or recording
 
     @property
     def root(self) -> Path:
@@ -103,7 +104,7 @@ def read_listing(path: Path) -> Listing:
     if not builder.places:
         raise MisuseError("the list of studies names no image, note or recording: it needs a column or key that holds "
                           "paths relative to the list")  # fmt: skip
-    return Listing(path, builder.studies, builder.places, tuple(builder.outside))
+    return Listing(path, builder.studies, builder.places, tuple(builder.outside), tuple(builder.nameless))
 
 
 @dataclass(slots=True, repr=False)
@@ -123,6 +124,7 @@ class _Builder:
         self.studies: dict[str, ListedStudy] = {}
         self.places: dict[str, Listed] = {}
         self.outside: list[int] = []
+        self.nameless: list[int] = []
 
     def add(self, entry: _Entry) -> None:
         """Add one entry to its study."""
@@ -131,6 +133,7 @@ class _Builder:
         images = [relative for channel, relative in named if not _is_mask(channel)]
         original = entry.study or (_stem(images[0]) if images else None)
         if original is None:
+            self.nameless += [] if entry.line in self.outside else [entry.line]
             return
         study = self.studies.setdefault(original, ListedStudy(original, entry.patient, entry.line, {}))
         if entry.patient and study.patient not in (None, entry.patient):

@@ -156,6 +156,7 @@ def _refer(series: SeriesDraft, key: str, time_order: int | None) -> SeriesRefer
         frames=series.frames,
         refusal=series.refusal,
         technique=replace(series.technique, time_order=time_order),
+        damaged_beside=series.damaged_beside,
     )
 
 

@@ -94,6 +94,9 @@ def read_header(path: Path) -> NiftiHeader:
         raw, header = _judged(start[:NIFTI1_BYTES] if start[:4] in NIFTI1_SIZES else start)
         beyond = _check_size(raw, path, size, inflated)
     except (*PARSER_FAILURES, *NIBABEL_FAILURES, gzip.BadGzipFile) as error:
+        if isinstance(error, EOFError):
+            raise NiftiError("the gzip stream ends within the header: copy the file again",
+                             code="nifti_truncated") from None  # fmt: skip
         raise refused_as(NiftiError, error, "the header cannot be parsed") from None
     if beyond < math.prod(header.shape[:2]) * raw.get_data_dtype().itemsize:
         return header
@@ -143,7 +146,8 @@ def read_volume(path: Path, *, number: int = 0, modality: str | None = None) -> 
         IngestError: A file cannot be opened.
         NiftiError: As `read_header`; or damaged, cut short, or with values that no float32 can hold.
     """
-    with one_error(NiftiError, "the voxels cannot be read", also=(*NIBABEL_FAILURES, gzip.BadGzipFile)):
+    doing = "the voxels cannot be read: the file may have been cut short, copy it again"
+    with one_error(NiftiError, doing, also=(*NIBABEL_FAILURES, gzip.BadGzipFile)):
         with _open_plain(path) as plain:
             raw, remarks = _parse_header(plain.stream.read(HEADER_BYTES))
             header = _judge(raw, remarks)
@@ -288,7 +292,9 @@ def _judge(raw: Any, remarks: Remarks) -> NiftiHeader:
     unit = int(raw["xyzt_units"]) & LENGTH_UNIT  # not by nibabel, which fails on a unit of time that it does not know
     if unit not in (UNIT_UNSET, MILLIMETRES):
         said = OTHER_UNITS.get(unit, f"an unknown unit (code {unit})")
-        raise NiftiError(f"the header says lengths are in {said}, not mm", code="not_millimetres")
+        raise NiftiError(f"the header says lengths are in {said}, not mm: convert the affine to mm, or, where it is in "
+                         "mm already, set xyzt_units to 2 (nibabel: set_xyzt_units('mm'))",
+                         code="not_millimetres")  # fmt: skip
     affine = _affine(raw)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < SMALLEST_VOXEL_MM3:
         way_out = (

@@ -8,8 +8,8 @@ that WORDS and BESIDE know. Capitals without a known word are called "other": th
 follows must not be taken for part of the section before. Nothing is removed from the text.
 """
 
-import logging
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,14 +69,12 @@ SAME = {
 _HEADING = re.compile(r"^[ \t]*(?P<words>[A-Z][A-Za-z/&'-]*(?:[ \t]+[A-Za-z/&'()-]+){0,4})[ \t]*:", re.MULTILINE)
 _SMALL = frozenset({"a", "and", "for", "in", "of", "on", "or", "the", "to", "with"})
 
-log = logging.getLogger(__name__)
-
 
 def read_note(path: Path) -> Note | None:
     """Return the note in a text file, or None when it holds only white space.
 
-    UTF-8 with or without a byte order mark; Windows-1252 as a last resort, with a warning in the log. Line ends become
-    newlines.
+    UTF-8 with or without a byte order mark, UTF-16 with one; else Windows-1252, which the note then tells. Line ends
+    become newlines.
 
     Raises:
         NoteError: Larger than 1 MB, not text, or not readable.
@@ -85,23 +83,26 @@ def read_note(path: Path) -> Note | None:
         data = stream.read(LARGEST_NOTE_BYTES + 1)
     if len(data) > LARGEST_NOTE_BYTES:
         raise NoteError(f"the note is larger than {LARGEST_NOTE_BYTES:,} bytes", code="note_too_large")
-    text = _decode(data).replace("\r\n", "\n").replace("\r", "\n")
-    return Note(text=text, sections=tuple(find_sections(text))) if text.strip() else None
+    text, guessed = _decode(data)
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return Note(text, tuple(find_sections(text)), guessed_encoding=guessed) if text.strip() else None
 
 
-def _decode(data: bytes) -> str:
-    not_text = NoteError("the note is not text: it holds control characters", code="note_not_text")
+def _decode(data: bytes) -> tuple[str, str | None]:
+    """Return the text, and the encoding that was guessed where the bytes are no Unicode text."""
+    not_text = NoteError("the note is not text: it holds control characters. Save it as UTF-8", code="note_not_text")
+    guessed = None
     try:
-        text = data.decode("utf-8-sig")
+        # What Windows calls Unicode starts with one of these marks.
+        text = data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
     except UnicodeDecodeError:
         try:
-            text = data.decode("cp1252")
+            text, guessed = data.decode("cp1252"), "Windows-1252"
         except UnicodeDecodeError:
             raise not_text from None
-        log.warning("a note is not UTF-8 and was read as Windows-1252: check accented letters")
     if any(ord(character) < 32 and character not in "\t\n\r\f\v" for character in text):
         raise not_text
-    return text
+    return text, guessed
 
 
 def find_sections(text: str) -> list[Section]:
@@ -147,4 +148,5 @@ def join_notes(notes: Sequence[Note]) -> Note | None:
     for note in notes:
         sections += [Section(part.name, part.start + start, part.end + start) for part in note.sections]
         start += len(note.text) + len(GAP)
-    return Note(text=GAP.join(note.text for note in notes), sections=tuple(sections))
+    guessed = next((note.guessed_encoding for note in notes if note.guessed_encoding), None)
+    return Note(GAP.join(note.text for note in notes), tuple(sections), guessed_encoding=guessed)

@@ -3,6 +3,7 @@
 FoundFile -> DICOM image, NIfTI image, note, recording or table, with its header; or a FileProblem
 """
 
+import os
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -24,6 +25,7 @@ NOT_NOTES = frozenset({
 """Names of text files that are about a data set: no study has such a note, and none is made of one alone."""
 TABLES = ("labels.csv", "participants.tsv")  # in the root; the first that is there is used
 SIDECARS = (".json", ".tsv", ".tsv.gz", ".bval", ".bvec")
+DICOM_ENDS = (".dcm", ".dic", ".ima")
 PACKED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 IGNORED_CODES = frozenset({"not_dicom", "dicomdir", "not_an_image"})
 
@@ -96,7 +98,24 @@ def _kind(found: FoundFile, name: str, file: RegularFile) -> Kind:
         return Kind.NIFTI_VOXELS
     if not start:
         raise IngestError("the file is empty", code="empty_file")
-    return Kind.DICOM if dicom_stream.looks_like_dicom(start) else Kind.OTHER
+    if dicom_stream.looks_like_dicom(start):
+        return Kind.DICOM
+    zeros = may_be_a_slice(name) and not any(start[:128])
+    if zeros or name.endswith(DICOM_ENDS):
+        told = "starts with zeros alone" if zeros else "is no DICOM inside"
+        raise IngestError(f"the file is called like a slice and {told}: it was cut short, emptied or overwritten, copy "
+                          "it again", code="damaged_dicom")  # fmt: skip
+    return Kind.OTHER
+
+
+def may_be_a_slice(name: str) -> bool:
+    """Say whether a file whose content tells nothing is called as slices often are.
+
+    >>> [may_be_a_slice(name) for name in ("IM00001", "1.dcm", "1.2.840.7", "Thumbs.db")]
+    [True, True, True, False]
+    """
+    _, dot, suffix = name.lower().rpartition(".")
+    return not dot or suffix.isdigit() or f".{suffix}" in DICOM_ENDS
 
 
 def _has_beside(path: Path, suffix: str) -> bool:
@@ -136,8 +155,13 @@ def _not_for_us(found: FoundFile) -> FileProblem:
     stem = found.name.lower().partition(".")[0]
     if stem in NOT_NOTES:
         return FileProblem(found.relative, "ignored", "not_a_note", "a file about the data set, not about a patient")
+    if found.name == "dataset.json" and any((found.path.parent / name).is_dir() for name in ("imagesTr", "imagesTs")):
+        return FileProblem(found.relative, "ignored", "nnunet_names", "names the channels of an nnU-Net data set")
     if found.name.endswith(SIDECARS) and found.name.startswith(("sub-", "dataset_description", "participants")):
         return FileProblem(found.relative, "ignored", "bids_sidecar", "a BIDS file beside the images")
+    plain = found.place.removesuffix(".json")
+    if plain != found.place and any(map(os.path.isfile, (f"{plain}.nii.gz", f"{plain}.nii"))):
+        return FileProblem(found.relative, "ignored", "sidecar", "says how the NIfTI image of its name was acquired")
     if found.name.lower().removesuffix(".gz").endswith((".hdr", ".img")):
         reason = "half of a header and image pair, whose other half (.img or .hdr) is not beside it: copy both"
         return FileProblem(found.relative, "refused", "half_a_pair", reason)

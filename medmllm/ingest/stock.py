@@ -63,6 +63,7 @@ class Workers(AbstractContextManager["Workers"]):
     def __init__(self, keyring: Keyring, processes: int = 0) -> None:
         self._keyring, self._processes = keyring, processes
         self._executor: Executor | None = None
+        self._leaving: list[threading.Thread] = []
         self._submitted = 0
         self.ahead = 0  # batches that may wait for their results
 
@@ -129,17 +130,27 @@ class Workers(AbstractContextManager["Workers"]):
 
     def dismiss(self) -> None:
         """Let processes end while this one goes on with something else; ask nothing any more."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+        self._let_go(cancel=True)
 
     def _start(self, executor: Executor | None, ahead: int) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(wait=False)
+        self._let_go(cancel=False)
         self._executor, self.ahead = executor, ahead
 
-    def __exit__(self, *exception: object) -> None:
+    def _let_go(self, *, cancel: bool) -> None:
+        """Let an executor end by itself, in a thread that can be waited for.
+
+        One that was told not to wait cannot be waited for later: it may then close its pipe in the moment in which
+        Python, on its way out, writes to it.
+        """
         if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._leaving.append(threading.Thread(target=self._executor.shutdown, kwargs={"cancel_futures": cancel}))
+            self._leaving[-1].start()
+        self._executor, self.ahead = None, 0
+
+    def __exit__(self, *exception: object) -> None:
+        self._let_go(cancel=True)
+        for leaving in self._leaving:
+            leaving.join()
 
 
 def take_stock(

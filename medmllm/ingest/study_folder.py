@@ -10,8 +10,8 @@ at a time, so that a folder of millions of files takes little memory; `index_fol
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeVar
 
 from medmllm.errors import IngestError, LabelError, MedmllmError, MisuseError
@@ -30,7 +30,7 @@ from medmllm.ingest.layouts import Layouts
 from medmllm.ingest.listing import read_listing
 from medmllm.ingest.naming import IndexedStudy, Maker, Unmade, link
 from medmllm.ingest.notes import join_notes, read_note
-from medmllm.ingest.recognise import TABLES, Kind
+from medmllm.ingest.recognise import TABLES, Kind, may_be_a_slice
 from medmllm.ingest.stock import Workers, take_stock
 from medmllm.ingest.tables import LabelTable, TableRow, read_label_table
 from medmllm.ingest.walk import FileProblem, walk, walk_listed
@@ -40,7 +40,7 @@ from medmllm.table_rows import FileRow, LinkageRow, ProblemRow
 Told = TypeVar("Told")
 
 FILES_TOGETHER = 128  # whose studies are put together at a time
-DAMAGED_DICOM = frozenset({"dicom_unreadable", "no_pixels", "unreadable", "empty_file"})
+DAMAGED_DICOM = frozenset({"dicom_unreadable", "no_pixels", "unreadable", "empty_file", "damaged_dicom"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +225,13 @@ class FolderIndex:
                 where_key=key, study_key=None, severity="warning", code="line_without_study",
                 reason=f"line {one.line} of the list names no image, note or recording", retryable=False,
             ), link(key, "study", one.original)  # fmt: skip
+        for line in listing.nameless if listing else ():
+            key = self._keyring.file(f"line {line}")
+            yield ProblemRow(
+                where_key=key, study_key=None, severity="warning", code="line_without_study",
+                reason=f"line {line} of the list names neither a study nor an image, note or recording",
+                retryable=False,
+            ), link(key, "file", f"line {line}")  # fmt: skip
         for line in listing.outside if listing else ():
             key = self._keyring.file(f"line {line}")
             yield ProblemRow(
@@ -249,9 +256,7 @@ def _as_it_is(study: IndexedStudy) -> IndexedStudy:
 
 def _may_be_a_slice(file: StoredFile, relative: str) -> bool:
     """Say whether a file that cannot be read may have been a slice; an empty one goes by its name."""
-    suffix = PurePosixPath(relative).suffix.lower()
-    named_so = suffix in ("", ".dcm", ".dic", ".ima") or suffix[1:].isdigit()
-    return file.fate.code != "empty_file" or named_so
+    return file.fate.code != "empty_file" or may_be_a_slice(relative.rpartition("/")[2])
 
 
 def read_volume(series: SeriesReference, *, regrid: Regrid = "never") -> Volume:
@@ -270,7 +275,8 @@ def read_volume(series: SeriesReference, *, regrid: Regrid = "never") -> Volume:
         if series.refusal and not (regrid == "uneven" and series.refusal.code in UNEVEN_GAPS):
             raise IngestError(series.refusal.reason, code=series.refusal.code, retryable=series.refusal.retryable)
         if series.kind == "dicom":
-            return dicom.read_series(series.files, series.frames, regrid=regrid)
+            volume = dicom.read_series(series.files, series.frames, regrid=regrid)
+            return replace(volume, damaged_beside=series.damaged_beside) if series.damaged_beside else volume
         return nifti.read_volume(series.files[0], number=(*series.frames, 0)[0], modality=series.modality)
     except MedmllmError as error:
         error.add_note(f"(in series {series.series_key})")

@@ -13,6 +13,7 @@ import io
 import math
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,18 +96,27 @@ def read_label_table(path: Path) -> LabelTable:
         if len(cells) != len(header):
             raise LabelError(f"line {line} of the label table has {len(cells)} cells, the header has {len(header)}")
         row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-        key = row[key_column]
+        key = composed(row[key_column])
         if not key:
             raise LabelError(f"line {line} of the label table has no {key_column}")
         by_key[key].append(TableRow(line, {name: cell for name, cell in row.items() if name not in identifiers}))
         if study_column and patient_column and row[patient_column]:
-            patient_of[key] = row[patient_column]
+            patient_of[key] = composed(row[patient_column])
     _refuse_doubled(key_column, by_key)
     found = {key: same[0] for key, same in by_key.items()}
     columns = tuple(name for name in header if name not in identifiers)
     return LabelTable(
         path, key_column, columns, found if study_column else {}, {} if study_column else found, patient_of
     )
+
+
+def composed(name: str) -> str:
+    """Return a name with each accent and its letter as one character (NFC): macOS writes folder names as two.
+
+    >>> len("M\u0075\u0308ller"), len(composed("M\u0075\u0308ller"))
+    (7, 6)
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def parse_cells(path: Path, what: str = "the label table") -> list[tuple[int, list[str]]]:

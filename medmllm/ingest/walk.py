@@ -18,7 +18,8 @@ from medmllm.errors import MisuseError
 
 Severity = Literal["ignored", "warning", "refused"]
 NOT_RAW = frozenset({"derivatives", "sourcedata", "code"})  # beside sub-* in a BIDS tree: not the raw images
-_BIDS_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
+BIDS_LABEL = r"(?:[^\W_]|[\u0300-\u036f])+"  # letters and digits; of any script, accents written apart too
+_BIDS_SUBJECT = re.compile(f"sub-{BIDS_LABEL}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,17 @@ from collections.abc import Iterator
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import obliquity
 
 from medmllm.config import QualityBounds
 from medmllm.quality.hounsfield import check_hounsfield, looks_like_twice_rescaled_ct
+from medmllm.quality.slice_offsets import check_slice_offsets
 from medmllm.records import FloatArray, QualityFinding, Volume
 
 MOST_VOXELS = 1_000_000  # values are looked at on a regular subset of larger volumes
 MOST_LINE_VOXELS = 300_000  # and noise on a subset of whole lines
 FEW_VALUES = 8
+ROUNDING = 1e-5  # of a spacing, as a fraction: many a header holds 32 bits of it
 SIGNED = frozenset({"CT", None})  # modalities whose values may well be negative
 AXES = ("right-left", "anterior-posterior", "superior-inferior")
 
@@ -32,6 +35,10 @@ def check_volume(volume: Volume, where: str, bounds: QualityBounds) -> Iterator[
         bounds: Of the policy.
     """
     yield from check_grid(volume, where, bounds)
+    if volume.damaged_beside:
+        reason = (f"{volume.damaged_beside} files in the folder of the series cannot be read (bound 0): it may lack "
+                  "slices at its ends. problems.csv names them")  # fmt: skip
+        yield QualityFinding("damaged_beside", where, float(volume.damaged_beside), 0.0, reason)
     bad = count_not_finite(volume.voxels)
     if bad:
         yield QualityFinding("nan_voxels", where, float(bad), 0.0, f"{bad:,} voxels are NaN or infinite (bound 0)")
@@ -53,6 +60,8 @@ def check_volume(volume: Volume, where: str, bounds: QualityBounds) -> Iterator[
     if distinct > FEW_VALUES and not bad:
         yield from check_noise(volume.voxels, where, bounds)
         yield from check_slices(volume.voxels, where, bounds)
+        if volume.modality == "CT":
+            yield from check_slice_offsets(volume.voxels, where, bounds)
 
 
 def sample(voxels: FloatArray) -> FloatArray:
@@ -84,11 +93,11 @@ def count_distinct(values: FloatArray) -> int:
 
 
 def check_grid(volume: Volume, where: str, bounds: QualityBounds) -> Iterator[QualityFinding]:
-    """Yield what is implausible about the grid: spacing, extent, shear, number of slices."""
+    """Yield what is implausible about the grid: spacing, extent, shear, obliquity, number of slices."""
     spacing = volume.spacing_mm
     for value, bound, wrong in (
-        (min(spacing), bounds.spacing_mm[0], min(spacing) < bounds.spacing_mm[0]),
-        (max(spacing), bounds.spacing_mm[1], max(spacing) > bounds.spacing_mm[1]),
+        (min(spacing), bounds.spacing_mm[0], min(spacing) < bounds.spacing_mm[0] * (1 - ROUNDING)),
+        (max(spacing), bounds.spacing_mm[1], max(spacing) > bounds.spacing_mm[1] * (1 + ROUNDING)),
     ):
         if wrong:
             reason = f"voxels lie {value:.3g} mm apart (bound {bound:g} mm). Is the unit right?"
@@ -110,6 +119,13 @@ def check_grid(volume: Volume, where: str, bounds: QualityBounds) -> Iterator[Qu
     if shear > bounds.shear_deg:
         reason = f"slices are shifted against each other by {shear:.0f} degrees (bound {bounds.shear_deg:g})"
         yield QualityFinding("sheared", where, shear, bounds.shear_deg, reason)
+    oblique = float(np.degrees(obliquity(volume.affine)).max())
+    if oblique > bounds.oblique_deg:
+        reason = (
+            f"the volume's axes lie up to {oblique:.0f} degrees off the patient's (bound {bounds.oblique_deg:g}), and "
+            "the model sees it so: axes are put into the nearest order, not rotated"
+        )
+        yield QualityFinding("oblique", where, oblique, bounds.oblique_deg, reason)
     fewest = min(volume.voxels.shape)
     if fewest < bounds.slices:
         reason = f"{fewest} voxels along one axis (bound {bounds.slices})"
@@ -137,7 +153,9 @@ def check_values(
     """Yield what is implausible about the values, by modality."""
     if volume.modality == "CT":
         in_plane = sorted(np.array(volume.spacing_mm) * volume.voxels.shape)[1]  # slices are the shortest way, mostly
-        yield from check_hounsfield(values, where, bounds, in_plane_mm=float(in_plane), whole=whole)
+        yield from check_hounsfield(
+            values, where, bounds, in_plane_mm=float(in_plane), whole=whole, padding=volume.padding
+        )
     elif volume.modality is None and looks_like_twice_rescaled_ct(values):
         yield QualityFinding(
             "ct_double_rescale", where, float(np.median(values)), None,

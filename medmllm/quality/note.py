@@ -46,6 +46,10 @@ def check_note(note: Note | None, where: str, bounds: QualityBounds) -> Iterator
     if note is None or not note.text.strip():
         yield QualityFinding("note_empty", where, 0.0, 1.0, "the note holds no words")
         return
+    if note.guessed_encoding:
+        reason = (f"the note is no Unicode text and was read as {note.guessed_encoding}: look at accented letters, or "
+                  "save it as UTF-8")  # fmt: skip
+        yield QualityFinding("note_encoding", where, None, None, reason)
     body = body_of(note)
     words = _WORD.findall(body)
     if not words:

@@ -106,6 +106,7 @@ def technical_facts(series: SeriesReference) -> str:
         technique.kernel and f"kernel {technique.kernel}",
         technique.contrast_word and f"contrast {technique.contrast_word}",
         technique.thickness_mm and f"{technique.thickness_mm:g} mm thick",
+        technique.apart,
     )
     return ", ".join(fact for fact in facts if fact)
 

@@ -93,6 +93,7 @@ class ImageCache:
         try:
             for name, reference in series.items():
                 parts += [name, reference.kind, str(reference.modality), str(reference.frames)]
+                parts.append(str(reference.damaged_beside))
                 parts += [file_digest(path) for path in reference.files]
         except OSError:
             return None  # whoever reads it next will say what is wrong

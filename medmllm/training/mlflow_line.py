@@ -65,9 +65,22 @@ class Courier:
     @cached_property
     def _experiment_id(self) -> str:
         found = self._client.get_experiment_by_name(self._experiment_name)
-        if found:
+        if found and self._artifacts is not None:
+            self._close_killed()
+        if found and self._artifacts not in (None, found.artifact_location):
+            # The folder was moved: MLflow would make the old one again, and no call gives an experiment another place.
+            earlier = f"{self._experiment_name} (before a move, {found.experiment_id})"
+            self._client.rename_experiment(found.experiment_id, earlier)
+        elif found:
             return str(found.experiment_id)
         return str(self._client.create_experiment(self._experiment_name, artifact_location=self._artifacts))
+
+    def _close_killed(self) -> None:
+        """Mark runs that a killed training left open: beside a run's folder no other training writes."""
+        every = [one.experiment_id for one in self._client.search_experiments()]
+        for run in self._client.search_runs(every, "attributes.status = 'RUNNING'"):
+            if run.info.run_id not in self._run_ids.values():
+                self._client.set_terminated(run.info.run_id, "KILLED")
 
     def known_runs(self) -> list[SpoolEntry]:
         """Return one entry per run that the server has, so that another process can go on with it."""

@@ -58,7 +58,7 @@ class Trained:
     @property
     def patients(self) -> list[str]:
         """patient_key of each member."""
-        return [member.sample.patient_key for member in self.cohort.members]
+        return self.cohort.patients
 
 
 def write_package(trained: Trained, arm: ArmResult) -> ModelCard:

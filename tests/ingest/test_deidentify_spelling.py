@@ -106,7 +106,7 @@ def test_names_in_other_scripts_are_found_also_where_no_space_parts_words(name: 
     [
         ("Löw^Åge", "Low lung volumes. Age 45; low and age. 1) Low signal.\nLow grade."),
         ("Haas^Moe", "Has a mo. of pain; has been."),
-        ("Bär^Grau", "bar of bone; graue Substanz; Bare metal; Bars"),
+        ("Bär^Grau", "bar of bone; graue Substanz; cut Graue; Bare metal; Bars"),
         ("Grave^Cook", "Graves' disease, Graves disease; graves; cooks"),
         ("Long^Hand", "Longs hands; long hands; lung"),
         ("Philip", "Philips scanner, PHILIPS"),
@@ -144,6 +144,13 @@ def test_a_technical_text_that_holds_a_name_in_any_spelling_is_found(kept: str) 
 @pytest.mark.parametrize("technical", ["HELIX", "LUXURY", "PLUX", "Philips", "MULTI", "B30f", "PROJECTION", "Linear"])
 def test_a_technical_text_that_a_name_resembles_is_none_of_its_words(technical: str) -> None:
     assert not knowing("Müller^Philip", "Lux^Ina", "Lin").in_value(technical)
+
+
+@pytest.mark.parametrize("held", ["MUELLER", "Müller", "MÜLLER", "muller"])
+@pytest.mark.parametrize("code", ["utf-8", "latin-1"])
+def test_bytes_of_a_frame_that_hold_a_name_in_any_spelling_are_found(held: str, code: str) -> None:
+    assert knowing("Müller").in_bytes(b"\xff\xfe" + held.encode(code) + b"\0")
+    assert not knowing("Müller").in_bytes(b"\xff\xfeMILLER\0")
 
 
 def test_technical_attributes_lose_a_name_that_the_header_tells_with_marks(tmp_path: Path) -> None:

@@ -190,8 +190,8 @@ def test_a_dicomdir_is_told_by_its_file_meta(file: Path) -> None:
     ("content", "code"),
     [
         (b"hello", "not_dicom"),
-        (bytes(128) + b"DICM", "not_an_image"),
-        (bytes(128) + b"DICM" + b"\x02\x00\x00\x00UL\x04", "not_an_image"),
+        (bytes(128) + b"DICM", "no_pixels"),
+        (bytes(128) + b"DICM" + b"\x02\x00\x00\x00UL\x04", "no_pixels"),
         (bytes(128) + b"DICM" + b"\x02\x00\x00\x00UL\x09\x00" + bytes(9), "dicom_unreadable"),
     ],
 )

@@ -1,13 +1,18 @@
 """Where a file lies says which study it belongs to; nnU-Net folders are known by their dataset.json."""
 
 import json
+import unicodedata
 from pathlib import Path
+from typing import Literal
+
+import pytest
 
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.layouts import nnunet_channels
 from medmllm.ingest.study_folder import StudyIndex, index_folder
 from tests.factories import a_volume, write_nifti
 
+Form = Literal["NFC", "NFD"]
 KEYS = Keyring(b"the secret of these tests")
 
 
@@ -34,7 +39,7 @@ def test_an_nnunet_data_set_is_a_study_per_case_with_named_channels(tmp_path: Pa
         ("FLAIR BRATS_001_0000", "MR"),
         ("T1 BRATS_001_0001", "MR"),
     ]
-    assert sorted(problem.code for problem in found.problems) == ["mask", "mask", "not_recognised"]
+    assert sorted(problem.code for problem in found.problems) == ["mask", "mask", "nnunet_names"]
 
 
 def test_the_root_may_be_the_data_set_itself_and_ct_is_a_modality(tmp_path: Path) -> None:
@@ -67,3 +72,32 @@ def test_channel_names_of_both_versions_are_read_and_damage_gives_none(tmp_path:
         assert nnunet_channels(tmp_path) == names
     said.unlink()
     assert nnunet_channels(tmp_path) == {}
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_bids_subject_may_be_of_letters_of_any_script(tmp_path: Path, form: Form) -> None:
+    subject = unicodedata.normalize(form, "sub-Müller")
+    for folder, suffix in (("anat", "T1w"), ("dwi", "dwi")):
+        write_nifti(tmp_path / subject / "ses-1" / folder / f"{subject}_ses-1_{suffix}.nii.gz", a_volume())
+    (study,) = index_folder(tmp_path, keyring=KEYS).studies
+    assert (study.layout, len(study.series)) == ("bids", 2)
+
+
+def test_folders_of_bids_with_files_of_other_names_are_remarked(tmp_path: Path) -> None:
+    for folder in ("anat", "dwi"):
+        write_nifti(tmp_path / "sub-0.1" / folder / f"sub-0.1_{folder}.nii.gz", a_volume())
+    write_nifti(tmp_path / "plain" / "anat" / "t1.nii.gz", a_volume())
+    found = index_folder(tmp_path, keyring=KEYS)
+    assert {study.layout for study in found.studies} == {"folder"}
+    assert [problem.severity for problem in found.problems if problem.code == "bids_name"] == ["warning"] * 2
+
+
+@pytest.mark.parametrize("name", ["label-lesion_mask", "space-T1w_dseg", "probseg", "label-a_roi", "T1w", "mask_T1w"])
+def test_masks_of_a_bids_tree_are_no_images(tmp_path: Path, name: str) -> None:
+    write_nifti(tmp_path / "sub-01" / "anat" / "sub-01_FLAIR.nii.gz", a_volume())
+    write_nifti(tmp_path / "sub-01" / "anat" / f"sub-01_{name}.nii.gz", a_volume())
+    found = index_folder(tmp_path, keyring=KEYS)
+    (study,) = found.studies
+    is_mask = not name.endswith("T1w")
+    assert len(study.series) == (1 if is_mask else 2)
+    assert [problem.code for problem in found.problems] == (["mask"] if is_mask else [])

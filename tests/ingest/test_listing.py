@@ -157,6 +157,27 @@ def test_a_line_that_names_no_file_makes_no_study_and_is_told(tmp_path: Path) ->
     ]
 
 
+def test_an_entry_of_a_datalist_without_an_image_or_a_name_is_told_by_its_number(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii", a_volume())
+    entries = [
+        {"image": "a.nii"},
+        {"outcome": 1},
+        {"image": "../b.nii"},
+        {"id": "S4", "outcome": 0},
+        {"label": "m.nii"},
+    ]
+    datalist(tmp_path, {"training": entries, "roi": [96, 96]})
+    found = index(tmp_path / "datalist.json")
+    assert len(found.studies) == 1
+    told = sorted(p.reason for p in found.problems if p.code == "line_without_study")
+    assert told == [
+        "line 2 of the list names neither a study nor an image, note or recording",
+        "line 4 of the list names no image, note or recording",
+        "line 5 of the list names neither a study nor an image, note or recording",
+    ]
+    assert [p.code for p in found.problems if p.severity == "refused"] == ["outside_root"]
+
+
 def test_paths_out_of_the_folder_are_refused_by_line_and_cost_nothing_else(tmp_path: Path) -> None:
     write_nifti(tmp_path / "root" / "a.nii", a_volume())
     write_nifti(tmp_path / "outside.nii", a_volume())

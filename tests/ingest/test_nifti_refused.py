@@ -74,6 +74,22 @@ def test_voxels_said_to_start_within_the_header_are_refused(tmp_path: Path, offs
     assert refusal_of(path) == "nifti_unreadable"
 
 
+def test_lengths_in_another_unit_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    for unit, name in ((1, "metres"), (3, "micrometres")):
+        with pytest.raises(NiftiError, match=rf"in {name}, not mm: convert the affine to mm"):
+            read_header(patch(save(tmp_path / "MEIER.nii"), xyzt_units=unit))
+
+
+@pytest.mark.parametrize("kept", [60, 200, 0.5, 0.9])
+def test_a_gzip_stream_that_was_cut_is_to_be_copied_again(tmp_path: Path, kept: float) -> None:
+    noise = np.random.default_rng(1).integers(0, 900, (16, 16, 10)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(noise, np.eye(4)), tmp_path / "MEIER.nii.gz")
+    data = (tmp_path / "MEIER.nii.gz").read_bytes()
+    (tmp_path / "MEIER.nii.gz").write_bytes(data[: int(kept if kept > 1 else kept * len(data))])
+    with pytest.raises(NiftiError, match="again"):
+        read_volume(tmp_path / "MEIER.nii.gz")
+
+
 @pytest.mark.parametrize(
     ("fields", "code"),
     [

@@ -1,6 +1,5 @@
 """Notes: decoding, sections, joining."""
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -85,15 +84,31 @@ def test_utf8_with_and_without_byte_order_mark_read_alike(tmp_path: Path) -> Non
         assert [part.name for part in note.sections] == ["history", "impression"]
 
 
-def test_windows_1252_is_read_with_a_warning_that_quotes_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        note = note_of(tmp_path, "Müller – 5 µm".encode("cp1252"))
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_with_its_byte_order_mark_is_read(tmp_path: Path, encoding: str) -> None:
+    note = note_of(tmp_path, ("\ufeff" + "HISTORY: Müller 日本\r\n").encode(encoding))
     assert note is not None
-    assert note.text == "Müller – 5 µm"
-    assert "Windows-1252" in caplog.text
-    assert "ller" not in caplog.text
+    assert (note.text, note.guessed_encoding) == ("HISTORY: Müller 日本\n", None)
+    assert [part.name for part in note.sections] == ["history"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_utf16_without_a_mark_and_utf32_are_refused_with_the_way_out(tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(NoteError, match="Save it as UTF-8") as refusal:
+        note_of(tmp_path, "HISTORY: cough".encode(encoding))
+    assert refusal.value.code == "note_not_text"
+
+
+def test_windows_1252_is_read_and_told_as_a_guess(tmp_path: Path) -> None:
+    note = note_of(tmp_path, "Müller – 5 µm".encode("cp1252"))
+    assert note is not None
+    assert (note.text, note.guessed_encoding) == ("Müller – 5 µm", "Windows-1252")
+    plain = note_of(tmp_path, "Müller – 5 µm".encode())
+    assert plain is not None
+    assert (plain.text, plain.guessed_encoding) == (note.text, None)
+    joined = join_notes([plain, note])
+    assert joined is not None
+    assert joined.guessed_encoding == "Windows-1252"
 
 
 @pytest.mark.parametrize("data", [b"", b" \r\n\t", b"\xef\xbb\xbf\n"])

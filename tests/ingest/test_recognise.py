@@ -102,7 +102,7 @@ def test_sounds_are_recordings_and_damaged_ones_stay_recordings_with_a_refusal(t
         ("IM0001.dcm.gz", b"\x1f\x8b\x08", "ignored", "packed"),
         ("IM0001", b"", "refused", "empty_file"),
         (".gitkeep", b"", "ignored", "empty_file"),
-        ("half.dcm", bytes(128) + b"DICM", "ignored", "not_an_image"),
+        ("half.dcm", bytes(128) + b"DICM", "refused", "no_pixels"),
         ("broken.dcm", bytes(128) + b"DICM\x02\x00\x00\x00UL\x09\x00" + bytes(9), "refused", "dicom_unreadable"),
         ("sub/labels.csv", b"study_id,x\n", "ignored", "not_recognised"),
     ],
@@ -114,6 +114,19 @@ def test_every_other_file_is_a_problem_with_a_reason(
     assert item.problem is not None
     assert (item.problem.severity, item.problem.code) == (severity, code)
     assert len(item.problem.reason) > 10
+
+
+def test_a_sidecar_beside_its_image_and_the_description_of_an_nnunet_data_set_are_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "t1.nii.gz").write_bytes(b"x")
+    (tmp_path / "set" / "imagesTr").mkdir(parents=True)
+    for name, code in (
+        ("t1.json", "sidecar"),
+        ("set/dataset.json", "nnunet_names"),
+        ("dataset.json", "not_recognised"),
+    ):
+        problem = put(tmp_path, name, b"{}").problem
+        assert problem is not None
+        assert (problem.severity, problem.code) == ("ignored", code)
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "participants.tsv"])

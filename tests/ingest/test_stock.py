@@ -1,6 +1,8 @@
 """Only what is new or changed is looked at, by whatever workers, and a dying worker costs nothing."""
 
 import os
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -155,3 +157,22 @@ def test_what_is_asked_is_answered_by_whoever_is_there(monkeypatch: pytest.Monke
 def next_and_process(number: int) -> tuple[int, int]:
     """Return the next number, and who says so."""
     return number + 1, os.getpid()
+
+
+def wait_a_while(seconds: float) -> float:
+    """Keep a process busy."""
+    time.sleep(seconds)
+    return seconds
+
+
+def test_no_thread_of_dismissed_processes_is_left_for_the_end_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(threading.enumerate())
+    with monkeypatch.context() as alone:
+        alone.setattr(stock.threading, "active_count", lambda: 1)
+        workers = Workers(KEYS, 2).__enter__()
+    workers.ask(wait_a_while, 0.5)
+    start = time.monotonic()
+    workers.dismiss()
+    assert time.monotonic() - start < 0.4, "this process goes on with something else meanwhile"
+    workers.__exit__(None, None, None)
+    assert set(threading.enumerate()) <= before

@@ -1,7 +1,9 @@
 """What lies beside a study's images belongs to it: notes, recordings and its row of the label table."""
 
 import csv
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from tests.factories import (
     write_nifti_study,
 )
 from tests.ingest.indexed import KEYS, codes, index, original, study_named
+
+Form = Literal["NFC", "NFD"]
 
 
 def test_notes_and_sounds_belong_to_the_study_whose_images_lie_in_the_nearest_folder(tmp_path: Path) -> None:
@@ -149,6 +153,23 @@ def test_a_folder_name_that_occurs_twice_is_not_guessed(tmp_path: Path) -> None:
     assert [(problem.code, problem.severity) for problem in found.problems] == [("ambiguous_label", "refused")] * 2
     (tmp_path / "labels.csv").write_text("study_id,x\nsite1/001,1\nsite2/001,2\n")
     assert [study.facts["x"] for study in index(tmp_path).studies] == ["1", "2"]
+
+
+@pytest.mark.parametrize(("folder_form", "table_form"), [("NFD", "NFC"), ("NFC", "NFD")])
+@pytest.mark.parametrize("column", ["study_id", "patient_id"])
+def test_accents_written_as_one_character_or_two_name_the_same_folder(
+    tmp_path: Path, folder_form: Form, table_form: Form, column: str
+) -> None:
+    write_nifti_study(tmp_path / unicodedata.normalize(folder_form, "Müller_1"))
+    note_alone = tmp_path / unicodedata.normalize(folder_form, "Größe")
+    note_alone.mkdir()
+    for number in range(5):
+        (note_alone / f"{number}.txt").write_text("HISTORY: cough")
+    rows = unicodedata.normalize(table_form, f"{column},x\nMüller_1,1\nGröße,2\n")
+    (tmp_path / "labels.csv").write_text(rows, encoding="utf-8")
+    found = index(tmp_path)
+    assert sorted(study.facts["x"] for study in found.studies) == ["1", "2"]
+    assert "row_without_study" not in codes(found)
 
 
 def test_a_whole_path_wins_over_a_folder_name(tmp_path: Path) -> None:

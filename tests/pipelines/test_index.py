@@ -211,6 +211,21 @@ def test_results_of_another_folder_are_written_over_only_when_asked(studies: Pat
     assert index.run(studies, out=tmp_path / "out", overwrite=True).studies == 3
 
 
+def test_another_site_secret_is_told_as_a_possible_cause(studies: Path, tmp_path: Path, site_secret: Path) -> None:
+    index.run(studies, out=tmp_path / "out")
+    site_secret.write_text("0ff1ce" * 10 + "beef\n")
+    with pytest.raises(MisuseError, match=r"already holds studies\.csv .*another site secret"):
+        index.run(studies, out=tmp_path / "out")
+
+
+def test_the_table_of_files_of_an_earlier_run_does_not_stay_beside_one_of_the_other_kind(
+    studies: Path, tmp_path: Path
+) -> None:
+    for parquet, left in ((False, "files.csv"), (True, "files.parquet"), (False, "files.csv")):
+        index.run(studies, out=tmp_path / "out", parquet=parquet)
+        assert [file.name for file in (tmp_path / "out").glob("files.*")] == [left]
+
+
 def test_a_bad_label_table_stops_the_run(studies: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     with pytest.raises(LabelError):

@@ -199,6 +199,24 @@ def test_a_nifti_ct_is_held_to_hounsfield_units_where_a_sidecar_calls_it_one(
     assert [row.code for row in rows if row.decision == "refuse"] == ([] if code is None else [code])
 
 
+@pytest.mark.parametrize(("decision", "code"), [("warn", 0), ("refuse", 3)])
+def test_a_cut_file_beside_a_series_and_a_guessed_encoding_are_findings(
+    decision: str, code: int, tmp_path: Path
+) -> None:
+    root = tmp_path / "studies"
+    write_dicom_study(root / "ANNA", a_scan(a_trunk()), patient="ANNA", note=None)
+    last = sorted((root / "ANNA").glob("*.dcm"))[-1]
+    last.write_bytes(last.read_bytes()[:400])
+    (root / "ANNA" / "note.txt").write_bytes("HISTORY: Müdigkeit seit Wochen".encode("cp1252"))
+    outcome, rows = run(root, tmp_path / "out", "--set", f"quality.decisions.damaged_beside={decision}")
+    found = {row.code: row for row in rows}
+    assert (found["damaged_beside"].decision, found["damaged_beside"].value) == (decision, 1.0)
+    assert found["damaged_beside"].series_key is not None
+    assert found["note_encoding"].series_key is None
+    assert outcome.code == code
+    assert "digkeit" not in outcome.said
+
+
 def test_a_policy_that_only_warns_ends_well(studies: Path, tmp_path: Path) -> None:
     shutil.rmtree(studies / "KOCH")  # what cannot be read is refused whatever the policy
     warn = "quality.decisions.ct_double_rescale=warn"

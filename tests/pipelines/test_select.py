@@ -142,6 +142,22 @@ def test_descriptions_are_shown_only_when_asked_for(studies: Path, tmp_path: Pat
     assert "HUBER" not in (out / "selection.csv").read_text()
 
 
+def test_a_b_value_is_shown_without_descriptions_and_chosen_by_its_number(tmp_path: Path) -> None:
+    for value in (0, 400, 1000):
+        add_ct(tmp_path / "in" / str(value), "KOCH", "dwi of KOCH", "B30f")
+        folder = tmp_path / "in" / str(value) / "dwi of KOCH"
+        edit_dicom(folder, Modality="MR", DiffusionBValue=value)
+        for image in range(4):
+            edit_dicom(folder, only=[image], SOPInstanceUID=f"1.2.{value}.{image}")
+    rule = "[image.channels.dwi]\nmodality = 'MR'\ndescription = 'dwi.*DiffusionBValue=1000\\b'\n"
+    (tmp_path / "mine.toml").write_text(rule)
+    result = command(tmp_path / "in")
+    shown = {line.split()[1]: line for line in result.stdout.splitlines() if "se-" in line and "DiffusionB" in line}
+    assert "DiffusionBValue=1000" in shown["used"]
+    assert "KOCH" not in result.output
+    assert result.exit_code == 0
+
+
 def test_the_table_and_the_json_hold_the_same_rows_of_all_studies(studies: Path, tmp_path: Path) -> None:
     assert command(studies, "--out", str(tmp_path / "out"), "--only", "ambiguous").exit_code == 3
     rows = read_table(tmp_path / "out" / "selection.csv", SelectionRow)

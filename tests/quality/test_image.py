@@ -41,6 +41,7 @@ def grid(x: float, y: float, z: float) -> FloatArray:
     [
         ("spacing_implausible", grid(2, 2, 10.5), grid(2, 2, 9.5)),
         ("spacing_implausible", grid(0.019, 0.5, 0.5), grid(0.021, 0.5, 0.5)),
+        ("spacing_implausible", grid(2, 2, 10.001), grid(2, 2, np.float32(10) + np.float32(1e-6))),  # 10.000001
         ("anisotropic", grid(0.3, 0.3, 9.3), grid(0.3, 0.3, 8.7)),  # 31 and 29 times
         ("extent_implausible", grid(25.5, 9, 5), grid(24.5, 9, 5)),  # 40 columns: 1,020 and 980 mm
         ("short_coverage", grid(1, 1, 0.4), grid(1, 1, 0.45)),  # 12 slices: 4.8 and 5.4 mm
@@ -50,6 +51,21 @@ def test_an_implausible_grid_is_found(code: str, found: FloatArray, passed: Floa
     volume = a_scan(an_mr(), modality="MR")
     assert code in codes(with_grid(volume, found))
     assert code not in codes(with_grid(volume, passed))
+
+
+@pytest.mark.parametrize("degrees", [19.0, 21.0])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_axes_far_off_the_patients_are_told_in_degrees_in_any_order(degrees: float, axis: int) -> None:
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    turn = np.eye(4)
+    first, second = {0, 1, 2} - {axis}
+    turn[[first, second, first, second], [first, second, second, first]] = cosine, cosine, -sine, sine
+    lying = (turn @ grid(9, 9, 5))[:, [1, 2, 0, 3]] * [1, -1, 1, 1]  # turned, its axes in another order, one reversed
+    volume = with_grid(a_scan(an_mr(), modality="MR"), lying)
+    if degrees < BOUNDS.oblique_deg:
+        assert "oblique" not in codes(volume)
+    else:
+        assert of(volume, "oblique") == (pytest.approx(degrees), 20.0)
 
 
 def test_extent_is_measured_along_the_patient_whatever_the_axes() -> None:

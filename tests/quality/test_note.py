@@ -32,6 +32,14 @@ def test_headings_do_not_count_as_words() -> None:
     assert body_of(a_note("Seen today.\nHISTORY: cough: dry\n")) == "Seen today.\n\n cough: dry\n"
 
 
+def test_a_note_of_a_guessed_encoding_is_remarked_without_a_word_of_it() -> None:
+    note = Note("HISTORY: cough for weeks", (), guessed_encoding="Windows-1252")
+    (found,) = check_note(note, KEY, BOUNDS)
+    assert (found.code, found.where) == ("note_encoding", KEY)
+    assert "Windows-1252" in found.reason
+    assert "cough" not in found.reason
+
+
 WRITTEN = {
     "de": "Kein Nachweis einer Blutung. Die Ventrikel sind nicht erweitert und das Marklager ist unauffällig.",
     "en": "There is no evidence of haemorrhage and the ventricles are not enlarged.",

@@ -169,7 +169,8 @@ def test_other_bytes_settings_bounds_or_versions_are_another_file(
     with monkeypatch.context() as patch:
         patch.setattr("medmllm.training.image_cache.package_versions", lambda: {"monai": "0.0"})
         others.append(key())
-    assert len({plain, *others}) == 6
+    others.append(key(damaged_beside=1))
+    assert len({plain, *others}) == 7
     assert key(series_key="se-other", description="other") == plain
     assert key(DRAFT.model_copy(update={"text": None})) == plain, "no image depends on what is read of a note"
     with series["image"].files[0].open("ab") as stream:

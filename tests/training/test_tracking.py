@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from medmllm.training.mlflow_line import Courier
-from medmllm.training.tracking import NoRun
+from medmllm.training.mlflow_line import Courier, Line
+from medmllm.training.tracking import MlflowRun, NoRun
 from tests.mlflow_server import unused_port
 from tests.training.tracked import (
     SETTINGS,
     copy_package,
     history,
     opened,
+    record,
     runs,
     uri_of,
     warnings,
@@ -72,6 +73,36 @@ def test_no_user_or_source_file_is_sent(recorded: Path) -> None:
     for run in runs(uri_of(recorded)).values():
         assert set(run.data.tags) <= {"mlflow.runName", "mlflow.parentRunId", "split_digest"}
         assert run.info.user_id in (None, "", "unknown")
+
+
+def leave_open(folder: Path) -> None:
+    """Track a training that is killed while a fold trains."""
+    folder.mkdir()
+    killed = MlflowRun(Line(Courier(SETTINGS, folder, copy_package), folder), folder, "killed")
+    killed.child("killed fold 0")
+
+
+def test_a_killed_training_is_closed_as_killed_once_the_next_one_starts(tmp_path: Path) -> None:
+    leave_open(tmp_path / "run")
+    record(tmp_path / "run")
+    found = runs(uri_of(tmp_path / "run"))
+    ended = {name: found[name].info.status for name in ("killed", "killed fold 0", "outcome", "fused fold 1")}
+    assert ended == {
+        "killed": "KILLED", "killed fold 0": "KILLED", "outcome": "FINISHED", "fused fold 1": "FINISHED",
+    }  # fmt: skip
+
+
+def test_a_run_that_was_moved_keeps_its_artifacts_where_it_lies_now(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    leave_open(here)
+    here.rename(there)
+    record(there)
+    assert not here.exists()
+    parent = runs(uri_of(there))["outcome"].info
+    assert parent.artifact_uri == (there / "mlflow_artifacts" / parent.run_id / "artifacts").as_uri()
+    assert (there / "mlflow_artifacts" / parent.run_id / "artifacts" / "report.html").is_file()
+    before = runs(uri_of(there), "tests (before a move, 1)")
+    assert {name: run.info.status for name, run in before.items()} == {"killed": "KILLED", "killed fold 0": "KILLED"}
 
 
 def test_a_second_training_joins_the_same_experiment(recorded: Path) -> None:

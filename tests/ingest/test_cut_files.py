@@ -1,0 +1,138 @@
+"""A slice whose file was cut short, emptied or overwritten is never passed over in silence."""
+
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from medmllm.errors import MedmllmError
+from medmllm.ingest.dicom_stack import arrange
+from medmllm.ingest.recognise import Kind, may_be_a_slice, recognise
+from medmllm.ingest.walk import FileProblem, FoundFile
+from tests.factories import a_volume, edit_dicom, write_dicom_study
+from tests.ingest.dicom_slices import a_slice
+from tests.ingest.indexed import codes, index
+
+IMPLICIT = "1.2.840.10008.1.2"
+
+
+def problem_of(file: Path, content: bytes) -> FileProblem:
+    file.write_bytes(content)
+    problem = recognise(FoundFile(str(file), file.name, len(content))).problem
+    assert problem is not None
+    return problem
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", IMPLICIT])
+def test_a_slice_cut_anywhere_before_its_pixels_is_refused(tmp_path: Path, syntax: str) -> None:
+    write_dicom_study(tmp_path, note=None)
+    file = tmp_path / "0004.dcm"
+    data = pydicom.dcmread(file)
+    data.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+    pydicom.dcmwrite(file, data, implicit_vr=syntax == IMPLICIT, little_endian=True)
+    whole = file.read_bytes()
+    pixels = whole.index(b"\xe0\x7f\x10\x00")
+    assert pixels > 900
+    fates = {problem_of(file, whole[:length]).severity for length in range(0, pixels, 7)}
+    assert fates == {"refused"}
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 130, 140, 180, 400])
+def test_a_series_that_lost_its_last_slice_to_a_cut_file_is_warned_of(tmp_path: Path, length: int) -> None:
+    write_dicom_study(tmp_path, note=None)
+    last = tmp_path / "0004.dcm"
+    last.write_bytes(last.read_bytes()[:length])
+    found = index(tmp_path)
+    (study,) = found.studies
+    warned = [problem for problem in found.problems if problem.code == "damaged_beside"]
+    assert [(problem.where_key, problem.severity) for problem in warned] == [(study.series[0].series_key, "warning")]
+    assert warned[0].reason.startswith("1 DICOM file in the folder")
+    assert sum(problem.severity == "refused" for problem in found.problems) == 1
+
+
+def test_a_series_whose_files_are_whole_is_not_warned_of(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path, leave_out=[3])
+    (tmp_path / "empty.html").write_bytes(b"")
+    (tmp_path / "blob.bin").write_bytes(bytes(500))
+    assert "damaged_beside" not in codes(index(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "sop_class", ["1.2.840.10008.5.1.4.1.1.88.11", "1.2.840.10008.5.1.4.1.1.66.4", "1.3.12.2.1107.5.9.1"]
+)
+def test_a_report_a_segmentation_or_a_private_object_is_not_taken_for_a_cut_image(
+    tmp_path: Path, sop_class: str
+) -> None:
+    write_dicom_study(tmp_path, note=None)
+    file = tmp_path / "0001.dcm"
+    edit_dicom(tmp_path, only=[0], SOPClassUID=sop_class, Rows=None, PixelData=None)
+    problem = problem_of(file, file.read_bytes())
+    assert (problem.severity, problem.code) == ("ignored", "not_an_image")
+
+
+def test_the_file_meta_tells_what_a_report_was_meant_as_when_it_is_cut(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path, note=None)
+    file = tmp_path / "0001.dcm"
+    data = pydicom.dcmread(file)
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
+    data.save_as(file)
+    whole = file.read_bytes()
+    problem = problem_of(file, whole[: whole.index(b"\x08\x00\x16\x00")])
+    assert (problem.severity, problem.code) == ("ignored", "not_an_image")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("7.dcm", b"<!DOCTYPE html><p>Session expired" + b" " * 200, "damaged_dicom"),
+        ("IM7", bytes(700), "damaged_dicom"),
+        ("7.IMA", bytes(131), "damaged_dicom"),
+    ],
+)
+def test_what_is_called_like_a_slice_and_is_none_is_refused(
+    tmp_path: Path, name: str, content: bytes, code: str
+) -> None:
+    problem = problem_of(tmp_path / name, content)
+    assert (problem.severity, problem.code) == ("refused", code)
+    assert "copy it again" in problem.reason
+
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "data.bin", "viewer.exe"])
+def test_zeros_under_another_name_are_none_of_ours(tmp_path: Path, name: str) -> None:
+    assert not may_be_a_slice(name)
+    problem = problem_of(tmp_path / name, bytes(700))
+    assert (problem.severity, problem.code) == ("ignored", "not_recognised")
+
+
+def test_dicom_under_any_name_stays_dicom(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path, note=None)
+    file = (tmp_path / "0001.dcm").rename(tmp_path / "report.html")
+    assert recognise(FoundFile(str(file), file.name, file.stat().st_size)).kind is Kind.DICOM
+
+
+def test_a_slice_missing_beside_a_cut_file_is_said_to_be_perhaps_that_one(tmp_path: Path) -> None:
+    for name in ("cut", "gone"):
+        write_dicom_study(tmp_path / name, a_volume((6, 5, 8)), patient=name, note=None)
+        middle = tmp_path / name / "0004.dcm"
+        middle.write_bytes(middle.read_bytes()[:400])
+    middle.unlink()
+    reasons = [problem.reason for problem in index(tmp_path).problems if problem.code == "missing_slice"]
+    assert len(reasons) == 2
+    plain, beside = sorted(reasons, key=len)
+    added = "1 DICOM file in its folder cannot be read and may be what is missing: copy that again first"
+    assert beside == f"{plain}. {added}"
+
+
+@pytest.mark.parametrize(("missing", "helps"), [(1, True), (2, True), (3, False), (6, False)])
+def test_interpolating_is_advised_only_where_it_helps(missing: int, helps: bool) -> None:
+    heights = [z for z in range(20) if not 8 <= z < 8 + missing]  # a block of neighbours is gone
+    slices = [a_slice(float(z)) for z in heights]
+    with pytest.raises(MedmllmError) as refusal:
+        arrange(slices)
+    assert refusal.value.code == "missing_slice"
+    assert ("regrid" in refusal.value.reason) is helps
+    if helps:
+        assert arrange(slices, regrid="uneven").shape[2] == 20
+    else:
+        with pytest.raises(MedmllmError):
+            arrange(slices, regrid="uneven")
