@@ -1,5 +1,6 @@
 """MLflow holds a parent and a child per fold, beside the results; what it refuses costs itself alone."""
 
+import logging
 import math
 import os
 import re
@@ -67,6 +68,13 @@ def test_artifacts_lie_in_the_runs_own_folder(recorded: Path) -> None:
         "mlflow_artifacts/ID/artifacts/model/model.json",
     }
     assert not (Path.cwd() / "mlruns").exists()
+
+
+def test_every_place_that_the_store_notes_lies_in_the_runs_own_folder(recorded: Path) -> None:
+    found = MlflowClient(tracking_uri=uri_of(recorded)).search_experiments()
+    assert {experiment.name for experiment in found} == {"Default", "tests"}
+    own = (recorded / "mlflow_artifacts").resolve().as_uri()
+    assert [one.name for one in found if not one.artifact_location.startswith(own)] == []
 
 
 def test_no_user_or_source_file_is_sent(recorded: Path) -> None:
@@ -177,6 +185,11 @@ def test_mlflow_is_not_waited_for_by_the_minute_unless_the_environment_says_so(r
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_retries_are_not_told_one_by_one(recorded: Path) -> None:
+    Courier(SETTINGS, recorded, copy_package)
+    assert not logging.getLogger("urllib3.connectionpool").isEnabledFor(logging.WARNING)  # who tells each as a warning
 
 
 def test_a_name_that_is_registered_already_gets_a_new_version(tmp_path: Path, recorded: Path) -> None:
