@@ -58,7 +58,7 @@ Table = Annotated[
 Linkage = Annotated[
     Path | None,
     typer.Option(
-        "--linkage", help="Also write a table from key to original identifier here. Guard it like the originals."
+        "--linkage", help="Also write a table (CSV) from key to original identifier here. Guard it like the originals."
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write into a folder that already holds results.")]
@@ -144,7 +144,7 @@ def index(
 @app.command()
 @honest
 def select(
-    studies: Annotated[Path, typer.Argument(help="Folder of DICOM or NIfTI studies.")],
+    studies: Studies,
     model: Annotated[Path | None, typer.Option("--model", help="Take the channels of this model, RUN/model.")] = None,
     table: Table = None,
     out: Annotated[Path | None, typer.Option("--out", help="Also write selection.csv into this folder.")] = None,
@@ -179,7 +179,7 @@ def select(
 @app.command()
 @honest
 def quality(
-    studies: Annotated[Path, typer.Argument(help="Folder of DICOM or NIfTI studies.")],
+    studies: Studies,
     out: Out,
     config: Config = None,
     set_: Set = None,
@@ -330,7 +330,7 @@ def demo(
 @app.command()
 @honest
 def deidentify(
-    studies: Annotated[Path, typer.Argument(help="Folder of DICOM or NIfTI studies.")],
+    studies: Studies,
     out: Out,
     labels: Labels = None,
     linkage: Linkage = None,
@@ -343,7 +343,7 @@ def deidentify(
     set_: Set = None,
     overwrite: Overwrite = False,
 ) -> ExitCode:
-    """Write a folder of studies again without what tells who they are about; what cannot be cleaned is refused."""
+    """Write studies again without what tells who they are about; what cannot be cleaned is refused."""
     from medmllm.config import load_config
     from medmllm.deidentify_config import DeidentifyConfig
 

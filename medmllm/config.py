@@ -3,7 +3,8 @@
     packaged VERB.toml <- user's file <- --set key=value -> one validated, resolved model
 
 Every default stands in the packaged TOML and nowhere else. `[image.channels]` of a user's file
-replaces the packaged one whole; all other tables, and whatever --set names, are merged key by key.
+replaces the packaged one whole, and so do channels that only --set names, but for those it names itself;
+all other tables, and channels of a user's file that --set names, are merged key by key.
 """
 
 import difflib
@@ -49,6 +50,9 @@ class QualityDecisions(Document):
     ct_not_rescaled: Severity
     ct_wrong_unit: Severity
     ct_impossible_values: Severity
+    ct_air_level: Severity
+    ct_inverted: Severity
+    ct_slice_offset: Severity
     ct_only_air: Severity
     ct_without_tissue: Severity
     ct_without_air: Severity
@@ -63,6 +67,7 @@ class QualityDecisions(Document):
     anisotropic: Severity
     extent_implausible: Severity
     sheared: Severity
+    oblique: Severity
     few_slices: Severity
     short_coverage: Severity
     damaged_beside: Severity
@@ -88,9 +93,15 @@ class QualityBounds(Document):
     anisotropy: float = Field(ge=1, description="largest ratio of the coarsest to the finest spacing")
     extent_mm: Triple = Field(description="largest field of view along R-L, A-P, S-I")
     shear_deg: PositiveFloat = Field(description="largest angle between slice step and slice normal: gantry tilt")
+    oblique_deg: PositiveFloat = Field(description="largest angle between the volume's axes and the patient's nearest")
     slices: PositiveInt = Field(description="fewest voxels along any axis")
     coverage_mm: float = Field(ge=0, description="least extent along S-I")
     body_mm: PositiveFloat = Field(description="a CT whose field of view reaches this in-plane holds air")
+    below_air_share: Probability = Field(
+        description="largest share of a CT's voxels at one level below air, no padding"
+    )
+    bright_air_share: Probability = Field(description="largest share of a CT's voxels in a peak near +1000 HU")
+    slice_offset_hu: float = Field(ge=200, description="largest constant by which a CT's slice may lie above the next")
     padding_share: Probability = Field(description="largest share of voxels outside the scanned circle")
     clipped_share: Probability = Field(description="largest share of voxels at exactly one end of the values")
     background_share: Probability = Field(description="largest share of voxels with one and the same value")
@@ -215,11 +226,12 @@ def load_config(
     Raises:
         ConfigError: Unknown key (with the nearest known one), wrong value, unreadable file.
     """
-    tables = packaged_defaults(verb)
-    name = f"{verb}.toml"
-    if file is not None:
-        name = file.name
-        tables = merge(tables, _read_toml(file))
+    tables, asked = packaged_defaults(verb), dict[str, object]()
+    name, own = (f"{verb}.toml", dict[str, object]()) if file is None else (file.name, _read_toml(file))
+    tables = merge(tables, own)
+    for override in overrides:
+        asked = merge(asked, parse_override(override), replace_channels=False)
+    tables = without_packaged_channels(tables, own, asked)
     for override in overrides:
         names_all_channels = override.partition("=")[0].strip().endswith("channels")
         tables = merge(tables, parse_override(override), replace_channels=names_all_channels)
@@ -273,6 +285,29 @@ def merge(
         else:
             merged[key] = value
     return merged
+
+
+def without_packaged_channels(
+    tables: Mapping[str, object], own: Mapping[str, object], asked: Mapping[str, object]
+) -> dict[str, object]:
+    """Return settings without the packaged channels, where --set names channels of its own and the file names none.
+
+    Else the packaged channel, which takes any series, would want the same ones. `tables` are the packaged settings
+    under the file's `own`, `asked` is all that --set names.
+
+    >>> without_packaged_channels({"channels": {"image": {}}}, {}, {"channels": {"flair": {"modality": "MR"}}})
+    {'channels': {}}
+    """
+    left = dict(tables)
+    for key, value in asked.items():
+        below, given = left.get(key), own.get(key)
+        if not isinstance(below, Mapping) or not isinstance(value, Mapping):
+            continue
+        if key != "channels":
+            left[key] = without_packaged_channels(below, given if isinstance(given, Mapping) else {}, value)
+        elif given is None:
+            left[key] = {name: rule for name, rule in below.items() if name in value}
+    return left
 
 
 def flatten(tables: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -121,7 +121,7 @@ class Channel(Document):
 class ImageSettings(Document):
     """How a volume is brought onto the model's grid."""
 
-    spacing_mm: Triple = Field(description="x, y, z of the model's grid, RAS+")
+    spacing_mm: Triple = Field(description="x, y, z of the model's grid: axes in the order nearest to RAS+")
     size: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
         description="x, y, z voxels, cropped or padded about the centre"
     )
@@ -230,7 +230,7 @@ class PreprocessingContract(Document):
     """Everything that turns a study into what the model saw in training; scoring refuses what does not fit."""
 
     version: Literal[1] = Field(description="version of the preprocessing code's behaviour")
-    orientation: Literal["RAS"]
+    orientation: Literal["RAS"] = Field(description="axes swapped and reversed into the order nearest to it")
     image: ImageSettings | None = Field(description="None: the model reads no image")
     accepted: dict[str, ChannelAcceptance] = Field(description="by channel name")
     text: TextSettings | None = Field(description="None: the model reads no note")

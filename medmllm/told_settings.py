@@ -1,6 +1,7 @@
 """Tell the settings of a run to others: as options that give them again, and without the folders that they name.
 
     settings -> --set options; TrainConfig -> the same without paths -> provenance, MLflow, model packages
+    settings of several runs -> those that differ
 
 A path may hold the name of a user, a project or a patient, and an address a password: RUN/settings.json alone
 keeps both.
@@ -11,7 +12,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from medmllm.config import TrainConfig, load_config
+from medmllm.config import TrainConfig, flatten, load_config
 from medmllm.documents import Document, PreprocessingContract
 
 FOLDER, CACHE, URI = "FOLDER", "CACHE", "URI"
@@ -25,6 +26,25 @@ def without_paths(config: TrainConfig) -> TrainConfig:
     training = config.training.model_copy(update={"cache": CACHE if config.training.cache else ""})
     tracking = config.tracking.model_copy(update={"uri": URI if config.tracking.uri else ""})
     return config.model_copy(update={"model": model, "text": text, "training": training, "tracking": tracking})
+
+
+def differing_settings(
+    runs: Sequence[TrainConfig], leave_out: Mapping[str, bool | set[str]]
+) -> dict[str, tuple[str, ...]]:
+    """Return the settings that differ between runs, by dotted key, with the value in each run; folders by own names.
+
+    Args:
+        runs: Their settings.
+        leave_out: What may differ: tables (True), or keys of a table.
+    """
+    tables, told = ([_by_key(one, leave_out) for one in each] for each in (runs, map(without_paths, runs)))
+    keys = dict.fromkeys(key for table in tables for key in table)
+    differing = [key for key in keys if len({str(table.get(key, "not set")) for table in tables}) > 1]
+    return {key: tuple(str(table.get(key, "not set")) for table in told) for key in differing}
+
+
+def _by_key(settings: TrainConfig, leave_out: Mapping[str, bool | set[str]]) -> dict[str, object]:
+    return flatten(settings.model_dump(mode="json", exclude=dict(leave_out)))
 
 
 def told_contract(contract: PreprocessingContract) -> PreprocessingContract:

@@ -18,12 +18,12 @@ from medmllm.provenance import file_digest, stamp
 from medmllm.reporting.comparison import (
     ComparisonDocument,
     compared_runs,
-    differing_settings,
     run_differences,
     summary,
     write_comparison,
 )
 from medmllm.table_rows import OutOfFoldRow, SurvivalOutOfFoldRow
+from medmllm.told_settings import differing_settings
 
 
 def run(
@@ -62,7 +62,9 @@ def run(
         bootstrap_samples=first.bootstrap_samples,
         runs=compared_runs(found, {entrant.name: entrant.arm for entrant in entrants}),
         differences=run_differences(found),
-        settings=differing_settings([TrainConfig.read(entrant.folder / "settings.json") for entrant in entrants]),
+        settings=differing_settings(
+            [TrainConfig.read(entrant.folder / "settings.json") for entrant in entrants], {"tracking": True}
+        ),
         remarks=comparison_remarks(found, confidence=first.confidence),
         provenance=stamp(f"medmllm compare{' RUN' * len(runs)}{asked} --out OUT", seed=seed, inputs=inputs),
     )

@@ -60,7 +60,7 @@ def run(
     """De-identify a folder; a bad file costs itself alone.
 
     Args:
-        studies: Folder of DICOM or NIfTI studies.
+        studies: Folder of DICOM or NIfTI studies, or a list of them.
         out: Folder for the result; made if absent, and outside `studies`.
         config: Resolved settings.
         labels: Label table; None takes labels.csv or participants.tsv of `studies` if there.

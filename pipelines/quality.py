@@ -49,7 +49,7 @@ def run(
     """Check a folder and write what was found; one study in memory at a time.
 
     Args:
-        studies: Folder of DICOM or NIfTI studies.
+        studies: Folder of DICOM or NIfTI studies, or a list of them.
         out: Folder for the tables; made if absent.
         config: Resolved settings.
         linkage: Where to write the table from key to original identifier; None writes none.

@@ -63,7 +63,7 @@ def run(
     """Choose the series of every study of a folder, as training and scoring would.
 
     Args:
-        studies: Folder of DICOM or NIfTI studies.
+        studies: Folder of DICOM or NIfTI studies, or a list of them.
         config: Holds the channels, and what else is read; None takes those of `model`.
         model: As written by `medmllm train`: RUN/model.
         table: With the columns that are read; None takes the list of studies, or the table in its folder, if any.

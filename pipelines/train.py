@@ -6,42 +6,38 @@ settings.json; MLflow
 """
 
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from medmllm.config import TrainConfig, flatten
-from medmllm.csv_tables import check_writable, write_table
+from medmllm.csv_tables import check_writable
 from medmllm.ingest.labels import assign_task
 from medmllm.ingest.study_folder import folder_of
 from medmllm.ingest.survival import event_columns
-from medmllm.ingest.table_inputs import check_inputs, settle_columns
+from medmllm.ingest.table_inputs import check_inputs
 from medmllm.ingest.tables import parse_target
 from medmllm.pipelines.index import label_file, read_index
 from medmllm.pipelines.linkage_table import write_linkage
 from medmllm.pipelines.progress import progress_bar
+from medmllm.pipelines.training_input import read_and_split
 from medmllm.pipelines.training_output import write_run
 from medmllm.provenance import file_digest, stamp
-from medmllm.quality.gate import log_warnings
-from medmllm.records import Study, Target
 from medmllm.result_documents import EvaluationDocument
 from medmllm.scoring.mlflow_model import save_mlflow_model
-from medmllm.table_rows import LedgerRow, QualityRow
 from medmllm.told_settings import train_command, without_paths
-from medmllm.training.arms import main_arm, usable_arms
+from medmllm.training.arms import main_arm
 from medmllm.training.candidates import count_epochs, doing
-from medmllm.training.cohort import Cohort, draft_contract, read_cohort
 from medmllm.training.cross_validation import cross_validate
 from medmllm.training.groups import read_groups
 from medmllm.training.header_columns import with_headers
-from medmllm.training.image_cache import RUN_FOLDER, ImageCache
-from medmllm.training.planning import look_ahead, settle_folds
+from medmllm.training.planning import look_ahead
 from medmllm.training.policy import check_gaps, check_policy, unmet
 from medmllm.training.resuming import check_unfinished
 from medmllm.training.run import Trained, left_out, summary, track_result
+from medmllm.training.same_run import check_same_settings
 from medmllm.training.starting_weights import check_starts, report_weights, weights_input
 from medmllm.training.task_checks import check_task
 from medmllm.training.tracking import parent_run
@@ -96,6 +92,8 @@ def run(
         check_inputs(config.table, one)
     check_writable(out, overwrite=overwrite, marker="evaluation.json", studies=folder_of(studies))
     check_unfinished(out, resume=resume, overwrite=overwrite)
+    if resume:
+        check_same_settings(out, config)
     index = read_index(studies, labels=labels)
     if linkage is not None:
         write_linkage(linkage, index, out=out)
@@ -107,13 +105,12 @@ def run(
     groups = read_groups(labelled, config.evaluation.subgroups)
     check_gaps(config, groups, labelled, task, found.by_study)
     given = look_ahead(told, found.by_study, config.training, splits, labels=task.names)
-    cache = ImageCache.open(Path(config.training.cache or out / RUN_FOLDER), folder_of(studies))
-    cohort = _read(labelled, found.by_study, cache, config, out)
-    config.write(out / "settings.json")
-    arms, said = usable_arms(cohort, config)
-    plan, leaks = settle_folds(cohort, config.training, given, out, labels=task.names)
+    ready = read_and_split(
+        labelled, found.by_study, config, out, among=folder_of(studies), given=given, labels=task.names, resume=resume
+    )
+    cohort, plan, arms = ready.cohort, ready.plan, ready.arms
     wanted = task.target if task.survival is None else f"{task.target} or {task.survival.event}"
-    said += [*left_out(index, found.missing, wanted, synthetic=synthetic), *leaks]
+    said = [*ready.lacking, *left_out(index, found.missing, wanted, synthetic=synthetic), *ready.leaks]
     provenance = stamp(
         train_command(config, targets, labels=labels is not None, splits=splits is not None),
         seed=config.training.seed,
@@ -132,19 +129,3 @@ def run(
         evaluation = write_run(trained, out, said)
         track_result(tracked, evaluation, out, config)
     return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out), unmet(evaluation.policy))
-
-
-def _read(
-    studies: Sequence[Study], targets: Mapping[str, Target], cache: ImageCache, config: TrainConfig, out: Path
-) -> Cohort:
-    """Prepare the labelled studies, and write what was refused and what is implausible."""
-    sound = config.recording if config.recording.enabled else None
-    draft = draft_contract(config.image, config.text.reading, sound, settle_columns(studies, config.table))
-    with progress_bar("Preparing studies", len(targets)) as more:
-        workers = os.cpu_count() or 1
-        cohort = read_cohort(studies, targets, draft, policy=config.quality, workers=workers, advance=more, cache=cache)
-    ledger = [LedgerRow.of(study.study_key, study.patient_key, refusal) for study, refusal in cohort.refused]
-    write_table(out / "training_ledger.csv", LedgerRow, ledger)
-    write_table(out / "quality.csv", QualityRow, (QualityRow.of(key, finding) for key, finding in cohort.findings))
-    log_warnings(Counter(finding.code for _, finding in cohort.findings if finding.severity == "warn"))
-    return cohort

@@ -8,7 +8,10 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
+import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -81,6 +84,25 @@ def test_the_help_says_what_it_is_not_for_and_lists_every_verb() -> None:
     assert result.exit_code == 0
     assert "not a medical device" in " ".join(result.stdout.split())
     assert [verb for verb in (*VERBS, "schemas") if verb not in result.stdout] == []
+
+
+@pytest.mark.parametrize("verb", ["index", "select", "quality", "score", "deidentify"])
+def test_the_help_of_a_verb_that_takes_lists_of_studies_says_so(verb: str) -> None:
+    (studies,) = (p for p in typer.main.get_command(app).commands[verb].params if p.name == "studies")  # type: ignore[attr-defined]
+    assert "datalist (.json)" in studies.help
+    assert "manifest (.csv)" in studies.help
+
+
+@pytest.mark.parametrize("verb", ["quality", "deidentify"])
+def test_a_list_of_studies_is_read_as_its_help_says(verb: str, tmp_path: Path) -> None:
+    voxels = np.random.default_rng(1).normal(300, 50, (9, 8, 7)).astype(np.int16)
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    nib.save(nib.Nifti1Image(voxels, np.diag([9.0, 9.0, 9.0, 1.0])), studies / "a.nii.gz")
+    (studies / "list.csv").write_text("study_id,patient_id,image\nS1,P1,a.nii.gz\n", encoding="utf-8")
+    result = command(verb, str(studies / "list.csv"), "--out", str(tmp_path / "out"))
+    assert result.exit_code == ExitCode.OK, result.stderr
+    assert "1 studies" in result.stdout
 
 
 @pytest.mark.parametrize(

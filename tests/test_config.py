@@ -110,6 +110,24 @@ def test_set_changes_one_channel_and_leaves_the_others(tmp_path: Path) -> None:
     assert channels["flair"].required is False
 
 
+def test_channels_that_set_names_replace_the_packaged_one_as_those_of_a_file_do(tmp_path: Path) -> None:
+    file = a_file(tmp_path, '[image.channels.flair]\ndescription = "flair"\n[image.channels.t1]\nmodality = "MR"\n')
+    named = train(None, "image.channels.flair.description=flair", "image.channels.t1.modality=MR")
+    assert named.image.channels == train(file).image.channels
+    demo = load_config(DemoConfig, "demo", overrides=["train.image.channels.t1.modality=MR"])
+    assert list(demo.train.image.channels) == ["t1"]
+
+
+def test_set_may_change_the_packaged_channel_and_keep_it_beside_another() -> None:
+    packaged = train().image.channels["image"]
+    channels = train(None, "image.channels.image.required=true", "training.folds=3").image.channels
+    assert channels == {"image": packaged.model_copy(update={"required": True})}
+    both = train(None, "image.channels.image.required=true", "image.channels.t1.modality=MR").image.channels
+    assert list(both) == ["image", "t1"]
+    demo = load_config(DemoConfig, "demo", overrides=["train.image.channels.ct.min_slices=5"])
+    assert demo.train.image.channels["ct"].modality == "CT", "what else the packaged table says stays"
+
+
 @pytest.mark.parametrize(
     ("rule", "says"),
     [

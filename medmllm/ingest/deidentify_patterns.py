@@ -116,7 +116,7 @@ AGES = _compiled(
 _SIGNATURES = "|".join(sorted(SIGNATURES, key=len, reverse=True))
 _SIGNED_BY_WORDS = "|".join(words for words in SIGNATURES if words.endswith("by"))
 TITLED = re.compile(
-    rf"(?P<label>(?<!\d )(?<!\d)\b(?:{TITLES})(?:[ ]{{1,9}}(?:{TITLES}|(?:med|h\. ?c|rer\. ?nat)\.?))*[ \t]{{1,9}})"
+    rf"(?P<label>\b(?:{TITLES})(?:[ ]{{1,9}}(?:{TITLES}|(?:med|h\. ?c|rer\. ?nat)\.?))*[ \t]{{1,9}})"
     rf"(?P<name>(?:(?:{PARTICLES})[ ]){{0,3}}{_NAMES})"
 )
 SIGNED = re.compile(

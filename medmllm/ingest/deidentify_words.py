@@ -12,7 +12,7 @@ def _words(text: str) -> frozenset[str]:
 TITLES = (
     r"Drs?\.?|Prof\.?|Professor|Mr\.?|Mrs\.?|Ms\.?|Miss|Mister|Messrs\.?|Sir|Dame|Herrn?|Frau|Frl\.?|Mme\.?|Monsieur|"
     r"Madame|Señora?|Sra?\.|Dott\.?|Doctor|Nurse|"
-    r"Hrn?\.|[DdHh]hr\.?|[Mm]evr\.?|Dres\.|i\.[ ]?A\.|Mlle\.?|Schwester|Pfleger"
+    r"(?<!\d )(?<!\d)Hrn?\.|[DdHh]hr\.?|[Mm]evr\.?|Dres\.|i\.[ ]?A\.|Mlle\.?|Schwester|Pfleger"
 )
 CREDENTIALS = r"M\.?D\.?|D\.?O\.?|Ph\.?D\.?|R\.?N\.?|FRCR|FACR|MBBS|MBChB|PA-C|NP|CRNP|DNP|M\.?Sc\.?|MRCP|R\.?T\.?\(R\)"
 PARTICLES = "van|von|de|del|della|di|da|den|der|ten|ter|zu|la|le|el|al|bin|ibn|Mc|Mac|O'|St."

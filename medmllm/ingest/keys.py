@@ -109,6 +109,14 @@ def secret_file() -> Path:
     return Path(config) / "medmllm" / "site_secret"
 
 
+def _told_place() -> str:
+    """Return where the secret lies, without the path of anybody's home."""
+    if os.environ.get(SECRET_FILE_VARIABLE):
+        return f"in the file that {SECRET_FILE_VARIABLE} names"
+    folder = "$XDG_CONFIG_HOME" if os.environ.get("XDG_CONFIG_HOME") else "~/.config"
+    return f"in {folder}/medmllm/site_secret ({SECRET_FILE_VARIABLE} names another file)"
+
+
 def _make_secret(file: Path) -> None:
     """Write a new secret whole or not at all; of two runs at once, the first secret stands."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -117,7 +125,10 @@ def _make_secret(file: Path) -> None:
         stream.write(secrets.token_hex(32) + "\n")
     try:
         os.link(draft, file)
-        log.warning("made a new site secret for pseudonymous keys. Keep and guard it: without it, keys change.")
+        log.warning(
+            "made a new site secret for pseudonymous keys, %s. Keep and guard it: without it, keys change.",
+            _told_place(),
+        )
     except FileExistsError:
         pass
     finally:

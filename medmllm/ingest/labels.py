@@ -101,22 +101,27 @@ def _check_distinct(found: Sequence[tuple[Target, Assigned]]) -> None:
     for (one, own), (other, also) in combinations(found, 2):
         if not _part_alike(own.by_study, also.by_study):
             continue
-        what = f"the targets {one.expression!r} and {other.expression!r} part all {len(own.by_study)} studies alike"
+        both = own.by_study.keys() & also.by_study.keys()
+        known = "" if own.by_study.keys() == also.by_study.keys() else " in which both are known"
+        what = f"the targets {one.expression!r} and {other.expression!r} part all {len(both)} studies{known} alike"
         if one.column == other.column:
             raise LabelError(f"{what}: they are one question, which would count twice. Leave one of them out.")
         logger.warning("%s: if one is made from the other, leave it out, or it counts twice", what)
 
 
+FEWEST_IN_BOTH = 10  # of fewer than are known in one alone, any two targets may part them alike by chance
+
+
 def _part_alike(one: Mapping[str, StudyTarget], other: Mapping[str, StudyTarget]) -> bool:
-    """Say whether two targets have values for the same studies, and classes that differ in name alone.
+    """Say whether the classes of two targets differ in name alone, in the studies where both are known.
 
     >>> _part_alike({"a": 0, "b": 1}, {"a": 1, "b": 0}), _part_alike({"a": 0, "b": 1}, {"a": 0, "b": 0})
     (True, False)
     """
-    if one.keys() != other.keys():
+    if one.keys() != other.keys() and len(one.keys() & other.keys()) < FEWEST_IN_BOTH:
         return False
-    pairs = {(label, other[key]) for key, label in one.items()}
-    return len(pairs) == len(set(one.values())) == len(set(other.values()))
+    pairs = {(label, other[key]) for key, label in one.items() if key in other}
+    return 1 < len(pairs) == len({own for own, _ in pairs}) == len({also for _, also in pairs})
 
 
 def _of_kind(found: Targets, target: Target, settings: TaskSettings, keys: Keys) -> Targets:

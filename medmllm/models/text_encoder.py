@@ -9,12 +9,15 @@ from a local folder, from safetensors only. Words are looked up before the netwo
 attributions can be taken at the embeddings.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BertConfig, PretrainedConfig
+from transformers.utils.logging import set_tqdm_hook
 
 from medmllm.documents import TextSettings
 from medmllm.errors import ConfigError
@@ -48,6 +51,16 @@ def before_words(settings: ModelSettings) -> int:
     return PREFIX_TOKENS if settings.fusion == "bert_prefix" else 0
 
 
+@contextmanager
+def _without_loading_bars() -> Iterator[None]:
+    """Keep bars of loading weights, one per fold, out of our own progress; a download has its bar from elsewhere."""
+    before = set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **(kwargs | {"disable": True})))
+    try:
+        yield
+    finally:
+        set_tqdm_hook(before)
+
+
 def load_pretrained(encoder: str | Path, *, local_files_only: bool) -> nn.Module:
     """Return a BERT-family network with its pretrained weights.
 
@@ -59,14 +72,15 @@ def load_pretrained(encoder: str | Path, *, local_files_only: bool) -> nn.Module
         ConfigError: It is not there, has no safetensors weights, or these leave a part of the network random.
     """
     try:
-        network, report = AutoModel.from_pretrained(
-            str(encoder),
-            local_files_only=local_files_only,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=torch.float32,  # else that of the file, and half precision cannot be fine-tuned
-            output_loading_info=True,
-        )
+        with _without_loading_bars():
+            network, report = AutoModel.from_pretrained(
+                str(encoder),
+                local_files_only=local_files_only,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=torch.float32,  # else that of the file, and half precision cannot be fine-tuned
+                output_loading_info=True,
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(
             f"[text] encoder = {str(encoder)!r}: no model with safetensors weights found there "

@@ -1,8 +1,9 @@
 """Put a study's volumes on the model's grid.
 
-    Volume per channel -> intensities -> RAS orientation -> spacing -> crop or pad -> MetaTensor
+    Volume per channel -> intensities -> axes in the order nearest to RAS -> spacing -> crop or pad -> MetaTensor
 
-The first present channel sets the grid (its centre stays the centre); the others are resampled onto
+Axes are swapped and reversed, never rotated: an oblique series stays oblique, of which the quality
+gate warns. The first present channel sets the grid (its centre stays the centre); the others are resampled onto
 it by their affines, which is only true when they share a frame of reference. A missing channel is
 left as zeros *and marked missing*: the model replaces it by a learned value. MONAI transforms
 throughout; the MetaTensor's affine says where each voxel lies in the patient, and so leads back to

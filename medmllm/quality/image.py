@@ -11,9 +11,11 @@ from collections.abc import Iterator
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import obliquity
 
 from medmllm.config import QualityBounds
 from medmllm.quality.hounsfield import check_hounsfield, looks_like_twice_rescaled_ct
+from medmllm.quality.slice_offsets import check_slice_offsets
 from medmllm.records import FloatArray, QualityFinding, Volume
 
 MOST_VOXELS = 1_000_000  # values are looked at on a regular subset of larger volumes
@@ -58,6 +60,8 @@ def check_volume(volume: Volume, where: str, bounds: QualityBounds) -> Iterator[
     if distinct > FEW_VALUES and not bad:
         yield from check_noise(volume.voxels, where, bounds)
         yield from check_slices(volume.voxels, where, bounds)
+        if volume.modality == "CT":
+            yield from check_slice_offsets(volume.voxels, where, bounds)
 
 
 def sample(voxels: FloatArray) -> FloatArray:
@@ -89,7 +93,7 @@ def count_distinct(values: FloatArray) -> int:
 
 
 def check_grid(volume: Volume, where: str, bounds: QualityBounds) -> Iterator[QualityFinding]:
-    """Yield what is implausible about the grid: spacing, extent, shear, number of slices."""
+    """Yield what is implausible about the grid: spacing, extent, shear, obliquity, number of slices."""
     spacing = volume.spacing_mm
     for value, bound, wrong in (
         (min(spacing), bounds.spacing_mm[0], min(spacing) < bounds.spacing_mm[0] * (1 - ROUNDING)),
@@ -115,6 +119,13 @@ def check_grid(volume: Volume, where: str, bounds: QualityBounds) -> Iterator[Qu
     if shear > bounds.shear_deg:
         reason = f"slices are shifted against each other by {shear:.0f} degrees (bound {bounds.shear_deg:g})"
         yield QualityFinding("sheared", where, shear, bounds.shear_deg, reason)
+    oblique = float(np.degrees(obliquity(volume.affine)).max())
+    if oblique > bounds.oblique_deg:
+        reason = (
+            f"the volume's axes lie up to {oblique:.0f} degrees off the patient's (bound {bounds.oblique_deg:g}), and "
+            "the model sees it so: axes are put into the nearest order, not rotated"
+        )
+        yield QualityFinding("oblique", where, oblique, bounds.oblique_deg, reason)
     fewest = min(volume.voxels.shape)
     if fewest < bounds.slices:
         reason = f"{fewest} voxels along one axis (bound {bounds.slices})"
@@ -142,7 +153,9 @@ def check_values(
     """Yield what is implausible about the values, by modality."""
     if volume.modality == "CT":
         in_plane = sorted(np.array(volume.spacing_mm) * volume.voxels.shape)[1]  # slices are the shortest way, mostly
-        yield from check_hounsfield(values, where, bounds, in_plane_mm=float(in_plane), whole=whole)
+        yield from check_hounsfield(
+            values, where, bounds, in_plane_mm=float(in_plane), whole=whole, padding=volume.padding
+        )
     elif volume.modality is None and looks_like_twice_rescaled_ct(values):
         yield QualityFinding(
             "ct_double_rescale", where, float(np.median(values)), None,

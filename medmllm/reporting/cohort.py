@@ -2,8 +2,8 @@
 
     EvaluationDocument + figures + ModelCard -> one HTML file
 
-Every number of a table is evaluation.json's. At the top stand the document's remarks, then gains whose
-interval lies above zero; a difference whose interval includes zero is never called one.
+Every number of a table is evaluation.json's. At the top stands how the packaged arm did, then gains whose interval
+lies above zero, then the document's remarks; a difference whose interval includes zero is never called a gain.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmllm.config import TrainConfig
+from medmllm.evaluation.remarks import NAMES
 from medmllm.evaluation.resampling import level
 from medmllm.model_documents import ModelCard
 from medmllm.reporting.page import write_page
@@ -72,6 +73,7 @@ class TrainingPage:
     settings: TrainConfig | None
     means: TargetPart | None  # over several targets
     targets: tuple[TargetPart, ...]
+    results: tuple[str, ...]  # of the packaged arm, in words
     gains: tuple[str, ...]
     labels: Mapping[str, str]  # metric -> how it is called
     searched: tuple[SearchTable, ...]  # one per arm; none where nothing was searched
@@ -103,6 +105,7 @@ def write_training_report(
             _part(told, own, str(number) if evaluation.targets else "")
             for number, (told, own) in enumerate(zip(evaluation.each, figures, strict=True), start=1)
         ),
+        results=tuple(_results(evaluation, card.arm)),
         gains=tuple(_gains(evaluation)),
         labels={name: label for name, (label, _) in METRICS.items()} | _labels_of_groups(evaluation),
         searched=search_tables(evaluation.search),
@@ -121,10 +124,28 @@ def _labels_of_groups(evaluation: EvaluationDocument) -> dict[str, str]:
     return {name: _label(name) for group in groups for name in group.metrics}
 
 
+def _results(evaluation: EvaluationDocument, arm: str) -> Iterator[str]:
+    """Yield how an arm did, also for each of several targets, in words."""
+    for start, told in _told(evaluation):
+        metrics = [
+            m for own in told.arms if own.arm == arm for m in own.metrics if m.name in NAMES and m.group == "all"
+        ]
+        for metric in metrics:
+            if metric.estimate is not None and metric.low is not None and metric.high is not None:
+                interval = f"{level(evaluation.confidence)} interval {metric.low:.3f} to {metric.high:.3f}"
+                yield f"{start}{NAMES[metric.name]} of the {arm} arm, out of fold: {metric.estimate:.3f} ({interval})."
+
+
+def _told(evaluation: EvaluationDocument) -> Iterator[tuple[str, TargetEvaluation]]:
+    """Yield what is told of all targets and of each of several, with the words that say which."""
+    yield "Mean over the targets: " if evaluation.targets else "", evaluation
+    for own in evaluation.targets:
+        yield f"{own.task.target}: ", own
+
+
 def _gains(evaluation: EvaluationDocument) -> Iterator[str]:
     """Yield what fusion gains, also for each of several targets, in words."""
-    whole = "Mean over the targets: " if evaluation.targets else ""
-    for start, told in [(whole, evaluation), *((f"{own.task.target}: ", own) for own in evaluation.targets)]:
+    for start, told in _told(evaluation):
         for metric in told.differences:
             gain = _gain(metric, evaluation.confidence)
             if gain is not None:

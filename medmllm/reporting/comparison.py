@@ -5,13 +5,12 @@
 Every number of the page is the document's. A run is marked best only where the document says so.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import Field
 
-from medmllm.config import TrainConfig, flatten
 from medmllm.csv_tables import write_table
 from medmllm.documents import Document, Probability, Sha256
 from medmllm.evaluation.comparison import Comparison, compared_metric, may_be_best
@@ -21,7 +20,6 @@ from medmllm.records import Metric, Provenance
 from medmllm.reporting.cohort import label_of
 from medmllm.reporting.page import write_page
 from medmllm.result_documents import MetricDocument
-from medmllm.told_settings import without_paths
 
 
 class ComparedRun(Document):
@@ -127,18 +125,6 @@ def run_differences(found: Comparison) -> tuple[RunDifference, ...]:
         )
         for one in found.differences
     )  # fmt: skip
-
-
-def differing_settings(runs: Sequence[TrainConfig]) -> dict[str, tuple[str, ...]]:
-    """Return the settings that differ between runs, by dotted key, with the value in each run; folders by own names."""
-    tables, told = ([_settings_table(one) for one in each] for each in (runs, map(without_paths, runs)))
-    keys = dict.fromkeys(key for table in tables for key in table)
-    differing = [key for key in keys if len({str(table.get(key, "not set")) for table in tables}) > 1]
-    return {key: tuple(str(table.get(key, "not set")) for table in told) for key in differing}
-
-
-def _settings_table(settings: TrainConfig) -> dict[str, object]:
-    return flatten(settings.model_dump(mode="json", exclude={"tracking"}))
 
 
 def write_comparison(out: Path, comparison: ComparisonDocument) -> None:

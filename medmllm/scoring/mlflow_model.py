@@ -5,6 +5,9 @@
 A row of the input is what `medmllm score` takes: a folder of one study or of many, a MONAI datalist or a manifest, on
 the disk of the machine that loads the model. Settings are those packaged with `medmllm score`. The MLflow model holds
 the package folder as it is, and code that says how to load it, but no pickle; it needs medmllm where it is loaded.
+
+The input example shows the form alone: studies of another machine are not to be had, one of the cohort would be a
+patient's, and what a model says of a made-up one would look like a result.
 """
 
 import logging
@@ -35,6 +38,10 @@ logger = logging.getLogger(__name__)
 
 STUDIES = "studies"
 PLACEHOLDER = "STUDIES"  # of the input example: a path that exists somewhere may name a patient
+FORM_ALONE = (
+    f"{PLACEHOLDER!r} of the input example shows the form alone, no study comes with a model: give a folder or a list "
+    "of studies on the disk of the machine that loads it"
+)
 PACKAGE = "package"
 FLAVOR = "python_function"
 
@@ -56,11 +63,14 @@ class ScoringModel(PythonModel):
             model_input: A column `studies` of paths.
 
         Raises:
-            MisuseError: A path is no folder or list of studies, or the site secret cannot be used.
+            MisuseError: A path is no folder or list of studies, as that of the input example, or the site secret cannot
+                be used.
         """
         keyring = load_keyring()
         rows = []
         for number, path in enumerate(model_input[STUDIES]):
+            if path == PLACEHOLDER and not Path(path).exists():
+                raise MisuseError(f"row {number}: {FORM_ALONE}")
             index = index_folder(Path(path), keyring=keyring)
             orphans = sum(problem.severity == "refused" and problem.study_key is None for problem in index.problems)
             if orphans:
@@ -130,6 +140,7 @@ def save_mlflow_model(package: Path, target: Path) -> None:
         artifacts={PACKAGE: str(package)},
         signature=signature,
         input_example=pd.DataFrame({STUDIES: [PLACEHOLDER]}),
+        metadata={"input_example": FORM_ALONE},
         pip_requirements=[f"medmllm=={__version__}"],
     )
     written = Model.load(str(target))

@@ -13,6 +13,7 @@ from medmllm.documents import PreprocessingContract
 from medmllm.errors import ConfigError
 from medmllm.preprocessing.stored_image import load_image
 from medmllm.records import MODALITIES
+from medmllm.search_config import SEARCHED
 from medmllm.training.class_splits import make_splits
 from medmllm.training.cohort import Cohort
 from medmllm.training.label_splits import split_labels
@@ -74,9 +75,12 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
     left = f"; others were refused ({len(cohort.refused)}), see training_ledger.csv" if cohort.refused else ""
     lacking = f"the {len(cohort.members)} studies that can be read lack what it reads{left}"
     said = [f"No {arm} arm: {lacking}." for arm in asked if not has[arm]]
-    said += remark_missing(cohort, config.image.channels)
+    said += remark_missing(cohort, config.image.channels, arms)
     if not arms:
         raise ConfigError("no study has what [training] arms reads: add notes or images, or name other arms")
+    idle = [name for name in config.training.search if not set(SEARCHED[name]) & set(arms)]
+    if idle:
+        said.append(f"Not searched ([training.search]), as no arm that is trained has it: {', '.join(idle)}.")
     return arms, [*said, *remark_learnt_words(cohort, arms, config.text.encoder)]
 
 
@@ -87,13 +91,13 @@ def main_arm(arms: Sequence[Arm]) -> Arm:
 
 def split_cohort(cohort: Cohort, settings: TrainingSettings, labels: Sequence[str] = ()) -> SplitPlan:
     """Return the folds of a cohort, as the settings ask; `labels` names several targets, where there are any."""
-    patients = [member.sample.patient_key for member in cohort.members]
+    patients = cohort.patients
     if labels:
         return split_labels(
             patients,
             stratified_labels(cohort.known, patients, settings.folds),
             strata_names(labels, cohort.known),
-            study_keys=[member.sample.study_key for member in cohort.members],
+            study_keys=cohort.study_keys,
             folds=settings.folds,
             tuning_fraction=settings.tuning_fraction,
             seed=settings.seed,
@@ -101,7 +105,7 @@ def split_cohort(cohort: Cohort, settings: TrainingSettings, labels: Sequence[st
     return make_splits(
         patients,
         target_strata(cohort.known, patients, settings.folds),
-        study_keys=[member.sample.study_key for member in cohort.members],
+        study_keys=cohort.study_keys,
         folds=settings.folds,
         tuning_fraction=settings.tuning_fraction,
         seed=settings.seed,

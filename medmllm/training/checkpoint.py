@@ -15,7 +15,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from medmllm.errors import MedmllmError, MisuseError
 
 FOLDER = "checkpoints"
+OTHERS = {"settings": "other settings", "split": "another split", "cohort": "another cohort"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +207,23 @@ def read_state(path: Path, origin: Origin) -> tuple[dict[str, Tensor], dict[str,
             code="damaged_checkpoint",
         ) from None
     if changed:
-        others = " and another ".join(changed)
-        raise MisuseError(
-            f"cannot resume: {FOLDER}/{path.name} was trained with another {others}. Resume with the settings, "
-            "labels and studies of the interrupted run, or start anew with --overwrite."
-        )
+        raise another_origin(f"{FOLDER}/{path.name} was", changed)
     return tensors, rest
+
+
+def read_origin(path: Path) -> Origin | None:
+    """Return what a state file belongs to; None where it cannot be read: `read_state` says so when it is wanted."""
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return Origin(**json.loads((opened.metadata() or {})["origin"]))
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        return None
+
+
+def another_origin(what: str, changed: Sequence[str]) -> MisuseError:
+    """Return the refusal of state files that belong to something else; `what` says which, with its verb."""
+    others = " and ".join(OTHERS[name] for name in changed)
+    return MisuseError(
+        f"cannot resume: {what} trained with {others}. Resume with the settings, labels and studies of the interrupted "
+        "run, or start anew with --overwrite."
+    )

@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from medmllm.errors import SplitError
-from medmllm.training.held import Held, first_whole, hold_classes
+from medmllm.training.held import Held, first_whole, hold_classes, least_patients, way_out
 from medmllm.training.splits import (
     FoldSplit,
     IntArray,
@@ -61,8 +61,9 @@ def make_splits(
         draw,
         hold_classes(targets),
         lambda attempt: np.random.default_rng([seed, attempt]),
-        f"shuffles of {group.max() + 1} patients: try another number than {folds} for training.folds, choose another "
-        "--target, or add patients of that class.",
+        f"shuffles of {group.max() + 1} patients: with {folds} folds each class needs {least_patients(folds)} "
+        "patients, better more. Add patients of that class, try another number for training.folds (3 or more), or "
+        "choose another --target.",
     )
     check_partition(parts, patients)
     return SplitPlan(folds=parts, digest=digest_of(parts, study_keys))
@@ -149,12 +150,10 @@ def _check_settings(folds: int, tuning_fraction: float) -> None:
 
 
 def _check_enough_patients(group: IntArray, target: IntArray, folds: int) -> None:
-    patients = np.unique(group).size
+    patients, classes = np.unique(group).size, np.unique(target)
+    fewest = min((np.unique(group[target == label]).size for label in classes), default=0)
     if patients < folds:
-        raise SplitError(
-            f"{patients} patients cannot fill {folds} folds: set training.folds to at most {patients}, or add patients."
-        )
-    classes = np.unique(target)
+        raise SplitError(f"{patients} patients cannot fill {folds} folds: {way_out(fewest, folds)}.")
     if classes.size < 2:
         raise SplitError(
             f"all {target.size} studies are of class {classes[0]}: choose another --target, or add studies of the "
@@ -164,8 +163,8 @@ def _check_enough_patients(group: IntArray, target: IntArray, folds: int) -> Non
         with_class = np.unique(group[target == label]).size
         if with_class < folds:
             raise SplitError(
-                f"class {label} has {with_class} patients, fewer than the {folds} folds: set training.folds to at "
-                f"most {with_class} (2 or more), choose another --target, or add patients of that class."
+                f"class {label} has {with_class} patients, fewer than the {folds} folds: choose another --target, "
+                f"{way_out(fewest, folds)}."
             )
 
 

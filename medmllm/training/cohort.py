@@ -114,6 +114,16 @@ class Cohort:
         return any(member.values is not None for member in self.members)
 
     @property
+    def patients(self) -> list[str]:
+        """patient_key of each member."""
+        return [member.sample.patient_key for member in self.members]
+
+    @property
+    def study_keys(self) -> list[str]:
+        """study_key of each member."""
+        return [member.sample.study_key for member in self.members]
+
+    @property
     def targets(self) -> list[int]:
         """Class index of each member; empty where there are several targets instead."""
         return [member.sample.target for member in self.members if isinstance(member.sample.target, int)]

@@ -149,9 +149,7 @@ def _train_fold(
         done = own.finished()
         count = EpochCount(child, course.advance, config.training.epochs)
         if done is None:
-            done = train_network(
-                split, course.cohort, contract, course.task, config, own, count, course.notes
-            )  # fmt: skip
+            done = train_network(split, course, contract, config, own, count)
         children.append(child)
         trained.append(done)
         count.finish()
@@ -171,20 +169,19 @@ def _train_on_less(
     The networks lie among the checkpoints, and go with them when the run is whole. `repeat` is that of the folds, in
     words, but for the first.
     """
-    config, members = course.config, course.cohort.members
+    config, cohort = course.config, course.cohort
     fractions = config.training.learning_curve
     if not fractions:
         return ()
-    patients, seed = [member.sample.patient_key for member in members], config.training.seed
-    truth, times = subset_classes(course.cohort.known)
-    parts = nested_subsets(folds, patients, truth, fractions, seed=seed, times=times)
+    truth, times = subset_classes(cohort.known)
+    parts = nested_subsets(folds, cohort.patients, truth, fractions, seed=config.training.seed, times=times)
     less = course.untested()
     found = []
     for fraction, own in zip(fractions, parts, strict=True):
         name = f"{main.arm}{repeat} at {fraction}"
         folder = course.out / CHECKPOINTS / name.replace(" ", "_")
         # Of several targets a part depends on the other fractions, which may change before a run goes on.
-        origin = replace(course.origin, split=digest_of(own, [member.sample.study_key for member in members]))
+        origin = replace(course.origin, split=digest_of(own, cohort.study_keys))
         done = _train_arm(replace(less, origin=origin), main.arm, main.contract, own, folder, name=name)
         found.append(SmallerTraining(fraction, own, done.out_of_fold))
     return tuple(found)

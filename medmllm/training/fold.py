@@ -29,11 +29,12 @@ from medmllm.table_documents import TableCodes
 from medmllm.training.checkpoint import Checkpoint
 from medmllm.training.class_odds import offsets_of
 from medmllm.training.cohort import Cohort
+from medmllm.training.course import Course
 from medmllm.training.fold_inputs import fold_codes, fold_tokenizer, tokenize_cohort
 from medmllm.training.loop import Tracker, fit, predict_logits
 from medmllm.training.machine import Machine
 from medmllm.training.modality_test import FoldDeprived, take_away
-from medmllm.training.note_features import KnownNotes, read_notes
+from medmllm.training.note_features import read_notes
 from medmllm.training.resuming import Kept, KeptCandidate, NetworkResult
 from medmllm.training.splits import FoldSplit
 from medmllm.training.starting_weights import start_from_weights
@@ -65,16 +66,26 @@ class _Fitted:
 
 def train_network(
     split: FoldSplit,
-    cohort: Cohort,
+    course: Course,
     contract: PreprocessingContract,
-    task: Task,
     config: TrainConfig,
     kept: Kept,
     tracker: Tracker,
-    notes: KnownNotes,
 ) -> NetworkResult:
-    """Train the network of a fold, or of an inner fold, and return its raw logits of the tuning and the test part."""
-    fitted = _fit(split, cohort, contract, task, config, kept.checkpoint, tracker, notes)
+    """Train the network of a fold, or of an inner fold, and return its raw logits of the tuning and the test part.
+
+    Args:
+        split: What the network sees.
+        course: Gives cohort, task, and the notes that are read already.
+        contract: What the arm reads.
+        config: Settings of the run, with those that a search chose.
+        kept: Where its weights, and what it says, are kept.
+        tracker: Told of every epoch.
+
+    Raises:
+        MedmllmError: As of `loop.fit`.
+    """
+    fitted = _fit(split, course, contract, config, kept.checkpoint, tracker)
     tune, test = fitted.predict(fitted.parts["tune"]), fitted.predict(fitted.parts["test"])
     # By the fold's seed: all its networks are given the same patients' inputs, as their mean is what is tested.
     deprived = take_away(
@@ -92,20 +103,18 @@ def train_network(
 
 def try_network(
     split: FoldSplit,
-    cohort: Cohort,
+    course: Course,
     contract: PreprocessingContract,
-    task: Task,
     config: TrainConfig,
     kept: KeptCandidate,
     tracker: Tracker,
-    notes: KnownNotes,
 ) -> FloatArray | None:
     """Train a network as a candidate of a search would, and return its raw logits of the tuning part alone.
 
     Its weights are not kept, and it predicts no study of the test part. None: its training diverged.
     """
     try:
-        fitted = _fit(split, cohort, contract, task, config, kept.checkpoint, tracker, notes)
+        fitted = _fit(split, course, contract, config, kept.checkpoint, tracker)
     except MedmllmError as error:
         if error.code != "diverged":
             raise
@@ -118,21 +127,19 @@ def try_network(
 
 def _fit(
     split: FoldSplit,
-    cohort: Cohort,
+    course: Course,
     contract: PreprocessingContract,
-    task: Task,
     config: TrainConfig,
     checkpoint: Checkpoint,
     tracker: Tracker,
-    notes: KnownNotes,
 ) -> _Fitted:
-    settings, fold_seed = config.training, _fold_seed(config, split)
+    settings, fold_seed, cohort, task = config.training, _fold_seed(config, split), course.cohort, course.task
     seed = fold_seed if split.inner is None else _inner_seed(fold_seed, split.inner)
     torch.manual_seed(seed)
     tokenizer, codes = fold_tokenizer(cohort, split, contract), fold_codes(cohort, split, contract)
     timeline = fold_timeline(cohort, split, task, config.task)
     member = _new_member(tokenizer, codes, contract, task, config, timeline)
-    samples = read_notes(member, tokenize_cohort(cohort, contract, tokenizer, codes), contract, settings, notes)
+    samples = read_notes(member, tokenize_cohort(cohort, contract, tokenizer, codes), contract, settings, course.notes)
     parts = {name: [samples[k] for k in getattr(split, name)] for name in ("train", "tune", "test")}
     uncoded = parts["train"]
     if timeline is not None:

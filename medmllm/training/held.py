@@ -23,6 +23,9 @@ Labels = Sequence[Sequence[int]]
 EVENTS = ("any event",)
 """What of times to an event is held, in words."""
 
+FEWEST_OF_A_CLASS = 3
+"""Patients, one each for the training, tuning and test part."""
+
 ATTEMPTS = 20
 """Shuffles tried until every part holds everything."""
 
@@ -100,6 +103,30 @@ def by_patient(owner: IntArray, values: BoolArray) -> BoolArray:
     found = np.zeros((owner.max() + 1, values.shape[1]), dtype=bool)
     np.logical_or.at(found, owner, values)
     return found
+
+
+def least_patients(folds: int) -> int:
+    """Return how many patients of each class so many folds need at least.
+
+    One is tested in each fold, and beside these one is trained on and one tuned on: with two folds four, as three
+    would leave one of the folds with one alone.
+    """
+    return 4 if folds == 2 else folds
+
+
+def way_out(fewest: int, folds: int) -> str:
+    """Return what to do where the rarest class has too few patients for so many folds: what can work, in numbers.
+
+    >>> way_out(5, 10)
+    'set training.folds to at most 5, or add patients'
+    >>> way_out(2, 5)
+    'add patients: each class needs 5 of them for 5 folds, and 3 for the fewest that do (training.folds = 3)'
+    """
+    if fewest >= FEWEST_OF_A_CLASS:
+        return f"set training.folds to {'at most ' if fewest > FEWEST_OF_A_CLASS else ''}{fewest}, or add patients"
+    fewer = f", and {FEWEST_OF_A_CLASS} for the fewest that do (training.folds = {FEWEST_OF_A_CLASS})"
+    needed = least_patients(folds)
+    return f"add patients: each class needs {needed} of them for {folds} folds{fewer if needed > 3 else ''}"
 
 
 def first_whole(

@@ -22,7 +22,9 @@ from medmllm.training.held import (
     first_whole,
     hold_labels,
     holds_of,
+    least_patients,
     values_of,
+    way_out,
     words_of,
 )
 from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, check_partition, digest_of, patient_numbers
@@ -66,8 +68,9 @@ def split_labels(
         draw,
         hold_labels(labels, names),
         lambda attempt: np.random.default_rng([seed, attempt]),
-        f"shuffles of {len(set(patients))} patients: try another number than {folds} for training.folds, leave that "
-        "target out, or add patients of that class.",
+        f"shuffles of {len(set(patients))} patients: with {folds} folds each class needs {least_patients(folds)} "
+        "patients, better more. Add patients of that class, try another number for training.folds (3 or more), or "
+        "leave that target out.",
     )
     check_partition(parts, patients)
     return SplitPlan(parts, digest_of(parts, study_keys))
@@ -173,15 +176,13 @@ def check_enough_labels(patients: Sequence[str], labels: Labels, names: Sequence
     """
     if folds < 2:
         raise SplitError(f"training.folds is {folds}, at least 2 are needed to test on unseen patients")
+    counts = by_patient(patient_numbers(patients), holds_of(labels)).sum(axis=0) if patients else np.zeros(0)
+    fewest = int(counts.min(initial=len(set(patients))))
     if len(set(patients)) < folds:
-        raise SplitError(
-            f"{len(set(patients))} patients cannot fill {folds} folds: set training.folds to at most "
-            f"{len(set(patients))}, or add patients."
-        )
-    counts = by_patient(patient_numbers(patients), holds_of(labels)).sum(axis=0)
+        raise SplitError(f"{len(set(patients))} patients cannot fill {folds} folds: {way_out(fewest, folds)}.")
     for (target, value), count in sorted(zip(values_of(labels), counts, strict=True)):
         if count < folds:
             raise SplitError(
                 f"target {names[target]!r} is {words_of(target, value, labels)} in {count} patients, fewer than the "
-                f"{folds} folds: set training.folds lower (2 or more), leave the target out, or add such patients."
+                f"{folds} folds: leave the target out, {way_out(fewest, folds)}."
             )

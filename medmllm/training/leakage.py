@@ -42,8 +42,8 @@ def audit(cohort: Cohort, plan: SplitPlan, settings: TrainingSettings) -> tuple[
     Raises:
         LeakageError: Names the pairs by study key, at most five of them, and the way out.
     """
-    patients = [member.sample.patient_key for member in cohort.members]
-    keys = [member.sample.study_key for member in cohort.members]
+    patients = cohort.patients
+    keys = cohort.study_keys
     same_patient = leaks(plan, _gather((patient, k) for k, patient in enumerate(patients)))
     if same_patient:
         raise LeakageError(

@@ -12,7 +12,7 @@ from medmllm.evaluation.cohort import OutOfFold
 from medmllm.evaluation.kaplan_meier import Followed
 from medmllm.evaluation.learning_curve import LearningPoint, learning_points, time_points
 from medmllm.evaluation.remarks import NAMES
-from medmllm.evaluation.resampling import Interval, level
+from medmllm.evaluation.resampling import level
 from medmllm.evaluation.several import SeveralOutOfFold
 from medmllm.evaluation.survival import SurvivalOutOfFold
 from medmllm.records import FloatArray
@@ -20,7 +20,8 @@ from medmllm.training.cohort import Cohort
 from medmllm.training.cross_validation import ArmResult, SmallerTraining
 from medmllm.training.repeats import repeats_of
 from medmllm.training.splits import FoldSplit, SplitPlan, outer_folds
-from medmllm.trust_documents import EstimateDocument, LearningCurveDocument, LearningPointDocument
+from medmllm.training.trust import estimate_document
+from medmllm.trust_documents import LearningCurveDocument, LearningPointDocument
 
 
 def trace_learning(
@@ -38,7 +39,7 @@ def trace_learning(
     if not arm.smaller:
         return None
     steps = list(zip(*(draw.smaller for draw in arm.draws), strict=True))  # of each fraction, by repeat
-    patients = [member.sample.patient_key for member in cohort.members]
+    patients = cohort.patients
     found = _points(steps, arm, cohort, config, ordered=ordered)
     trained = [(step[0].fraction, [own.folds for own in step]) for step in steps] + [(1.0, [*repeats_of(plan)])]
     return LearningCurveDocument(
@@ -54,7 +55,7 @@ def _points(
     steps: Sequence[Sequence[SmallerTraining]], arm: ArmResult, cohort: Cohort, config: TrainConfig, *, ordered: bool
 ) -> tuple[LearningPoint, ...]:
     """Return AUROC, or C-index, of each step, and last of the whole training."""
-    patients = [member.sample.patient_key for member in cohort.members]
+    patients = cohort.patients
     confidence, samples = config.evaluation.confidence, config.evaluation.bootstrap_samples
     seed, survived = config.training.seed, cohort.survived
     said, whole = ([own.out_of_fold for own in step] for step in steps), [draw.out_of_fold for draw in arm.draws]
@@ -92,13 +93,9 @@ def _point(
         fraction=fraction,
         training_patients=tuple(len({patients[k] for k in own}) for own in learnt),
         training_studies=tuple(map(len, learnt)),
-        auroc=_estimate(point.auroc),
-        behind=None if fraction == 1 else _estimate(point.behind),
+        auroc=estimate_document(point.auroc),
+        behind=None if fraction == 1 else estimate_document(point.behind),
     )
-
-
-def _estimate(found: Interval) -> EstimateDocument:
-    return EstimateDocument(estimate=found.estimate, low=found.low, high=found.high)
 
 
 def learning_remark(curve: LearningCurveDocument | None, *, confidence: float) -> tuple[str, ...]:

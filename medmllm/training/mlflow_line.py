@@ -31,6 +31,8 @@ REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")  # the server answers, but
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 """MLflow's own would hold up a training for minutes per call to a dead server; the environment wins over these."""
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+CHATTY = {"alembic": logging.WARNING, "mlflow": logging.WARNING, "urllib3.connectionpool": logging.ERROR}
+"""Each retry is a warning of urllib3's; that a server does not answer is told once, by us."""
 
 
 class Courier:
@@ -46,8 +48,8 @@ class Courier:
         """
         for variable, value in (QUIET | PATIENCE).items():
             os.environ.setdefault(variable, value)
-        for chatty in ("alembic", "mlflow"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        for chatty, least in CHATTY.items():
+            logging.getLogger(chatty).setLevel(least)
         named = settings.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         self._uri = named or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
         self._artifacts = None if named else (folder / "mlflow_artifacts").resolve().as_uri()
@@ -60,14 +62,32 @@ class Courier:
     def _client(self) -> "MlflowClient":
         from mlflow import MlflowClient
 
+        if self._artifacts is not None:
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            # A new store gets an experiment "Default", which the client alone would place below the working folder.
+            SqlAlchemyStore(self._uri, self._artifacts)
         return MlflowClient(tracking_uri=self._uri)
 
     @cached_property
     def _experiment_id(self) -> str:
         found = self._client.get_experiment_by_name(self._experiment_name)
-        if found:
+        if found and self._artifacts is not None:
+            self._close_killed()
+        if found and self._artifacts not in (None, found.artifact_location):
+            # The folder was moved: MLflow would make the old one again, and no call gives an experiment another place.
+            earlier = f"{self._experiment_name} (before a move, {found.experiment_id})"
+            self._client.rename_experiment(found.experiment_id, earlier)
+        elif found:
             return str(found.experiment_id)
         return str(self._client.create_experiment(self._experiment_name, artifact_location=self._artifacts))
+
+    def _close_killed(self) -> None:
+        """Mark runs that a killed training left open: beside a run's folder no other training writes."""
+        every = [one.experiment_id for one in self._client.search_experiments()]
+        for run in self._client.search_runs(every, "attributes.status = 'RUNNING'"):
+            if run.info.run_id not in self._run_ids.values():
+                self._client.set_terminated(run.info.run_id, "KILLED")
 
     def known_runs(self) -> list[SpoolEntry]:
         """Return one entry per run that the server has, so that another process can go on with it."""

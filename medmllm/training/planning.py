@@ -2,7 +2,6 @@
 
 labelled studies, --splits or training.group_out -> looked at ahead, in seconds
 cohort as read -> folds made or given, inner folds in them -> audit of leakage -> RUN/leaks.csv
-    -> RUN/splits.json, RUN/splits_final.json
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from medmllm.training.leakage import audit
 from medmllm.training.numbering_columns import remark_numbering
 from medmllm.training.repeats import draw_repeats, repeats_of
 from medmllm.training.sites import check_sites, read_folds, remark_sites, site_folds
-from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file, write_splits
+from medmllm.training.split_file import GivenFold, check_all_given, plan_given, read_split_file
 from medmllm.training.splits import SplitPlan
 from medmllm.training.subsets import nested_subsets
 from medmllm.training.survival_strata import (
@@ -117,7 +116,7 @@ def _held(known: Sequence[Target], labels: Sequence[str]) -> Held:
 def settle_folds(
     cohort: Cohort, settings: TrainingSettings, given: Given | None, out: Path, *, labels: Sequence[str] = ()
 ) -> tuple[SplitPlan, list[str]]:
-    """Return the audited folds, written to OUT with what leaks, and remarks on it and on sites.
+    """Return the audited folds, and remarks on what leaks, written to OUT, and on sites.
 
     Args:
         cohort: As read.
@@ -129,7 +128,7 @@ def settle_folds(
     Raises:
         SplitError: The cohort cannot be split so; LeakageError names what leaks.
     """
-    keys = [member.sample.study_key for member in cohort.members]
+    keys = cohort.study_keys
     remarks: list[str] = []
     if given is not None and settings.group_out:
         folds, remarks = read_folds(given, keys)
@@ -146,14 +145,13 @@ def settle_folds(
     if settings.group_out:
         remarks += remark_sites(plan, _held(cohort.known, labels), settings.group_out)
     if settings.learning_curve:  # refused before anything is trained
-        patients = [member.sample.patient_key for member in cohort.members]
+        patients = cohort.patients
         truth, times = subset_classes(cohort.known)
         for number, own in enumerate(repeats_of(plan)):
             nested_subsets(own, patients, truth, settings.learning_curve, seed=settings.seed + number, times=times)
     leaking, rows = audit(cohort, plan, settings)
     remarks += [*leaking, *remark_columns(cohort, labels), *remark_numbering(cohort)]
     write_table(out / LEAKS, LeakRow, rows)
-    write_splits(plan, keys, out)
     return plan, remarks
 
 
@@ -163,9 +161,9 @@ def _with_inner(plan: SplitPlan, cohort: Cohort, settings: TrainingSettings, lab
         return plan
     return nest(
         plan,
-        [member.sample.patient_key for member in cohort.members],
+        cohort.patients,
         _held(cohort.known, labels),
-        study_keys=[member.sample.study_key for member in cohort.members],
+        study_keys=cohort.study_keys,
         inner_folds=settings.inner_folds,
         seed=settings.seed,
     )
@@ -175,8 +173,8 @@ def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, label
     """Return folds as the settings ask, or as given."""
     if given is None:
         return split_cohort(cohort, settings, labels)
-    keys = [member.sample.study_key for member in cohort.members]
-    patients = [member.sample.patient_key for member in cohort.members]
+    keys = cohort.study_keys
+    patients = cohort.patients
     fraction, seed, whole_tests = settings.tuning_fraction, settings.seed, not settings.group_out
     held = _held(cohort.known, labels)
     if labels and any(fold.tune is None for fold in given):

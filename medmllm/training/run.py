@@ -58,7 +58,7 @@ class Trained:
     @property
     def patients(self) -> list[str]:
         """patient_key of each member."""
-        return [member.sample.patient_key for member in self.cohort.members]
+        return self.cohort.patients
 
 
 def write_package(trained: Trained, arm: ArmResult) -> ModelCard:
@@ -215,7 +215,8 @@ def left_out(index: StudyIndex, missing: Sequence[str], target: str, *, syntheti
         said.append("Synthetic: the outcome was planted, to need image and note together. This is no real result.")
     unclaimed = sum(problem.code == "row_without_study" for problem in index.problems)
     if unclaimed:
-        said.append(f"{unclaimed} rows of the label table fit no study of the folder.")
+        rows = "1 row of the label table fits" if unclaimed == 1 else f"{unclaimed} rows of the label table fit"
+        said.append(f"{rows} no study of the folder.")
     empty = sum(problem.code == "line_without_study" for problem in index.problems)
     if empty:
         said.append(f"{empty} studies of the list have no image, note or recording, and were left out.")

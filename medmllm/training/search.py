@@ -107,11 +107,7 @@ def _score(
         here = own.of_candidate(candidate.number)
         finished = here.finished()
         if finished is None:
-            finished = (
-                try_network(
-                    split, course.cohort, contract, course.task, candidate.config, here, count, course.notes
-                ),
-            )  # fmt: skip
+            finished = (try_network(split, course, contract, candidate.config, here, count),)
         count.finish()
         if finished[0] is not None:
             said.append(finished[0])

@@ -18,7 +18,7 @@ from medmllm.errors import SplitError
 from medmllm.ingest.tables import MISSING
 from medmllm.records import Study
 from medmllm.training.held import EVENTS, Held
-from medmllm.training.split_file import MOST_NAMED, GivenFold
+from medmllm.training.split_file import GivenFold, some_of
 from medmllm.training.splits import SplitPlan, patient_numbers
 from medmllm.trust_config import HEADER
 
@@ -94,7 +94,7 @@ def read_sites(studies: Sequence[Study], column: str) -> dict[str, str]:
             way_out = "Their headers do not tell it, or not alike: take a column of the label table"
         raise SplitError(
             f"{len(empty)} labelled studies have no value in the column {column!r} (training.group_out): "
-            f"{_some(empty)}. {way_out}, or clear their label, which leaves them out."
+            f"{some_of(empty)}. {way_out}, or clear their label, which leaves them out."
         )
     return site_of
 
@@ -158,7 +158,7 @@ def _refuse_patients_at_two_sites(studies: Sequence[Study], site_of: Mapping[str
     split = [patient for patient, own in sites.items() if len(own) > 1]
     if split:
         raise SplitError(
-            f"{len(split)} patients have studies at several sites (training.group_out = {column!r}): {_some(split)}. "
+            f"{len(split)} patients have studies at several sites (training.group_out = {column!r}): {some_of(split)}. "
             "They would be trained on and tested on: give each patient one site, or clear the label of their studies "
             "at the others."
         )
@@ -177,7 +177,3 @@ def _refuse_too_little_left(folds: Sequence[GivenFold], studies: Sequence[Study]
                     "train on and one to tune on: give that site and another one value together, choose another "
                     '--target, or set training.group_out = "".'
                 )
-
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:MOST_NAMED]) + (", ..." if len(keys) > MOST_NAMED else "")

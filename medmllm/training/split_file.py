@@ -261,15 +261,20 @@ def _check_fold(number: int, fold: GivenFold, known: Mapping[str, str]) -> None:
     shared = sorted(patient for patient, found in side_of.items() if len(found) > 1)
     if shared:
         raise LeakageError(
-            f"{len(shared)} patients are on two sides of fold {number} of --splits: {_some(shared)}. Results on such a "
-            "split would be too good: put every study of a patient on one side."
+            f"{_counted(shared, 'patient')} on two sides of fold {number} of --splits: {some_of(shared)}. Results on "
+            "such a split would be too good: put every study of a patient on one side."
         )
 
 
 def _refuse(keys: Sequence[str], why: str) -> None:
     if keys:
-        raise SplitError(f"{len(keys)} studies {why} ({_some(keys)}).")
+        raise SplitError(f"{len(keys)} studies {why} ({some_of(keys)}).")
 
 
-def _some(keys: Sequence[str]) -> str:
+def _counted(keys: Sequence[str], noun: str) -> str:
+    return f"1 {noun} is" if len(keys) == 1 else f"{len(keys)} {noun}s are"
+
+
+def some_of(keys: Sequence[str]) -> str:
+    """Return a few keys, as an error names them."""
     return ", ".join(keys[:MOST_NAMED]) + (", ..." if len(keys) > MOST_NAMED else "")

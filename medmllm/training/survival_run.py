@@ -61,30 +61,33 @@ def tell_survival(trained: Trained) -> Told:
         ),
         *learning_remark(curve, confidence=settings.confidence),
         *remarks(found, confidence=settings.confidence, samples=settings.bootstrap_samples),
-        *cautions(_task(trained), followed_of(trained), batch_size=smallest_batch_size(trained.arms, trained.config)),
+        *cautions(_task(trained), followed_of(trained), compared=fewest_compared(trained.arms, trained.config)),
     )
     told: dict[str, object] = {"modality_use": documents, "subgroups": subgroups, "learning_curve": curve}
     told["survival"] = survival_documents(trained)
     return Told(target_document(trained, found, {}).model_copy(update=told), rules, said)
 
 
-def cautions(task: SurvivalTask, followed: Followed, *, batch_size: int) -> Iterator[str]:
+def cautions(task: SurvivalTask, followed: Followed, *, compared: int) -> Iterator[str]:
     """Yield what makes numbers rough: few studies followed until a horizon, few compared with each other by Cox."""
     for name, horizon in zip(task.horizon_names, task.horizons, strict=True):
         left = int((followed.time >= horizon).sum())
         if left < FEWEST_FOLLOWED:
             yield f"{left} studies were followed for {name} without the event: what is told of this horizon is rough."
-    if task.model == "cox" and batch_size < COX_BATCH:
+    if task.model == "cox" and compared < COX_BATCH:
         yield (
-            f"[training] batch_size is {batch_size}: Cox compares within batches, and {COX_BATCH} studies or more are "
-            "wanted in each."
+            f"Cox compared {compared} studies at a time, and {COX_BATCH} or more are wanted: set [training] batch_size "
+            "higher, or processes, which share a batch and compare each its own part, lower."
         )
 
 
-def smallest_batch_size(arms: Sequence[ArmResult], config: TrainConfig) -> int:
-    """Return the smallest batch size that a network was trained with: where it is searched, each fold has its own."""
+def fewest_compared(arms: Sequence[ArmResult], config: TrainConfig) -> int:
+    """Return how many studies Cox compared with each other at least: those of a batch, or of a process's part of it.
+
+    Where the batch size is searched, each fold has its own.
+    """
     chosen = [choice.best.config.training.batch_size for arm in arms for choice in arm.choices]
-    return min(chosen, default=config.training.batch_size)
+    return min(chosen, default=config.training.batch_size) // config.training.processes
 
 
 def evaluate_survival_arms(trained: Trained) -> CohortEvaluation:

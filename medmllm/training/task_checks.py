@@ -3,16 +3,18 @@
 settings, Task -> nothing, or the first that does not fit
 """
 
+from collections.abc import Iterator
+
 from medmllm.config import TrainConfig
 from medmllm.errors import ConfigError
 from medmllm.model_documents import Task
+from medmllm.preprocessing.text import TINY
 from medmllm.search_config import SEARCHED
 from medmllm.training.arms import check_arms
 from medmllm.training.candidates import all_candidates
 from medmllm.training.losses import check_weights
 from medmllm.training.policy import check_rules
 from medmllm.training.target_loss import check_target_settings
-from medmllm.training_config import TrainingSettings
 
 OF_CLASSES = ("loss", "focal_gamma", "class_weights", "sampling")
 """Settings that can be searched and have no say in the likelihood of a time to an event."""
@@ -28,14 +30,17 @@ def check_task(config: TrainConfig, task: Task) -> None:
     """
     check_arms(config)
     check_rules(config, task)
-    _check_search(config.training, task)
+    _check_search(config, task)
     for candidate in all_candidates(config):
         _check_training(candidate, task)
 
 
-def _check_search(training: TrainingSettings, task: Task) -> None:
+def _check_search(config: TrainConfig, task: Task) -> None:
     """Refuse to search what makes no difference: candidates would be alike, or there would be none, without a word."""
+    training, idle = config.training, dict(_idle(config))
     for name in training.search:
+        if name in idle:
+            raise ConfigError(f"[training.search] {name} makes no difference where {idle[name]}: leave it out")
         if not set(SEARCHED[name]) & set(training.arms):
             raise ConfigError(
                 f"[training.search] {name} makes no difference in the arms that are trained "
@@ -46,6 +51,24 @@ def _check_search(training: TrainingSettings, task: Task) -> None:
             raise ConfigError(
                 f"[training.search] {name} is of classes, and the target is the time to an event: leave it out"
             )
+
+
+def _idle(config: TrainConfig) -> Iterator[tuple[str, str]]:
+    """Yield each setting that other settings leave without a say, and which these are."""
+    training, text = config.training, config.text
+    if "focal" not in (training.loss, *training.search.get("loss", ())):
+        yield "focal_gamma", '[training] loss is not "focal"'
+    if not config.recording.enabled:
+        yield "audio_width", "[recording] is not enabled"
+    if not config.table.columns:
+        yield "table_width", "[table] columns names none"
+    if text.encoder != TINY:
+        yield "tiny_width", "[text] encoder is a pretrained one"
+    if text.fine_tuning == "frozen" and True not in (
+        config.model.text_batch_norm,
+        *training.search.get("text_batch_norm", ()),
+    ):
+        yield "text_learning_rate", '[text] fine_tuning is "frozen"'
 
 
 def _check_training(config: TrainConfig, task: Task) -> None:

@@ -79,7 +79,7 @@ def assess(
 
 def _delong(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig) -> Iterator[AurocDifferenceDocument]:
     """Yield DeLong's differences where the task is binary and every patient has one study."""
-    patients, targets = [member.sample.patient_key for member in cohort.members], np.array(cohort.targets)
+    patients, targets = cohort.patients, np.array(cohort.targets)
     found: dict[str, FloatArray] = {
         arm.arm: arm.out_of_fold.probabilities for arm in arms if isinstance(arm.out_of_fold, OutOfFold)
     }
@@ -104,7 +104,7 @@ def _decision_curves(arms: Sequence[ArmResult], cohort: Cohort, config: TrainCon
             arm.arm,
             np.array(cohort.targets),
             arm.out_of_fold.probabilities[:, 1],
-            [member.sample.patient_key for member in cohort.members],
+            cohort.patients,
             confidence=config.evaluation.confidence,
             samples=config.evaluation.bootstrap_samples,
             seed=config.training.seed,
@@ -113,7 +113,7 @@ def _decision_curves(arms: Sequence[ArmResult], cohort: Cohort, config: TrainCon
         yield DecisionCurveDocument(
             arm=found.arm,
             thresholds=found.thresholds,
-            net_benefit=tuple(map(_estimate, found.net_benefit)),
+            net_benefit=tuple(map(estimate_document, found.net_benefit)),
             treat_all=found.treat_all,
             repeats=found.repeats,
         )
@@ -134,7 +134,7 @@ def _uses(arms: Sequence[ArmResult], cohort: Cohort, config: TrainConfig, *, ord
             arm.out_of_fold,
             arm.deprived,
             targets=np.array(cohort.targets),
-            patients=[member.sample.patient_key for member in cohort.members],
+            patients=cohort.patients,
             bound=config.evaluation.ignored_below,
             confidence=config.evaluation.confidence,
             samples=config.evaluation.bootstrap_samples,
@@ -156,7 +156,7 @@ def _subgroups(
             column=column,
             names=band_names(bands[column]) if column in bands else None,
             targets=np.array(cohort.targets),
-            patients=[member.sample.patient_key for member in cohort.members],
+            patients=cohort.patients,
             fewest_patients=config.evaluation.subgroups.fewest_patients,
             confidence=config.evaluation.confidence,
             samples=config.evaluation.bootstrap_samples,
@@ -180,12 +180,14 @@ def subgroup_document(found: Subgroups, arm: str, classes: tuple[str, ...]) -> S
                 n=group.n,
                 patients=group.patients,
                 class_counts=dict(zip(classes, group.class_counts, strict=True)),
-                metrics={name: _estimate(value) for name, value in group.metrics.items()},
+                metrics={name: estimate_document(value) for name, value in group.metrics.items()},
             )
             for group in found.groups
         ),
         gaps=tuple(
-            GapDocument(name=gap.name, highest=gap.highest, lowest=gap.lowest, difference=_estimate(gap.difference))
+            GapDocument(
+                name=gap.name, highest=gap.highest, lowest=gap.lowest, difference=estimate_document(gap.difference)
+            )
             for gap in found.gaps
         ),
         too_small=dict(found.too_small),
@@ -202,15 +204,16 @@ def use_document(found: ModalityUse) -> ModalityUseDocument:
         n=found.n,
         patients=found.patients,
         permutations=found.permutations,
-        auroc=_estimate(found.auroc),
-        permuted=_estimate(found.permuted),
-        fall=_estimate(found.fall),
-        fall_absent=_estimate(found.fall_absent),
+        auroc=estimate_document(found.auroc),
+        permuted=estimate_document(found.permuted),
+        fall=estimate_document(found.fall),
+        fall_absent=estimate_document(found.fall_absent),
         bound=found.bound,
         verdict=found.verdict,
         metric=found.metric,
     )
 
 
-def _estimate(found: Interval) -> EstimateDocument:
+def estimate_document(found: Interval) -> EstimateDocument:
+    """Return an estimate with its interval as written to evaluation.json."""
     return EstimateDocument(estimate=found.estimate, low=found.low, high=found.high)

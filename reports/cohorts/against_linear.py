@@ -86,7 +86,8 @@ def run_task(task: LinearTask, data: Path, out: Path) -> dict[str, object]:
     arms = {name: arm for name, arm in arms_of(task, cohort.studies).items() if name in (*ARMS, SIZE)}
     linear = logits_of(arms, cohort, plan, SEEDS[0])
     found: dict[str, object] = {}
-    for name in (task.name, *(f"{task.name}{variant}" for variant in VARIANTS)):
+    drawn_once = [variant for variant in VARIANTS if variant != "_repeated"]  # its figures are means over draws
+    for name in (task.name, *(f"{task.name}{variant}" for variant in drawn_once)):
         run = out / "runs" / f"{name}_{SEEDS[0]}"
         if (run / "out_of_fold.csv").is_file():
             found[name] = compare(read_run(run, cohort, plan), linear, cohort)

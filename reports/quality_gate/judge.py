@@ -2,7 +2,8 @@
 
 python reports/quality_gate/judge.py FOLDER ... -> reports/quality_gate/results.json
 
-Each FOLDER is read as `medmllm quality` does. A CT is spoilt in memory: rescaled once more, or not at all.
+Each FOLDER is read as `medmllm quality` does. A CT is spoilt in memory: rescaled once more, or not at all, or only in
+part; and what the newer checks measure is told of the CTs as they are.
 """
 
 import json
@@ -11,32 +12,69 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import obliquity
 
 from medmllm.config import QualityConfig, load_config
 from medmllm.errors import MedmllmError
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder, read_study_note, read_volume
 from medmllm.provenance import stamp
+from medmllm.quality.air import BRIGHT_AIR, level_below_air, share_between, steepness
 from medmllm.quality.duplicates import NoteRegister
 from medmllm.quality.gate import judge
-from medmllm.quality.image import check_volume
+from medmllm.quality.image import check_volume, sample
 from medmllm.quality.note import check_note
-from medmllm.records import Note, Volume
+from medmllm.quality.slice_offsets import offsets_between
+from medmllm.records import FloatArray, Note, Volume
 
 HERE = Path(__file__).resolve().parent
 POLICY = load_config(QualityConfig, "quality").quality
 KEYRING = Keyring(secrets.token_bytes(32))
-SPOILT = {  # what -> slope and intercept applied to HU; of "never", what undoes an intercept of -1024
-    "twice": (1.0, -1024.0),
-    "twice_slope_2": (2.0, -1024.0),
-    "twice_slope_half": (0.5, -1024.0),
-    "twice_intercept_1000": (1.0, -1000.0),
-    "never": (1.0, 1024.0),
+Spoiling = Callable[[FloatArray], FloatArray]
+SPOILT: dict[str, Spoiling] = {  # what -> HU to spoilt values; of "never", what undoes an intercept of -1024
+    "twice": lambda hu: hu - 1024,
+    "twice_slope_2": lambda hu: 2 * hu - 1024,
+    "twice_slope_half": lambda hu: hu / 2 - 1024,
+    "twice_intercept_1000": lambda hu: hu - 1000,
+    "twice_cut_off_at_-1024": lambda hu: np.maximum(hu - 1024, -1024),
+    "never": lambda hu: hu + 1024,
+    "times_2": lambda hu: 2 * hu,
+    "times_10": lambda hu: 10 * hu,
+    "inverted": lambda hu: -hu,
 }
+OF_SLICES: dict[str, Spoiling] = {  # the same of series of several slices
+    "half_of_the_slices_never": lambda hu: with_offset(hu, slice(hu.shape[2] // 2, None), 1024),
+    "half_of_the_slices_twice": lambda hu: with_offset(hu, slice(hu.shape[2] // 2, None), -1024),
+    "one_slice_never": lambda hu: with_offset(hu, slice(hu.shape[2] // 2, hu.shape[2] // 2 + 1), 1024),
+}
+
+
+def with_offset(hu: FloatArray, where: slice, offset: float) -> FloatArray:
+    """Return HU with an offset on some slices."""
+    changed = hu.copy()
+    changed[:, :, where] += np.float32(offset)
+    return changed
+
+
+def measures(volume: Volume) -> dict[str, float]:
+    """Return what the checks of levels and slices measure on one CT."""
+    values = sample(volume.voxels)
+    steps = [abs(step) for _, step in offsets_between(volume.voxels, 0.0)]
+    return {
+        "largest_constant_step_between_slices_hu": max(steps, default=0.0),
+        "share_at_one_level_below_air": level_below_air(values, volume.padding)[0],
+        "share_near_plus_1000": share_between(values, *BRIGHT_AIR),
+        "times_denser_near_plus_1000": steepness(values),
+    }
+
+
+def of_all(found: list[float]) -> dict[str, float]:
+    """Return the middle and the end of a measure over all series."""
+    return {"median": statistics.median(found), "largest": max(found)}
 
 
 def volumes_and_notes(folder: Path) -> Iterator[Volume | tuple[str, Note | None]]:
@@ -83,7 +121,10 @@ def main(folders: list[Path]) -> dict[str, object]:
     """Return what results.json holds."""
     series: Counter[str] = Counter()
     findings: dict[str, Counter[str]] = {}
-    spoilt: dict[str, int] = dict.fromkeys(SPOILT, 0)
+    spoilt: dict[str, int] = dict.fromkeys((*SPOILT, *OF_SLICES), 0)
+    measured: dict[str, list[float]] = {}
+    oblique: dict[str, list[float]] = {}
+    stacks = 0
     notes: Counter[str] = Counter()
     register = NoteRegister(POLICY.bounds)
     for item in (item for folder in folders for item in volumes_and_notes(folder)):
@@ -97,15 +138,23 @@ def main(folders: list[Path]) -> dict[str, object]:
         series[kind] += 1
         of_kind = findings.setdefault(kind, Counter())
         of_kind.update(f"{code} ({decision})" for code, decision in decisions(item))
-        if item.modality == "CT":
-            for what, (slope, intercept) in SPOILT.items():
-                values = (item.voxels * np.float32(slope) + np.float32(intercept)).astype(np.float32)
-                spoilt[what] += refused(Volume(values, item.affine, None, "CT"))
+        oblique.setdefault(kind, []).append(float(np.degrees(obliquity(item.affine)).max()))
+        if item.modality != "CT":
+            continue
+        for what, value in measures(item).items():
+            measured.setdefault(what, []).append(value)
+        several = item.voxels.shape[2] > 1
+        stacks += several
+        for what, spoil in (SPOILT | (OF_SLICES if several else {})).items():
+            spoilt[what] += refused(Volume(spoil(item.voxels).astype(np.float32), item.affine, None, "CT"))
     return {
         "series_read": dict(series),
         "ct_refused_as_they_are": sum(n for code, n in findings.get("CT", {}).items() if "refuse" in code),
         "series_with_finding": {kind: dict(counts.most_common()) for kind, counts in findings.items()},
+        "ct_of_several_slices": stacks,
         "spoilt_ct_refused": spoilt,
+        "ct_as_they_are": {what: of_all(found) for what, found in measured.items()},
+        "obliquity_deg": {kind: of_all(found) for kind, found in oblique.items()},
         "notes": dict(notes),
         "milliseconds_512x512x150": milliseconds(),
         "provenance": stamp("python reports/quality_gate/judge.py FOLDER ...", inputs={"quality": POLICY.digest}),

@@ -68,6 +68,7 @@ def test_clinical_content_stays_word_for_word(clinical: str) -> None:
         ("CT: Hansen, Frieda, *17", "CT: [NAME], *17"),
         ("Frieda Hansen (born here)", "[NAME] (born here)"),
         ("Hr. Hansen, dhr. Jansen, mevr. de Vries", "Hr. [NAME], dhr. [NAME], mevr. [NAME]"),
+        ("In 2020 Mr Wu, 2 Dr. Smith", "In 2020 Mr [NAME], 2 Dr. [NAME]"),
         ("i.A. Krause, i.V. Kontrastmittel", "i.A. [NAME], i.V. Kontrastmittel"),
         ("Hausarzt: Hansen", "Hausarzt: [NAME]"),
         ("Befundet von: Krause", "Befundet von: [NAME]"),

@@ -52,10 +52,27 @@ def test_the_first_use_makes_a_secret_that_only_its_owner_reads_and_says_so(
         first = load_keyring()
     assert file.stat().st_mode & 0o777 == 0o600
     assert "guard it" in caplog.text
+    assert "in the file that MEDMLLM_SITE_SECRET_FILE names" in caplog.text
+    assert str(tmp_path) not in caplog.text  # logs name no folder of a person
     assert first.secret.hex() == file.read_text().strip()
     assert len(first.secret) == 32
     assert load_keyring().patient("1") == first.patient("1")
     assert [entry.name for entry in file.parent.iterdir()] == ["secret"]  # no draft is left behind
+
+
+def test_a_secret_in_its_usual_place_is_told_with_that_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("MEDMLLM_SITE_SECRET_FILE")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for variable, told in ((str(tmp_path / "xdg"), "$XDG_CONFIG_HOME"), ("", "~/.config")):
+        monkeypatch.setenv("XDG_CONFIG_HOME", variable)
+        with caplog.at_level(logging.WARNING):
+            load_keyring()
+        assert f"in {told}/medmllm/site_secret (MEDMLLM_SITE_SECRET_FILE names another file)" in caplog.messages[-1]
+    assert [(tmp_path / folder / "medmllm" / "site_secret").is_file() for folder in ("xdg", "home/.config")] == [
+        True
+    ] * 2
 
 
 def test_runs_that_start_at_once_agree_on_one_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

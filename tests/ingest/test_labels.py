@@ -73,6 +73,19 @@ def test_columns_that_part_the_studies_alike_are_remarked_and_thresholds_that_do
     assert "'grade' and 'side' part all 3 studies alike" in said
 
 
+@pytest.mark.parametrize(("both", "differ", "remarked"), [(12, 0, True), (12, 1, False), (9, 0, False)])
+def test_columns_are_compared_on_the_studies_in_which_both_are_known(
+    caplog: pytest.LogCaptureFixture, both: int, differ: int, remarked: bool
+) -> None:
+    rows = [{"a": str(k % 2), "b": str(k % 2 ^ (k < differ))} for k in range(both)]
+    rows += [{"a": "1", "b": ""}, {"a": "", "b": "0"}]
+    studies = [Study(f"st-{k}", f"pt-{k}", "folder", facts=row) for k, row in enumerate(rows)]
+    assign_task(studies, [parse_target("a"), parse_target("b")], CLASSES)
+    assert [f"part all {both} studies in which both are known alike" in said for said in caplog.messages] == (
+        [True] if remarked else []
+    )
+
+
 def test_an_order_is_of_an_ordinal_target() -> None:
     with pytest.raises(ValidationError, match="'side' has an order and is not ordinal"):
         TaskSettings.model_validate(CLASSES.model_dump() | {"orders": {"side": ("a", "b", "c")}})

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModel, BertConfig, BertModel, RobertaConfig, RobertaModel
+from transformers.utils.logging import enable_progress_bar
 
 from medmllm.errors import ConfigError
 from medmllm.models.text_encoder import (
@@ -108,6 +109,16 @@ def test_tiny_takes_any_width_with_heads_that_divide_it(width: int, heads: int) 
     assert config.num_attention_heads == heads
     assert (config.num_hidden_layers, config.vocab_size, config.max_position_embeddings) == (4, 30, TEXT.max_tokens)
     assert encode(TextEncoder(from_config(config).eval()), IDS, MASK).shape == (2, width)
+
+
+def test_loading_weights_leaves_the_terminal_alone(
+    bert: BertModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bert.save_pretrained(tmp_path)
+    enable_progress_bar()  # another test may have switched them off
+    capfd.readouterr()
+    load_pretrained(tmp_path, local_files_only=True)
+    assert "Loading weights" not in capfd.readouterr().err
 
 
 def test_a_pretrained_folder_gives_its_own_weights(bert: BertModel, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from medmllm.config import TrainConfig, load_config
 from medmllm.csv_tables import read_table, write_table
-from medmllm.reporting.comparison import ComparisonDocument, ComparisonRow, differing_settings, write_comparison
+from medmllm.reporting.comparison import ComparisonDocument, ComparisonRow, write_comparison
 from medmllm.result_documents import EvaluationDocument
 from medmllm.table_rows import OutOfFoldRow
+from medmllm.told_settings import differing_settings
 from tests.pipelines.runs import UNTRACKED, Trained, invoke, train
 from tests.reporting.html_page import Page
 
@@ -113,10 +114,10 @@ def test_settings_that_name_folders_are_listed_by_the_folders_own_names() -> Non
         load_config(TrainConfig, "train", overrides=[f"text.encoder=/{place}/bert", f"training.cache=/{place}/cache"])
         for place in ("home/mueller", "mnt", "mnt")
     )
-    assert differing_settings([here, there]) == {
+    assert differing_settings([here, there], {"tracking": True}) == {
         "text.encoder": ("FOLDER/bert", "FOLDER/bert"), "training.cache": ("CACHE", "CACHE"),
     }  # fmt: skip
-    assert differing_settings([there, same]) == {}
+    assert differing_settings([there, same], {"tracking": True}) == {}
 
 
 def test_the_page_says_that_many_comparisons_were_made_and_loads_nothing(compared: Path) -> None:

@@ -89,6 +89,18 @@ def test_signature_and_example_tell_the_form_and_name_no_study(nifti_run: Traine
     assert {"MLmodel", "mlflow_code.py", "requirements.txt"} <= texts
 
 
+def test_the_example_says_of_itself_that_it_shows_the_form_alone(
+    nifti_run: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written = Model.load(str(tracked_model(nifti_run.run)))
+    assert "shows the form alone" in written.metadata["input_example"]
+    model = ScoringModel()
+    model.load_context(PythonModelContext({"package": str(nifti_run.run / "model")}, None))
+    with pytest.raises(MisuseError, match="row 0: 'STUDIES' of the input example shows the form alone"):
+        model.predict(PythonModelContext({}, None), pd.DataFrame({"studies": ["STUDIES"]}))
+
+
 def test_a_path_without_studies_is_refused_by_its_row(nifti_run: Trained, tmp_path: Path) -> None:
     model = ScoringModel()
     model.load_context(PythonModelContext({"package": str(nifti_run.run / "model")}, None))

@@ -57,7 +57,7 @@ def test_studies_without_a_value_are_left_out_and_counted(tmp_path: Path) -> Non
     assert outcome.code == 0
     assert KEYRING.study(study) not in {row.study_key for row in out_of_fold(tmp_path / "run")}
     assert "1 studies have no value for outcome" in outcome.stdout
-    assert "1 rows of the label table fit no study" in outcome.stdout
+    assert "1 row of the label table fits no study" in outcome.stdout
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_patient_in_both_halves_of_a_given_fold_stops_the_run_before_a_study_i
     given.write_text(json.dumps(folds))
     outcome = train(nifti_run.studies, nifti_run.labels, tmp_path / "run", *UNTRACKED, "--splits", given)
     assert outcome.code == 2
-    assert "1 patients are on two sides of fold 0" in outcome.stderr
+    assert "1 patient is on two sides of fold 0" in outcome.stderr
     assert KEYRING.patient("P000") in outcome.stderr
     assert "case-000" not in outcome.said
     assert not (tmp_path / "run" / "training_ledger.csv").exists()

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,12 +140,71 @@ def test_other_settings_are_refused_and_those_that_no_network_depends_on_are_not
 ) -> None:
     code, said = again(*interrupted, "--resume", "--set", "training.learning_rate=0.5")
     assert code == 2
-    assert "another settings" in said
+    assert "training.learning_rate was 0.01, now 0.5" in said
     free = ("evaluation.bootstrap_samples=150", "evaluation.coverage=0.5", "evaluation.calibration=isotonic")
     assert again(*interrupted, "--resume", *(word for setting in free for word in ("--set", setting)))[0] == 0
     card = json.loads((interrupted[1] / "model" / "model.json").read_text())
     assert card["conformal_coverage"] == 0.5
     assert all(fold["isotonic"] and max(fold["conformal_thresholds"]) < 1 for fold in card["folds"])
+
+
+def kept(run: Path) -> dict[str, bytes]:
+    """What is refused leaves these as they are."""
+    files = [run / "settings.json", run / "splits.json", *(run / FOLDER).iterdir(), *run.glob("model*/*.safetensors")]
+    return {path.relative_to(run).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (("training.inner_folds=2",), "training.inner_folds was 1, now 2"),
+        (("training.search.weight_decay=[0.01, 0.1]",), "training.search.weight_decay was not set, now [0.01, 0.1]"),
+        (('training.arms=["image"]',), "training.arms was ['text'], now ['image']"),
+    ],
+)
+def test_settings_that_rename_the_networks_are_refused_before_a_study_is_read(
+    interrupted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...], told: str
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("studies were read")
+
+    before = kept(interrupted[1])
+    monkeypatch.setattr("medmllm.pipelines.train.read_index", never)
+    code, said = again(*interrupted, "--resume", *(word for setting in asked for word in ("--set", setting)))
+    assert code == 2
+    assert told in said
+    assert "--overwrite" in said
+    assert kept(interrupted[1]) == before
+
+
+def test_a_run_that_died_before_its_settings_were_written_goes_on_under_any(interrupted: tuple[Path, Path]) -> None:
+    data, run = interrupted
+    (run / "settings.json").unlink()
+    shutil.rmtree(run / FOLDER)
+    assert again(data, run, "--resume", "--set", "training.epochs=1")[0] == 0
+
+
+def test_checkpoints_are_refused_under_other_settings_though_those_of_the_run_are_lost(
+    interrupted: tuple[Path, Path],
+) -> None:
+    data, run = interrupted
+    (run / "settings.json").unlink()
+    code, said = again(data, run, "--resume", "--set", "training.inner_folds=2")
+    assert code == 2
+    assert "other settings and another split" in said
+    assert not (run / "settings.json").exists()
+
+
+def test_a_study_less_is_refused_and_the_split_stays(interrupted: tuple[Path, Path]) -> None:
+    data, run = interrupted
+    before = kept(run)
+    labels = data / "labels.csv"
+    header, _, *rows = labels.read_text().splitlines(keepends=True)  # the patient has another study
+    labels.write_text("".join([header, *rows]))
+    code, said = again(data, run, "--resume")
+    assert code == 2
+    assert "another split and another cohort" in said
+    assert kept(run) == before
 
 
 def test_another_note_is_refused(interrupted: tuple[Path, Path]) -> None:

@@ -6,11 +6,12 @@ import re
 import pytest
 
 from medmllm.config import QualityDecisions
-from medmllm.quality import audio, duplicates, hounsfield, image, note
+from medmllm.quality import air, audio, duplicates, hounsfield, image, note, slice_offsets
 from medmllm.quality.gate import inspect_study, judge, log_warnings, refusal_of
 from medmllm.records import Note, QualityFinding
 from tests.quality.phantoms import KEY, POLICY, a_scan, a_trunk
 
+MODULES = (air, audio, duplicates, hounsfield, image, note, slice_offsets)
 STUDY = "st-" + "d" * 16
 
 
@@ -19,7 +20,7 @@ def a_finding(code: str, where: str = KEY) -> QualityFinding:
 
 
 def test_every_code_of_the_checks_has_a_decision_and_every_decision_a_code() -> None:
-    source = "".join(inspect.getsource(module) for module in (audio, duplicates, hounsfield, image, note))
+    source = "".join(inspect.getsource(module) for module in MODULES)
     codes = set(re.findall(r'QualityFinding\(\s*"(\w+)"', source))
     assert codes == set(QualityDecisions.model_fields)
 

@@ -8,12 +8,15 @@ import pytest
 from medmllm.errors import MedmllmError
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder, read_volume
-from medmllm.quality.hounsfield import looks_like_twice_rescaled_ct, shares_of
+from medmllm.quality.hounsfield import is_double_rescaled_and_clamped, looks_like_twice_rescaled_ct, shares_of
 from medmllm.quality.image import check_volume
 from medmllm.records import FloatArray, Volume
 from tests.quality.phantoms import BOUNDS, KEY, PADDING, POLICY, SIZE, a_scan, a_trunk, codes, padded
 
-WRONG_SCALE = {"ct_double_rescale", "ct_not_rescaled", "ct_wrong_unit", "ct_impossible_values", "ct_only_air"}
+WRONG_SCALE = {
+    "ct_double_rescale", "ct_not_rescaled", "ct_wrong_unit", "ct_impossible_values", "ct_only_air", "ct_air_level",
+    "ct_inverted", "ct_slice_offset",
+}  # fmt: skip
 RNG = np.random.default_rng(4)
 
 
@@ -47,6 +50,34 @@ def test_a_second_rescale_is_found_where_all_air_was_clamped_and_no_fat_is_in_vi
     head[8:30, 8:30] = of_values(35.0, 8.0)[8:30, 8:30]
     assert codes(a_scan(head)) & WRONG_SCALE == set()
     assert codes(a_scan(head - 1024)) & WRONG_SCALE == {"ct_double_rescale"}
+
+
+@pytest.mark.parametrize("clamp", [-1024.0, -1000.0])
+def test_a_second_rescale_is_found_where_all_that_fell_below_was_cut_off(clamp: float) -> None:
+    twice = np.maximum(a_trunk() - 1024, clamp)
+    (found,) = (f for f in check_volume(a_scan(twice), KEY, BOUNDS) if f.code == "ct_double_rescale")
+    assert found.value == pytest.approx(np.mean(twice == clamp))
+    assert found.bound == 0.25
+    assert f"have exactly the lowest value, {clamp:.0f} HU" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("what", "voxels", "found"),
+    [
+        ("brain and skull", {-1024: 60, -990: 25, -300: 15}, True),
+        ("skull and little else", {-1024: 80, -990: 4, -800: 2, -400: 14}, True),
+        ("masked lungs with severe emphysema", {-1024: 60, -980: 17, -850: 21, -300: 1, 30: 1}, False),
+        ("noisy air in the scanned circle, and a wire", {-1024: 22, -1000: 77, 2000: 1}, False),
+        ("as many at the lowest value, and tissue", {-1024: 60, -990: 25, -300: 12, 30: 3}, False),
+        ("cut off elsewhere", {-700: 60, -660: 25, -300: 15}, False),
+        ("noisy air alone", {-1024: 30, -1000: 70}, False),
+    ],
+)  # fmt: skip
+def test_values_cut_off_after_a_second_rescale_are_told_from_masks_and_empty_scans(
+    what: str, voxels: dict[int, int], found: bool
+) -> None:
+    values = np.repeat(np.array(list(voxels), dtype=np.float32), list(voxels.values()))
+    assert (is_double_rescaled_and_clamped(values, shares_of(values)) is not None) is found, what
 
 
 @pytest.mark.parametrize(

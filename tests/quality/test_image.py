@@ -53,6 +53,21 @@ def test_an_implausible_grid_is_found(code: str, found: FloatArray, passed: Floa
     assert code not in codes(with_grid(volume, passed))
 
 
+@pytest.mark.parametrize("degrees", [19.0, 21.0])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_axes_far_off_the_patients_are_told_in_degrees_in_any_order(degrees: float, axis: int) -> None:
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    turn = np.eye(4)
+    first, second = {0, 1, 2} - {axis}
+    turn[[first, second, first, second], [first, second, second, first]] = cosine, cosine, -sine, sine
+    lying = (turn @ grid(9, 9, 5))[:, [1, 2, 0, 3]] * [1, -1, 1, 1]  # turned, its axes in another order, one reversed
+    volume = with_grid(a_scan(an_mr(), modality="MR"), lying)
+    if degrees < BOUNDS.oblique_deg:
+        assert "oblique" not in codes(volume)
+    else:
+        assert of(volume, "oblique") == (pytest.approx(degrees), 20.0)
+
+
 def test_extent_is_measured_along_the_patient_whatever_the_axes() -> None:
     volume = a_scan(np.moveaxis(an_mr(), 0, 2), modality="MR")  # shape (36, 12, 40)
     upright = with_grid(volume, grid(9, 5, 30.0))  # 1,200 mm along S-I: a whole body

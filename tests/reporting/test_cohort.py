@@ -77,6 +77,12 @@ def test_remarks_stand_at_the_top(tmp_path: Path) -> None:
     assert page.text.index(remark) < page.text.index("The arms, out of fold")
 
 
+def test_the_result_of_the_packaged_arm_stands_before_gains_and_remarks(tmp_path: Path) -> None:
+    (words,) = (found for found in report(tmp_path).all("ul") if made_up.evaluation().remarks[0] in found.line)
+    assert words.line.startswith("AUROC of the fused arm, out of fold: 0.854 (95 % interval 0.780 to 0.920).")
+    assert words.line.index("Fused has a higher AUROC") < words.line.index(made_up.evaluation().remarks[0])
+
+
 def test_a_gain_is_called_one_only_when_its_interval_lies_above_zero(tmp_path: Path) -> None:
     text = report(tmp_path).text  # the interval of the gain over text holds zero
     assert "Fused has a higher AUROC than image-only on the same patients" in text

@@ -54,6 +54,14 @@ def test_a_cohort_that_feeds_no_arm_asked_for_is_refused() -> None:
         usable_arms(a_cohort(4, notes=False), a_config(arms=("text", "fused")))
 
 
+def test_what_would_be_searched_in_arms_that_cannot_be_trained_alone_is_remarked() -> None:
+    search = {"image_width": (4, 8), "weight_decay": (0.1, 1.0), "flips": (True, False)}
+    _, said = usable_arms(a_cohort(4), a_config(search=search))
+    assert not [remark for remark in said if "searched" in remark]
+    _, said = usable_arms(a_cohort(4, images=False), a_config(search=search))
+    assert "Not searched ([training.search]), as no arm that is trained has it: image_width, flips." in said
+
+
 def test_arms_that_are_all_switched_off_are_refused_before_a_study_is_read() -> None:
     with pytest.raises(
         ConfigError, match=r"set \[recording\] enabled = true and \[table\] columns, or name other arms"

@@ -72,10 +72,12 @@ def test_the_switch_lets_torch_refuse_what_it_cannot_do_the_same_way_twice() -> 
     assert put()[1] == 0
 
 
-@pytest.mark.parametrize("part", ["settings", "split", "cohort"])
-def test_a_checkpoint_of_something_else_is_refused_and_says_what_changed(tmp_path: Path, part: str) -> None:
+@pytest.mark.parametrize(
+    ("part", "told"), [("settings", "other settings"), ("split", "another split"), ("cohort", "another cohort")]
+)
+def test_a_checkpoint_of_something_else_is_refused_and_says_what_changed(tmp_path: Path, part: str, told: str) -> None:
     write_state(tmp_path / "a.safetensors", {"x": torch.ones(2)}, {}, ORIGIN)
-    with pytest.raises(MisuseError, match=rf"trained with another {part}\. .*--overwrite"):
+    with pytest.raises(MisuseError, match=rf"trained with {told}\. .*--overwrite"):
         read_state(tmp_path / "a.safetensors", replace(ORIGIN, **{part: "other"}))
 
 

@@ -183,12 +183,24 @@ def test_a_small_tuning_fraction_still_takes_one_patient_of_each_class_and_no_mo
 @pytest.mark.parametrize(
     ("patients", "targets", "folds", "message"),
     [
-        ("abc", [0, 1, 0], 4, r"3 patients cannot fill 4 folds: set training\.folds to at most 3, or add patients"),
+        ("abc", [0, 1, 0], 4, r"3 patients cannot fill 4 folds: add patients: each class needs 4 of them for 4"),
         ("abab", [0, 1, 0, 1], 3, r"2 patients cannot fill 3 folds"),
         ("abcdef", [1] * 6, 2, r"all 6 studies are of class 1: choose another --target"),
-        ("abcdef", [0, 0, 0, 0, 1, 1], 3, r"class 1 has 2 patients, fewer than the 3 folds: .*at most 2"),
+        (
+            "abcdef",
+            [0, 0, 0, 0, 1, 1],
+            3,
+            r"1 has 2 patients, fewer than the 3 folds: .*class needs 3 of them for 3 folds\.$",
+        ),
+        ("abcdefgh", [0] * 4 + [1] * 4, 9, r"8 patients cannot fill 9 folds: set training\.folds to at most 4, or"),
+        ("abcdefgh", [0] * 5 + [1] * 3, 5, r"class 1 has 3 patients, .*set training\.folds to 3, or add"),
         ("abcdeeee", [0, 0, 0, 0, 1, 1, 1, 1], 2, r"class 1 has 1 patients, fewer than the 2 folds"),
-        ("abcd", [0, 0, 1, 1], 2, r"the tuning part of fold 0 lacks class [01] in each of 20 shuffles of 4 patients"),
+        (
+            "abcd",
+            [0, 0, 1, 1],
+            2,
+            r"part of fold 0 lacks class [01] in .* shuffles of 4 patients: .* class needs 4",
+        ),
         ("ab", [0, 1], 1, r"training\.folds is 1, at least 2"),
         ("ab", [0, -1], 2, r"a target is negative"),
         ("ab", [0, 1, 1], 2, r"2 patients, 3 targets and 2 study keys: one each per study"),

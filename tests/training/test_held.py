@@ -12,7 +12,7 @@ from medmllm.records import UNKNOWN, Study, Survival, Target
 from medmllm.training.cohort import Cohort, Member
 from medmllm.training.held import by_patient, first_whole, hold_classes, hold_events, hold_labels, lacking
 from medmllm.training.planning import look_ahead, settle_folds
-from medmllm.training.split_file import read_split_file
+from medmllm.training.split_file import read_split_file, write_splits
 from medmllm.training.splits import FoldSplit
 from tests.models.small import a_sample
 from tests.training.small_cohort import a_config
@@ -91,6 +91,7 @@ def test_the_folds_of_a_run_of_times_are_taken_again_though_few_are_censored(
     settings = a_config(folds=3, inner_folds=inner).training
     plan, _ = settle_folds(cohort, settings, None, tmp_path, labels=labels)
     known = {member.sample.study_key: member.sample.patient_key for member in cohort.members}
+    write_splits(plan, list(known), tmp_path)
     given = read_split_file(tmp_path / name, str, known)
     again, _ = settle_folds(cohort, settings, given, tmp_path, labels=labels)
     assert [own[0].test.tolist() for own in again.outer] == [sorted(own[0].test.tolist()) for own in plan.outer]

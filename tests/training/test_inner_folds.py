@@ -229,7 +229,7 @@ def test_a_file_with_a_patient_on_two_inner_folds_is_refused(tmp_path: Path) -> 
     write_splits(plan, keys(40), tmp_path)
     one, other = plan.folds[0].tune[0], plan.folds[1].tune[0]
     known = dict(zip(keys(40), patients, strict=True)) | {keys(40)[other]: patients[one]}
-    with pytest.raises(LeakageError, match="1 patients are on two sides of fold 0"):
+    with pytest.raises(LeakageError, match="1 patient is on two sides of fold 0"):
         read_split_file(tmp_path / "splits.json", str, known)
 
 

@@ -2,12 +2,15 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
+import torch
+
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.records import Note
 from medmllm.table_rows import ProblemRow
 from medmllm.training.cohort import Cohort, Member
 from medmllm.training.missing_inputs import remark_missing
 from medmllm.training.run import left_out
+from medmllm.training_config import Arm
 from tests.models.small import IMAGE, a_sample
 
 BOTH, FIRST, NONE = (True, True), (True, False), (False, False)
@@ -22,18 +25,38 @@ def a_cohort(*channels: tuple[bool, bool], notes: int) -> Cohort:
 
 
 def test_studies_without_an_image_a_channel_or_a_note_are_counted_beside_those_that_have_it() -> None:
-    said = list(remark_missing(a_cohort(BOTH, FIRST, FIRST, NONE, NONE, notes=5), IMAGE.channels))
+    said = list(remark_missing(a_cohort(BOTH, FIRST, FIRST, NONE, NONE, notes=5), IMAGE.channels, ("image", "text")))
     assert [line.partition(":")[0] for line in said] == ["2 of 5 studies are read without an image", "Channel 'pet'"]
     assert "2 of the 3 studies with an image lack it" in said[1]
     assert "medmllm select" in said[0]
-    assert list(remark_missing(a_cohort(BOTH, BOTH, BOTH, notes=1), IMAGE.channels)) == [
+    assert list(remark_missing(a_cohort(BOTH, BOTH, BOTH, notes=1), IMAGE.channels, ("image", "text"))) == [
         "2 of 3 studies are read without a note."
     ]
 
 
+def test_what_studies_lack_is_said_of_the_modalities_that_an_arm_reads_and_of_no_other() -> None:
+    members = [
+        replace(
+            member, sample=replace(member.sample, recording=(torch.zeros(2, 3),) if k else None), values={"age": 50.0}
+        )
+        for k, member in enumerate(a_cohort(BOTH, BOTH, BOTH, NONE, notes=2).members)
+    ]
+    members[2] = replace(members[2], values=None)
+
+    def counts(*arms: Arm) -> list[str]:
+        said = remark_missing(Cohort(tuple(members), ()), IMAGE.channels, arms)
+        return [line.split(" studies are read without ")[1][:11] + line[:2] for line in said]
+
+    image, note, sound, value = "an image: n1 ", "a note.2 ", "a recording1 ", "a value in 1 "
+    assert counts("image") == [image]
+    assert counts("text") == [note]
+    assert counts("recording", "table") == [sound, value]
+    assert counts("fused") == [image, note, sound, value]
+
+
 def test_nothing_is_said_where_all_have_it_or_none() -> None:
-    assert list(remark_missing(a_cohort(BOTH, BOTH, notes=2), IMAGE.channels)) == []
-    assert list(remark_missing(a_cohort(NONE, NONE, notes=0), IMAGE.channels)) == []
+    assert list(remark_missing(a_cohort(BOTH, BOTH, notes=2), IMAGE.channels, ("image", "text"))) == []
+    assert list(remark_missing(a_cohort(NONE, NONE, notes=0), IMAGE.channels, ("image", "text"))) == []
 
 
 def test_files_that_could_not_be_read_are_counted_by_what_is_wrong_with_them() -> None:

@@ -15,7 +15,7 @@ from medmllm.training.cohort import Cohort, Member
 from medmllm.training.held import Held, hold_classes
 from medmllm.training.planning import look_ahead, settle_folds
 from medmllm.training.sites import MOST_SITES, check_sites, site_folds
-from medmllm.training.split_file import GivenFold, read_split_file
+from medmllm.training.split_file import GivenFold, read_split_file, write_splits
 from medmllm.training_config import TrainingSettings
 from tests.models.small import a_sample
 
@@ -113,6 +113,7 @@ def test_a_site_without_a_class_is_tested_and_remarked(tmp_path: Path) -> None:
     plan, said = settle_folds(cohort_of(rows), by_site(), folds, tmp_path)
     assert len(plan.folds) == 3
     assert "The site of fold 1 lacks a class" in said[1]
+    write_splits(plan, [study.study_key for study in studies_of(rows)], tmp_path)
     given_again = read_split_file(tmp_path / "splits.json", str, {s.study_key: s.patient_key for s in studies_of(rows)})
     again, _ = settle_folds(cohort_of(rows), by_site(), given_again, tmp_path)
     assert again.digest == plan.digest

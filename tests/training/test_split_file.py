@@ -88,7 +88,7 @@ def test_the_order_of_ids_in_a_file_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_patient_in_both_halves_is_refused_by_key(tmp_path: Path) -> None:
-    with pytest.raises(LeakageError, match="1 patients are on two sides of fold 0 of --splits: a"):
+    with pytest.raises(LeakageError, match="1 patient is on two sides of fold 0 of --splits: a"):
         read(tmp_path, halves([0, 2, 5, 6]))  # study 1 is the second of patient a
 
 

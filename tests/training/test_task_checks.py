@@ -27,12 +27,49 @@ def test_what_no_trained_arm_reads_is_not_searched_and_the_arms_are_named() -> N
         check_task(asked(search, 'arms=["image"]'), NODULE)
 
 
-@pytest.mark.parametrize("search", ["class_weights=['none', 'balanced']", "focal_gamma=[1, 2]"])
+@pytest.mark.parametrize("search", ["class_weights=['none', 'balanced']", "loss=['focal', 'cross_entropy']"])
 def test_what_is_of_classes_is_not_searched_for_a_time_alone_but_beside_classes(search: str) -> None:
     check_task(asked(f"search.{search}"), NODULE)
     check_task(asked(f"search.{search}"), Task.of_several((NODULE, DAYS)))
     with pytest.raises(ConfigError, match=r"\[training.search\] \w+ is of classes, and the target is the time"):
         check_task(asked(f"search.{search}"), DAYS)
+
+
+@pytest.mark.parametrize(
+    ("setting", "others", "why"),
+    [
+        ("focal_gamma=[1, 2]", 'training.loss="focal"', r'loss is not "focal"'),
+        ("focal_gamma=[1, 2]", "training.search.loss=['focal', 'cross_entropy']", r'loss is not "focal"'),
+        ("audio_width=[8, 16]", "recording.enabled=true", "not enabled"),
+        ("table_width=[8, 16]", 'table.columns=["age"]', "names none"),
+        ("modality_dropout=[0.0, 0.2]", "training.arms=['fused']", ""),
+    ],
+)
+def test_what_other_settings_leave_without_a_say_is_not_searched(setting: str, others: str, why: str) -> None:
+    search = f"training.search.{setting}"
+    check_task(load_config(TrainConfig, "train", overrides=[search, others]), NODULE)
+    if why:
+        with pytest.raises(ConfigError, match=rf"\[training.search\] \w+ makes no difference where .*{why}"):
+            check_task(load_config(TrainConfig, "train", overrides=[search]), NODULE)
+
+
+@pytest.mark.parametrize(
+    ("setting", "tuning", "refused"),
+    [
+        ("tiny_width=[16, 32]", "full", True),
+        ("text_learning_rate=[1e-4, 1e-3]", "frozen", True),
+        ("text_learning_rate=[1e-4, 1e-3]", "lora", False),
+    ],
+)
+def test_a_pretrained_encoder_has_no_width_and_a_frozen_one_no_learning_rate(
+    setting: str, tuning: str, refused: bool
+) -> None:
+    encoder = ['text.encoder="hub/bert"', f"text.fine_tuning={tuning}", f"training.search.{setting}"]
+    if refused:
+        with pytest.raises(ConfigError, match="makes no difference where"):
+            check_task(load_config(TrainConfig, "train", overrides=encoder), NODULE)
+        encoder = [*encoder[2:], *([] if "tiny" in setting else [*encoder[:2], "model.text_batch_norm=true"])]
+    check_task(load_config(TrainConfig, "train", overrides=encoder), NODULE)
 
 
 def test_a_loss_of_classes_is_taken_beside_a_time_and_not_for_a_time_alone() -> None:

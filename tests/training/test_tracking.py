@@ -1,5 +1,6 @@
 """MLflow holds a parent and a child per fold, beside the results; what it refuses costs itself alone."""
 
+import logging
 import math
 import os
 import re
@@ -8,14 +9,15 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from medmllm.training.mlflow_line import Courier
-from medmllm.training.tracking import NoRun
+from medmllm.training.mlflow_line import Courier, Line
+from medmllm.training.tracking import MlflowRun, NoRun
 from tests.mlflow_server import unused_port
 from tests.training.tracked import (
     SETTINGS,
     copy_package,
     history,
     opened,
+    record,
     runs,
     uri_of,
     warnings,
@@ -68,10 +70,47 @@ def test_artifacts_lie_in_the_runs_own_folder(recorded: Path) -> None:
     assert not (Path.cwd() / "mlruns").exists()
 
 
+def test_every_place_that_the_store_notes_lies_in_the_runs_own_folder(recorded: Path) -> None:
+    found = MlflowClient(tracking_uri=uri_of(recorded)).search_experiments()
+    assert {experiment.name for experiment in found} == {"Default", "tests"}
+    own = (recorded / "mlflow_artifacts").resolve().as_uri()
+    assert [one.name for one in found if not one.artifact_location.startswith(own)] == []
+
+
 def test_no_user_or_source_file_is_sent(recorded: Path) -> None:
     for run in runs(uri_of(recorded)).values():
         assert set(run.data.tags) <= {"mlflow.runName", "mlflow.parentRunId", "split_digest"}
         assert run.info.user_id in (None, "", "unknown")
+
+
+def leave_open(folder: Path) -> None:
+    """Track a training that is killed while a fold trains."""
+    folder.mkdir()
+    killed = MlflowRun(Line(Courier(SETTINGS, folder, copy_package), folder), folder, "killed")
+    killed.child("killed fold 0")
+
+
+def test_a_killed_training_is_closed_as_killed_once_the_next_one_starts(tmp_path: Path) -> None:
+    leave_open(tmp_path / "run")
+    record(tmp_path / "run")
+    found = runs(uri_of(tmp_path / "run"))
+    ended = {name: found[name].info.status for name in ("killed", "killed fold 0", "outcome", "fused fold 1")}
+    assert ended == {
+        "killed": "KILLED", "killed fold 0": "KILLED", "outcome": "FINISHED", "fused fold 1": "FINISHED",
+    }  # fmt: skip
+
+
+def test_a_run_that_was_moved_keeps_its_artifacts_where_it_lies_now(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    leave_open(here)
+    here.rename(there)
+    record(there)
+    assert not here.exists()
+    parent = runs(uri_of(there))["outcome"].info
+    assert parent.artifact_uri == (there / "mlflow_artifacts" / parent.run_id / "artifacts").as_uri()
+    assert (there / "mlflow_artifacts" / parent.run_id / "artifacts" / "report.html").is_file()
+    before = runs(uri_of(there), "tests (before a move, 1)")
+    assert {name: run.info.status for name, run in before.items()} == {"killed": "KILLED", "killed fold 0": "KILLED"}
 
 
 def test_a_second_training_joins_the_same_experiment(recorded: Path) -> None:
@@ -146,6 +185,11 @@ def test_mlflow_is_not_waited_for_by_the_minute_unless_the_environment_says_so(r
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_retries_are_not_told_one_by_one(recorded: Path) -> None:
+    Courier(SETTINGS, recorded, copy_package)
+    assert not logging.getLogger("urllib3.connectionpool").isEnabledFor(logging.WARNING)  # who tells each as a warning
 
 
 def test_a_name_that_is_registered_already_gets_a_new_version(tmp_path: Path, recorded: Path) -> None:

@@ -1,0 +1,22 @@
+"""A training of which nearly all studies are refused says so, and keeps no image of a patient."""
+
+import shutil
+from pathlib import Path
+
+from medmllm.training.image_cache import RUN_FOLDER
+from tests.factories import write_nifti_cohort
+from tests.pipelines.runs import UNTRACKED, train
+
+
+def test_refused_studies_are_named_as_the_cause_and_no_prepared_image_stays(tmp_path: Path) -> None:
+    labels = write_nifti_cohort(tmp_path / "data", patients=9)
+    images = sorted((tmp_path / "data" / "studies").rglob("image.nii.gz"))
+    for image in images[:-2]:
+        shutil.copy(image, image.with_name("second.nii.gz"))
+    ended = train(tmp_path / "data" / "studies", labels, tmp_path / "run", *UNTRACKED)
+    assert ended.code == 2
+    refused = f"{len(images) - 2} of {len(images)} labelled studies were refused, {len(images) - 2} of them as"
+    assert f"{refused} ambiguous_series: training_ledger.csv" in ended.stderr
+    assert "Of the 2 that are left: " in ended.stderr
+    assert (tmp_path / "run" / "training_ledger.csv").is_file()
+    assert not (tmp_path / "run" / RUN_FOLDER).exists()
