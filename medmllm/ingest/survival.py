@@ -70,7 +70,8 @@ def read_survival(studies: Sequence[Study], target: Target, settings: TaskSettin
         raise LabelError(f"no study has a value in both of the columns {time.column!r} and {event.column!r}")
     if not any(one.event and one.time > 0 for one in found.values()):
         raise LabelError(
-            f"none of {len(found)} studies has the event ({event.column!r}) after time 0: nothing to learn"
+            f"none of {len(found)} studies has the event ({event.column!r}) after time 0: nothing to learn. Is it the "
+            "right column? Name another one, or add studies with the event."
         )
     return found
 

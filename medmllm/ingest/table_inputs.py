@@ -212,7 +212,8 @@ def _kind(name: str, studies: Sequence[Study], settings: TableSettings) -> Kind:
     distinct = {_category(cell) for _, cell in rows}
     if len(distinct) < 2:
         found = "one value only" if distinct else "no value"
-        raise LabelError(f"[table] columns: {name!r} has {found} in {len(studies)} labelled studies: nothing to learn")
+        raise LabelError(f"[table] columns: {name!r} has {found} in {len(studies)} labelled studies: nothing to learn; "
+                         "take it out")  # fmt: skip
     if kind == "category" and len(distinct) > MOST_CATEGORIES:
         raise LabelError(
             f"[table] columns: {name!r} has {len(distinct)} different categories, at most {MOST_CATEGORIES} are read. "

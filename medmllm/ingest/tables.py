@@ -220,9 +220,10 @@ def assign_targets(studies: Sequence[Study], target: Target) -> Targets:
     present = set(named.values())
     if len(present) < 2:
         raise LabelError(
-            f"{len(named)} studies have a value for {target.expression!r}, all of one class: nothing to learn"
+            f"{len(named)} studies have a value for {target.expression!r}, all of one class: nothing to learn. Name "
+            "another --target, or another bound in it, or add studies of another class."
             if named
-            else f"no study has a value in the column {target.column!r}"
+            else f"no study has a value in the column {target.column!r}: fill it in, or name another --target"
         )
     return Targets(classes, {key: classes.index(name) for key, name in named.items()}, missing)
 
