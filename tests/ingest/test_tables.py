@@ -189,7 +189,7 @@ def test_no_joined_table_at_all_is_said_so() -> None:
 
 
 def test_one_class_only_is_refused() -> None:
-    with pytest.raises(LabelError, match="2 studies .* 'grade>=1', all of one class: .* Name another --target, or "):
+    with pytest.raises(LabelError, match=r"2 studies .* 'grade>=1', all of one class: .* Name another --target, or "):
         targets_of("grade>=1", "2", "3", "")
     with pytest.raises(LabelError, match="no study has a value"):
         targets_of("grade", "", "n/a")
