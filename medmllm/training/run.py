@@ -228,5 +228,7 @@ def left_out(index: StudyIndex, missing: Sequence[str], target: str, *, syntheti
             "without it. `medmllm index` lists them with their reasons."
         )
     if missing:
-        said.append(f"{len(missing)} studies have no value for {target} and were left out.")
+        many = "study has" if len(missing) == 1 else "studies have"
+        were = "was" if len(missing) == 1 else "were"
+        said.append(f"{len(missing)} {many} no value for {target} and {were} left out.")
     return said

@@ -56,7 +56,7 @@ def test_studies_without_a_value_are_left_out_and_counted(tmp_path: Path) -> Non
     outcome = train(tmp_path / "data" / "studies", labels, tmp_path / "run", *UNTRACKED, *arms)
     assert outcome.code == 0
     assert KEYRING.study(study) not in {row.study_key for row in out_of_fold(tmp_path / "run")}
-    assert "1 studies have no value for outcome" in outcome.stdout
+    assert "1 study has no value for outcome" in outcome.stdout
     assert "1 row of the label table fits no study" in outcome.stdout
 
 

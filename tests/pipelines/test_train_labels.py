@@ -117,7 +117,7 @@ def test_the_evaluation_is_that_of_scikit_learn_on_the_table_beside_it(labelled_
         assert (fused.conformal.classes[1].n, fused.conformal.classes[1].covered) == (truth.sum(), covered)
     means = {m.name: m for arm in evaluation.arms if arm.arm == "fused" for m in arm.metrics}
     assert means["auroc"].estimate == pytest.approx(np.mean(expected))
-    assert "1 studies have no value for outcome, effusion, grade>=4" in " ".join(evaluation.remarks)
+    assert "1 study has no value for outcome, effusion, grade>=4" in " ".join(evaluation.remarks)
 
 
 def test_every_label_has_all_that_one_target_has(labelled_run: Trained) -> None:
