@@ -67,9 +67,7 @@ SAME = {
 """Heading -> the one name of what it plainly is; one with the word "history" (hx, hpi, pmh) is "history"."""
 
 # Between words any space but a line end: word processors put no-break spaces, and a form feed starts a page.
-_HEADING = re.compile(
-    r"^[^\S\n]*(?P<words>[A-Z][A-Za-z/&'-]*(?:[^\S\n]+[A-Za-z/&'()-]+){0,4})[^\S\n]*:", re.MULTILINE
-)
+_HEADING = re.compile(r"^[^\S\n]*(?P<words>[A-Z][A-Za-z/&'-]*(?:[^\S\n]+[A-Za-z/&'()-]+){0,4})[^\S\n]*:", re.MULTILINE)
 _MARKS = {BOM_UTF16_LE: "utf-16", BOM_UTF16_BE: "utf-16", BOM_UTF8: "utf-8"}
 """What a file starts with that says its encoding; what Windows calls Unicode starts with one of the first two."""
 _SMALL = frozenset({"a", "and", "for", "in", "of", "on", "or", "the", "to", "with"})
@@ -105,8 +103,9 @@ def _decode(data: bytes) -> tuple[str, str | None]:
         text = data.decode(marked or "utf-8")
     except UnicodeDecodeError as error:
         if marked:
-            raise NoteError(f"the note's mark says {marked.upper()}, and from byte {error.start + 1} of {len(data)} on "
-                            "it is none: it was cut short or mixed. Save it as UTF-8", code="note_not_text") from None  # fmt: skip
+            where = f"from byte {error.start + 1} of {len(data)} on it is none"
+            reason = f"the note's mark says {marked.upper()}, and {where}: it was cut short or mixed. Save it as UTF-8"
+            raise NoteError(reason, code="note_not_text") from None
         try:
             text, guessed = data.decode("cp1252"), "Windows-1252"
         except UnicodeDecodeError:
