@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
@@ -65,7 +64,7 @@ class DamagedFiles:
 
     def of_study(self, study: StudyDraft) -> Damage:
         """Return those that may have been slices of a study; one of a list is not known by its StudyInstanceUID."""
-        named = self._of_every_study if study.layout == "list" else self._named.get(study.original, {})
+        named = self._of_every_study if study.layout == "list" else self._named.get(study.original, Counter())
         return Damage(dict(named), {folder: self._beside[folder] for folder in study.folders if folder in self._beside})
 
 
@@ -84,7 +83,7 @@ def named_series(path: Path) -> tuple[str, str] | None:
     try:
         with open_regular(path) as file, one_error(DicomError, "the header cannot be parsed", also=DICOM_FAILURES):
             stream, force, _ = data_set_stream(file, HEADER_INFLATES_TO)
-            data = read_partial(cast(BinaryIO, stream), stop, force=force, specific_tags=[STUDY, SERIES])
+            data = read_partial(stream, stop, force=force, specific_tags=[STUDY, SERIES])
             study, series = (str(data.get(tag).value or "") if tag in data else "" for tag in (STUDY, SERIES))
     except IngestError:
         return None
