@@ -19,7 +19,7 @@ from medmllm.training.splits import FoldSplit
 from medmllm.training.tracking import NoRun
 from medmllm.training_config import Arm
 from tests.models.small import a_sample
-from tests.training.small_cohort import TASK, a_cohort, a_config, with_other_content, noted
+from tests.training.small_cohort import TASK, a_cohort, a_config, noted, with_other_content
 
 
 def run_on_less(cohort: Cohort, config: TrainConfig, out: Path, *arms: Arm) -> tuple[ArmResult, ...]:
