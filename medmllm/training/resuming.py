@@ -47,6 +47,7 @@ def origin_of(config: TrainConfig, split: str, cohort: Cohort) -> Origin:
         # Whose a study is decides whose words a vocabulary may hold, and what may be exchanged.
         parts += [sample.study_key, sample.patient_key, str(sample.target), str(sample.channel_present)]
         parts += ["" if member.note is None else member.note.text, image]
+        parts += [] if member.learnable is None else [member.learnable.text, *sorted(member.learnable.names)]
         parts += [_digest(spectrum) for spectrum in sample.recording or ()]
         parts += [] if member.values is None else [repr(sorted(member.values.items()))]
     return Origin(text_digest([settings, *start]), split, text_digest(parts))
