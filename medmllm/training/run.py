@@ -32,6 +32,7 @@ from medmllm.training.survival_targets import time_of
 from medmllm.training.tracking import Run
 
 SEARCH = "search.csv"
+WHOLE = "evaluation.json"  # written last: it marks a run as whole
 
 CALIBRATIONS = {
     "temperature": "temperature scaling{odds}, fitted per fold on {where}; {whose} logits are then averaged",
