@@ -21,7 +21,7 @@ import numpy as np
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.calibration import LEANS_UPWARDS
 from medmllm.evaluation.discrimination import BoolArray, IntArray
-from medmllm.evaluation.remarks import NAMES
+from medmllm.evaluation.remarks import called
 from medmllm.evaluation.resampling import Interval, Measure, Resamples, joint_confidence, level, resample
 from medmllm.records import FloatArray
 
@@ -183,21 +183,11 @@ def gap_remarks(found: Subgroups, *, arm: str, confidence: float, few: str = "pa
         if low is None or high is None or low <= 0:
             continue
         yield (
-            f"The {arm} model does not do alike for all groups of {found.column}: {_called(gap.metric)} of "
+            f"The {arm} model does not do alike for all groups of {found.column}: {called(gap.metric)} of "
             f"{gap.highest} lies {gap.difference.estimate:.3f} above that of {gap.lowest} ({level(confidence)} "
             f"interval {low:.3f} to {high:.3f})."
         )
     if found.too_small:
         yield f"Groups of {found.column} with too few patients to be shown: {', '.join(found.too_small)}."
     for metric, names in found.too_few.items():
-        yield f"Groups of {found.column} with too few {few} to measure {_called(metric)}: {', '.join(names)}."
-
-
-def _called(metric: str) -> str:
-    """Return how a metric is called in a sentence.
-
-    >>> _called("auroc"), _called("brier[365 days]")
-    ('AUROC', 'brier at 365 days')
-    """
-    plain, _, rest = metric.rstrip("]").partition("[")
-    return NAMES.get(plain, plain.replace("_", " ")) + (f" at {rest}" if rest else "")
+        yield f"Groups of {found.column} with too few {few} to measure {called(metric)}: {', '.join(names)}."
