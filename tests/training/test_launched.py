@@ -37,6 +37,11 @@ def follow(crew, what):
     while crew.goes_on(False):
         pass
 
+def say(what):
+    # In one piece: torchrun starts Python without buffers, and print would write the end of the line by itself, so
+    # that what two processes say at the same time would share a line.
+    sys.stdout.write(f"{os.environ['RANK']}: {what}\\n")
+
 @among_others("followed", "lost")
 def verb(what):
     for count in (3, 2):
@@ -50,9 +55,9 @@ def verb(what):
 try:
     said = verb(sys.argv[1])
 except MedmllmError as error:
-    print(f"{os.environ['RANK']}: {error.code}: {error.reason}", flush=True)
+    say(f"{error.code}: {error.reason}")
     sys.exit(7)
-print(f"{os.environ['RANK']}: {said}", flush=True)
+say(said)
 sys.exit(1 if said == "lost" else 0)
 """
 
