@@ -97,9 +97,7 @@ class QualityBounds(Document):
     slices: PositiveInt = Field(description="fewest voxels along any axis")
     coverage_mm: float = Field(ge=0, description="least extent along S-I")
     body_mm: PositiveFloat = Field(description="a CT whose field of view reaches this in-plane holds air")
-    below_air_share: Probability = Field(
-        description="largest share of a CT's voxels at one level below air, no padding"
-    )
+    below_air_share: Probability = Field(description="largest share of a CT at one level below air, no padding")
     bright_air_share: Probability = Field(description="largest share of a CT's voxels in a peak near +1000 HU")
     slice_offset_hu: float = Field(ge=200, description="largest constant by which a CT's slice may lie above the next")
     padding_share: Probability = Field(description="largest share of voxels outside the scanned circle")
@@ -136,6 +134,7 @@ class QualityPolicy(Document):
 class QualityConfig(Document):
     """pipelines/quality.toml."""
 
+    nifti_modality: str = Field(description="DICOM Modality of NIfTI files that do not say theirs; empty: unknown")
     quality: QualityPolicy
 
 
@@ -250,7 +249,7 @@ def packaged_defaults(verb: str) -> dict[str, object]:
     """
     tables = tomllib.loads(files("medmllm.pipelines").joinpath(f"{verb}.toml").read_text(encoding="utf-8"))
     if verb in ("train", "score"):
-        tables = merge(packaged_defaults("quality"), tables)
+        tables = merge({"quality": packaged_defaults("quality")["quality"]}, tables)
     if verb == "demo":
         for part in ("train", "score"):
             tables[part] = merge(packaged_defaults(part), tables.get(part, {}))

@@ -88,6 +88,11 @@ class Channel(Document):
     """Which series of a study becomes one channel of the image. Ambiguous is refused, never guessed."""
 
     modality: str = Field(default="", description="DICOM Modality the series must have; empty: any, also unknown")
+    nifti_modality: str = Field(
+        default="",
+        exclude_if=lambda modality: not modality,  # models of before keep their fingerprint
+        description="DICOM Modality that a NIfTI file counts as which does not say its own; empty: it stays unknown",
+    )
     description: str = Field(
         default="",
         description="regular expression, case ignored, found in the series description or NIfTI file name; empty: any",

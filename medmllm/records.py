@@ -85,7 +85,7 @@ class SeriesReference:
     refusal: "Refusal | None" = None  # why it cannot become a Volume, when the headers show it
     frames: tuple[int, ...] = field(default=(), repr=False)  # of each file, the frame or volume; empty: all the first
     technique: Technique = Technique()
-    damaged_beside: int = 0  # DICOM files in its folder that cannot be read: it may lack slices at its ends
+    damaged_beside: int = 0  # files of it, or in its folder, that cannot be read: it may lack slices at its ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Volume:
     frame_of_reference_uid: str | None = field(repr=False)  # overlay only where these agree
     modality: str | None  # DICOM Modality (0008,0060); None when the source does not say
     padding: tuple[float, float] | None = None  # lowest and highest value of voxels outside the image, where named
-    damaged_beside: int = 0  # files beside those of its series that cannot be read: slices may be missing at its ends
+    damaged_beside: int = 0  # files of its series, or beside, that cannot be read: slices may be missing at its ends
 
     def __post_init__(self) -> None:
         if self.voxels.ndim != 3:

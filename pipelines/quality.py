@@ -5,7 +5,7 @@ STUDIES -> index -> one study after the other -> quality checks -> OUT/quality.c
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medmllm.config import QualityConfig, QualityPolicy
@@ -16,6 +16,7 @@ from medmllm.ingest.study_folder import StudyIndex, folder_of, read_study_note, 
 from medmllm.pipelines.index import read_index
 from medmllm.pipelines.linkage_table import write_linkage
 from medmllm.pipelines.progress import progress_bar
+from medmllm.preprocessing.channel_rules import as_nifti_of
 from medmllm.provenance import stamp
 from medmllm.quality.audio import check_recording
 from medmllm.quality.duplicates import NoteRegister
@@ -83,7 +84,8 @@ def _check_all(index: StudyIndex, config: QualityConfig, out: Path) -> QualitySu
         progress_bar("Checking studies", len(index.studies)) as advance,
     ):
         for study in index.studies:
-            for finding in check_study(study, policy, register, read):
+            series = tuple(as_nifti_of(one, config.nifti_modality) for one in study.series)
+            for finding in check_study(replace(study, series=series), policy, register, read):
                 row = QualityRow.of(study.study_key, finding)
                 table.write(row)
                 findings.setdefault(row.code, Counter())[row.decision] += 1

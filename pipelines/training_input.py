@@ -27,6 +27,7 @@ from medmllm.training.image_cache import RUN_FOLDER, ImageCache
 from medmllm.training.planning import Given, settle_folds
 from medmllm.training.refused_studies import refused_told
 from medmllm.training.resuming import origin_of
+from medmllm.training.run import WHOLE
 from medmllm.training.same_run import SETTINGS, check_same_origin
 from medmllm.training.split_file import write_splits
 from medmllm.training.splits import SplitPlan
@@ -57,6 +58,8 @@ def read_and_split(
 ) -> TrainingInput:
     """Return the cohort and its folds; settings and split of RUN are written once nothing can be refused any more.
 
+    What marks an earlier run there as whole goes then: the one that writes over it, if it is killed, can go on.
+
     Args:
         studies: Labelled ones.
         targets: study_key -> class index, or labels.
@@ -78,6 +81,7 @@ def read_and_split(
             plan, leaks = settle_folds(cohort, config.training, given, out, labels=labels)
         if resume:
             check_same_origin(out, origin_of(config, plan.digest, cohort))
+    (out / WHOLE).unlink(missing_ok=True)
     config.write(out / SETTINGS)
     write_splits(plan, [member.sample.study_key for member in cohort.members], out)
     return TrainingInput(cohort, arms, plan, lacking, leaks)

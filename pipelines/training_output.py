@@ -19,7 +19,7 @@ from medmllm.training.out_of_fold_table import write_out_of_fold
 from medmllm.training.policy import unmet
 from medmllm.training.repeats import repeat_remarks, repeats_of
 from medmllm.training.resuming import forget
-from medmllm.training.run import SEARCH, Trained, write_package
+from medmllm.training.run import SEARCH, WHOLE, Trained, write_package
 from medmllm.training.search_result import search_remarks, tell_search, write_search
 from medmllm.training.splits import count_folds
 from medmllm.training.survival_run import tell_survival
@@ -56,7 +56,7 @@ def write_run(trained: Trained, out: Path, said: Sequence[str]) -> EvaluationDoc
     write_figures(out / FIGURES, figures, synthetic=evaluation.synthetic)
     card, page = cards[packaged_arm(trained.arms).arm], out / "report.html"
     write_training_report(page, evaluation=evaluation, figures=figures, card=card, settings=trained.config)
-    evaluation.write(out / "evaluation.json")  # last: it marks the run as whole
+    evaluation.write(out / WHOLE)
     forget(out)
     return evaluation
 

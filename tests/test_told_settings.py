@@ -18,6 +18,7 @@ min_slices = 20
 prefer = ["most_slices", "latest"]
 [image.channels.flair]
 modality = ""
+nifti_modality = "MR"
 description = "flair"
 [task]
 order = ["mild", "severe"]

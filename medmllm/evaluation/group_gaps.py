@@ -4,7 +4,8 @@
 
 Groups share the resamples of patients, so a gap is paired where a patient is in two groups. It is the difference
 between the two groups that lie furthest apart on the cohort: with more than two groups they are chosen after the fact,
-so the interval is one of those that hold for all pairs at once.
+so the interval is one of those that hold for all pairs at once: it reaches as many standard deviations to both sides as
+all of them do, as far as a difference can be. That of two groups is a percentile interval.
 
 Groups with few patients are named, not shown, and so is a metric for which they have too few. A number that no resample
 of a group changes, such as a sensitivity of 0 where none of its few positives was found, has no interval, and nor has
@@ -21,9 +22,10 @@ import numpy as np
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.calibration import LEANS_UPWARDS
 from medmllm.evaluation.discrimination import BoolArray, IntArray
-from medmllm.evaluation.remarks import NAMES
-from medmllm.evaluation.resampling import Interval, Measure, Resamples, joint_confidence, level, resample
+from medmllm.evaluation.remarks import called
+from medmllm.evaluation.resampling import Interval, Measure, Resamples, joint_reach, level, resample
 from medmllm.records import FloatArray
+from medmllm.trust_config import RANGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +157,21 @@ def _gaps(
         highest, lowest = max(defined, key=defined.__getitem__), min(defined, key=defined.__getitem__)
         if highest == lowest:  # all alike
             highest, lowest = list(defined)[:2]
-        joint = joint_confidence(_pairs(drawn, metric, list(defined)), confidence)
-        difference = drawn.difference(f"{metric} {highest}", f"{metric} {lowest}", joint)
+        difference = drawn.difference(f"{metric} {highest}", f"{metric} {lowest}", confidence)
         if not all(drawn.varies(f"{metric} {name}") for name in (highest, lowest)):
             difference = replace(difference, low=None, high=None)
+        elif len(defined) > 2 and difference.low is not None:
+            own = drawn.draws[f"{metric} {highest}"] - drawn.draws[f"{metric} {lowest}"]
+            reach = joint_reach(_pairs(drawn, metric, list(defined)), confidence) * float(np.nanstd(own, ddof=1))
+            difference = _reaching(difference, reach, RANGES[gap][1])
         yield Gap(gap, metric, highest, lowest, difference)
+
+
+def _reaching(difference: Interval, reach: float, largest: float) -> Interval:
+    """Return the interval that reaches so far to both sides, as far as a difference can be."""
+    assert difference.estimate is not None
+    low, high = difference.estimate - reach, difference.estimate + reach
+    return replace(difference, low=max(low, -largest), high=min(high, largest))
 
 
 def _pairs(drawn: Resamples, metric: str, groups: Sequence[str]) -> FloatArray:
@@ -183,21 +195,11 @@ def gap_remarks(found: Subgroups, *, arm: str, confidence: float, few: str = "pa
         if low is None or high is None or low <= 0:
             continue
         yield (
-            f"The {arm} model does not do alike for all groups of {found.column}: {_called(gap.metric)} of "
+            f"The {arm} model does not do alike for all groups of {found.column}: {called(gap.metric)} of "
             f"{gap.highest} lies {gap.difference.estimate:.3f} above that of {gap.lowest} ({level(confidence)} "
             f"interval {low:.3f} to {high:.3f})."
         )
     if found.too_small:
         yield f"Groups of {found.column} with too few patients to be shown: {', '.join(found.too_small)}."
     for metric, names in found.too_few.items():
-        yield f"Groups of {found.column} with too few {few} to measure {_called(metric)}: {', '.join(names)}."
-
-
-def _called(metric: str) -> str:
-    """Return how a metric is called in a sentence.
-
-    >>> _called("auroc"), _called("brier[365 days]")
-    ('AUROC', 'brier at 365 days')
-    """
-    plain, _, rest = metric.rstrip("]").partition("[")
-    return NAMES.get(plain, plain.replace("_", " ")) + (f" at {rest}" if rest else "")
+        yield f"Groups of {found.column} with too few {few} to measure {called(metric)}: {', '.join(names)}."

@@ -15,6 +15,17 @@ from medmllm.records import CohortEvaluation, Metric
 NAMES = {"auroc": "AUROC", "c_index": "C-index"}
 """The metric that arms are compared by, and how it is called."""
 
+CALLED = NAMES | {
+    "auroc_within_folds": "AUROC within folds",
+    "auprc": "AUPRC",
+    "brier": "Brier score",
+    "ece": "ECE",
+    "c_index_within_folds": "C-index within folds",
+    "c_index_uno": "C-index (Uno)",
+    "integrated_brier": "integrated Brier score",
+}
+"""How metrics are called in a sentence whose names alone are no words."""
+
 FEWEST_PATIENTS = 10
 """Per class: below this nothing can be concluded."""
 
@@ -55,17 +66,22 @@ def _on_size(evaluation: CohortEvaluation) -> Iterator[str]:
     for name, patients in zip(evaluation.classes, evaluation.class_patients, strict=False):
         if patients < FEWEST_PATIENTS:
             yield (
-                f"{'Event' if timed else 'Class'} {name} has {patients} patients, fewer than {FEWEST_PATIENTS}: "
+                f"{'Event' if timed else 'Class'} {name} has {_patients(patients)}, fewer than {FEWEST_PATIENTS}: "
                 "no conclusion can be drawn from these numbers."
             )
     fewest = min(evaluation.class_patients, default=PATIENTS_FOR_CALIBRATION)
     if timed and fewest < PATIENTS_FOR_CALIBRATION:
-        yield f"{fewest} patients have the event; below {PATIENTS_FOR_CALIBRATION} all calibration is rough."
+        have = "has" if fewest == 1 else "have"
+        yield f"{_patients(fewest)} {have} the event; below {PATIENTS_FOR_CALIBRATION} all calibration is rough."
     elif fewest < PATIENTS_FOR_CALIBRATION:
         yield (
-            f"The smallest class has {fewest} patients; below {PATIENTS_FOR_CALIBRATION} per class "
+            f"The smallest class has {_patients(fewest)}; below {PATIENTS_FOR_CALIBRATION} per class "
             "calibration slope and intercept are rough."
         )
+
+
+def _patients(count: int) -> str:
+    return "1 patient" if count == 1 else f"{count} patients"
 
 
 def _on_leaks(evaluation: CohortEvaluation) -> Iterator[str]:
@@ -88,8 +104,8 @@ def _telling_gains(evaluation: CohortEvaluation) -> list[Metric]:
 
     A gain over a weaker arm tells of that arm; but what others add to images is theirs, and may be the answer.
     """
-    defined = [gain.estimate for gain in evaluation.differences if gain.estimate is not None]
-    return [gain for gain in evaluation.differences if gain.group == "image" or gain.estimate == min(defined)]
+    least = min((gain.estimate for gain in evaluation.differences if gain.estimate is not None), default=None)
+    return [gain for gain in evaluation.differences if gain.group == "image" or gain.estimate == least]
 
 
 def _on_chance(evaluation: CohortEvaluation, interval: str) -> Iterator[str]:
@@ -143,7 +159,7 @@ def _on_estimates_outside(evaluation: CohortEvaluation, interval: str) -> Iterat
             if metric.estimate is None or metric.low is None or metric.high is None:
                 continue
             if not metric.low <= metric.estimate <= metric.high:
-                whose = f"{arm.arm} arm" if metric.group == "all" else f"{arm.arm} arm for {metric.group}"
+                whose = f"{arm.arm} arm" if metric.group == "all" else f"{arm.arm} arm at {metric.group}"
                 numbers = f"{metric.estimate:.3f} against {metric.low:.3f} to {metric.high:.3f}"
                 outside.setdefault(metric.name, []).append(f"{whose}: {numbers}")
     for name, found in outside.items():
@@ -152,12 +168,12 @@ def _on_estimates_outside(evaluation: CohortEvaluation, interval: str) -> Iterat
             if name in LEANS_UPWARDS
             else "resampling shifts this measure, so take neither as exact"
         )
-        yield f"An estimate of {name.replace('_', ' ')} lies outside of its {interval} ({'; '.join(found)}): {why}."
+        yield f"An estimate of the {called(name)} lies outside of its {interval} ({'; '.join(found)}): {why}."
 
 
 def _on_no_width(evaluation: CohortEvaluation) -> Iterator[str]:
     flat = [
-        f"{metric.name.replace('_', ' ')} of the {arm.arm} arm ({metric.estimate:.3f})"
+        f"{called(metric.name, metric.group)} of the {arm.arm} arm ({metric.estimate:.3f})"
         for arm in evaluation.arms
         for metric in arm.metrics
         if metric.low is not None and metric.low == metric.high == metric.estimate
@@ -174,6 +190,17 @@ def _on_resamples(evaluation: CohortEvaluation, samples: int) -> Iterator[str]:
     if lacking > NOTICEABLE_SKIPS * samples:
         what = "the event, or all censored studies," if _is_timed(evaluation) else "a class"
         yield f"{lacking} of {samples} bootstrap resamples lacked {what} and were left out: the intervals are rough."
+
+
+def called(metric: str, group: str = "all") -> str:
+    """Return how a metric is called in a sentence, with the horizon or cut that it is of.
+
+    >>> called("auroc"), called("auroc[>=3]"), called("brier", "365 days"), called("calibration_slope")
+    ('AUROC', 'AUROC at >=3', 'Brier score at 365 days', 'calibration slope')
+    """
+    plain, _, rest = metric.rstrip("]").partition("[")
+    at = rest or ("" if group == "all" else group)
+    return CALLED.get(plain, plain.replace("_", " ")) + (f" at {at}" if at else "")
 
 
 def _is_timed(evaluation: CohortEvaluation) -> bool:

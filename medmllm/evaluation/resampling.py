@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.stats import rankdata
 
 from medmllm.errors import EvaluationError
 from medmllm.evaluation.discrimination import BoolArray, IntArray
@@ -186,23 +185,27 @@ def percentile_interval(estimate: float, draws: FloatArray, confidence: float) -
     return Interval(float(estimate), float(low), float(high), skipped)
 
 
-def joint_confidence(draws: FloatArray, confidence: float) -> float:
-    """Return the level of percentile intervals of several measures that hold all at once with the confidence asked for.
+def joint_reach(draws: FloatArray, confidence: float) -> float:
+    """Return how many standard deviations intervals of several measures reach that hold all at once.
 
-    Balanced simultaneous intervals (Beran, J Am Stat Assoc 1988): what counts of a resample is the measure that lies
-    furthest out among its own draws.
+    What counts of a resample is the measure that lies furthest from its mean, in its own standard deviations (max-t;
+    Westfall & Young 1993; Romano & Wolf, J Am Stat Assoc 2005). Percentiles that hold all at once (Beran, J Am Stat
+    Assoc 1988) lie so far out that few resamples tell them: of 28 differences, 300 resamples left one cohort in six
+    with a gap beyond chance instead of one in twenty.
 
     Args:
-        draws: Shape (measures, samples); a resample on which one is not defined is left out.
+        draws: Shape (measures, samples); NaN where a measure is not defined.
         confidence: That all of them hold, between 0 and 1.
+
+    Returns:
+        NaN where no measure varies.
     """
-    defined = draws[:, ~np.isnan(draws).any(axis=0)]
-    n = defined.shape[1]
-    if len(draws) == 1 or not n:
-        return confidence
-    place = rankdata(defined, axis=1) - 0.5
-    tails = 2 * np.minimum(place, n - place) / n  # of both sides
-    return 1 - float(np.quantile(tails.min(axis=0), 1 - confidence))
+    counted = draws[np.fmax.reduce(draws, axis=1) - np.fmin.reduce(draws, axis=1) > _ROUNDING]  # not those all NaN
+    centred = np.abs(counted - np.nanmean(counted, axis=1, keepdims=True))
+    scaled = centred / np.nanstd(counted, axis=1, ddof=1, keepdims=True)
+    furthest = np.fmax.reduce(scaled, axis=0, initial=np.nan)
+    defined = furthest[~np.isnan(furthest)]
+    return float(np.quantile(defined, confidence)) if defined.size else float("nan")
 
 
 def basic_interval(percentiles: Interval) -> Interval:

@@ -6,7 +6,7 @@ notes and recordings -> the study of the nearest folder that holds exactly one
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from medmllm.errors import MedmllmError
@@ -14,6 +14,7 @@ from medmllm.geometry import UNEVEN_GAPS
 from medmllm.ingest import nifti
 from medmllm.ingest.bare_studies import MOST_FILES
 from medmllm.ingest.copies import without_renamed_copies
+from medmllm.ingest.damaged import Damage
 from medmllm.ingest.dicom_header import DicomHeader
 from medmllm.ingest.dicom_parts import Part, split
 from medmllm.ingest.dicom_stack import FEWEST, Stack, arrange
@@ -66,22 +67,22 @@ def _name_bids(draft: StudyDraft) -> None:
 # --- the series of one study ---------------------------------------------------------------
 
 
-def add_series(study: StudyDraft, items: Sequence[Recognised], layouts: Layouts, damaged: Mapping[str, int]) -> None:
+def add_series(study: StudyDraft, items: Sequence[Recognised], layouts: Layouts, damage: Damage) -> None:
     """Add the series that the files of a study make.
 
     Args:
         study: Gets them, and remarks.
         items: Its files, without copies, in order of their paths.
         layouts: May give a series its name.
-        damaged: Folder -> DICOM files in it that cannot be read: slices may be missing at a series' ends.
+        damage: What cannot be read: slices may be missing at a series' ends.
     """
-    _add_dicom_series(study, [item for item in items if item.dicom], damaged)
+    _add_dicom_series(study, [item for item in items if item.dicom], damage)
     for item in items:
         if item.kind is Kind.NIFTI:
             study.series += _nifti_series(item, layouts)
 
 
-def _add_dicom_series(study: StudyDraft, items: Sequence[Recognised], damaged: Mapping[str, int]) -> None:
+def _add_dicom_series(study: StudyDraft, items: Sequence[Recognised], damage: Damage) -> None:
     headers = [header for item in items for header in item.dicom]
     if any(not (header.study_uid and header.series_uid) for header in headers):
         reason = "StudyInstanceUID or SeriesInstanceUID is empty: the files of a folder were taken as one"
@@ -97,12 +98,13 @@ def _add_dicom_series(study: StudyDraft, items: Sequence[Recognised], damaged: M
     study.spelt = sorted({header.patient_name for header in headers if header.patient_name})
     lone: list[tuple[DicomHeader, SeriesDraft]] = []
     for series_uid, slices in by_series.items():
-        beside = sum(damaged.get(folder, 0) for folder in folders[series_uid])
+        named = damage.named.get(series_uid, 0)
+        beside = sum(damage.beside.get(folder, 0) for folder in folders[series_uid])
         parts = split(slices)
         for part in parts:
             series = _dicom_series(f"{study.original}/{series_uid}", part, len(parts))
-            if beside:
-                _tell_damaged(series, beside)
+            if named or beside:
+                _tell_damaged(series, named, beside)
             if len(patients) > 1:
                 reason = f"files of {len(patients)} different PatientIDs share this study"
                 series.refusal = Refusal("index", "mixed_patients", reason)
@@ -111,14 +113,21 @@ def _add_dicom_series(study: StudyDraft, items: Sequence[Recognised], damaged: M
     _remark_torn_series(lone)
 
 
-def _tell_damaged(series: SeriesDraft, beside: int) -> None:
-    """Say that files beside a series cannot be read: slices that it lacks may be these, and need not be made up."""
-    series.damaged_beside = beside
-    many = "1 DICOM file" if beside == 1 else f"{beside} DICOM files"
-    reason = f"{many} in the folder of this series cannot be read: slices may be missing at its ends"
+def _tell_damaged(series: SeriesDraft, named: int, beside: int) -> None:
+    """Say that files of a series, or beside it, cannot be read: slices that it lacks may be these.
+
+    Args:
+        series: Gets the remark.
+        named: Files that name the series.
+        beside: Files in its folder that name none.
+    """
+    series.damaged_beside = count = named + beside
+    many = "1 file" if count == 1 else f"{count} files"
+    where = "of this series" if not beside else "of this series or in its folder" if named else "in its folder"
+    reason = f"{many} {where} cannot be read: slices may be missing at its ends. Copy the refused files again"
     series.remarks.append(Remark("warning", "damaged_beside", reason))
     if series.refusal and series.refusal.code in UNEVEN_GAPS:
-        first = f"{many} in its folder cannot be read and may be what is missing: copy that again first"
+        first = f"{many} {where} cannot be read and may be what is missing: copy that again first"
         series.refusal = replace(series.refusal, reason=f"{series.refusal.reason}. {first}")
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from medmllm.errors import IngestError, MisuseError
 from medmllm.ingest.opening import open_regular
 from medmllm.ingest.tables import PATIENT_COLUMNS, STUDY_COLUMNS, TableRow, parse_cells
+from medmllm.ingest.walk import Severity
 
 LARGEST_LIST_BYTES = 200_000_000
 STUDY_NAMES = (*STUDY_COLUMNS, "study", "case_id", "case", "id")
@@ -78,6 +79,14 @@ class Listing:
         return tuple(
             study for study in self.studies.values() if study.original not in named and study.line not in self.outside
         )
+
+    @property
+    def lines_told(self) -> Iterator[tuple[int, Severity, str, str]]:
+        """Yield (line, severity, code, what it names) of lines that are told by their number alone."""
+        for line in self.nameless:
+            yield line, "warning", "line_without_study", "neither a study nor an image, note or recording"
+        for line in self.outside:
+            yield line, "refused", "outside_root", "a path outside its folder: put the list above the data"
 
     def row(self, original: str) -> TableRow:
         """Return the other cells of a study's entry."""

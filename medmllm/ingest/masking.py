@@ -19,6 +19,11 @@ from medmllm.records import Note, Study
 
 _TOKENS = re.compile(r"\s+|\w+|[^\w\s]")
 _LETTER = re.compile(r"\w")
+_CLASSES = re.compile(
+    r"^(class|label|target|category|diagnosis|disease|finding|organ|region|modality|sequence|protocol)[ _-]?names?$",
+    re.IGNORECASE,
+)
+"""Columns of names that are nobody's."""
 
 
 def mask_note(note: Note, study: Study) -> Note:
@@ -28,7 +33,11 @@ def mask_note(note: Note, study: Study) -> Note:
         note: As the model read it.
         study: Whose headers, table row and folder names tell whom the note may name.
     """
-    known = _known(study)
+    return mask_known(note, told_by(study))
+
+
+def mask_known(note: Note, known: Identifiers) -> Note:
+    """Return the note as `mask_note` does, of a study of which this much is known."""
     scrubber = NoteScrubber(known, shift_days=None, keep=frozenset(), counts=Counter())
     return replace(note, text=mask(note.text, scrubber.scrub(note.text)))
 
@@ -56,13 +65,14 @@ def _mask_line(text: str, scrubbed: str) -> str:
     return "".join(shown)
 
 
-def _known(study: Study) -> Identifiers:
+def told_by(study: Study) -> Identifiers:
+    """Return what the headers of a study's series, its table row and its paths tell of the people it is about."""
     known = Identifiers()
     for series in study.series:
         if series.kind == "dicom":
             known.update(identifiers_in(series.files[0]))
     for column, cell in study.facts.items():
-        if NAME_COLUMNS.search(column):
+        if NAME_COLUMNS.search(column) and not _CLASSES.search(column):
             known.add_name(cell)
         elif NUMBER_COLUMNS.search(column):
             known.add_number(cell)

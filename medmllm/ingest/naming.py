@@ -3,11 +3,12 @@
 StudyDraft, rows of its files -> series -> keys -> IndexedStudy, and the fate of each file
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
+from medmllm.ingest.damaged import Damage
 from medmllm.ingest.draft import Remark, SeriesDraft, StudyDraft
 from medmllm.ingest.fate import Fate
 from medmllm.ingest.grouping import add_series
@@ -38,7 +39,7 @@ class Unmade:
 
     draft: StudyDraft
     rows: Sequence[StoredRow]  # of its files, sealed, in order of their paths
-    damaged: Mapping[str, int]  # as of `add_series`, of its folders
+    damage: Damage
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Maker(Generic[Told]):
 
     def _indexed(self, unmade: Unmade, items: Sequence[Recognised]) -> IndexedStudy:
         draft = unmade.draft
-        add_series(draft, items, self.layouts, unmade.damaged)
+        add_series(draft, items, self.layouts, unmade.damage)
         draft.notes = [item.found for item in items if item.kind is Kind.NOTE]
         draft.recordings = [item.found for item in items if item.kind is Kind.RECORDING]
         linkage: dict[str, LinkageRow] = {}

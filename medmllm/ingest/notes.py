@@ -9,7 +9,7 @@ follows must not be taken for part of the section before. Nothing is removed fro
 """
 
 import re
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,7 +66,10 @@ SAME = {
 }
 """Heading -> the one name of what it plainly is; one with the word "history" (hx, hpi, pmh) is "history"."""
 
-_HEADING = re.compile(r"^[ \t]*(?P<words>[A-Z][A-Za-z/&'-]*(?:[ \t]+[A-Za-z/&'()-]+){0,4})[ \t]*:", re.MULTILINE)
+# Between words any space but a line end: word processors put no-break spaces, and a form feed starts a page.
+_HEADING = re.compile(r"^[^\S\n]*(?P<words>[A-Z][A-Za-z/&'-]*(?:[^\S\n]+[A-Za-z/&'()-]+){0,4})[^\S\n]*:", re.MULTILINE)
+_MARKS = {BOM_UTF16_LE: "utf-16", BOM_UTF16_BE: "utf-16", BOM_UTF8: "utf-8"}
+"""What a file starts with that says its encoding; what Windows calls Unicode starts with one of the first two."""
 _SMALL = frozenset({"a", "and", "for", "in", "of", "on", "or", "the", "to", "with"})
 
 
@@ -74,35 +77,46 @@ def read_note(path: Path) -> Note | None:
     """Return the note in a text file, or None when it holds only white space.
 
     UTF-8 with or without a byte order mark, UTF-16 with one; else Windows-1252, which the note then tells. Line ends
-    become newlines.
+    become newlines, and marks within the text, as of files that were put together, are left out.
 
     Raises:
-        NoteError: Larger than 1 MB, not text, or not readable.
+        NoteError: Larger than 1 MB, not text, not what its mark says, or not readable.
     """
     with open_regular(path) as stream, one_error(NoteError, "the note cannot be read"):
         data = stream.read(LARGEST_NOTE_BYTES + 1)
     if len(data) > LARGEST_NOTE_BYTES:
         raise NoteError(f"the note is larger than {LARGEST_NOTE_BYTES:,} bytes", code="note_too_large")
     text, guessed = _decode(data)
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "")
     return Note(text, tuple(find_sections(text)), guessed_encoding=guessed) if text.strip() else None
 
 
 def _decode(data: bytes) -> tuple[str, str | None]:
-    """Return the text, and the encoding that was guessed where the bytes are no Unicode text."""
-    not_text = NoteError("the note is not text: it holds control characters. Save it as UTF-8", code="note_not_text")
+    """Return the text, and the encoding that was guessed where the bytes are no Unicode text.
+
+    Only bytes without a mark are guessed at: read as Windows-1252, a mark would stand before the first heading and hide
+    it, and what it opens would count to no section.
+    """
+    marked = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), None)
     guessed = None
     try:
-        # What Windows calls Unicode starts with one of these marks.
-        text = data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
-    except UnicodeDecodeError:
+        text = data.decode(marked or "utf-8")
+    except UnicodeDecodeError as error:
+        if marked:
+            where = f"from byte {error.start + 1} of {len(data)} on it is none"
+            reason = f"the note's mark says {marked.upper()}, and {where}: it was cut short or mixed. Save it as UTF-8"
+            raise NoteError(reason, code="note_not_text") from None
         try:
             text, guessed = data.decode("cp1252"), "Windows-1252"
         except UnicodeDecodeError:
-            raise not_text from None
+            raise _not_text() from None
     if any(ord(character) < 32 and character not in "\t\n\r\f\v" for character in text):
-        raise not_text
+        raise _not_text()
     return text, guessed
+
+
+def _not_text() -> NoteError:
+    return NoteError("the note is not text: it holds control characters. Save it as UTF-8", code="note_not_text")
 
 
 def find_sections(text: str) -> list[Section]:

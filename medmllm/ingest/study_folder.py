@@ -7,7 +7,7 @@ Every file under the root ends up in a study, as the label table, or among the p
 at a time, so that a folder of millions of files takes little memory; `index_folder` returns them all at once.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -19,6 +19,7 @@ from medmllm.geometry import UNEVEN_GAPS
 from medmllm.ingest import dicom, nifti
 from medmllm.ingest.bare_studies import studies_without_images
 from medmllm.ingest.copies import find_copies
+from medmllm.ingest.damaged import DamagedFiles
 from medmllm.ingest.dicom_regrid import Regrid
 from medmllm.ingest.draft import FolderMap, StudyDraft
 from medmllm.ingest.fate import Fate
@@ -30,7 +31,7 @@ from medmllm.ingest.layouts import Layouts
 from medmllm.ingest.listing import read_listing
 from medmllm.ingest.naming import IndexedStudy, Maker, Unmade, link
 from medmllm.ingest.notes import join_notes, read_note
-from medmllm.ingest.recognise import TABLES, Kind, may_be_a_slice
+from medmllm.ingest.recognise import TABLES, Kind
 from medmllm.ingest.stock import Workers, take_stock
 from medmllm.ingest.tables import LabelTable, TableRow, read_label_table
 from medmllm.ingest.walk import FileProblem, walk, walk_listed
@@ -40,7 +41,6 @@ from medmllm.table_rows import FileRow, LinkageRow, ProblemRow
 Told = TypeVar("Told")
 
 FILES_TOGETHER = 128  # whose studies are put together at a time
-DAMAGED_DICOM = frozenset({"dicom_unreadable", "no_pixels", "unreadable", "empty_file", "damaged_dicom"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,17 +185,13 @@ class FolderIndex:
 
     def _parts(self) -> Iterator[list[Unmade]]:
         """Yield what studies are made of, some hundred files at a time."""
-        damaged = Counter(
-            relative.rpartition("/")[0]
-            for file in self._store.problems()
-            if file.fate.status == "refused" and file.fate.code in DAMAGED_DICOM
-            if _may_be_a_slice(file, relative := self._store.relative(file))
-        )
+        problems = ((self._store.relative(file), file.fate) for file in self._store.problems())
+        damaged = DamagedFiles(self._layouts.root, problems)
         part: list[Unmade] = []
         files = 0
         for draft in self._drafts:
             rows = self._store.of_study(draft.stored) if draft.stored else []
-            part.append(Unmade(draft, rows, {folder: damaged[folder] for folder in draft.folders if folder in damaged}))
+            part.append(Unmade(draft, rows, damaged.of_study(draft)))
             files += len(rows) + 1
             if files >= FILES_TOGETHER:
                 yield part
@@ -225,19 +221,11 @@ class FolderIndex:
                 where_key=key, study_key=None, severity="warning", code="line_without_study",
                 reason=f"line {one.line} of the list names no image, note or recording", retryable=False,
             ), link(key, "study", one.original)  # fmt: skip
-        for line in listing.nameless if listing else ():
+        for line, severity, code, names in listing.lines_told if listing else ():
             key = self._keyring.file(f"line {line}")
             yield ProblemRow(
-                where_key=key, study_key=None, severity="warning", code="line_without_study",
-                reason=f"line {line} of the list names neither a study nor an image, note or recording",
-                retryable=False,
-            ), link(key, "file", f"line {line}")  # fmt: skip
-        for line in listing.outside if listing else ():
-            key = self._keyring.file(f"line {line}")
-            yield ProblemRow(
-                where_key=key, study_key=None, severity="refused", code="outside_root",
-                reason=f"line {line} of the list names a path outside its folder: put the list above the data",
-                retryable=False,
+                where_key=key, study_key=None, severity=severity, code=code,
+                reason=f"line {line} of the list names {names}", retryable=False,
             ), link(key, "file", f"line {line}")  # fmt: skip
 
     def files(self) -> Iterator[FileRow]:
@@ -252,11 +240,6 @@ class FolderIndex:
 def _as_it_is(study: IndexedStudy) -> IndexedStudy:
     """Return all of a study."""
     return study
-
-
-def _may_be_a_slice(file: StoredFile, relative: str) -> bool:
-    """Say whether a file that cannot be read may have been a slice; an empty one goes by its name."""
-    return file.fate.code != "empty_file" or may_be_a_slice(relative.rpartition("/")[2])
 
 
 def read_volume(series: SeriesReference, *, regrid: Regrid = "never") -> Volume:

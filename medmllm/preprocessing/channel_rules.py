@@ -6,6 +6,7 @@ Only what the headers tell is asked. A series that does not tell what a rule ask
 """
 
 import re
+from dataclasses import replace
 
 from medmllm.documents import Channel
 from medmllm.records import SeriesReference
@@ -26,6 +27,13 @@ def mismatches(series: SeriesReference, channel: Channel) -> list[str]:
         if not (series.refusal and reason.startswith(UNTOLD)):
             found.append(reason)
     return [reason for reason in found if reason]
+
+
+def as_nifti_of(series: SeriesReference, modality: str) -> SeriesReference:
+    """Return a series with this modality where it is NIfTI and does not say its own; else, or if empty, as it is."""
+    if not modality or series.kind != "nifti" or series.modality is not None:
+        return series
+    return replace(series, modality=modality)
 
 
 def slice_count(series: SeriesReference) -> int | None:

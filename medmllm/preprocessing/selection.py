@@ -15,11 +15,11 @@ from typing import Literal
 from medmllm.documents import Channel, ImageSettings, Preference
 from medmllm.errors import ContractError
 from medmllm.geometry import UNEVEN_GAPS
-from medmllm.preprocessing.channel_rules import SAME_MM, mismatches, slice_count, wanted
+from medmllm.preprocessing.channel_rules import SAME_MM, as_nifti_of, mismatches, slice_count, wanted
 from medmllm.records import Refusal, SeriesReference, Study
 
 SHOWN_BY = "`medmllm select` shows why each was passed over"
-PLAIN_NIFTI = 'a plain NIfTI file does not say its modality: for such files set modality = ""'
+PLAIN_NIFTI = "a plain NIfTI file does not say its modality: set nifti_modality to what it is, or leave modality out"
 
 Outcome = Literal["used", "lost", "refused"]
 
@@ -105,8 +105,9 @@ def _is_mended(series: SeriesReference, settings: ImageSettings) -> bool:
 
 def _select(study: Study, name: str, settings: ImageSettings) -> ChannelSelection:
     channel = settings.channels[name]
-    why = {series.series_key: "; ".join(mismatches(series, channel)) for series in study.series}
-    fitting = [series for series in study.series if not why[series.series_key]]
+    all_series = [as_nifti_of(series, channel.nifti_modality) for series in study.series]
+    why = {series.series_key: "; ".join(mismatches(series, channel)) for series in all_series}
+    fitting = [series for series in all_series if not why[series.series_key]]
     usable = [series for series in fitting if series.refusal is None or _is_mended(series, settings)]
     preferred = _prefer(usable, channel.prefer)
     why |= preferred.lost
@@ -127,7 +128,7 @@ def _select(study: Study, name: str, settings: ImageSettings) -> ChannelSelectio
             return Considered(series, "refused", f"{series.refusal.code}: {series.refusal.reason}")
         return Considered(series, "lost", why[series.series_key])
 
-    return ChannelSelection(name, chosen, tuple(map(consider, study.series)), refusal)
+    return ChannelSelection(name, chosen, tuple(map(consider, all_series)), refusal)
 
 
 def _one_channel_each(channels: Sequence[ChannelSelection]) -> tuple[ChannelSelection, ...]:

@@ -36,8 +36,9 @@ def check_volume(volume: Volume, where: str, bounds: QualityBounds) -> Iterator[
     """
     yield from check_grid(volume, where, bounds)
     if volume.damaged_beside:
-        reason = (f"{volume.damaged_beside} files in the folder of the series cannot be read (bound 0): it may lack "
-                  "slices at its ends. problems.csv names them")  # fmt: skip
+        many = "1 file" if volume.damaged_beside == 1 else f"{volume.damaged_beside} files"
+        reason = (f"{many} of the series or in its folder cannot be read (bound 0): slices may be missing at its ends. "
+                  "Copy those again that problems.csv of `medmllm index` refuses")  # fmt: skip
         yield QualityFinding("damaged_beside", where, float(volume.damaged_beside), 0.0, reason)
     bad = count_not_finite(volume.voxels)
     if bad:

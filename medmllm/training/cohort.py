@@ -41,6 +41,7 @@ from medmllm.records import (
     Volume,
 )
 from medmllm.training.image_cache import ImageCache, KeptImage
+from medmllm.training.learnable import Learnable, learnable
 from medmllm.training.survival_strata import coarse_labels
 
 CONTRACT_VERSION = 1
@@ -81,6 +82,7 @@ class Member:
     pixels: tuple[str, ...] = ()  # digest of each volume as read, for the audit of leakage
     sounds: tuple[str, ...] = ()  # digest of each recording as read, likewise
     values: Values | None = field(default=None, repr=False)  # of the table's columns
+    learnable: Learnable | None = None  # what a vocabulary may learn of it; None where none is learnt
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +114,11 @@ class Cohort:
     def has_values(self) -> bool:
         """Whether any study has a value in the table's columns."""
         return any(member.values is not None for member in self.members)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names that headers and tables of any study tell; none where no vocabulary is learnt."""
+        return frozenset().union(*(member.learnable.names for member in self.members if member.learnable))
 
     @property
     def patients(self) -> list[str]:
@@ -326,6 +333,7 @@ def _look(
             target=target,
             prepared=None if parts.kept is None else (parts.kept.image, parts.kept.about.channel_present),
         )
+        words = learnable(note, study, contract)
     except MedmllmError as error:
         return _Looked(Refusal.of(error, stage_of(error)), findings, note)
     facts, pixels = parts.facts, parts.pixels
@@ -337,7 +345,7 @@ def _look(
         )  # a full disk is no fault of the study: it ends the run
         sample = replace(sample, image=image)
     sounds = tuple(digest for recording in parts.recordings if (digest := sound_digest(recording)))
-    return _Looked(Member(sample, note, facts, pixels, sounds, parts.values), findings, note)
+    return _Looked(Member(sample, note, facts, pixels, sounds, parts.values, words), findings, note)
 
 
 def _in_order(

@@ -11,10 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from medmllm.documents import PreprocessingContract
 from medmllm.preprocessing.table import code_values, learn_table_codes, unknown_categories
-from medmllm.preprocessing.text import TINY, learn_tiny_tokenizer, load_tokenizer, read_text, tokenize_note
+from medmllm.preprocessing.text import TINY, learn_tiny_tokenizer, load_tokenizer, tokenize_note
 from medmllm.records import Sample
 from medmllm.table_documents import TableCodes
 from medmllm.training.cohort import Cohort
+from medmllm.training.learnable import learnable_words, without_names
 from medmllm.training.splits import FoldSplit
 
 logger = logging.getLogger(__name__)
@@ -28,13 +29,11 @@ def fold_tokenizer(cohort: Cohort, split: FoldSplit, contract: PreprocessingCont
     if text.encoder != TINY:
         return load_tokenizer(text.encoder, local_files_only=text.local_files_only)
     words: dict[str, set[str]] = {}
-    for k in split.train:
-        member = cohort.members[k]
-        for section in [] if member.note is None else read_text(member.note, text):
-            assert member.note is not None
-            words.setdefault(member.sample.patient_key, set()).update(
-                member.note.text[section.start : section.end].split()
-            )
+    for member in (cohort.members[k] for k in split.train):
+        if member.note is not None and member.learnable is not None:
+            own = learnable_words(member.note, member.learnable.text, text)
+            words.setdefault(member.sample.patient_key, set()).update(own)
+    words = without_names(words, cohort.names)
     # Each word counts once per patient: a name repeated in one patient's notes must not become a whole word piece.
     return learn_tiny_tokenizer([" ".join(sorted(own)) for own in words.values()], text)
 

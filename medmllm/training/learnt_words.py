@@ -23,6 +23,8 @@ def remark_learnt_words(cohort: Cohort, arms: Sequence[Arm], encoder: str) -> It
     if encoder == TINY and cohort.has_notes and READS_NOTES.intersection(arms):
         yield (
             "The model package, and its copy in MLflow, hold word pieces of the training notes, whole words that two "
-            "or more patients' notes share among them, names too: before it leaves the house, de-identify the notes "
-            "(`medmllm deidentify`) and train again, or use a pretrained [text] encoder, whose vocabulary is fixed."
+            "or more patients' notes share among them. Names, dates and numbers that are announced, or that headers, "
+            "table or folders tell, were left out; a name that nothing tells may be there: before the package leaves "
+            "the house, read its tokenizer/fold_*/tokenizer.json, or train with a pretrained [text] encoder, whose "
+            "vocabulary is fixed."
         )

@@ -30,7 +30,7 @@ def remark_missing(cohort: Cohort, channels: Mapping[str, Channel], arms: Sequen
     }
     for modality, (what, lacking) in without.items():
         if modality in read and 0 < lacking < n:
-            yield f"{lacking} of {n} studies are read without {what}."
+            yield f"{_some(lacking, n)} read without {what}."
 
 
 def _remark_images(cohort: Cohort, channels: Mapping[str, Channel]) -> Iterator[str]:
@@ -39,12 +39,17 @@ def _remark_images(cohort: Cohort, channels: Mapping[str, Channel]) -> Iterator[
     bare = sum(not any(own) for own in present)
     if 0 < bare < n:
         yield (
-            f"{bare} of {n} studies are read without an image: no series of theirs fits a channel of [image.channels]. "
-            f"`medmllm select` tells why, study by study; a lone slice wants min_slices = 1."
+            f"{_some(bare, n)} read without an image: none of {'its' if bare == 1 else 'their'} series fits a channel "
+            "of [image.channels]. `medmllm select` tells why, study by study; a lone slice wants min_slices = 1."
         )
     for name, lacking in _lacking(present, list(channels)).items():
         if len(channels) > 1 and 0 < lacking < n - bare:
-            yield f"Channel '{name}': {lacking} of the {n - bare} studies with an image lack it."
+            lack = "lacks" if lacking == 1 else "lack"
+            yield f"Channel '{name}': {lacking} of the {n - bare} studies with an image {lack} it."
+
+
+def _some(count: int, n: int) -> str:
+    return f"{count} of {n} studies {'is' if count == 1 else 'are'}"
 
 
 def _lacking(present: Sequence[tuple[bool, ...]], channels: Sequence[str]) -> dict[str, int]:

@@ -47,6 +47,7 @@ def origin_of(config: TrainConfig, split: str, cohort: Cohort) -> Origin:
         # Whose a study is decides whose words a vocabulary may hold, and what may be exchanged.
         parts += [sample.study_key, sample.patient_key, str(sample.target), str(sample.channel_present)]
         parts += ["" if member.note is None else member.note.text, image]
+        parts += [] if member.learnable is None else [member.learnable.text, *sorted(member.learnable.names)]
         parts += [_digest(spectrum) for spectrum in sample.recording or ()]
         parts += [] if member.values is None else [repr(sorted(member.values.items()))]
     return Origin(text_digest([settings, *start]), split, text_digest(parts))
@@ -59,22 +60,21 @@ def _digest(image: Tensor | StoredImage) -> str:
 def check_unfinished(out: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse to train over an interrupted run unless told whether to go on or to start anew.
 
+    What an interrupted run reached stays until training begins: the new run may still be refused.
+
     Raises:
         MisuseError: OUT holds checkpoints and neither was asked for, or both were.
     """
     if resume and overwrite:
         raise MisuseError("--resume keeps what is there, --overwrite does not: give one of them")
-    folder = out / FOLDER
-    if overwrite:
-        forget(out)
-    elif not resume and folder.is_dir() and any(folder.glob("*.safetensors")):
+    if not resume and not overwrite and any((out / FOLDER).glob("*.safetensors")):
         raise MisuseError(
             "the output folder holds an interrupted run: add --resume to go on, or --overwrite to start anew"
         )
 
 
 def forget(out: Path) -> None:
-    """Delete checkpoints and prepared images of a run that is whole, or starts anew."""
+    """Delete checkpoints and prepared images of a run that is whole."""
     for folder in (FOLDER, RUN_FOLDER):
         shutil.rmtree(out / folder, ignore_errors=True)
 

@@ -32,6 +32,7 @@ from medmllm.training.survival_targets import time_of
 from medmllm.training.tracking import Run
 
 SEARCH = "search.csv"
+WHOLE = "evaluation.json"  # written last: it marks a run as whole
 
 CALIBRATIONS = {
     "temperature": "temperature scaling{odds}, fitted per fold on {where}; {whose} logits are then averaged",
@@ -219,16 +220,17 @@ def left_out(index: StudyIndex, missing: Sequence[str], target: str, *, syntheti
         said.append(f"{rows} no study of the folder.")
     empty = sum(problem.code == "line_without_study" for problem in index.problems)
     if empty:
-        said.append(f"{empty} studies of the list have no image, note or recording, and were left out.")
+        some, were = ("1 study of the list has", "was") if empty == 1 else (f"{empty} studies of the list have", "were")
+        said.append(f"{some} no image, note or recording, and {were} left out.")
     damaged = Counter(p.code for p in index.problems if p.severity == "refused" and p.study_key is None)
     if damaged:
         codes = ", ".join(f"{count} {code}" for code, count in sorted(damaged.items()))
+        files = "1 file" if damaged.total() == 1 else f"{damaged.total()} files"
         said.append(
-            f"{damaged.total()} files could not be read ({codes}): a study that such a file belongs to is trained "
+            f"{files} could not be read ({codes}): a study that such a file belongs to is trained "
             "without it. `medmllm index` lists them with their reasons."
         )
     if missing:
-        many = "study has" if len(missing) == 1 else "studies have"
-        were = "was" if len(missing) == 1 else "were"
-        said.append(f"{len(missing)} {many} no value for {target} and {were} left out.")
+        some, were = ("1 study has", "was") if len(missing) == 1 else (f"{len(missing)} studies have", "were")
+        said.append(f"{some} no value for {target} and {were} left out.")
     return said

@@ -109,10 +109,12 @@ def _on_loss(arm: str, choices: list[ChoiceDocument]) -> Iterator[str]:
     tried = [own for choice in choices for own in choice.candidates]
     lost = sum(own.score is None for own in tried)
     if lost:
-        yield (
-            f"Of {len(tried)} candidates that the folds of the {arm} arm tried, {lost} diverged or have no score; none "
-            "of them was chosen."
+        what = (
+            "1 diverged or has no score; it was not"
+            if lost == 1
+            else f"{lost} diverged or have no score; none of them was"
         )
+        yield f"Of {len(tried)} candidates that the folds of the {arm} arm tried, {what} chosen."
 
 
 def _is_number(value: Setting) -> bool:

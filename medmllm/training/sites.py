@@ -125,10 +125,16 @@ def remark_sites(plan: SplitPlan, held: Held, column: str) -> list[str]:
     ]
     lacking = [str(part.fold) for part, *_ in plan.outer if not held.values[part.test].any(axis=0).all()]
     if lacking:
-        what = "a class: it counts in the figures over all sites, but its cases are told from no controls"
+        sites, lack, count = ("site of fold", "lacks", "it counts")
+        if len(lacking) > 1:
+            sites, lack, count = ("sites of folds", "lack", "they count")
+        what, told = ("a class", "cases there are told from no controls")
         if held.names == EVENTS:
-            what = "any event: it counts in the figures over all sites, but its times are ordered by no event"
-        said.append(f"The site of fold {', '.join(lacking)} lacks {what} of their own site.")
+            what, told = ("any event", "times there are ordered by no event")
+        said.append(
+            f"The {sites} {', '.join(lacking)} {lack} {what}: {count} in the figures over all sites, but {told} of "
+            "their own site."
+        )
     return said
 
 

@@ -73,7 +73,8 @@ def cautions(task: SurvivalTask, followed: Followed, *, compared: int) -> Iterat
     for name, horizon in zip(task.horizon_names, task.horizons, strict=True):
         left = int((followed.time >= horizon).sum())
         if left < FEWEST_FOLLOWED:
-            yield f"{left} studies were followed for {name} without the event: what is told of this horizon is rough."
+            some = {0: "No study was", 1: "1 study was"}.get(left, f"{left} studies were")
+            yield f"{some} followed for {name} without the event: what is told of this horizon is rough."
     if task.model == "cox" and compared < COX_BATCH:
         yield (
             f"Cox compared {compared} studies at a time, and {COX_BATCH} or more are wanted: set [training] batch_size "

@@ -41,15 +41,15 @@ def said(evaluation: CohortEvaluation, confidence: float = 0.95, samples: int = 
 
 
 def test_an_estimate_outside_of_its_interval_is_said_once_per_metric_with_the_reason() -> None:
-    high, low = metric("ece", 0.127, 0.0, 0.12), metric("brier", 0.2, 0.21, 0.25, "nodule")
+    high, low = metric("ece", 0.127, 0.0, 0.12), metric("brier", 0.2, 0.21, 0.25, "365 days")
     arms = (ArmEvaluation("image", (high, low)), ArmEvaluation("text", (high, metric("ece", 0.1, 0.1, 0.2))))
     found = said(cohort(arms=arms, differences=()))
     assert found == [
-        "An estimate of ece lies outside of its 95 % interval (image arm: 0.127 against 0.000 to 0.120; text arm: "
+        "An estimate of the ECE lies outside of its 95 % interval (image arm: 0.127 against 0.000 to 0.120; text arm: "
         "0.127 against 0.000 to 0.120): noise alone makes it too large in small cohorts, and the interval takes that "
         "off.",
-        "An estimate of brier lies outside of its 95 % interval (image arm for nodule: 0.200 against 0.210 to 0.250): "
-        "resampling shifts this measure, so take neither as exact.",
+        "An estimate of the Brier score lies outside of its 95 % interval (image arm at 365 days: 0.200 against 0.210 "
+        "to 0.250): resampling shifts this measure, so take neither as exact.",
     ]
 
 
@@ -60,6 +60,16 @@ def test_an_interval_without_width_is_no_certainty() -> None:
         "No resample changes the sensitivity of the image arm (1.000), sensitivity of the fused arm (1.000): an "
         "interval without width does not tell how far other patients would."
     ]
+
+
+def test_what_no_resample_changes_is_called_as_it_is_written_and_each_horizon_apart() -> None:
+    names = ("auroc", "auroc_within_folds", "brier", "brier")
+    own = [metric(name, 1.0, 1.0, 1.0, group) for name, group in zip(names, ("all", "all", "1 y", "2 y"), strict=True)]
+    sentence = said(cohort(arms=(ArmEvaluation("text", tuple(own)),), differences=()))[-1]
+    told = ("AUROC", "AUROC within folds", "Brier score at 1 y", "Brier score at 2 y")
+    assert sentence.startswith(
+        f"No resample changes the {', '.join(f'{one} of the text arm (1.000)' for one in told)}:"
+    )
 
 
 def test_numbers_that_are_in_order_call_for_no_remark() -> None:
@@ -83,6 +93,11 @@ def test_a_difference_below_zero_is_said_to_be_worse() -> None:
 def test_a_difference_without_an_interval_cannot_be_told() -> None:
     (sentence,) = said(cohort(differences=(metric("auroc", 0.05, None, None, "text"),)))
     assert sentence == "Whether fused beats text-only cannot be told: the AUROC difference has no interval."
+
+
+def test_differences_none_of_which_is_defined_break_nothing() -> None:
+    (sentence,) = said(cohort(differences=(metric("auroc", None, None, None, "text"),)))
+    assert sentence.startswith("Whether fused beats text-only cannot be told")
 
 
 @pytest.mark.parametrize(("auroc", "count"), [(0.97, 0), (0.98, 1), (1.0, 1)])
@@ -113,6 +128,16 @@ def test_a_gain_is_a_leak_over_the_best_single_arm_or_over_images(
     gains = tuple(metric("auroc", own, 0.001, 0.5, arm) for arm, own in (("image", over_image), ("text", over_text)))
     found = [sentence for sentence in said(cohort(differences=gains)) if "leak until shown otherwise" in sentence]
     assert [sentence.partition("over ")[2].partition("-only")[0] for sentence in found] == named
+
+
+def test_one_patient_is_one_patient_and_none_are_none() -> None:
+    one, none = (said(cohort(class_patients=(140, patients))) for patients in (1, 0))
+    assert one[0].startswith("Class malignant has 1 patient, fewer than 10")
+    assert one[1].startswith("The smallest class has 1 patient; below 100")
+    assert none[0].startswith("Class malignant has 0 patients, fewer than 10")
+    arms = (ArmEvaluation("image", (metric("c_index", 0.7, 0.6, 0.8),)),)
+    timed = said(cohort(classes=("death", "censored"), class_patients=(1,), arms=arms, differences=()))
+    assert timed[1].startswith("1 patient has the event; below 100")
 
 
 @pytest.mark.parametrize(("patients", "count"), [(9, 1), (10, 0)])

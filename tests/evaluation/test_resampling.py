@@ -6,13 +6,15 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from scipy.special import expit
+from scipy.stats import norm, studentized_range
 
 from medmllm.errors import EvaluationError
 from medmllm.evaluation import resampling
 from medmllm.evaluation.calibration import weighted_ece
 from medmllm.evaluation.discrimination import weighted_auroc
-from medmllm.evaluation.resampling import Interval, draw_weights, joint_confidence, percentile_interval, resample
+from medmllm.evaluation.resampling import Interval, draw_weights, joint_reach, percentile_interval, resample
 
 PATIENTS = ["a", "b", "a", "c", "b", "a"]
 
@@ -219,16 +221,27 @@ def test_two_thousand_resamples_of_a_thousand_studies_take_seconds() -> None:
     assert time.process_time() - start < 3
 
 
-def test_of_one_measure_the_joint_confidence_is_its_own() -> None:
-    draws = np.random.default_rng(1).normal(size=(1, 4000))
-    assert joint_confidence(draws, 0.95) == pytest.approx(0.95, abs=1e-3)
-    assert joint_confidence(np.full((2, 9), np.nan), 0.95) == 0.95
+def test_of_one_measure_the_reach_is_that_of_its_own_interval() -> None:
+    draws = np.random.default_rng(1).normal(size=(1, 40_000))
+    assert joint_reach(draws, 0.95) == pytest.approx(norm.ppf(0.975), abs=0.02)
+    assert np.isnan(joint_reach(np.array([[0.5] * 9, [np.nan] * 9]), 0.95)), "nothing varies"
 
 
-def test_of_measures_that_know_nothing_of_each_other_the_joint_confidence_is_sidaks() -> None:
+def test_of_measures_that_know_nothing_of_each_other_the_reach_is_sidaks() -> None:
     draws = np.random.default_rng(2).normal(size=(6, 40_000)) * np.array([[1], [1], [50], [1], [0.1], [1]])
-    assert joint_confidence(draws, 0.9) == pytest.approx(0.9 ** (1 / 6), abs=2e-3)
-    draws[0, :20_000] = np.nan
-    assert joint_confidence(draws, 0.9) == pytest.approx(0.9 ** (1 / 6), abs=3e-3)
+    sidak = norm.ppf((1 + 0.9 ** (1 / 6)) / 2)
+    assert joint_reach(draws, 0.9) == pytest.approx(sidak, abs=0.02)
     same = np.repeat(draws[1:2], 6, axis=0)  # the same measure six times is one measure
-    assert joint_confidence(same, 0.9) == pytest.approx(0.9, abs=1e-3)
+    assert joint_reach(same, 0.9) == pytest.approx(norm.ppf(0.95), abs=0.02)
+    constant = np.concatenate([draws, np.full((1, 40_000), 3.0)])
+    assert joint_reach(constant, 0.9) == joint_reach(draws, 0.9)
+    draws[0, ::2] = np.nan  # every second resample tells of the five others
+    each = brentq(lambda level: (level**5 + level**6) / 2 - 0.9, 0.9, 1.0)
+    assert joint_reach(draws, 0.9) == pytest.approx(norm.ppf((1 + each) / 2), abs=0.02)
+
+
+def test_few_resamples_tell_how_far_the_range_of_eight_means_reaches() -> None:
+    # Tukey's studentised range, divided by the square root of 2: what all 28 differences of eight means reach.
+    draws = np.random.default_rng(5).normal(size=(8, 300))
+    pairs = np.stack([draws[k] - draws[m] for k in range(8) for m in range(k)])
+    assert joint_reach(pairs, 0.95) == pytest.approx(studentized_range.ppf(0.95, 8, np.inf) / np.sqrt(2), abs=0.15)

@@ -6,12 +6,15 @@ import pydicom
 import pytest
 
 from medmllm.errors import MedmllmError
+from medmllm.ingest import opening
+from medmllm.ingest.damaged import named_series
 from medmllm.ingest.dicom_stack import arrange
 from medmllm.ingest.recognise import Kind, may_be_a_slice, recognise
+from medmllm.ingest.study_folder import StudyIndex
 from medmllm.ingest.walk import FileProblem, FoundFile
 from tests.factories import a_volume, edit_dicom, write_dicom_study
 from tests.ingest.dicom_slices import a_slice
-from tests.ingest.indexed import codes, index
+from tests.ingest.indexed import codes, index, original
 
 IMPLICIT = "1.2.840.10008.1.2"
 
@@ -46,7 +49,8 @@ def test_a_series_that_lost_its_last_slice_to_a_cut_file_is_warned_of(tmp_path: 
     (study,) = found.studies
     warned = [problem for problem in found.problems if problem.code == "damaged_beside"]
     assert [(problem.where_key, problem.severity) for problem in warned] == [(study.series[0].series_key, "warning")]
-    assert warned[0].reason.startswith("1 DICOM file in the folder")
+    assert warned[0].reason.startswith("1 file in its folder cannot be read")
+    assert "again" in warned[0].reason
     assert sum(problem.severity == "refused" for problem in found.problems) == 1
 
 
@@ -55,6 +59,99 @@ def test_a_series_whose_files_are_whole_is_not_warned_of(tmp_path: Path) -> None
     (tmp_path / "empty.html").write_bytes(b"")
     (tmp_path / "blob.bin").write_bytes(bytes(500))
     assert "damaged_beside" not in codes(index(tmp_path))
+
+
+# --- which series a cut file speaks of -----------------------------------------------------
+
+
+def cut_before_pixels(file: Path) -> None:
+    whole = file.read_bytes()
+    file.write_bytes(whole[: whole.index(b"\xe0\x7f\x10\x00") - 20])
+
+
+def write_flat(folder: Path, patients: list[str]) -> None:
+    """Write one CT series of each patient, all files in one folder: P-0001.dcm ..."""
+    for patient in patients:
+        write_dicom_study(folder / patient, patient=patient, study=patient, note=None)
+        for file in sorted((folder / patient).glob("*.dcm")):
+            file.rename(folder / f"{patient}-{file.name}")
+
+
+def warned_of(found: StudyIndex) -> dict[str, int]:
+    """Files that cannot be read, by the patient of the series that is warned of."""
+    told = {problem.where_key: problem.reason for problem in found.problems if problem.code == "damaged_beside"}
+    count = {
+        original(found, study.patient_key): series.damaged_beside for study in found.studies for series in study.series
+    }
+    keys = {original(found, study.patient_key): study.series[0].series_key for study in found.studies}
+    assert {patient for patient, many in count.items() if many} == {name for name, key in keys.items() if key in told}
+    return {patient: many for patient, many in count.items() if many}
+
+
+@pytest.mark.parametrize("order", [["A", "B", "C"], ["C", "B", "A"]])
+def test_a_cut_file_that_names_its_series_speaks_of_no_other_in_its_folder(tmp_path: Path, order: list[str]) -> None:
+    write_flat(tmp_path, order)
+    cut_before_pixels(tmp_path / "B-0004.dcm")
+    assert warned_of(index(tmp_path)) == {"B": 1}
+    (tmp_path / "A-0004.dcm").write_bytes(b"")  # may have been anybody's
+    assert warned_of(index(tmp_path)) == {"A": 1, "B": 2, "C": 1}
+
+
+def test_a_cut_file_is_told_on_its_series_wherever_it_lies(tmp_path: Path) -> None:
+    write_flat(tmp_path, ["A", "B"])
+    for file in sorted(tmp_path.glob("*.dcm")):  # a folder for every slice
+        (tmp_path / file.stem).mkdir()
+        file.rename(tmp_path / file.stem / "1")
+    cut_before_pixels(tmp_path / "A-0004" / "1")
+    (tmp_path / "B-0004" / "1").write_bytes(b"")  # names none, and lies beside none
+    found = index(tmp_path)
+    assert warned_of(found) == {"A": 1}
+    (reason,) = (problem.reason for problem in found.problems if problem.code == "damaged_beside")
+    assert reason.startswith("1 file of this series cannot be read")
+
+
+def test_in_a_list_a_cut_file_is_told_on_the_series_it_names(tmp_path: Path) -> None:
+    write_flat(tmp_path / "data", ["A", "B"])
+    for patient in "AB":
+        (tmp_path / patient).mkdir()
+        for file in (tmp_path / "data").glob(f"{patient}-*.dcm"):
+            file.rename(tmp_path / patient / file.name)
+    cut_before_pixels(tmp_path / "A" / "A-0004.dcm")
+    (tmp_path / "A" / "A-0004.dcm").rename(tmp_path / "B" / "lost.dcm")
+    (tmp_path / "list.csv").write_text("study_id,patient_id,path\n1,A,A\n2,B,B\n")
+    assert warned_of(index(tmp_path / "list.csv")) == {"A": 1}
+
+
+def test_part_of_a_series_uid_names_no_series(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path, note=None)
+    file = tmp_path / "0004.dcm"
+    whole = file.read_bytes()
+    end = whole.index(b"\x20\x00\x0e\x00") + 8 + len(pydicom.dcmread(file)["SeriesInstanceUID"].value)
+    named = pydicom.dcmread(file).StudyInstanceUID, pydicom.dcmread(file).SeriesInstanceUID
+    for cut, expected in ((end - 1, None), (end + 1, None), (end + 12, named)):
+        file.write_bytes(whole[:cut])
+        assert named_series(file) == expected
+    assert named_series(tmp_path / "gone.dcm") is None
+
+
+@pytest.mark.parametrize(("name", "damaged"), [("0005.dcm", {"A": 1}), ("letter.pdf", {})])
+def test_a_file_that_cannot_be_opened_goes_by_its_name(
+    name: str, damaged: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_flat(tmp_path, ["A"])
+    (tmp_path / name).write_bytes(b"closed")
+    really = opening.os.open
+
+    def closed(path: str, *more: int) -> int:
+        if str(path).endswith(name):
+            raise PermissionError(13, "Permission denied")
+        return really(path, *more)
+
+    monkeypatch.setattr(opening.os, "open", closed)
+    assert warned_of(index(tmp_path)) == damaged
+
+
+# --- what is no cut slice ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -119,7 +216,7 @@ def test_a_slice_missing_beside_a_cut_file_is_said_to_be_perhaps_that_one(tmp_pa
     reasons = [problem.reason for problem in index(tmp_path).problems if problem.code == "missing_slice"]
     assert len(reasons) == 2
     plain, beside = sorted(reasons, key=len)
-    added = "1 DICOM file in its folder cannot be read and may be what is missing: copy that again first"
+    added = "1 file in its folder cannot be read and may be what is missing: copy that again first"
     assert beside == f"{plain}. {added}"
 
 

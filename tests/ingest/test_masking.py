@@ -42,3 +42,10 @@ def test_a_note_without_headers_goes_by_what_announces_a_name() -> None:
     note = Note("Dictated by: Ann Wigglesworth, MD\nMass at T12.", (Section("", 0, 45),))
     nobody = Study("st-" + "0" * 16, "pt-" + "0" * 16, "folder")
     assert mask_note(note, nobody).text == "Dictated by: XXX XXXXXXXXXXXX, XX\nMass at T12."
+
+
+def test_a_column_of_class_names_tells_no_persons_name() -> None:
+    note = Note("Fracture, told Tablespoon.", ())
+    facts = {"class_name": "fracture", "doctor_name": "Tablespoon"}
+    study = Study("st-" + "0" * 16, "pt-" + "0" * 16, "folder", facts=facts)
+    assert mask_note(note, study).text == "Fracture, told XXXXXXXXXX."

@@ -99,6 +99,36 @@ def test_utf16_without_a_mark_and_utf32_are_refused_with_the_way_out(tmp_path: P
     assert refusal.value.code == "note_not_text"
 
 
+@pytest.mark.parametrize(
+    ("data", "mark", "byte"),
+    [
+        # No byte of 日本語 is below 32: without its mark it would pass for letters of Windows-1252.
+        (b"\xff\xfe" + "日本語".encode("utf-16-le")[:-1], "UTF-16", 7),
+        (b"\xfe\xff" + "日本語".encode("utf-16-be")[:-1], "UTF-16", 7),
+        (b"\xef\xbb\xbfFINDINGS: caf\xe9\n", "UTF-8", 17),
+    ],
+)
+def test_a_note_that_is_not_what_its_mark_says_is_refused_and_not_guessed_at(
+    tmp_path: Path, data: bytes, mark: str, byte: int
+) -> None:
+    with pytest.raises(NoteError, match=f"says {mark}, and from byte {byte} of {len(data)} on.*Save it") as refusal:
+        note_of(tmp_path, data)
+    assert refusal.value.code == "note_not_text"
+
+
+def test_marks_within_the_text_hide_no_heading(tmp_path: Path) -> None:
+    note = note_of(tmp_path, "\ufeffHISTORY: cough\n\ufeffFINDINGS: nodule\n".encode())  # two files put together
+    assert note is not None
+    assert note.text == "HISTORY: cough\nFINDINGS: nodule\n"
+    assert [part.name for part in note.sections] == ["history", "findings"]
+
+
+@pytest.mark.parametrize("space", ["\u00a0", "\f", "\u2009"])
+def test_no_break_spaces_and_form_feeds_hide_no_heading(space: str) -> None:
+    text = f"HISTORY: cough\n{space}CASE{space}DIAGNOSIS{space}: cancer\n"
+    assert [part.name for part in find_sections(text)] == ["history", "case diagnosis"]
+
+
 def test_windows_1252_is_read_and_told_as_a_guess(tmp_path: Path) -> None:
     note = note_of(tmp_path, "Müller – 5 µm".encode("cp1252"))
     assert note is not None

@@ -1,9 +1,11 @@
 """What identifies a patient comes through no command: not into results, not into the index, not into any log.
 
 One training study and one scored study are full of planted identifiers (tests/deidentify_made_up.py), in headers, in
-the note, in file and folder names. Every command runs over them with all log levels on.
+the note, in file and folder names; some stand in all training notes. Every command runs over them with all
+log levels on.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -25,6 +27,13 @@ GONE = frozenset(
 WORDS = {key: word for key, word in PLANTED.items() if key not in NOT_IN_THESE_STUDIES | GONE}
 
 
+IN_EVERY_NOTE = (
+    f"\nDictated by: Octavia {PLANTED['note: signature']}, MD, on 17.04.1953, phone {PLANTED['telephone']}.\n"
+    f"{PLANTED['physician']} was informed, and so was {PLANTED['other patient name'].upper()}.\n"
+)
+"""What all training notes share; that the last two are people, only the planted study's headers tell."""
+
+
 def plant(study: Path) -> None:
     """Fill one study of the cohort with identifiers, and name its files and folder after its patient."""
     for number, file in enumerate(
@@ -44,6 +53,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for side in ("training", "scoring"):
         studies = folder / side / "studies"
         plant(next(place for place in sorted(studies.iterdir()) if _reads(place)))
+    for note in (folder / "training").rglob("note.txt"):
+        note.write_text(note.read_text() + IN_EVERY_NOTE)
     return folder
 
 
@@ -97,7 +108,8 @@ def test_deidentify_lets_nothing_through(cohort: Path, tmp_path: Path) -> None:
 def test_train_score_and_explain_let_nothing_through(cohort: Path, tmp_path: Path) -> None:
     with site_key(tmp_path):
         training = cohort / "training"
-        outcome = train(training / "studies", training / "labels.csv", tmp_path / "run", settings=CT_SETTINGS)
+        roomy = ("--set", "text.tiny_vocabulary=2000")  # for all words that two patients' notes share
+        outcome = train(training / "studies", training / "labels.csv", tmp_path / "run", *roomy, settings=CT_SETTINGS)
         assert outcome.code == 0, outcome.said
         assert said_and_left(outcome, tmp_path / "run") == []
         outcome = score(cohort / "scoring" / "studies", tmp_path / "run" / "model", tmp_path / "scored", *EXPLAINED)
@@ -107,6 +119,8 @@ def test_train_score_and_explain_let_nothing_through(cohort: Path, tmp_path: Pat
     masked = [page for page in pages if "XXXX" in page]
     assert len(masked) == 1  # the planted one
     assert "mass" in masked[0]  # what is the matter stays
+    (vocabulary,) = (tmp_path / "run" / "model" / "tokenizer").glob("fold_0/tokenizer.json")
+    assert "informed" in json.loads(vocabulary.read_text())["model"]["vocab"]
 
 
 def test_an_error_that_nobody_foresaw_names_nobody(

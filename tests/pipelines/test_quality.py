@@ -199,6 +199,16 @@ def test_a_nifti_ct_is_held_to_hounsfield_units_where_a_sidecar_calls_it_one(
     assert [row.code for row in rows if row.decision == "refuse"] == ([] if code is None else [code])
 
 
+@pytest.mark.parametrize(("said", "codes"), [("", []), ("MR", []), ("CT", ["ct_not_rescaled"])])
+def test_a_plain_nifti_file_is_held_to_hounsfield_units_where_the_settings_call_it_a_ct(
+    said: str, codes: list[str], tmp_path: Path
+) -> None:
+    root = tmp_path / "studies"
+    write_nifti_study(root / "ANNA", {"chest": a_scan(a_trunk() + 1024)}, note=None)
+    _, rows = run(root, tmp_path / "out", "--set", f"nifti_modality={said}")
+    assert [row.code for row in rows if row.decision == "refuse"] == codes
+
+
 @pytest.mark.parametrize(("decision", "code"), [("warn", 0), ("refuse", 3)])
 def test_a_cut_file_beside_a_series_and_a_guessed_encoding_are_findings(
     decision: str, code: int, tmp_path: Path

@@ -96,7 +96,7 @@ def test_the_summary_counts_studies_and_channels_and_hints_at_what_to_do(studies
         "  soft: used in 1, masked in 3",
         "  series that fit and cannot be read: missing_slice 1",
         "  hint: ambiguous: narrow the rules of [image.channels], or say what decides: prefer = [...]",
-        '  hint: a plain NIfTI file does not say its modality: for such files set modality = ""',
+        "  hint: a plain NIfTI file does not say its modality: set nifti_modality to what it is, or leave modality out",
         "A run would refuse 3 of 4 studies for their series.",
     ]
 

@@ -84,14 +84,18 @@ def test_a_run_killed_several_times_ends_with_the_same_numbers(
     assert not (killed / FOLDER).exists(), "a whole run needs no checkpoints"
 
 
+def cut(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("trained again, or studies were read")
+
+
 @pytest.fixture
 def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Data and a run whose folds are all done, cut off before its evaluation was written."""
     write_nifti_cohort(tmp_path / "data", patients=8)
-
-    def cut(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr("medmllm.pipelines.train.write_run", cut)
         train(tmp_path / "data" / "studies", tmp_path / "data" / "labels.csv", tmp_path / "run", *UNTRACKED, *TEXT)
@@ -117,12 +121,33 @@ def test_an_interrupted_run_is_not_started_anew_by_accident(interrupted: tuple[P
     assert again(*interrupted, "--overwrite")[0] == 0
 
 
+def test_a_run_that_was_killed_while_it_wrote_over_a_whole_one_goes_on_and_is_not_taken_for_whole(
+    interrupted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert again(*interrupted, "--resume")[0] == 0
+    marker = interrupted[1] / "evaluation.json"
+    assert again(*interrupted, "--overwrite", "--set", "training.folds=7")[0] == 2
+    assert marker.exists(), "what is refused leaves an earlier result alone"
+    with monkeypatch.context() as patch:
+        patch.setattr("medmllm.pipelines.train.write_run", cut)
+        again(*interrupted, "--overwrite")
+    assert not marker.exists()
+    monkeypatch.setattr("medmllm.training.fold.fit", never)
+    assert again(*interrupted, "--resume")[0] == 0
+    assert marker.exists()
+
+
+def test_an_interrupted_run_outlives_one_that_was_to_write_over_it_and_was_refused(
+    interrupted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert again(*interrupted, "--overwrite", "--set", "training.folds=7")[0] == 2
+    monkeypatch.setattr("medmllm.training.fold.fit", never)
+    assert again(*interrupted, "--resume")[0] == 0
+
+
 def test_folds_that_are_done_are_not_trained_again(
     interrupted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("trained again")
-
     monkeypatch.setattr("medmllm.training.fold.fit", never)
     assert again(*interrupted, "--resume")[0] == 0
 
@@ -165,9 +190,6 @@ def kept(run: Path) -> dict[str, bytes]:
 def test_settings_that_rename_the_networks_are_refused_before_a_study_is_read(
     interrupted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...], told: str
 ) -> None:
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("studies were read")
-
     before = kept(interrupted[1])
     monkeypatch.setattr("medmllm.pipelines.train.read_index", never)
     code, said = again(*interrupted, "--resume", *(word for setting in asked for word in ("--set", setting)))

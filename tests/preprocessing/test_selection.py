@@ -237,8 +237,28 @@ def test_a_series_that_two_channels_choose_is_refused_for_both_and_others_keep_t
 
 def test_a_plain_nifti_file_that_lost_for_its_modality_is_answered_with_the_way_out() -> None:
     plain = replace(series(1, None), kind="nifti")
-    with pytest.raises(ContractError, match=r'modalities present: unknown. .* set modality = ""') as caught:
+    with pytest.raises(ContractError, match=r"modalities present: unknown\. .* set nifti_modality to") as caught:
         choose_series(study(plain), IMAGE)
     assert caught.value.code == "no_matching_series"
     with pytest.raises(ContractError, match="`medmllm select` shows why"):
         choose_series(study(series(1, "MR")), IMAGE)
+
+
+def test_a_plain_nifti_file_counts_as_what_the_channel_says_such_files_are() -> None:
+    plain = replace(series(1, None), kind="nifti")
+    settings = reading(ct=Channel(modality="CT", nifti_modality="CT"))
+    assert choose_series(study(plain), settings)["ct"].modality == "CT"
+    for other in (replace(plain, modality="MR"), series(1, None)):  # it says another; DICOM without a modality
+        with pytest.raises(ContractError, match=f"modalities present: {other.modality or 'unknown'}"):
+            choose_series(study(other), reading(ct=Channel(modality="CT", nifti_modality="CT", required=True)))
+
+
+def test_a_channel_of_any_modality_still_learns_what_plain_nifti_is() -> None:
+    plain = replace(series(1, None), kind="nifti")
+    assert choose_series(study(plain), reading(ct=Channel(nifti_modality="CT")))["ct"].modality == "CT"
+    assert choose_series(study(plain), reading(ct=Channel()))["ct"].modality is None
+
+
+def test_a_channel_that_does_not_use_it_keeps_the_fingerprint_of_before() -> None:
+    assert "nifti_modality" not in Channel(modality="CT").model_dump(mode="json")
+    assert Channel(nifti_modality="CT").model_dump(mode="json")["nifti_modality"] == "CT"

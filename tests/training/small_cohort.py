@@ -15,6 +15,7 @@ from medmllm.records import Note, Section
 from medmllm.training.arms import split_cohort
 from medmllm.training.cohort import Cohort, Member
 from medmllm.training.cross_validation import ArmResult, cross_validate
+from medmllm.training.learnable import Learnable
 from medmllm.training.tracking import NoRun
 from tests.models.small import IMAGE, PARTS, a_sample, encoder_settings
 
@@ -64,6 +65,11 @@ def a_note(text: str) -> Note:
     return Note(text, (Section("history", 0, len(text)),))
 
 
+def noted(member: Member, names: frozenset[str] = frozenset()) -> Member:
+    """Return a member all of whose note may be learnt; `names` are what its headers tell."""
+    return member if member.note is None else replace(member, learnable=Learnable(member.note.text, names))
+
+
 def a_cohort(
     patients: int = 12, *, images: bool = True, notes: bool = True, planted: Mapping[int, str] | None = None
 ) -> Cohort:
@@ -76,7 +82,8 @@ def a_cohort(
             sample = a_sample(k, image=images, note=None, target=outcome)
             sample = replace(sample, patient_key=f"pt-{patient:016x}")
             text = (planted or {}).get(k, ("clear lungs and no cough", "marked cough and nodule")[outcome])
-            members.append(Member(sample, a_note(text) if notes else None, {"ct": FACTS} if images else {}))
+            facts = {"ct": FACTS} if images else {}
+            members.append(noted(Member(sample, a_note(text) if notes else None, facts)))
     return Cohort(tuple(members), ())
 
 
@@ -100,7 +107,7 @@ def with_other_content(cohort: Cohort, which: np.ndarray) -> Cohort:
     members = list(cohort.members)
     for k in which:
         other = replace(members[k].sample, image=a_sample(900 + int(k)).image)
-        members[k] = replace(members[k], sample=other, note=a_note("zebra zebra stripes stripes"))
+        members[k] = noted(replace(members[k], sample=other, note=a_note("zebra zebra stripes stripes")))
     return Cohort(tuple(members), ())
 
 

@@ -210,6 +210,19 @@ def test_what_the_policy_refuses_is_kept_beside_the_cohort_and_every_finding_is_
     assert [f.severity for _, f in cohort.findings] == ["warn", "warn"]
 
 
+def test_plain_nifti_that_its_channel_calls_ct_is_held_to_hounsfield_units(tmp_path: Path) -> None:
+    for name, hu_plus in (("a", 1024), ("b", 0)):
+        write_nifti_study(tmp_path / name, {"image": a_scan(a_trunk() + hu_plus, modality=None)})
+    found = index_folder(tmp_path, keyring=KEYRING).studies
+    targets = {study.study_key: 0 for study in found}
+    for modality, refused, accepted in (("", [], (None,)), ("CT", ["ct_not_rescaled"], ("CT",))):
+        channels = {"image": ONE.channels["image"].model_copy(update={"nifti_modality": modality})}
+        draft = draft_contract(ONE.model_copy(update={"channels": channels}), None)
+        cohort = read_cohort(found, targets, draft, policy=POLICY, workers=1, advance=lambda more: None)
+        assert [refusal.code for _, refusal in cohort.refused] == refused
+        assert final_contract(cohort, draft, margin=0.5).accepted["image"].modalities == accepted
+
+
 def test_of_two_notes_that_are_the_same_the_later_is_the_copy_whatever_the_number_of_workers(tmp_path: Path) -> None:
     note = "HISTORY: " + " ".join(f"word{number}" for number in range(30))
     for name in ("a", "b", "c"):

@@ -24,6 +24,7 @@ from tests.training.small_cohort import (
     a_config,
     fold_models,
     log_odds,
+    noted,
     run,
     temperature_loss,
     with_other_content,
@@ -76,7 +77,7 @@ def test_only_the_sections_that_are_read_are_learnt_from() -> None:
     text = TEXT.model_copy(update={"sections": ("history",)})
     split = FoldSplit(0, np.array([0, 1]), np.array([], dtype=int), np.array([], dtype=int))
     note = Note("cough cough xylophone xylophone", (Section("history", 0, 11), Section("findings", 12, 31)))
-    cohort = Cohort(tuple(Member(a_sample(k, note=None, target=0), note, {}) for k in range(2)), ())
+    cohort = Cohort(tuple(noted(Member(a_sample(k, note=None, target=0), note, {})) for k in range(2)), ())
     tokenizer = fold_tokenizer(cohort, split, draft_contract(None, text))
     assert tokenizer is not None
     assert "cough" in tokenizer.get_vocab()
@@ -88,7 +89,7 @@ def test_a_word_that_one_patient_alone_has_is_no_whole_word_of_the_vocabulary() 
     notes = [Note("cough Quockerwodger Quockerwodger", ()), Note("cough Quockerwodger", ()), Note("cough", ())]
     patients = ["pt-1", "pt-1", "pt-2"]
     members = [
-        Member(replace(a_sample(k, note=None, target=0), patient_key=patient), note, {})
+        noted(Member(replace(a_sample(k, note=None, target=0), patient_key=patient), note, {}))
         for k, (patient, note) in enumerate(zip(patients, notes, strict=True))
     ]
     tokenizer = fold_tokenizer(Cohort(tuple(members), ()), split, draft_contract(None, TEXT))
@@ -153,7 +154,7 @@ def test_all_arms_share_the_folds_and_read_their_own_modality_alone(tmp_path: Pa
     results = {arm.arm: arm for arm in run(cohort, config, tmp_path, ("image", "text", "fused"))}
     other = with_other_content(cohort, np.arange(len(cohort.members)))
     unread = Cohort(
-        tuple(replace(m, note=o.note) for m, o in zip(cohort.members, other.members, strict=True)), ()
+        tuple(noted(replace(m, note=o.note)) for m, o in zip(cohort.members, other.members, strict=True)), ()
     )  # other notes, the same images
     again = {arm.arm: arm for arm in run(unread, config, tmp_path / "again", ("image", "text"))}
     assert again["image"].folds == results["image"].folds

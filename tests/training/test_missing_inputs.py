@@ -45,13 +45,24 @@ def test_what_studies_lack_is_said_of_the_modalities_that_an_arm_reads_and_of_no
 
     def counts(*arms: Arm) -> list[str]:
         said = remark_missing(Cohort(tuple(members), ()), IMAGE.channels, arms)
-        return [line.split(" studies are read without ")[1][:11] + line[:2] for line in said]
+        return [line.split(" read without ")[1][:11] + line[:2] for line in said]
 
     image, note, sound, value = "an image: n1 ", "a note.2 ", "a recording1 ", "a value in 1 "
     assert counts("image") == [image]
     assert counts("text") == [note]
     assert counts("recording", "table") == [sound, value]
     assert counts("fused") == [image, note, sound, value]
+
+
+def test_one_study_is_one() -> None:
+    said = list(remark_missing(a_cohort(BOTH, BOTH, FIRST, NONE, notes=3), IMAGE.channels, ("image", "text")))
+    assert [line.partition(":")[0] for line in said] == [
+        "1 of 4 studies is read without an image",
+        "Channel 'pet'",
+        "1 of 4 studies is read without a note.",
+    ]
+    assert "none of its series fits" in said[0]
+    assert said[1].endswith("1 of the 3 studies with an image lacks it.")
 
 
 def test_nothing_is_said_where_all_have_it_or_none() -> None:
@@ -75,4 +86,7 @@ def test_files_that_could_not_be_read_are_counted_by_what_is_wrong_with_them() -
     assert said.startswith("3 files could not be read (1 empty_file, 2 recording_unreadable): ")
     problems = [problem("st", 6, "warning", "line_without_study")]
     (said,) = left_out(cast(StudyIndex, SimpleNamespace(problems=problems)), (), "grade", synthetic=False)
-    assert said == "1 studies of the list have no image, note or recording, and were left out."
+    assert said == "1 study of the list has no image, note or recording, and was left out."
+    problems = [problem("fi", 7, "refused", "empty_file")]
+    (said,) = left_out(cast(StudyIndex, SimpleNamespace(problems=problems)), (), "grade", synthetic=False)
+    assert said.startswith("1 file could not be read (1 empty_file): ")

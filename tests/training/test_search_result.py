@@ -60,6 +60,8 @@ def test_candidates_that_diverged_are_counted_in_each_fold() -> None:
     assert said == (
         "Of 9 candidates that the folds of the fused arm tried, 3 diverged or have no score; none of them was chosen.",
     )
+    (alone,) = search_remarks(a_search((1,), lost=2))
+    assert alone.endswith("of the fused arm tried, 1 diverged or has no score; it was not chosen.")
 
 
 def test_the_table_has_a_row_per_candidate_and_an_empty_cell_where_a_setting_makes_no_difference(

@@ -1,5 +1,6 @@
 """Sites left out one after the other: each tested once, no patient or site on two sides, refusals that name no site."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -112,11 +113,18 @@ def test_a_site_without_a_class_is_tested_and_remarked(tmp_path: Path) -> None:
     folds = look_ahead(studies_of(rows), targets_of(rows), by_site(), None)
     plan, said = settle_folds(cohort_of(rows), by_site(), folds, tmp_path)
     assert len(plan.folds) == 3
-    assert "The site of fold 1 lacks a class" in said[1]
+    assert "The site of fold 1 lacks a class: it counts" in said[1]
     write_splits(plan, [study.study_key for study in studies_of(rows)], tmp_path)
     given_again = read_split_file(tmp_path / "splits.json", str, {s.study_key: s.patient_key for s in studies_of(rows)})
     again, _ = settle_folds(cohort_of(rows), by_site(), given_again, tmp_path)
     assert again.digest == plan.digest
+
+
+def test_several_sites_without_a_class_are_named_together(tmp_path: Path) -> None:
+    rows = [row for row in three_sites() if row[1] == SITES[0] or row[2] == (row[1] == SITES[1])]
+    folds = look_ahead(studies_of(rows), targets_of(rows), by_site(), None)
+    _, said = settle_folds(cohort_of(rows), by_site(), folds, tmp_path)
+    assert re.match(r"The sites of folds \d, \d lack a class: they count in the figures over all sites", said[1])
 
 
 @pytest.mark.parametrize("where", [0, 1])

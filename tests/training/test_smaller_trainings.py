@@ -19,7 +19,7 @@ from medmllm.training.splits import FoldSplit
 from medmllm.training.tracking import NoRun
 from medmllm.training_config import Arm
 from tests.models.small import a_sample
-from tests.training.small_cohort import TASK, a_cohort, a_config, with_other_content
+from tests.training.small_cohort import TASK, a_cohort, a_config, noted, with_other_content
 
 
 def run_on_less(cohort: Cohort, config: TrainConfig, out: Path, *arms: Arm) -> tuple[ArmResult, ...]:
@@ -90,6 +90,12 @@ def test_a_run_does_not_go_on_where_a_study_is_another_patients() -> None:
     members = list(cohort.members)
     members[0] = replace(members[0], sample=replace(members[0].sample, patient_key="pt-other"))
     assert origin_of(config, "split", Cohort(tuple(members), ())) != origin_of(config, "split", cohort)
+
+
+def test_a_run_does_not_go_on_where_headers_tell_another_name_which_no_vocabulary_may_learn() -> None:
+    cohort, config = a_cohort(4), a_config()
+    named = Cohort((noted(cohort.members[0], frozenset({"hippolytus"})), *cohort.members[1:]), ())
+    assert origin_of(config, "split", named) != origin_of(config, "split", cohort)
 
 
 def test_a_run_may_go_on_with_other_parts_as_no_fold_depends_on_them() -> None:

@@ -22,7 +22,15 @@ def said(last: float, model: str = "discrete_time", compared: int = 8) -> list[s
     return list(cautions(task, Followed(TIMES, TIMES > 5), compared=compared))
 
 
-@pytest.mark.parametrize(("last", "told"), [(11.0, []), (12.0, ["9 studies were followed for 12 weeks"])])
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        (11.0, []),
+        (12.0, ["9 studies were followed for 12 weeks"]),
+        (20.0, ["1 study was followed for 20 weeks"]),
+        (21.0, ["No study was followed for 21 weeks"]),
+    ],
+)
 def test_a_horizon_that_few_were_followed_until_is_remarked(last: float, told: list[str]) -> None:
     assert [line.split(" without")[0] for line in said(last)] == told
 
