@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-
 STARTS_WITHIN_S = 240.0  # it takes some seconds on an idle machine, and many times that on a busy one
 ENDS_WITHIN_S = 60.0
 
