@@ -27,6 +27,7 @@ from medmllm.ingest.deidentify_spelling import (
     folded,
     spellings,
 )
+from medmllm.ingest.deidentify_words import NEVER_NAMES
 from medmllm.ingest.dicom_stream import DICOM_FAILURES
 from medmllm.ingest.opening import PARSER_FAILURES
 
@@ -85,13 +86,16 @@ class Identifiers:
     def add_name(self, text: str) -> None:
         """Add the words of a person's name, in whatever order and with whatever between them.
 
-        >>> known = Identifiers(); known.add_name("O'Brien^Máire"); known.add_name("山田^明")
+        >>> known = Identifiers(); known.add_name("O'Brien^Máire"); known.add_name("山田^明"); known.add_name("MC COY")
         >>> sorted(known.names)
-        ['brien', 'máire', 'obrien', '山田', '山田明', '明']
+        ['brien', 'coy', 'mc', 'mccoy', 'máire', 'obrien', '山田', '山田明', '明']
         """
         name = folded(text)
         for compound in COMPOUND.findall(name):
             self.names.add("".join(WORD.findall(compound)))  # O'Brien is OBrien as well
+        for part in re.split("[=^]", name):
+            if len(words := WORD.findall(part)) > 1 and not NO_NAMES.issuperset(words):
+                self.names.add("".join(words))  # a VAN DER BERG is written Vanderberg, a MC COY McCoy
         for group in name.split("="):
             words = WORD.findall(group)
             if words and all(map(SPACELESS.fullmatch, words)):
@@ -126,7 +130,7 @@ class Identifiers:
     def add_phrase(self, text: str) -> None:
         """Add several words that tell something together only, such as a hospital's name or an address."""
         phrase = " ".join(folded(text).split())
-        if len(phrase) >= SHORTEST_NUMBER and phrase not in NO_NAMES:
+        if len(phrase) >= SHORTEST_NUMBER and phrase not in NO_NAMES | NEVER_NAMES:
             self.phrases.add(phrase)
 
     def add_date(self, text: str) -> None:

@@ -18,6 +18,7 @@ from medmllm.ingest.deidentify_patterns import (
     ADDRESSES,
     AGES,
     BORN,
+    CREDITED,
     DATES,
     FIRST_AND_LAST,
     LABELLED_IDS,
@@ -28,21 +29,38 @@ from medmllm.ingest.deidentify_patterns import (
     PATIENT_IS,
     PATIENT_NAMED,
     PHONES,
+    SIGNED,
     SIGNED_BY,
     SOCIAL,
+    TITLED,
+    TITLED_IN_CAPITALS,
+    TITLED_MANY,
     URL,
     WITH_CARETS,
 )
 from medmllm.ingest.deidentify_spelling import LETTERS, SHORTEST_NAME, WORD, Likeness, folded
-from medmllm.ingest.deidentify_words import EPONYM_NOUNS, FIRST_NAMES, NEVER_NAMES
+from medmllm.ingest.deidentify_words import EPONYM_NOUNS, NEVER_NAMES, SURNAMES
 
 OLDEST_YEARS = 89
 PAGE = 4000  # characters that the patterns look at together
 _PLACEHOLDER = re.compile(r"X{3,}|\[[A-Z]+\]|_{3,}|\*{3,}")
 _WORDS = re.compile(r"[^\W\d_][\w\u0300-\u036f'’-]*")
 _AFTER_NAME = re.compile(rf"(?:['’´`]s(?![^\W_]))?(?P<noun>['’]?[ ]+(?:{EPONYM_NOUNS})\b)?", re.IGNORECASE)
+_NOUN = re.compile(rf" (?:{EPONYM_NOUNS})$", re.IGNORECASE)
 _WORD_BEFORE, _WORD_AFTER = re.compile(rf"({LETTERS})[ _]$"), re.compile(rf"[ _]({LETTERS})")
 _OPENING = re.compile(r"(?:^|[.:;!?•*#\n-]|\d\))\s*$")
+_WHOLE_ONLY = (FIRST_AND_LAST, PATIENT_IS, PATIENT_NAMED, BORN, SIGNED_BY, WITH_CARETS)
+_NEAR_NAMES = (TITLED, TITLED_IN_CAPITALS, TITLED_MANY, SIGNED, SIGNED_BY, CREDITED, FIRST_AND_LAST)
+_PLAIN = re.compile(r"(?<=[a-z]{3}) (?=[a-z]{3} ?[a-z])")
+_COUNTED = re.compile(
+    r"\b(?:apgars?|ribs?|rippen?|segment[es]*|levels?|views?|version|section|kapitel|abschnitt)[ :]{0,3}$",
+    re.IGNORECASE,
+)
+_COUNTS = re.compile(
+    r"[ -]{0,2}(?:mm|cm|ml|mg|mcg|µg|kg|min(?:s|utes?)?|h|hrs?|hours?|stunden|days?|tage|weeks?|wochen|months?|monate|"
+    r"years?|jahre|o['’]clock|degrees?)\b|[ ]?[%°]",
+    re.IGNORECASE,
+)  # not a date: Apgar 8/9/10, 10-12-15 mm, at 3/6/12 months
 NEAR = 24  # characters around an everyday word in which another name makes it one
 
 
@@ -73,10 +91,10 @@ class NoteScrubber:
     def _numbers_and_announced(self, text: str) -> str:
         for kind, patterns in (("EMAIL", MAIL), ("URL", URL)):
             text = self._replace(kind, patterns, text)
-        text = self._labelled(text)
+        text = self._replace("ID", SOCIAL, self._labelled(text))  # some open with a birth date
         for pattern in DATES:
             text = pattern.sub(self._date, text)
-        for kind, patterns in (("ID", SOCIAL), ("ADDRESS", ADDRESSES), ("PHONE", PHONES), ("ID", LONG_IDS)):
+        for kind, patterns in (("ADDRESS", ADDRESSES), ("PHONE", PHONES), ("ID", LONG_IDS)):
             text = self._replace(kind, patterns, text)
         for pattern in AGES:
             text = pattern.sub(self._age, text)
@@ -87,9 +105,9 @@ class NoteScrubber:
     # --- numbers -----------------------------------------------------------------------------
 
     def _replace(self, kind: str, patterns: Collection[re.Pattern[str]], text: str) -> str:
-        def placeholder(_: re.Match[str]) -> str:
+        def placeholder(found: re.Match[str]) -> str:
             self.counts[kind] += 1
-            return f" [{kind}]" if "kept" in _.re.groupindex else f"[{kind}]"
+            return f"{found['label']} [{kind}]" if "label" in found.re.groupindex else f"[{kind}]"
 
         for pattern in patterns:
             text = pattern.sub(placeholder, text)
@@ -111,6 +129,9 @@ class NoteScrubber:
 
     def _date(self, found: re.Match[str]) -> str:
         parts = found.groupdict()
+        around = found.string[max(0, found.start() - NEAR) : found.start()], found.string[found.end() :]
+        if "short" in parts and (_COUNTED.search(around[0]) or _COUNTS.match(around[1])):
+            return found[0]
         if parts.get("month") and not 1 <= int(parts["month"]) <= 12:
             return found[0]
         self.counts["DATE"] += 1
@@ -131,23 +152,36 @@ class NoteScrubber:
     # --- names -------------------------------------------------------------------------------
 
     def _announced(self, found: re.Match[str]) -> str:
-        """Replace a name that its surroundings announce, up to the first word that is no name."""
-        name = found["name"]
-        if found.re is FIRST_AND_LAST and name.split()[0].casefold() not in FIRST_NAMES:
+        """Replace a name that its surroundings announce, up to the first word that is no name.
+
+        A name before a credential (Radiologist Jane Roe, MD) is what follows the last such word instead.
+        """
+        name, text = found["name"], found.string
+        words = () if found.re is WITH_CARETS and name[0].isalpha() else tuple(_WORDS.finditer(name))
+        no_names = [word for word in words if self._is_no_name(word, found)]
+        start, end = 0, no_names[0].start() if no_names else len(name)
+        if found.re is CREDITED:
+            start, end = max((word.end() for word in no_names), default=0), len(name)
+        taken = name[start:end].strip(" \t,.-")
+        if not re.search(r"[^\W\d_]", taken) or (found.re in _WHOLE_ONLY and no_names):
             return found[0]
-        end = len(name)
-        for word in () if found.re is WITH_CARETS else _WORDS.finditer(name):
-            if word[0].casefold().rstrip("'s") in NEVER_NAMES or self._kept(word[0]) or _PLACEHOLDER.search(word[0]):
-                end = word.start()
-                break
-        taken = name[:end].rstrip(" \t,.-")
-        both_needed = found.re in (FIRST_AND_LAST, PATIENT_IS, PATIENT_NAMED, BORN, SIGNED_BY)
-        if not re.search(r"[^\W\d_]", taken) or (both_needed and end < len(name)):
+        if found.re is CREDITED and (len(taken) == 1 or (not found["comma"] and len(_WORDS.findall(taken)) == 1)):
+            return found[0]  # Adenovirus NP swab
+        after = _AFTER_NAME.match(text, found.end("name"))
+        if found.re is FIRST_AND_LAST and (_NOUN.search(name) or (after is not None and after["noun"])):
             return found[0]
         self.counts["NAME"] += 1
-        return found[0].replace(name, "[NAME]" + name[len(taken) :], 1) if not found["label"] else (
-            f"{found['label']}[NAME]{name[len(taken):]}"
-        )  # fmt: skip
+        start = found.start("name") + name.index(taken, start)
+        return f"{text[found.start() : start]}[NAME]{text[start + len(taken) : found.end()]}"
+
+    def _is_no_name(self, word: re.Match[str], found: re.Match[str]) -> bool:
+        """Return whether a word of what is announced is none of the name."""
+        plain = word[0].casefold().rstrip("'s")
+        if self._kept(word[0]) or _PLACEHOLDER.search(word[0]):
+            return True
+        if len(word[0]) == 1 or word[0].islower():  # an initial; de, and
+            return False
+        return plain in NEVER_NAMES and not (plain in SURNAMES and found.re in _NEAR_NAMES)
 
     def _kept(self, word: str) -> bool:
         return word.casefold() in self.keep
@@ -212,10 +246,12 @@ def _alone(words: str) -> re.Pattern[str]:
 
 
 def _in_pieces(text: str) -> Iterator[str]:
-    """Yield a text in pieces that end with a line where lines are not longer than a page."""
+    """Yield a text in pieces that end with a line, or between plain words where a line is longer than a page."""
     start = 0
     while len(text) - start > PAGE:
         line_end = text.rfind("\n", start + 1, start + PAGE) + 1
+        if not line_end:  # no name, date or number stands between two words in small letters
+            line_end = max((cut.end() for cut in _PLAIN.finditer(text, start + PAGE - 1000, start + PAGE)), default=0)
         end = line_end or text.rfind(" ", start + 1, start + PAGE) + 1 or start + PAGE
         yield text[start:end]
         start = end

@@ -23,11 +23,11 @@ SHORTEST_GLUED = 5  # letters; a shorter name stands within too many words
 _HIDDEN = "\u00ad\u200b-\u200d\u2060\ufeff"  # soft hyphens and characters of no width, as copied text has them
 _MARKS = "".join(sign for sign in map(chr, range(0x300, 0x1B00)) if unicodedata.category(sign) in ("Mn", "Mc"))
 _JOINED = rf"{_MARKS}\u1dc0-\u1dff\u3099\u309a{_HIDDEN}"
-_SPACELESS = "\u0e00-\u0e7f\u3005\u3041-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f"
+SPACELESS_LETTERS = "\u0e00-\u0e7f\u3005\u3041-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f"
 LETTERS = rf"[^\W\d_]+(?:[{_JOINED}]+[^\W\d_]*)*"
 WORD = re.compile(LETTERS)
 COMPOUND = re.compile(rf"{LETTERS}(?:['’´`‐-]{LETTERS})+")
-SPACELESS = re.compile(rf"[{_SPACELESS}]+")  # Han, kana, Hangul, Thai
+SPACELESS = re.compile(rf"[{SPACELESS_LETTERS}]+")  # Han, kana, Hangul, Thai
 HONORIFICS = "さん|さま|様|氏|君|殿|先生|女士|小姐|夫人|太太|씨|님"
 _FORMAT = re.compile(rf"[{_HIDDEN}]")
 _LETTERS = str.maketrans(
@@ -99,6 +99,7 @@ class KnownNames:
         self._short = frozenset(one for one, spelt in short if one != spelt)
         self._longer = tuple(name for name in self._respelt | self._short if len(name) >= SHORTEST_GLUED)
         self._first_letters = frozenset(spelt[0] for spelt in self._respelt)
+        self._longest = max(map(len, self._respelt), default=0)
         self._first_three = frozenset(spelt[:SHORTEST_NAME] for spelt in self._respelt)
 
     def likeness(self, word: str) -> Likeness:
@@ -133,7 +134,7 @@ class KnownNames:
 
     def _is_two(self, spelt: str) -> bool:
         """Return whether two of the names make up a word."""
-        if len(spelt) < 2 * SHORTEST_NAME or spelt[:SHORTEST_NAME] not in self._first_three:
+        if not 2 * SHORTEST_NAME <= len(spelt) <= 2 * self._longest or spelt[:SHORTEST_NAME] not in self._first_three:
             return False
         places = range(SHORTEST_NAME, len(spelt) - SHORTEST_NAME + 1)
         return any(spelt[:place] in self._respelt and spelt[place:] in self._respelt for place in places)

@@ -11,10 +11,14 @@ def _words(text: str) -> frozenset[str]:
 
 TITLES = (
     r"Drs?\.?|Prof\.?|Professor|Mr\.?|Mrs\.?|Ms\.?|Miss|Mister|Messrs\.?|Sir|Dame|Herrn?|Frau|Frl\.?|Mme\.?|Monsieur|"
-    r"Madame|Señora?|Sra?\.|Dott\.?|Doctor|Nurse|"
+    r"Madame|Señora?|Sra?\.|Dott\.?(?:ssa)?|Dottor(?:e|essa)?|[Dd]octor|[Nn]urse|Docteur|Dra\.?|Doña|Dña\.|Sig\.ra|Signora?|"
+    r"drs?\.?|[Mm]evrouw|[Mm]w\.|[Dd]e heer|Fru|Pani|Sayın|Oberarzt|Oberärztin|Chefarzt|Chefärztin|"
     r"(?<!\d )(?<!\d)Hrn?\.|[DdHh]hr\.?|[Mm]evr\.?|Dres\.|i\.[ ]?A\.|Mlle\.?|Schwester|Pfleger"
 )
-CREDENTIALS = r"M\.?D\.?|D\.?O\.?|Ph\.?D\.?|R\.?N\.?|FRCR|FACR|MBBS|MBChB|PA-C|NP|CRNP|DNP|M\.?Sc\.?|MRCP|R\.?T\.?\(R\)"
+CREDENTIALS = (
+    r"M\.?D\.?|D\.O\.|Ph\.?D\.?|R\.?N\.?|FRCR|FACR|MBBS|MBChB|PA-C|NP|CRNP|DNP|M\.?Sc\.?|MRCP|"
+    r"FRANZCR|FRCPC|DABR|APRN|ARNP|R\.?T\.?\(R\)"
+)
 PARTICLES = "van|von|de|del|della|di|da|den|der|ten|ter|zu|la|le|el|al|bin|ibn|Mc|Mac|O'|St."
 SIGNATURES = (
     "dictated by", "signed by", "electronically signed by", "signed electronically by", "read by", "reported by",
@@ -25,7 +29,10 @@ SIGNATURES = (
     "next of kin", "contact", "dictator", "author", "patientin", "nachname",
     "vorname", "befunder", "untersucher", "zuweiser", "unterschrift", "hausarzt", "hausärztin", "überweiser",
     "zuweisender arzt", "überweisender arzt", "befundet von", "erstellt von", "diktiert von", "huisarts",
-    "médecin traitant", "family doctor", "emergency contact",
+    "médecin traitant", "family doctor", "emergency contact", "pt name", "referrer", "surgeon", "guarantor",
+    "sonographer", "radiographer", "attending md", "referring md", "ordering md", "referring provider",
+    "ordering provider", "nom", "prénom", "radiologue", "nombre", "apellidos", "radiólogo", "cognome", "medico",
+    "médico", "naam", "radioloog", "navn", "namn", "nazwisko", "imię i nazwisko", "adı soyadı", "hasta adı",
 )  # fmt: skip
 """What stands before a name with a colon; those with "by" also without."""
 
@@ -47,7 +54,7 @@ FIRST_NAMES = _words(
     andreas matthias markus thorsten jens sven ursula monika petra sabine renate helga karin brigitte ingrid
     erika gisela elke heike susanne birgit claudia anke katrin giovanni giuseppe luigi pierre jacques françois
     marie carlos miguel luis ana lucia ivan olga dmitri mohammed muhammad ahmed ali hassan fatima aisha wei yan
-    priya raj
+    priya raj jane anne simon oliver
     """
 )
 """Common given names that are no clinical or everyday word: one of these before another capitalised word is a name."""
@@ -82,6 +89,11 @@ NEVER_NAMES = _words(
 )
 """Words that are no name wherever they stand: a name ends before one of them."""
 
+SURNAMES = _words(
+    "black brown day gray green grey hand head long march may old page small stone white wood young yellow"
+)
+"""Of these the ones that many people are called: a name right behind a title, a signature or a first name."""
+
 TRADE_WORDS = frozenset({
     "original", "primary", "secondary", "derived", "axial", "localizer", "mosaic", "standard", "projection",
     "diffusion", "perfusion", "magnitude", "helical", "reformatted", "philips", "siemens", "healthineers", "medical",
@@ -92,7 +104,7 @@ TRADE_WORDS = frozenset({
 
 NO_ANSWERS = (
     "yes|no|none|nope|hm|sorry|alright|actually|yeah|yep|well|okay|ok|oh|hi|hello|hey|sure|thanks|thank|right|um|uh|hmm|maybe|so|and|but|not|i|it|"
-    "alert|awake|stable|oriented|unstable|intubated|sedated|deceased|unknown|male|female|adult|child|ja|nein|see|same"
+    "supine|prone|ambulatory|outpatient|inpatient|pregnant|obese|alert|awake|stable|oriented|unstable|intubated|sedated|deceased|unknown|male|female|adult|child|ja|nein|see|same"
 )
 """What follows "Patient:" and is no name: the answers of a conversation, and states."""
 
@@ -102,7 +114,7 @@ NO_PLACES = "ct|mr|chest|head|brain|abdomen|pelvis|units?|platelets|cells|patien
 EPONYM_NOUNS = (
     "disease|syndrome|sign|tumou?r|cyst|node|nodule|lymphoma|fracture|deformity|thyroiditis|ophthalmopathy|esophagus|"
     "oesophagus|hernia|duct|pouch|reflex|reaction|stage|stent|catheter|tube|drain|test|score|classification|criteria|"
-    "malformation|aneurysm|contusion|lesion|spot|matter|granuloma|palsy|chorea|encephalopathy|angina|arthropathy|"
+    "malformation|sequence|murmur|staging|sarcoma|angle|scale|protocol|prosthesis|bandage|dressing|traction|forceps|aneurysm|contusion|lesion|spot|matter|granuloma|palsy|chorea|encephalopathy|angina|arthropathy|"
     "morbus|diverticulum|gland|ligament|canal|line|lines|rings?|body|bodies|space|procedure|operation|anaemia|anemia"
 )
 """What makes the word before it a disease, even where the patient is called like it."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from medmllm.errors import GeometryError
 from medmllm.geometry import SAME_DIRECTION, slice_normal, slice_step
-from medmllm.ingest.dicom_apart import told_apart
+from medmllm.ingest.dicom_apart import NUMBERS, told_apart
 from medmllm.ingest.dicom_header import APART, DicomHeader
 from medmllm.ingest.dicom_stack import FEWEST, SAME_SPACING, refusal_of
 from medmllm.records import FloatArray
@@ -161,7 +161,10 @@ def _in_order(text: str) -> _Order:
 
 
 def _varying(stack: Sequence[DicomHeader]) -> dict[str, tuple[int, ...]]:
-    """Return, for each attribute that differs among these images, the rank of each one's value."""
+    """Return, for each attribute that differs among these images, the rank of each one's value.
+
+    A number is the same however it is spelt: 90 and 90.0 in what two programs exported are no two volumes.
+    """
     found = {}
     pairs = Counter(chain.from_iterable(header.acquisition for header in stack))
     differing = {keyword for (keyword, _), many in pairs.items() if many < len(stack)}
@@ -169,8 +172,10 @@ def _varying(stack: Sequence[DicomHeader]) -> dict[str, tuple[int, ...]]:
     for keyword in APART:
         if keyword in differing:
             texts = [each.get(keyword, "") for each in said]
-            ranks = {text: rank for rank, text in enumerate(sorted(set(texts), key=_in_order))}
-            found[keyword] = tuple(ranks[text] for text in texts)
+            orders = {text: (_in_order(text), "" if keyword in NUMBERS else text) for text in set(texts)}
+            ranks = {order: rank for rank, order in enumerate(sorted(set(orders.values())))}
+            if len(ranks) > 1:
+                found[keyword] = tuple(ranks[orders[text]] for text in texts)
     return found
 
 

@@ -142,8 +142,8 @@ def test_a_patient_called_like_a_disease_or_a_word_costs_neither() -> None:
     assert scrub("Mr. Graves has Graves disease. Graves came.", names="Graves") == (
         "Mr. [NAME] has Graves disease. [NAME] came."
     )
-    text = "Long bone fracture, white matter. Anna White had a long history. Long, Anna."
-    assert scrub(text, names="White^Long^Anna") == (
+    text = "Long bone fracture, white matter. Zofia White had a long history. Long, Zofia."
+    assert scrub(text, names="White^Long^Zofia") == (
         "Long bone fracture, white matter. [NAME] [NAME] had a long history. [NAME], [NAME]."
     )
 

@@ -42,6 +42,11 @@ def test_a_number_that_only_one_part_has_is_told_of_that_one() -> None:
     assert sorted(apart_of(EchoTime=[12, 12], InversionTime=["", 2200])) == ["", "InversionTime=2200"]
 
 
+def test_a_number_that_is_spelt_in_two_ways_tells_nothing_apart() -> None:
+    told = apart_of(EchoTime=["90", "90.0"], FlipAngle=["-0", "0"], DiffusionBValue=[0, 1000])
+    assert told == ["DiffusionBValue=0", "DiffusionBValue=1000"]
+
+
 def test_a_number_that_changes_within_a_part_is_not_told() -> None:
     slices = [a_slice(z, EchoTime=echo, TriggerTime=z + echo) for z in HEIGHTS for echo in (10, 90)]
     assert [part.apart for part in split(slices)] == ["EchoTime=10", "EchoTime=90"]

@@ -1,5 +1,6 @@
 """What shares a series and is no one volume: told apart by what the headers record, or left whole and refused."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,18 @@ def places(part: dicom_parts.Part) -> list[float]:
 def test_a_whole_series_is_one_part_without_a_label() -> None:
     (part,) = split([a_slice(z) for z in (0.0, 2.0, 4.0)])
     assert (part.label, places(part)) == ("", [0.0, 2.0, 4.0])
+
+
+@pytest.mark.parametrize("keyword", ["EchoTime", "FlipAngle", "KVP", "DiffusionBValue", "SeriesNumber"])
+@pytest.mark.parametrize("spelt", [lambda k: k % 2, lambda k: k < 6])
+def test_a_number_that_is_spelt_in_two_ways_divides_nothing(keyword: str, spelt: Callable[[int], bool]) -> None:
+    (part,) = split([a_slice(2.0 * k, **{keyword: "90.0" if spelt(k) else "90"}) for k in range(12)])
+    assert (part.label, len(part.headers), part.remarks) == ("", 12, ())
+
+
+def test_words_that_look_like_one_number_are_two() -> None:
+    parts = split([a_slice(z, SequenceName=name) for z in (0.0, 2.0, 4.0) for name in ("1.20", "1.2")])
+    assert [dict(part.headers[0].acquisition)["SequenceName"] for part in parts] == ["1.2", "1.20"]
 
 
 def test_a_scout_is_told_apart_by_its_orientation_and_size() -> None:

@@ -7,12 +7,13 @@ from medmllm.errors import MedmllmError
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.study_folder import index_folder, read_volume
 from medmllm.quality.image import check_volume
-from medmllm.quality.slice_offsets import constant_step, offsets_between
+from medmllm.quality.slice_offsets import constant_step, offsets_between, step_above_cut
 from medmllm.records import FloatArray
 from tests.quality.phantoms import BOUNDS, KEY, SIZE, a_scan, a_trunk, codes, padded
 
 RNG = np.random.default_rng(8)
 CODE = "ct_slice_offset"
+LOWEST = -2000.0  # of the volume: what the slices below do not reach
 
 
 def shifted(hu: FloatArray, first: int, last: int, offset: float) -> FloatArray:
@@ -74,6 +75,48 @@ def test_the_half_that_does_not_follow_decides() -> None:
     assert constant_step(this, only_dark, -2000.0) is None
     dark_follows = np.where(this < -500, this + 1024, this + 700)
     assert constant_step(this, dark_follows, -2000.0) is None
+
+
+# --- what fell below was cut off -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding", [None, -2000.0])
+@pytest.mark.parametrize(("first", "last"), [(0, 0), (4, 4), (11, 11), (6, 11)])
+def test_slices_rescaled_twice_are_found_where_all_below_was_cut_off(
+    first: int, last: int, padding: float | None
+) -> None:
+    hu = np.maximum(a_trunk(), -1024)
+    spoilt = np.maximum(shifted(hu, first, last, -1024.0), -1024)  # air and fat are one value there, tissue is not
+    assert np.mean(spoilt[:, :, last] == -1024) > 0.5
+    spoilt = spoilt if padding is None else padded(spoilt, padding)
+    (found,) = (f for f in check_volume(a_scan(spoilt), KEY, BOUNDS) if f.code == CODE)
+    assert found.value == pytest.approx(1024, abs=5)
+
+
+def test_what_is_left_above_a_cut_must_rise_and_fall_alike() -> None:
+    body = np.where(np.indices(SIZE[:2])[0] < 10, noise(200, 40), noise(40, 40)).ravel()
+    air = np.maximum(noise(-1000, 15), -1010).ravel()  # a third is cut off
+    assert step_above_cut(body, np.maximum(body - 1024, -1010), LOWEST) == pytest.approx(-1024)
+    assert step_above_cut(body, air, LOWEST) is None  # a body ends: all step by about -1040, and not alike
+    wide, apart = noise(40, 120).ravel(), noise(-984, 120).ravel()
+    assert step_above_cut(wide, apart, LOWEST) is None
+    near = abs(apart - wide - np.median(apart - wide)) <= 150
+    assert near.mean() > 0.5  # most step by much the same, which by chance makes them rise and fall alike somewhat
+    assert 0.5 < np.corrcoef(wide[near], apart[near])[0, 1] < 0.8
+    stretched = (body - 90) * 3 - 984  # alike, but no constant; nothing of it is cut off
+    assert np.corrcoef(body, stretched)[0, 1] == pytest.approx(1)
+    assert step_above_cut(body, stretched, LOWEST) is None
+
+
+def test_what_is_left_above_a_cut_must_step_alike_and_be_enough() -> None:
+    body = np.where(np.indices(SIZE[:2])[0] < 10, noise(700, 20), noise(40, 20)).ravel()
+    far = np.where(RNG.random(body.size) < 0.6, RNG.uniform(-3000, 3000, body.size), body - 1024)
+    assert step_above_cut(body, far, LOWEST) is None
+    few, enough = (np.where(np.arange(body.size) < count, body - 1024, -1100) for count in (45, 55))
+    assert step_above_cut(body, few, LOWEST) is None
+    assert step_above_cut(body, enough, LOWEST) == pytest.approx(-1024)
+    even = np.append(np.full(60, 40.0), 0.0)
+    assert step_above_cut(even, even - 1024, LOWEST) is None
 
 
 NO_STRUCTURE = ("ct_classic_dcmqi", "ct_tilt_siemens")  # a segmentation; random numbers in place of the image
