@@ -58,6 +58,7 @@ def test_a_series_whose_files_are_whole_is_not_warned_of(tmp_path: Path) -> None
     write_dicom_study(tmp_path, leave_out=[3])
     (tmp_path / "empty.html").write_bytes(b"")
     (tmp_path / "blob.bin").write_bytes(bytes(500))
+    (tmp_path / "._0001.dcm").write_bytes(b"\0\5\x16\7" + bytes(500))  # what macOS leaves beside every file
     assert "damaged_beside" not in codes(index(tmp_path))
 
 
@@ -149,6 +150,16 @@ def test_a_file_that_cannot_be_opened_goes_by_its_name(
 
     monkeypatch.setattr(opening.os, "open", closed)
     assert warned_of(index(tmp_path)) == damaged
+
+
+def test_beside_a_cut_file_a_series_refused_for_another_reason_is_not_told_that_it_is_missing(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path, note=None)
+    edit_dicom(tmp_path, PixelSpacing=None)
+    (tmp_path / "0004.dcm").write_bytes(b"")
+    found = index(tmp_path)
+    assert codes(found)["damaged_beside"] == 1
+    (reason,) = (problem.reason for problem in found.problems if problem.code == "no_pixel_spacing")
+    assert "may be what is missing" not in reason
 
 
 # --- what is no cut slice ------------------------------------------------------------------

@@ -42,6 +42,15 @@ def test_one_slice_alone_steps_up_and_down_again() -> None:
     assert [step for _, step in steps] == pytest.approx([1024.0, -1024.0], abs=3)
 
 
+def test_the_largest_step_is_named_whichever_way_it_goes() -> None:
+    hu = shifted(shifted(a_trunk(), 3, 11, 400.0), 8, 11, -1024.0)
+    (found,) = (f for f in check_volume(a_scan(hu), KEY, BOUNDS) if f.code == CODE)
+    assert found.value == pytest.approx(1024, abs=3)
+    assert "between slices 8 and 9 " in found.reason
+    assert "by -102" in found.reason
+    assert "; 2 neighbours differ so" in found.reason
+
+
 def test_a_step_within_the_bound_and_other_modalities_pass() -> None:
     assert CODE not in codes(a_scan(a_trunk()))
     assert CODE not in codes(a_scan(shifted(a_trunk(), 6, 11, 290.0)))
