@@ -23,7 +23,7 @@ from medmllm.ingest.opening import one_error, open_regular
 from medmllm.ingest.recognise import may_be_a_slice
 
 WITH_A_HEADER = frozenset({"dicom_unreadable", "no_pixels"})  # codes of files that were DICOM, as far as they go
-OF_ANY_KIND = frozenset({"unreadable", "empty_file"})  # and of those that may have been anything, by their content
+OF_ANY_KIND = frozenset({"unreadable", "empty_file", "listed_file_missing"})  # and of those that may be anything
 DAMAGED = WITH_A_HEADER | OF_ANY_KIND | {"damaged_dicom"}
 STUDY, SERIES = 0x0020000D, 0x0020000E
 
