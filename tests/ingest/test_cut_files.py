@@ -142,6 +142,9 @@ def test_part_of_a_series_uid_names_no_series(tmp_path: Path) -> None:
         file.write_bytes(whole[:cut])
         assert named_series(file) == expected
     assert named_series(tmp_path / "gone.dcm") is None
+    uid = named[1].encode()
+    file.write_bytes(whole.replace(uid, uid[:-1] + b" "))  # padded by a blank where a zero belongs
+    assert named_series(file) == (named[0], named[1][:-1])
 
 
 @pytest.mark.parametrize(("name", "damaged"), [("0005.dcm", {"A": 1}), ("letter.pdf", {})])
