@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -35,6 +36,10 @@ ENVIRONMENT = {
     "NO_PROXY": "localhost,127.0.0.1,::1",
 }
 os.environ.update(ENVIRONMENT | {name.lower(): value for name, value in ENVIRONMENT.items() if "PROXY" in name})
+
+# The same examples in every run, and none fails because the machine is busy elsewhere.
+settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 refused_connections: list[str] = []
 

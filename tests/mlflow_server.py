@@ -11,11 +11,22 @@ from pathlib import Path
 
 import pytest
 
+STARTS_WITHIN_S = 240.0  # it takes some seconds on an idle machine, and many times that on a busy one
+ENDS_WITHIN_S = 60.0
+
 
 def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port at which nobody listens, and that stays free for whoever is told of it.
+
+    The socket is never closed: while it is bound, the system gives the port to no one who asks for any port. Listening
+    there is possible all the same, for servers say SO_REUSEADDR too.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    port = int(holder.getsockname()[1])
+    holder.detach()  # else it is closed when it is forgotten
+    return port
 
 
 class Server:
@@ -44,16 +55,17 @@ class Server:
 
     def _wait(self) -> None:
         log = self.folder / "server.log"
-        for _ in range(600):
+        until = time.monotonic() + STARTS_WITHIN_S
+        while time.monotonic() < until:
             assert self.process is not None
             assert self.process.poll() is None, log.read_text()
             try:
-                with urllib.request.urlopen(f"{self.address}/health", timeout=2) as answer:
+                with urllib.request.urlopen(f"{self.address}/health", timeout=20) as answer:
                     if answer.status == 200:
                         return
             except OSError:
                 time.sleep(0.1)
-        pytest.fail(f"no answer within a minute: {log.read_text()}")
+        pytest.fail(f"no answer within {STARTS_WITHIN_S:.0f} s: {log.read_text()}")
 
     def die(self) -> None:
         if self.process is None:
@@ -64,3 +76,11 @@ class Server:
             return
         self.process.wait()
         self.process = None
+        # The first of the group is gone; who listens may still be on its way out.
+        until = time.monotonic() + ENDS_WITHIN_S
+        while self._listens() and time.monotonic() < until:
+            time.sleep(0.02)
+
+    def _listens(self) -> bool:
+        with socket.socket() as caller:
+            return caller.connect_ex(("127.0.0.1", self.port)) == 0

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import conftest
 from tests.conftest import NetworkRefusedError
@@ -54,6 +55,12 @@ def test_every_test_has_a_site_secret_that_only_its_owner_reads(site_secret: Pat
     assert len(bytes.fromhex(site_secret.read_text())) == 32
     assert site_secret.stat().st_mode & 0o077 == 0
     assert list(tmp_path.iterdir()) == []  # the secret does not lie where a test counts its files
+
+
+def test_made_up_examples_are_the_same_in_every_run_and_may_take_any_time() -> None:
+    now = settings()
+    assert (now.derandomize, now.deadline) == (True, None)
+    assert HealthCheck.too_slow in now.suppress_health_check
 
 
 def test_a_swallowed_refusal_still_fails_the_test(pytester: pytest.Pytester) -> None:

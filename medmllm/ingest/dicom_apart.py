@@ -33,7 +33,7 @@ def told_apart(parts: Sequence[Sequence[DicomHeader]]) -> list[str]:
         values = [each.get(keyword, "") for each in said]
         if len(set(values)) < 2:
             continue
-        shown = [_words(value, values) if keyword in _OF_WORDS else _number(value) for value in values]
+        shown = [_words(value, values) if keyword in _OF_WORDS else short_number(value) for value in values]
         if len(set(shown)) < 2:
             continue  # one number spelt in two ways: 90 and 90.0
         for lines, value in zip(told, shown, strict=True):
@@ -49,10 +49,10 @@ def _said(headers: Sequence[DicomHeader]) -> dict[str, str]:
     return dict(alike)
 
 
-def _number(text: str) -> str:
+def short_number(text: str) -> str:
     """Return a number as short as it can be written; nothing for what is none, or too long to be shown.
 
-    >>> [_number(text) for text in ("1000.0", "90", "-0.0", "19510317", "nan", "MEIER")]
+    >>> [short_number(text) for text in ("1000.0", "90", "-0.0", "19510317", "nan", "MEIER")]
     ['1000', '90', '0', '', '', '']
     """
     try:

@@ -13,6 +13,7 @@ from medmllm.errors import MedmllmError
 from medmllm.geometry import UNEVEN_GAPS
 from medmllm.ingest import nifti
 from medmllm.ingest.bare_studies import MOST_FILES
+from medmllm.ingest.bvalues import bvalues_beside
 from medmllm.ingest.copies import without_renamed_copies
 from medmllm.ingest.damaged import Damage
 from medmllm.ingest.dicom_header import DicomHeader
@@ -195,21 +196,24 @@ def _nifti_series(item: Recognised, layouts: Layouts) -> list[SeriesDraft]:
     channel, modality = layouts.channel(found)
     name = " ".join(filter(None, (channel, found.name.partition(".")[0])))
     labels = [f"volume {number + 1} of {volumes}" if volumes > 1 else "" for number in range(volumes)]
+    apart, unused = bvalues_beside(found.path, volumes)
+    warnings = [*(header.warnings if header else ()), *([("bvalues_unused", unused)] if unused else [])]
+    technique = technique_of_grid(header.affine, spacing_mm) if header and spacing_mm else Technique()
     return [
         SeriesDraft(
             original=f"{found.relative}#{label}" if label else found.relative,
             kind="nifti",
             modality=modality or nifti.modality_of(found.path),
-            description=" ".join(filter(None, (name, label))),
+            description=" ".join(filter(None, (name, label, told))),
             files=files,
             frames=(number,) * len(files),
             shape=header.shape if header else None,
             spacing_mm=spacing_mm,
             refusal=item.refusal,
-            remarks=[Remark("warning", code, reason) for code, reason in header.warnings] if header else [],
-            technique=technique_of_grid(header.affine, spacing_mm) if header and spacing_mm else Technique(),
+            remarks=[Remark("warning", code, reason) for code, reason in warnings],
+            technique=replace(technique, apart=told or None),
         )
-        for number, label in enumerate(labels)
+        for number, (label, told) in enumerate(zip(labels, apart, strict=True))
     ]
 
 

@@ -3,9 +3,10 @@
     values of a CT -> QualityFindings: air_level far below -1000 (values times a factor), inverted (air is bright)
 
 Air is the one large level of a CT below tissue. Times a factor, it makes a narrow peak far below -1000 and leaves
-nothing near -1000; with the sign turned, a narrow peak near +1000, where else only dense bone and metal lie, and these
-spread. What else lies far below air does neither: padding repeats one exact value, the streaks of metal spread, and
-lossy compression leaves padding a fringe about the value that the header names. DICOM PS3.3 C.11.1, C.7.5.1.1.2.
+nothing near -1000; with the sign turned, a narrow peak near +1000, where else only dense bone, teeth and metal lie, and
+these spread, downwards or upwards. What else lies far below air does neither: padding repeats one exact value, the
+streaks of metal spread, and lossy compression leaves padding a fringe about the value that the header names.
+DICOM PS3.3 C.11.1, C.7.5.1.1.2.
 """
 
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ PEAK = 0.6  # of the voxels below air, within a tenth of their median: a level, 
 BRIGHT_AIR = (900.0, 1100.0)
 BELOW_BRIGHT_AIR = (500.0, 900.0)  # bone is denser here than above; the lungs of an inverted chest are at its end
 STEEPER = 2.0  # times denser in BRIGHT_AIR than below
+ABOVE_BRIGHT_AIR = 0.5  # of what lies in BRIGHT_AIR: more above is bone or teeth; noise of 140 HU leaves that much
 
 
 def check_air(
@@ -44,10 +46,10 @@ def check_air(
             "ct_air_level", where, level, BELOW_AIR_HU,
             f"{share:.0%} of the voxels lie at a level near {level:.0f} HU that is no padding (bounds "
             f"{bounds.below_air_share:.0%}, {BELOW_AIR_HU:.0f} HU), and {near:.1%} near -1000, where air is: were the "
-            "values multiplied? Export the series again.",
+            "values multiplied or shifted? Export the series again.",
         )  # fmt: skip
     bright, dark = share_between(values, *BRIGHT_AIR), share_between(values, -np.inf, AIR_HU)
-    if bright > bounds.bright_air_share and dark < bright / 4 and steepness(values) >= STEEPER:
+    if bright > bounds.bright_air_share and dark < bright / 4 and is_peak_of_air(values, bright):
         yield QualityFinding(
             "ct_inverted", where, bright, bounds.bright_air_share,
             f"{bright:.0%} of the voxels make a peak near +1000 HU (bound {bounds.bright_air_share:.0%}), and only "
@@ -60,17 +62,28 @@ def level_below_air(values: FloatArray, padding: tuple[float, float] | None) -> 
     """Return the share of voxels that make one level below air, padding left out, and that level; (0, 0): none."""
     low = values[values < BELOW_AIR_HU]
     if padding is not None:
-        low = low[low > padding[1] + FRINGE_HU]
-    found, counts = np.unique(low, return_counts=True)
-    commonest = np.argsort(-counts, kind="stable")[:PADDINGS]
-    spikes = found[commonest[counts[commonest] >= max(SPIKE_SHARE * values.size, 2)]]
-    level = low[~np.isin(low, spikes)]
+        low = low[(low < padding[0] - FRINGE_HU) | (low > padding[1] + FRINGE_HU)]
+    level = without_spikes(low, values.size)
     if not level.size:
         return 0.0, 0.0
     middle = float(np.median(level))
     if share_between(level, 1.1 * middle, 0.9 * middle) < PEAK:
         return 0.0, 0.0
     return level.size / values.size, middle
+
+
+def without_spikes(part: FloatArray, count: int) -> FloatArray:
+    """Return some of an image's `count` values without the few exact ones that so many share that they are padding."""
+    found, counts = np.unique(part, return_counts=True)
+    commonest = np.argsort(-counts, kind="stable")[:PADDINGS]
+    spikes = found[commonest[counts[commonest] >= max(SPIKE_SHARE * count, 2)]]
+    return part[~np.isin(part, spikes)]
+
+
+def is_peak_of_air(values: FloatArray, bright: float) -> bool:
+    """Say whether the share `bright` near +1000 HU is a narrow peak: values thin out below it, and above it too."""
+    above = without_spikes(values[values > BRIGHT_AIR[1]], values.size).size / values.size
+    return above <= ABOVE_BRIGHT_AIR * bright and steepness(values) >= STEEPER
 
 
 def steepness(values: FloatArray) -> float:

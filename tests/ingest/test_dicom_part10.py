@@ -318,7 +318,7 @@ def test_a_file_cut_around_the_start_of_its_pixels_is_the_same_either_way(file: 
     assert {"no_pixels", True} <= outcomes <= {"no_pixels", "dicom_unreadable", True}
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @example(seed=60735501)  # the patient's name alone changes, and with it whether the scanner may be told
 @given(seed=st.integers(0, 2**32))
 def test_a_damaged_file_gives_pydicoms_header_or_pydicoms_refusal(file: Path, seed: int) -> None:

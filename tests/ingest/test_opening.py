@@ -27,7 +27,7 @@ def test_a_file_open_by_its_descriptor_tells_its_start_and_is_streamed_from_ther
         os.fstat(file.descriptor)
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     before = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []

@@ -159,20 +159,31 @@ def next_and_process(number: int) -> tuple[int, int]:
     return number + 1, os.getpid()
 
 
-def wait_a_while(seconds: float) -> float:
-    """Keep a process busy."""
-    time.sleep(seconds)
-    return seconds
+def be_busy(folder: Path) -> bool:
+    """Keep a process busy until it is told to stop; return whether it was told, or gave up."""
+    (folder / "busy").touch()
+    return there(folder / "stop")
 
 
-def test_no_thread_of_dismissed_processes_is_left_for_the_end_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def there(file: Path) -> bool:
+    """Wait for a file and return whether it came."""
+    until = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    return file.exists()
+
+
+def test_no_thread_of_dismissed_processes_is_left_for_the_end_of_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = set(threading.enumerate())
     with monkeypatch.context() as alone:
         alone.setattr(stock.threading, "active_count", lambda: 1)
         workers = Workers(KEYS, 2).__enter__()
-    workers.ask(wait_a_while, 0.5)
-    start = time.monotonic()
+    told = workers.ask(be_busy, tmp_path)
+    assert there(tmp_path / "busy")
     workers.dismiss()
-    assert time.monotonic() - start < 0.4, "this process goes on with something else meanwhile"
+    (tmp_path / "stop").touch()
     workers.__exit__(None, None, None)
+    assert told(), "this process goes on with something else while the others end"
     assert set(threading.enumerate()) <= before

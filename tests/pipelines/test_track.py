@@ -23,8 +23,9 @@ DEAD = "http://127.0.0.1:9"  # the discard port: nothing listens
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dead server is given up on at once."""
+    """A dead server is given up on at once, and a slow one waited for."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "240")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
@@ -81,6 +82,7 @@ def test_a_store_beside_the_run_holds_its_path_only_where_mlflow_notes_where_art
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_everything_reaches_a_real_server_and_the_registered_model_scores_as_the_command_does(
     nifti_run: Trained, untold: tuple[Path, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

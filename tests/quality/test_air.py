@@ -67,6 +67,12 @@ def test_padding_that_was_compressed_with_loss_is_known_by_its_name() -> None:
     assert "ct_air_level" in codes(a_scan(fringe))  # not named, and no air anywhere: nothing tells it from x3 air
 
 
+@pytest.mark.parametrize("padding", [-1024.0, 0.0, 3071.0])
+def test_padding_that_is_named_elsewhere_hides_no_level(padding: float) -> None:
+    # Stored 0 is padding in many headers: with an intercept of -1024 that is air, and nothing below it is padding.
+    assert "ct_air_level" in codes(replace(a_scan(2 * a_trunk()), padding=(padding, padding)))
+
+
 def test_air_near_minus_1000_speaks_for_hu_whatever_lies_below() -> None:
     hu = a_trunk()
     hu[:4] = of_values(-3024, 30)[:4]  # 1 column in 10
@@ -105,6 +111,20 @@ def test_air_that_is_bright_is_found_and_its_share_is_the_value() -> None:
 )  # fmt: skip
 def test_what_else_is_bright_is_not_taken_for_air(what: str, voxels: FloatArray) -> None:
     assert codes(a_scan(voxels, spacing_mm=2.0)) & LEVELS == set(), what
+
+
+def test_teeth_and_dense_bone_spread_above_plus_1000_where_bright_air_ends() -> None:
+    of_each = ((1100, 200, 8000), (2200, 300, 1600), (50, 30, 6000), (-100, 30, 1680))  # dentine, enamel, gum, fat
+    tooth = np.concatenate([RNG.normal(*each) for each in of_each]).reshape(SIZE)
+    assert np.mean((tooth > 900) & (tooth < 1100)) > 0.1
+    assert steepness(tooth) > 2
+    assert codes(a_scan(tooth, spacing_mm=0.4)) & WRONG_SCALE == set()
+
+
+@pytest.mark.parametrize("padding", [-2000.0, -3024.0])
+def test_padding_above_bright_air_does_not_hide_it(padding: float) -> None:
+    assert "ct_inverted" in codes(a_scan(-padded(a_trunk(), padding)))
+    assert "ct_inverted" in codes(a_scan(-a_trunk(noise=100)))
 
 
 def test_densities_near_plus_1000_are_counted_per_unit() -> None:

@@ -28,8 +28,8 @@ def predicted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], np.ndarr
 
 @pytest.fixture
 def no_waiting() -> Iterator[None]:
-    """Whatever a test or MLflow sets is taken back; a dead server is given up on at once."""
-    quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+    """Whatever a test or MLflow sets is taken back; a dead server is given up on at once, and a slow one waited for."""
+    quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "240"}
     with patch.dict(os.environ, quick):
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         yield

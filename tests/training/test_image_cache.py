@@ -230,7 +230,7 @@ def test_the_same_bytes_of_two_studies_read_side_by_side_do_not_write_over_each_
 
     def both_first(*given: object, **more: object) -> None:
         real(*given, **more)  # type: ignore[arg-type]
-        written.wait(10)  # neither is in its place before both are written
+        written.wait(120)  # neither is in its place before both are written
 
     monkeypatch.setattr(stored_image, "save_file", both_first)
     image = torch.arange(24.0).reshape(1, 2, 3, 4)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from medmllm.errors import ConfigError, MisuseError
 from medmllm.launch import launched
 from medmllm.training.launched import Place
 from tests.conftest import REPOSITORY
+from tests.mlflow_server import unused_port
 
 TOGETHER = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
 LONGEST_S = 150  # a process that waits for one that is gone would wait for days
@@ -104,9 +104,7 @@ def test_the_first_process_says_that_one_of_another_machine_was_lost(tmp_path: P
     """Two launchers stand for two machines: neither ends what the other has started."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    shared = ("--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}")
+    shared = ("--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={unused_port()}")
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(
             lambda node: torchrun(str(script), "lost", where=(*shared, f"--node-rank={node}")), (0, 1)

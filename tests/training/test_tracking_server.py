@@ -28,7 +28,7 @@ from tests.training.tracked import (
     warnings,
 )
 
-pytestmark = pytest.mark.usefixtures("no_waiting")
+pytestmark = [pytest.mark.usefixtures("no_waiting"), pytest.mark.timeout(900)]  # a server may start twice
 
 
 @pytest.mark.parametrize("named_by", ["settings", "environment"])
