@@ -30,7 +30,7 @@ FEWEST_PATIENTS = 10
 """Per class: below this nothing can be concluded."""
 
 PATIENTS_FOR_CALIBRATION = 100
-"""Per class: below this slope and intercept are rough."""
+"""Per class: below this calibration is rough."""
 
 NEAR_PERFECT_AUROC = 0.98
 LARGE_GAIN = 0.2
@@ -38,6 +38,8 @@ LARGE_GAIN = 0.2
 
 NOTICEABLE_SKIPS = 0.01
 """Share of the resamples left out that is worth a sentence."""
+
+_ROUNDING = 1e-9  # sums over resamples differ in their last bits where all studies count alike
 
 
 def remarks(evaluation: CohortEvaluation, *, confidence: float, samples: int) -> tuple[str, ...]:
@@ -74,10 +76,9 @@ def _on_size(evaluation: CohortEvaluation) -> Iterator[str]:
         have = "has" if fewest == 1 else "have"
         yield f"{_patients(fewest)} {have} the event; below {PATIENTS_FOR_CALIBRATION} all calibration is rough."
     elif fewest < PATIENTS_FOR_CALIBRATION:
-        yield (
-            f"The smallest class has {_patients(fewest)}; below {PATIENTS_FOR_CALIBRATION} per class "
-            "calibration slope and intercept are rough."
-        )
+        sloped = any(True for _ in _each(evaluation, "calibration_slope"))
+        what = "calibration slope and intercept are" if sloped else "all calibration is"
+        yield f"The smallest class has {_patients(fewest)}; below {PATIENTS_FOR_CALIBRATION} per class {what} rough."
 
 
 def _patients(count: int) -> str:
@@ -89,7 +90,7 @@ def _on_leaks(evaluation: CohortEvaluation) -> Iterator[str]:
         if auroc.estimate is not None and auroc.estimate >= NEAR_PERFECT_AUROC:
             yield (
                 f"{NAMES[auroc.name]} of the {arm} arm is {auroc.estimate:.3f}, near 1: look for a leak, such as "
-                "findings or a diagnosis in the note, burned-in text, or a scanner or site that gives the class away."
+                "findings or a diagnosis in the note, burned-in text, or a scanner or site that gives the outcome away."
             )
     for gain in _telling_gains(evaluation):
         if gain.estimate is not None and gain.estimate >= LARGE_GAIN:
@@ -158,7 +159,7 @@ def _on_estimates_outside(evaluation: CohortEvaluation, interval: str) -> Iterat
         for metric in arm.metrics:
             if metric.estimate is None or metric.low is None or metric.high is None:
                 continue
-            if not metric.low <= metric.estimate <= metric.high:
+            if not metric.low - _ROUNDING <= metric.estimate <= metric.high + _ROUNDING:
                 whose = f"{arm.arm} arm" if metric.group == "all" else f"{arm.arm} arm at {metric.group}"
                 numbers = f"{metric.estimate:.3f} against {metric.low:.3f} to {metric.high:.3f}"
                 outside.setdefault(metric.name, []).append(f"{whose}: {numbers}")
@@ -176,13 +177,20 @@ def _on_no_width(evaluation: CohortEvaluation) -> Iterator[str]:
         f"{called(metric.name, metric.group)} of the {arm.arm} arm ({metric.estimate:.3f})"
         for arm in evaluation.arms
         for metric in arm.metrics
-        if metric.low is not None and metric.low == metric.high == metric.estimate
+        if _is_flat(metric)
     ]
     if flat:
         yield (
             f"No resample changes the {', '.join(flat)}: an interval without width does not tell how far other "
             "patients would."
         )
+
+
+def _is_flat(metric: Metric) -> bool:
+    """Return whether the interval is the estimate alone."""
+    if metric.estimate is None or metric.low is None or metric.high is None:
+        return False
+    return max(metric.high, metric.estimate) - min(metric.low, metric.estimate) <= _ROUNDING
 
 
 def _on_resamples(evaluation: CohortEvaluation, samples: int) -> Iterator[str]:

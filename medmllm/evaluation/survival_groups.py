@@ -111,7 +111,8 @@ def logrank_p(followed: Followed, higher: BoolArray) -> float | None:
     """Return the two-sided p of the log-rank test between the two groups; None where it is not defined."""
     if higher.all() or not higher.any() or not followed.event.any():
         return None
-    p = float(logrank(_censored(followed, higher), _censored(followed, ~higher)).pvalue)
+    with np.errstate(invalid="ignore"):  # where no time tells the groups apart there is no variance, and NaN says so
+        p = float(logrank(_censored(followed, higher), _censored(followed, ~higher)).pvalue)
     return None if np.isnan(p) else p
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import soundfile
 
 from medmllm.deidentify_config import DeidentifyConfig
-from medmllm.errors import IngestError, RecordingError
+from medmllm.errors import IngestError, NoteError, RecordingError
 from medmllm.ingest.deidentify_descriptors import Descriptors
 from medmllm.ingest.deidentify_dicom import DicomRun, Owner, deidentify_dicom, identifiers_in, owner_in_header
 from medmllm.ingest.deidentify_identifiers import BIRTH_COLUMNS, NAME_COLUMNS, NUMBER_COLUMNS, Identifiers
@@ -29,7 +29,7 @@ from medmllm.ingest.keys import Keyring
 from medmllm.ingest.notes import read_note
 from medmllm.ingest.opening import one_error
 from medmllm.ingest.study_folder import StudyIndex
-from medmllm.records import Study
+from medmllm.records import Note, Study
 from medmllm.table_rows import LinkageRow, ProblemRow
 
 _ENTITY = re.compile(r"(?:^|_)(?:sub|ses)-[A-Za-z0-9]+")
@@ -244,10 +244,27 @@ def _notes(study: Study, known: Identifiers, folder: Path | None, run: FolderRun
     for number, reference in enumerate(study.notes, 1):
         with _File(run, reference.file, study) as file:
             note = read_note(reference.file)
+            _look_at_encoding(note, known, file)
             name = f"note-{number:03d}" if len(study.notes) > 1 else "note"
             target = None if folder is None else folder / (name + reference.file.suffix.lower())
             write_text(target, scrubber.scrub(note.text) if note else "")
             file.wrote("note")
+
+
+def _look_at_encoding(note: Note | None, known: Identifiers, file: _File) -> None:
+    """Remark a note whose encoding was guessed: in another one, names have other letters and are not found.
+
+    Raises:
+        NoteError: It must be another one: a name of the study has letters that the guessed one lacks.
+    """
+    if note is None or note.guessed_encoding is None:
+        return
+    why = f"the note is no Unicode text and was read as {note.guessed_encoding}"
+    if any(name != name.encode("cp1252", "ignore").decode("cp1252") for name in known.names):
+        reason = f"{why}, which lacks letters of names in its study: they could not be found. Save it as UTF-8"
+        raise NoteError(reason, code="note_encoding")
+    reason = f"{why}: were it another encoding, names with accents were not found. Look at it, or save it as UTF-8"
+    file.remark("warning", "note_encoding", reason)
 
 
 def _recordings(study: Study, folder: Path | None, run: FolderRun) -> None:

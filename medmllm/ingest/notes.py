@@ -9,7 +9,7 @@ follows must not be taken for part of the section before. Nothing is removed fro
 """
 
 import re
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, register_error
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,8 +76,9 @@ _SMALL = frozenset({"a", "and", "for", "in", "of", "on", "or", "the", "to", "wit
 def read_note(path: Path) -> Note | None:
     """Return the note in a text file, or None when it holds only white space.
 
-    UTF-8 with or without a byte order mark, UTF-16 with one; else Windows-1252, which the note then tells. Line ends
-    become newlines, and marks within the text, as of files that were put together, are left out.
+    UTF-8 with or without a byte order mark, UTF-16 with one; else Windows-1252, but for what is UTF-8 in it, which the
+    note then tells. Line ends become newlines, and marks within the text, as of files that were put together, are left
+    out.
 
     Raises:
         NoteError: Larger than 1 MB, not text, not what its mark says, or not readable.
@@ -95,7 +96,8 @@ def _decode(data: bytes) -> tuple[str, str | None]:
     """Return the text, and the encoding that was guessed where the bytes are no Unicode text.
 
     Only bytes without a mark are guessed at: read as Windows-1252, a mark would stand before the first heading and hide
-    it, and what it opens would count to no section.
+    it, and what it opens would count to no section. One wrong byte, where a note was cut within a letter or put
+    together of two, is no reason to misread all others, names among them.
     """
     marked = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), None)
     guessed = None
@@ -107,12 +109,22 @@ def _decode(data: bytes) -> tuple[str, str | None]:
             reason = f"the note's mark says {marked.upper()}, and {where}: it was cut short or mixed. Save it as UTF-8"
             raise NoteError(reason, code="note_not_text") from None
         try:
-            text, guessed = data.decode("cp1252"), "Windows-1252"
+            text, guessed = data.decode("utf-8", _WINDOWS), "Windows-1252"
         except UnicodeDecodeError:
             raise _not_text() from None
     if any(ord(character) < 32 and character not in "\t\n\r\f\v" for character in text):
         raise _not_text()
     return text, guessed
+
+
+def _as_windows(error: UnicodeError) -> tuple[str, int]:
+    """Return bytes that are no UTF-8 as Windows-1252, and where to go on; raises where they are not that either."""
+    assert isinstance(error, UnicodeDecodeError)  # for the type checker: registered for decoding alone
+    return error.object[error.start : error.end].decode("cp1252"), error.end
+
+
+_WINDOWS = "medmllm_windows_1252"
+register_error(_WINDOWS, _as_windows)
 
 
 def _not_text() -> NoteError:

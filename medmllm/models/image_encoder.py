@@ -137,6 +137,13 @@ WIDTHS = {
 }
 """Name -> what image_width must be a multiple of, and why; the other networks take any."""
 
+STEMS: dict[str, tuple[str, ...]] = {
+    "image_stem_kernel": ("resnet",),
+    "image_stem_stride": ("resnet", "densenet", "efficientnet"),
+    "image_stem_pool": ("resnet", "densenet"),
+}
+"""Setting of the stem -> how the names begin of the networks that it changes."""
+
 
 def check_encoder(settings: ModelSettings) -> None:
     """Refuse an unknown network, or a width that it cannot have.

@@ -39,8 +39,9 @@ def check_slice_offsets(voxels: FloatArray, where: str, bounds: QualityBounds) -
         more = f"; {len(steps)} neighbours differ so" if len(steps) > 1 else ""
         yield QualityFinding(
             "ct_slice_offset", where, abs(worst), bounds.slice_offset_hu,
-            f"between slices {after + 1} and {after + 2} dark and bright voxels alike step by {worst:+.0f} HU (bound "
-            f"{bounds.slice_offset_hu:.0f} HU){more}: some slices were rescaled twice or never. Export them again.",
+            f"between slices {after + 1} and {after + 2} all that is no padding or cut off steps alike, by "
+            f"{worst:+.0f} HU (bound {bounds.slice_offset_hu:.0f} HU){more}: some slices were rescaled twice or never. "
+            "Export them again.",
         )  # fmt: skip
 
 

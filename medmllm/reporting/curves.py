@@ -167,6 +167,8 @@ def _round_values(low: float, high: float) -> list[float]:
     >>> _round_values(-0.0125, 0.05)
     [0.0, 0.02, 0.04]
     """
+    # Treating all of a cohort with 29 of 200 positives is worth 0.1 less a bit, whose logarithm is that of 0.1.
+    low, high = (float(f"{value:.9g}") for value in (low, high))
     power = 10.0 ** math.floor(math.log10(high))
     step = next(own for own in (2 * power, power, power / 2) if high / own >= 2)
     return [round(k * step, 12) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from medmllm.errors import SplitError
-from medmllm.training.held import Held, first_whole, hold_classes, least_patients, way_out
+from medmllm.training.held import Carving, first_whole, hold_classes, least_patients, way_out
 from medmllm.training.splits import (
     FoldSplit,
     IntArray,
@@ -73,12 +73,7 @@ def carve_tuning(
     tests: Sequence[IntArray],
     patients: Sequence[str],
     targets: Sequence[int],
-    held: Held,
-    *,
-    study_keys: Sequence[str],
-    tuning_fraction: float,
-    seed: int,
-    whole_tests: bool,
+    carving: Carving,
 ) -> SplitPlan:
     """Return folds with the test parts that are given, and tuning parts carved from the other studies.
 
@@ -86,33 +81,29 @@ def carve_tuning(
         tests: Test part of each fold, ascending indices into the cohort.
         patients: Patient of each study.
         targets: Class index of each study, from 0; of a time to an event whether it came.
-        held: What every part has to hold.
-        study_keys: Key of each study; they go into the digest.
-        tuning_fraction: As of `make_splits`.
-        seed: As of `make_splits`.
-        whole_tests: Whether a test part that lacks a class is refused; that of a site may lack one.
+        carving: How tuning parts are drawn; its share is of the patients of each class.
 
     Raises:
         SplitError: A part lacks what it has to hold, a study is not tested exactly once, or a patient is on two sides.
     """
-    group, target = _checked(patients, targets, study_keys)
-    _check_settings(len(tests), tuning_fraction)
+    group, target = _checked(patients, targets, carving.study_keys)
+    _check_settings(len(tests), carving.tuning_fraction)
     everyone = np.arange(target.size)
     outer = [(np.setdiff1d(everyone, test), test) for test in tests]
 
     def draw(generator: np.random.Generator) -> tuple[FoldSplit, ...]:
-        return _carve(outer, group, target, tuning_fraction, generator)
+        return _carve(outer, group, target, carving.tuning_fraction, generator)
 
     parts = first_whole(
         draw,
-        held,
-        lambda attempt: np.random.default_rng([seed, attempt]),
+        carving.held,
+        lambda attempt: np.random.default_rng([carving.seed, attempt]),
         "choices of tuning patients: the folds are given, so give others, choose another --target, or add patients of "
         "that class.",
-        whole_tests=whole_tests,
+        whole_tests=carving.whole_tests,
     )
     check_partition(parts, patients)
-    return SplitPlan(folds=parts, digest=digest_of(parts, study_keys))
+    return SplitPlan(folds=parts, digest=digest_of(parts, carving.study_keys))
 
 
 def check_enough(patients: Sequence[str], targets: Sequence[int], folds: int) -> None:

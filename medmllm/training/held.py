@@ -7,7 +7,7 @@ A label is what a study has of a target. A part can do without the censored, who
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,17 @@ class Held:
     def patients(self, owner: IntArray, members: IntArray) -> list[int]:
         """Return how many patients of these studies have each value; `owner` is the patient number of every study."""
         return [np.unique(owner[members[own]]).size for own in self.values[members].T]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Carving:
+    """How tuning parts are carved from the studies that are not tested, where test parts are given."""
+
+    held: Held
+    study_keys: Sequence[str] = field(repr=False)  # of each study; they go into the digest
+    tuning_fraction: float  # share of the training patients kept for tuning; above 0, below 1
+    seed: int
+    whole_tests: bool  # a test part that lacks something is refused; that of a site may lack a class
 
 
 def hold_classes(targets: Sequence[int]) -> Held:

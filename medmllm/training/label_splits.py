@@ -16,7 +16,7 @@ import numpy.typing as npt
 from medmllm.errors import SplitError
 from medmllm.training.held import (
     BoolArray,
-    Held,
+    Carving,
     Labels,
     by_patient,
     first_whole,
@@ -80,12 +80,7 @@ def carve_label_tuning(
     tests: Sequence[Sequence[int]],
     patients: Sequence[str],
     labels: Labels,
-    held: Held,
-    *,
-    study_keys: Sequence[str],
-    tuning_fraction: float,
-    seed: int,
-    whole_tests: bool,
+    carving: Carving,
 ) -> SplitPlan:
     """Return folds with the test parts that are given, and tuning parts carved from the other studies.
 
@@ -93,11 +88,7 @@ def carve_label_tuning(
         tests: Test part of each fold, indices into the cohort.
         patients: As of `split_labels`, as are those below.
         labels: Of each study; of a time to an event whether it came.
-        held: What every part has to hold.
-        study_keys: Key of each study.
-        tuning_fraction: Share of the training patients kept for tuning.
-        seed: Of the choice.
-        whole_tests: Whether a test part that lacks a value is refused; that of a site may lack one.
+        carving: How tuning parts are drawn.
 
     Raises:
         SplitError: A part lacks what it has to hold, a study is not tested exactly once, or a patient is on two sides.
@@ -107,18 +98,18 @@ def carve_label_tuning(
     tested = [np.isin(np.arange(owner.size), test) for test in tests]
 
     def draw(generator: np.random.Generator) -> tuple[FoldSplit, ...]:
-        return tuple(_fold(k, own, owner, holds, tuning_fraction, generator) for k, own in enumerate(tested))
+        return tuple(_fold(k, own, owner, holds, carving.tuning_fraction, generator) for k, own in enumerate(tested))
 
     parts = first_whole(
         draw,
-        held,
-        lambda attempt: np.random.default_rng([seed, attempt]),
+        carving.held,
+        lambda attempt: np.random.default_rng([carving.seed, attempt]),
         "choices of tuning patients: the folds are given, so give others, leave that target out, or add patients "
         "of that class.",
-        whole_tests=whole_tests,
+        whole_tests=carving.whole_tests,
     )
     check_partition(parts, patients)
-    return SplitPlan(parts, digest_of(parts, study_keys))
+    return SplitPlan(parts, digest_of(parts, carving.study_keys))
 
 
 def stratify(holds: BoolArray, shares: Sequence[float], generator: np.random.Generator) -> IntArray:

@@ -15,7 +15,7 @@ from medmllm.table_rows import LeakRow
 from medmllm.training.arms import split_cohort
 from medmllm.training.class_splits import check_enough
 from medmllm.training.cohort import Cohort
-from medmllm.training.held import Held, hold_classes, hold_events, hold_labels
+from medmllm.training.held import Carving, Held, hold_classes, hold_events, hold_labels
 from medmllm.training.inner_folds import check_enough_inner, nest
 from medmllm.training.label_splits import carve_label_tuning, check_enough_labels
 from medmllm.training.leakage import audit
@@ -148,7 +148,8 @@ def settle_folds(
         patients = cohort.patients
         truth, times = subset_classes(cohort.known)
         for number, own in enumerate(repeats_of(plan)):
-            nested_subsets(own, patients, truth, settings.learning_curve, seed=settings.seed + number, times=times)
+            seed = settings.seed + number
+            nested_subsets(own, patients, truth, settings.learning_curve, seed=seed, times=times, names=labels)
     leaking, rows = audit(cohort, plan, settings)
     remarks += [*leaking, *remark_columns(cohort, labels), *remark_numbering(cohort)]
     write_table(out / LEAKS, LeakRow, rows)
@@ -173,30 +174,11 @@ def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, label
     """Return folds as the settings ask, or as given."""
     if given is None:
         return split_cohort(cohort, settings, labels)
-    keys = cohort.study_keys
-    patients = cohort.patients
-    fraction, seed, whole_tests = settings.tuning_fraction, settings.seed, not settings.group_out
-    held = _held(cohort.known, labels)
+    keys, patients, held = cohort.study_keys, cohort.patients, _held(cohort.known, labels)
+    carving = Carving(held, keys, settings.tuning_fraction, settings.seed, whole_tests=not settings.group_out)
     if labels and any(fold.tune is None for fold in given):
         check_all_given(given, keys)
         place = {key: k for k, key in enumerate(keys)}
-        return carve_label_tuning(
-            [[place[key] for key in fold.test if key in place] for fold in given],
-            patients,
-            cohort.labels,
-            held,
-            study_keys=keys,
-            tuning_fraction=fraction,
-            seed=seed,
-            whole_tests=whole_tests,
-        )
-    return plan_given(
-        given,
-        patients,
-        list(map(coarse_stratum, cohort.known)),
-        held,
-        study_keys=keys,
-        tuning_fraction=fraction,
-        seed=seed,
-        whole_tests=whole_tests,
-    )
+        tests = [[place[key] for key in fold.test if key in place] for fold in given]
+        return carve_label_tuning(tests, patients, cohort.labels, carving)
+    return plan_given(given, patients, list(map(coarse_stratum, cohort.known)), carving)

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from medmllm.errors import LeakageError, SplitError
 from medmllm.result_documents import FoldStudies, SplitDocument
 from medmllm.training.class_splits import carve_tuning
-from medmllm.training.held import Held, lacking
+from medmllm.training.held import Carving, lacking
 from medmllm.training.inner_folds import check_inner
 from medmllm.training.repeats import join_repeats, repeats_of
 from medmllm.training.splits import (
@@ -99,12 +99,7 @@ def plan_given(
     given: Sequence[GivenFold],
     patients: Sequence[str],
     targets: Sequence[int],
-    held: Held,
-    *,
-    study_keys: Sequence[str],
-    tuning_fraction: float,
-    seed: int,
-    whole_tests: bool = True,
+    carving: Carving,
 ) -> SplitPlan:
     """Return the plan of given folds for a cohort; studies that the cohort lacks are passed over.
 
@@ -112,37 +107,23 @@ def plan_given(
         given: Of `read_split_file`.
         patients: Patient of each study.
         targets: Class index of each study, which tuning parts are carved by; of a time to an event whether it came.
-        held: What every part has to hold.
-        study_keys: Key of each study.
-        tuning_fraction: Share of the patients of each class carved for tuning, where no tuning part is given.
-        seed: Of the carving.
-        whole_tests: As of `carve_tuning`.
+        carving: What every part has to hold; how tuning parts are drawn, where none is given.
 
     Raises:
         SplitError: A study of the cohort is in no test part or missing in a fold, or a part lacks what it has to hold.
     """
-    check_all_given(given, study_keys)
-    place = {key: k for k, key in enumerate(study_keys)}
+    check_all_given(given, carving.study_keys)
+    place = {key: k for k, key in enumerate(carving.study_keys)}
     if any(fold.tune is None for fold in given):
-        tests = [_members(fold.test, place) for fold in given]
-        return carve_tuning(
-            tests,
-            patients,
-            targets,
-            held,
-            study_keys=study_keys,
-            tuning_fraction=tuning_fraction,
-            seed=seed,
-            whole_tests=whole_tests,
-        )
+        return carve_tuning([_members(fold.test, place) for fold in given], patients, targets, carving)
     draws = [_parts(draw, place) for draw in _draws(given)]
     for parts in draws:
         check_partition(parts, patients)
         check_inner(parts)
-        fault = lacking(parts, held, whole_tests=whole_tests)
+        fault = lacking(parts, carving.held, whole_tests=carving.whole_tests)
         if fault:
             raise SplitError(f"{fault}: the folds are given, so give others, or choose another --target.")
-    return join_repeats(draws, study_keys)
+    return join_repeats(draws, carving.study_keys)
 
 
 def _draws(given: Sequence[GivenFold]) -> list[list[GivenFold]]:

@@ -36,6 +36,7 @@ def nested_subsets(
     *,
     seed: int,
     times: Collection[int] = (),
+    names: Sequence[str] = (),
 ) -> tuple[tuple[FoldSplit, ...], ...]:
     """Return for each fraction the folds with that part of their training patients, class by class.
 
@@ -47,6 +48,7 @@ def nested_subsets(
         seed: The same cohort, folds and seed give the same parts, whatever patients are called.
         times: Which of the targets are times to an event, 0 where there is one: class 1 has the event, and a part can
             do without class 0.
+        names: Of several targets, for the refusal.
 
     Raises:
         SplitError: A part would hold fewer than two patients of a class.
@@ -63,7 +65,7 @@ def nested_subsets(
     ]
     for fraction, of_networks in zip(fractions, parts, strict=True):
         for part in of_networks:
-            _check_enough(part, group, np.reshape(target, (len(target), -1)), fraction, times)
+            _check_enough(part, group, np.reshape(target, (len(target), -1)), fraction, times, names)
     return tuple(map(tuple, parts))
 
 
@@ -114,15 +116,23 @@ def _rings(
     return [patients[ring <= number] for number in range(len(fractions))]
 
 
-def _check_enough(part: FoldSplit, group: IntArray, targets: IntArray, fraction: float, times: Collection[int]) -> None:
+def _check_enough(
+    part: FoldSplit,
+    group: IntArray,
+    targets: IntArray,
+    fraction: float,
+    times: Collection[int],
+    names: Sequence[str],
+) -> None:
     """Refuse a part with too few patients of a class, of any target."""
     for number, column in enumerate(targets.T):
+        of_target = f" of {names[number]!r}" if names else ""
         whose = "with the event" if number in times else "of class {}"
         for label in [1] if number in times else np.unique(column[column != UNKNOWN]):
             left = np.unique(group[part.train][column[part.train] == label]).size
             if left < LEAST_PATIENTS:
                 raise SplitError(
-                    f"[training] learning_curve: too few patients {whose.format(label)}: {left} in {fraction:g} of the "
-                    f"training part of fold {part.name}, at least {LEAST_PATIENTS} are needed. Leave this fraction "
-                    "out, choose a larger one, or add such patients."
+                    f"[training] learning_curve: too few patients {whose.format(label)}{of_target}: {left} in "
+                    f"{fraction:g} of the training part of fold {part.name}, at least {LEAST_PATIENTS} are needed. "
+                    "Leave this fraction out, choose a larger one, or add such patients."
                 )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from medmllm.config import TrainConfig
 from medmllm.errors import ConfigError
 from medmllm.model_documents import Task
+from medmllm.models.image_encoder import STEMS
 from medmllm.preprocessing.text import TINY
 from medmllm.search_config import SEARCHED
 from medmllm.training.arms import check_arms
@@ -55,8 +56,12 @@ def _check_search(config: TrainConfig, task: Task) -> None:
 
 def _idle(config: TrainConfig) -> Iterator[tuple[str, str]]:
     """Yield each setting that other settings leave without a say, and which these are."""
-    training, text = config.training, config.text
-    if "focal" not in (training.loss, *training.search.get("loss", ())):
+    training, model, text = config.training, config.model, config.text
+    encoders = training.search.get("image_encoder", (model.image_encoder,))
+    for name, beginnings in STEMS.items():
+        if not any(str(encoder).startswith(beginnings) for encoder in encoders):
+            yield name, f"[model] image_encoder is {' or '.join(map(repr, encoders))}"
+    if "focal" not in training.search.get("loss", (training.loss,)):
         yield "focal_gamma", '[training] loss is not "focal"'
     if not config.recording.enabled:
         yield "audio_width", "[recording] is not enabled"
@@ -64,10 +69,7 @@ def _idle(config: TrainConfig) -> Iterator[tuple[str, str]]:
         yield "table_width", "[table] columns names none"
     if text.encoder != TINY:
         yield "tiny_width", "[text] encoder is a pretrained one"
-    if text.fine_tuning == "frozen" and True not in (
-        config.model.text_batch_norm,
-        *training.search.get("text_batch_norm", ()),
-    ):
+    if text.fine_tuning == "frozen" and True not in training.search.get("text_batch_norm", (model.text_batch_norm,)):
         yield "text_learning_rate", '[text] fine_tuning is "frozen"'
 
 

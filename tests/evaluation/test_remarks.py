@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from medmllm.evaluation.calibration import to_probabilities
+from medmllm.evaluation.cohort import OutOfFold, evaluate_arms
 from medmllm.evaluation.remarks import remarks
 from medmllm.records import ArmEvaluation, CohortEvaluation, Metric
 
@@ -70,6 +73,28 @@ def test_what_no_resample_changes_is_called_as_it_is_written_and_each_horizon_ap
     assert sentence.startswith(
         f"No resample changes the {', '.join(f'{one} of the text arm (1.000)' for one in told)}:"
     )
+
+
+def test_what_only_rounding_tells_apart_is_one_number() -> None:
+    chances = to_probabilities(np.zeros((7, 3)))  # says the same of all: every resample comes to the log of 3
+    same = OutOfFold("text", chances, np.zeros((7, 3)), np.zeros(7, dtype=np.int64))
+    found = evaluate_arms(
+        [same],
+        targets=np.array([0, 0, 1, 1, 2, 2, 2]),
+        patients=list("abcdefg"),
+        folds=np.zeros(7, dtype=np.int64),
+        classes=("a", "b", "c"),
+        confidence=0.95,
+        samples=100,
+        seed=1,
+    )
+    loss = next(own for own in found.arms[0].metrics if own.name == "log_loss")
+    assert loss.estimate == pytest.approx(np.log(3))
+    lines = said(found, samples=100)
+    assert not any("outside" in line for line in lines)
+    assert any("log loss of the text arm (1.099)" in line for line in lines if line.startswith("No resample changes"))
+    moved = metric("brier", 0.3, 0.2, np.nextafter(0.3, 0))
+    assert said(cohort(arms=(ArmEvaluation("text", (moved,)),), differences=())) == []
 
 
 def test_numbers_that_are_in_order_call_for_no_remark() -> None:
@@ -151,6 +176,10 @@ def test_fewer_than_a_hundred_patients_make_calibration_rough(patients: int, cou
     found = said(cohort(class_patients=(patients, 140)))
     assert len(found) == count
     assert all(f"The smallest class has {patients} patients" in sentence for sentence in found)
+    assert all(sentence.endswith("calibration slope and intercept are rough.") for sentence in found)
+    grades = (ArmEvaluation("text", (metric("auroc", 0.8, 0.7, 0.9), metric("ece", 0.05, 0.02, 0.08))),)
+    without_a_slope = said(cohort(class_patients=(patients, 140), arms=grades, differences=()))
+    assert [line.rpartition(" per class ")[2] for line in without_a_slope] == ["all calibration is rough."] * count
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Arms that predict times to an event; the truth is what they were made from."""
 
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -101,6 +102,13 @@ def test_risk_groups_are_told_by_fractions_and_log_rank() -> None:
     statistic = (2 - 1 / 2 - 1 / 3) ** 2 / (1 / 4 + 2 / 9)
     assert logrank_p(followed, np.array([True, True, False, False])) == pytest.approx(chi2.sf(statistic, 1))
     assert logrank_p(followed, np.ones(4, dtype=bool)) is None
+
+
+def test_groups_whose_events_all_come_at_once_have_no_log_rank_test_and_no_warning() -> None:
+    at_once = Followed(np.full(4, 3.0), np.ones(4, dtype=bool))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert logrank_p(at_once, np.array([True, True, False, False])) is None
 
 
 def test_several_repeats_are_averaged_and_their_range_is_told() -> None:

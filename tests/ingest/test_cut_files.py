@@ -58,6 +58,7 @@ def test_a_series_whose_files_are_whole_is_not_warned_of(tmp_path: Path) -> None
     write_dicom_study(tmp_path, leave_out=[3])
     (tmp_path / "empty.html").write_bytes(b"")
     (tmp_path / "blob.bin").write_bytes(bytes(500))
+    (tmp_path / "._0001.dcm").write_bytes(b"\0\5\x16\7" + bytes(500))  # what macOS leaves beside every file
     assert "damaged_beside" not in codes(index(tmp_path))
 
 
@@ -122,6 +123,15 @@ def test_in_a_list_a_cut_file_is_told_on_the_series_it_names(tmp_path: Path) -> 
     assert warned_of(index(tmp_path / "list.csv")) == {"A": 1}
 
 
+def test_a_slice_that_a_list_names_and_that_is_not_there_is_told_on_the_series_beside(tmp_path: Path) -> None:
+    write_flat(tmp_path, ["A"])
+    lines = ["study_id,patient_id,path", *(f"1,A,{file.name}" for file in sorted(tmp_path.glob("*.dcm"))), "1,A,t1.nii"]
+    (tmp_path / "list.csv").write_bytes("\r\n".join(lines).encode())
+    assert warned_of(index(tmp_path / "list.csv")) == {}
+    (tmp_path / "A-0004.dcm").unlink()
+    assert warned_of(index(tmp_path / "list.csv")) == {"A": 1}
+
+
 def test_part_of_a_series_uid_names_no_series(tmp_path: Path) -> None:
     write_dicom_study(tmp_path, note=None)
     file = tmp_path / "0004.dcm"
@@ -132,6 +142,9 @@ def test_part_of_a_series_uid_names_no_series(tmp_path: Path) -> None:
         file.write_bytes(whole[:cut])
         assert named_series(file) == expected
     assert named_series(tmp_path / "gone.dcm") is None
+    uid = named[1].encode()
+    file.write_bytes(whole.replace(uid, uid[:-1] + b" "))  # padded by a blank where a zero belongs
+    assert named_series(file) == (named[0], named[1][:-1])
 
 
 @pytest.mark.parametrize(("name", "damaged"), [("0005.dcm", {"A": 1}), ("letter.pdf", {})])
@@ -149,6 +162,16 @@ def test_a_file_that_cannot_be_opened_goes_by_its_name(
 
     monkeypatch.setattr(opening.os, "open", closed)
     assert warned_of(index(tmp_path)) == damaged
+
+
+def test_beside_a_cut_file_a_series_refused_for_another_reason_is_not_told_that_it_is_missing(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path, note=None)
+    edit_dicom(tmp_path, PixelSpacing=None)
+    (tmp_path / "0004.dcm").write_bytes(b"")
+    found = index(tmp_path)
+    assert codes(found)["damaged_beside"] == 1
+    (reason,) = (problem.reason for problem in found.problems if problem.code == "no_pixel_spacing")
+    assert "may be what is missing" not in reason
 
 
 # --- what is no cut slice ------------------------------------------------------------------

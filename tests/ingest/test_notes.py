@@ -141,6 +141,20 @@ def test_windows_1252_is_read_and_told_as_a_guess(tmp_path: Path) -> None:
     assert joined.guessed_encoding == "Windows-1252"
 
 
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("Müller".encode() + b" f\xfcr Jos\xe9", "Müller für José"),  # put together of two
+        ("Jörg Müllü".encode()[:-1], "Jörg MüllÃ"),  # cut within a letter
+        ("Müller für José".encode("cp1252"), "Müller für José"),
+    ],
+)
+def test_a_wrong_byte_does_not_spoil_the_letters_that_are_right(tmp_path: Path, data: bytes, text: str) -> None:
+    note = note_of(tmp_path, data)
+    assert note is not None
+    assert (note.text, note.guessed_encoding) == (text, "Windows-1252")
+
+
 @pytest.mark.parametrize("data", [b"", b" \r\n\t", b"\xef\xbb\xbf\n"])
 def test_an_empty_note_is_none(tmp_path: Path, data: bytes) -> None:
     assert note_of(tmp_path, data) is None

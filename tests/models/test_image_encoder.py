@@ -5,7 +5,7 @@ from torch import nn
 from medmllm.errors import ConfigError
 from medmllm.model_documents import ModelSettings
 from medmllm.models.fusion import FUSIONS
-from medmllm.models.image_encoder import IMAGE_ENCODERS, ImageEncoder, MeanAndMax, check_grid
+from medmllm.models.image_encoder import IMAGE_ENCODERS, STEMS, ImageEncoder, MeanAndMax, check_grid
 from tests.models.small import PARTS, SIZE, a_batch, a_member
 
 # Mean and maximum of the last feature map. ResNet: 8 w channels, four times that with bottlenecks (He et al., 2016).
@@ -95,6 +95,22 @@ def test_stem_settings_keep_small_grids_large(name: str) -> None:
     assert voxels_after_stem(image_stem_stride=2, image_stem_pool=False) == (16, 15, 15)
     assert voxels_after_stem(image_stem_stride=1, image_stem_pool=True) == (16, 15, 15)
     assert voxels_after_stem(image_stem_stride=2, image_stem_pool=True) == (8, 8, 8)
+
+
+@pytest.mark.parametrize("name", IMAGE_ENCODERS)
+def test_stem_settings_change_the_networks_that_they_are_said_to_change_and_no_other(name: str) -> None:
+    def seen(**changes: object) -> torch.Tensor:
+        torch.manual_seed(3)
+        encoder = ImageEncoder(settings(name, **changes), 2).eval()
+        with torch.no_grad():
+            return encoder.feature_map(*(whole[:1] for whole in images(size=(30, 29, 29))))
+
+    stem: dict[str, object] = {"image_stem_kernel": 3, "image_stem_stride": 1, "image_stem_pool": False}
+    plain = seen(**stem)
+    for setting, value in {"image_stem_kernel": 7, "image_stem_stride": 2, "image_stem_pool": True}.items():
+        other = seen(**stem | {setting: value})
+        alike = plain.shape == other.shape and torch.equal(plain, other)
+        assert alike != name.startswith(STEMS[setting]), setting
 
 
 def test_the_resnets_first_kernel_is_as_asked() -> None:

@@ -159,6 +159,26 @@ def test_a_note_is_scrubbed_with_what_the_headers_tell_and_keeps_its_findings(pl
     assert "Dictated by: [NAME]. Referred from [ADDRESS]." in note.text
 
 
+@pytest.mark.parametrize(
+    ("name", "encoding", "severity"),
+    [("Müller", "cp1252", "warning"), ("Świątek", "cp1250", "refused"), ("Иванов", "cp1251", "refused")],
+)
+def test_a_note_in_which_names_could_not_be_found_for_its_encoding_is_not_written(
+    name: str, encoding: str, severity: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in" / "case"
+    write_dicom_study(folder, a_volume((4, 3, 2)), note=None)
+    edit_dicom(folder, SpecificCharacterSet="ISO_IR 192", PatientName=name)
+    text = f"HISTORY: {name} coughs."
+    (folder / "note.txt").write_bytes(text.encode(encoding))
+    deidentify.run(tmp_path / "in", out=tmp_path / "out", config=settings())
+    (told,) = (row for row in read_table(tmp_path / "out" / "ledger.csv", ProblemRow) if row.code == "note_encoding")
+    assert told.severity == severity
+    assert name not in told.reason
+    written = [file.read_text("utf-8") for file in (tmp_path / "out").rglob("*.txt")]
+    assert written == (["HISTORY: [NAME] coughs."] if severity == "warning" else [])
+
+
 def test_the_label_table_is_joined_by_keys_and_keeps_listed_columns_but_no_dates(planted: Path, tmp_path: Path) -> None:
     config = settings('table_columns=["grade", "seen_on", "remark"]')
     deidentify.run(planted, out=tmp_path / "out", config=config)

@@ -1,6 +1,7 @@
 """Each check of a volume finds what it is for, and lets a near miss pass; nothing is changed."""
 
 import time
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -251,3 +252,12 @@ def test_real_mr_and_teaching_files_are_not_refused(shared) -> None:  # type: ig
     found = {f.code for file in files for f in check_volume(read_volume(file), KEY, POLICY.bounds)}
     assert found == set()
     assert nib.load(files[0]).shape[0] > 3
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "1 file of the series"), (2, "2 files of the series")])
+def test_files_that_cannot_be_read_beside_a_series_are_counted(count: int, said: str) -> None:
+    scan = replace(a_scan(a_trunk()), damaged_beside=count)
+    (found,) = (f for f in check_volume(scan, KEY, BOUNDS) if f.code == "damaged_beside")
+    assert (found.value, found.bound) == (count, 0.0)
+    assert found.reason.startswith(said)
+    assert "damaged_beside" not in codes(a_scan(a_trunk()))

@@ -1,5 +1,7 @@
 """A constant that was added to some slices of a CT is found; what anatomy does from slice to slice is not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -36,10 +38,28 @@ def test_a_constant_on_the_upper_half_of_the_slices_is_found_and_named(offset: f
     assert "between slices 6 and 7" in found.reason
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_are_compared_along_whichever_axis_counts_them(axis: int) -> None:
+    along = np.moveaxis(shifted(a_trunk(), 6, 11, 1024.0), 2, axis)
+    spacing = np.insert([1.0, 1.0], axis, 5.0)
+    volume = replace(a_scan(along), affine=np.diag([*spacing, 1.0]))
+    (found,) = (f for f in check_volume(volume, KEY, BOUNDS) if f.code == CODE)
+    assert "between slices 6 and 7 " in found.reason
+
+
 def test_one_slice_alone_steps_up_and_down_again() -> None:
     steps = offsets_between(shifted(a_trunk(), 4, 4, 1024.0), 300.0)
     assert [after for after, _ in steps] == [3, 4]
     assert [step for _, step in steps] == pytest.approx([1024.0, -1024.0], abs=3)
+
+
+def test_the_largest_step_is_named_whichever_way_it_goes() -> None:
+    hu = shifted(shifted(a_trunk(), 3, 11, 400.0), 8, 11, -1024.0)
+    (found,) = (f for f in check_volume(a_scan(hu), KEY, BOUNDS) if f.code == CODE)
+    assert found.value == pytest.approx(1024, abs=3)
+    assert "between slices 8 and 9 " in found.reason
+    assert "by -102" in found.reason
+    assert "; 2 neighbours differ so" in found.reason
 
 
 def test_a_step_within_the_bound_and_other_modalities_pass() -> None:

@@ -195,6 +195,8 @@ def test_delongs_differences_stand_under_the_paired_ones_and_their_absence_is_ex
     assert "DeLong's test is not shown: it takes studies as independent, and there are 20 more studies" in report(
         tmp_path
     ).text.replace("’", "'")  # 120 studies of 100 patients
+    one = report(tmp_path, made_up.evaluation().model_copy(update={"patients": 119}))
+    assert "there is 1 more study than patients" in one.text
 
 
 def test_decision_curves_are_drawn_to_scale_beside_their_numbers(tmp_path: Path) -> None:
@@ -217,13 +219,13 @@ def test_coverage_of_conformal_sets_stands_per_class_with_what_was_asked_for(tmp
         result_documents.ClassCoverageDocument(name=name, n=n, covered=hits, estimate=hits / n, low=low, high=high)
         for name, n, hits, low, high in (("no", 80, 74, 0.8439, 0.972), ("yes", 40, 31, 0.6155, 0.8916))
     )
-    sets = result_documents.ConformalDocument(asked=0.9, classes=classes, set_sizes=(3, 87, 30), abstained=0.275)
+    sets = result_documents.ConformalDocument(asked=0.9, classes=classes, set_sizes=(1, 89, 30), abstained=0.275)
     plain = made_up.evaluation()
     first = plain.arms[0].model_copy(update={"conformal": sets})
     page = report(tmp_path, plain.model_copy(update={"arms": (first, *plain.arms[1:])}))
     table = next(t.line for t in page.all("table") if "cannot be ruled out" in t.text)
     assert "image no 0.925 (0.844 to 0.972) 0.900 80 image yes 0.775 (0.616 to 0.892) 0.900 40" in table
-    assert "3 studies with 0 classes, 87 studies with 1 class, 30 studies with 2 classes" in page.text
+    assert "1 study with 0 classes, 89 studies with 1 class, 30 studies with 2 classes" in page.text
     assert "not a single class, are 27.5" in page.text
     assert "Conformal sets" not in report(tmp_path).text
 

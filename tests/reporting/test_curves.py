@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from medmllm.reporting.curves import mean_curve, reliability_points, roc_points
+from medmllm.reporting.curves import decision_chart, mean_curve, reliability_points, roc_points
+from medmllm.trust_documents import DecisionCurveDocument, EstimateDocument
 
 
 def both(positive: list[float]) -> np.ndarray:
@@ -81,3 +82,18 @@ def test_a_bin_of_several_repeats_is_the_mean_over_its_studies_and_its_interval_
     assert (low.low, low.high) == (pytest.approx(centre - half, abs=1e-5), pytest.approx(centre + half, abs=1e-5))
     (alone, _), (again, _) = (reliability_points([first] * k, targets, patients, confidence=0.95) for k in (1, 3))
     assert (again.low, again.high) == pytest.approx((alone.low, alone.high))  # three times the same narrows nothing
+
+
+def test_net_benefit_of_a_round_number_less_a_bit_has_an_axis() -> None:
+    # 29 of 200 have the event: 0.145 - 0.855 * 0.05 / 0.95 is 0.1, in binary a bit less.
+    treat_all = 29 / 200 - 171 / 200 * 0.05 / 0.95
+    assert treat_all < 0.1
+    assert treat_all == pytest.approx(0.1)
+    useless = EstimateDocument(estimate=treat_all, low=0.05, high=0.15)
+    curve = DecisionCurveDocument(
+        arm="text", thresholds=(0.05,), net_benefit=(useless,), treat_all=(treat_all,), repeats=()
+    )
+    chart = decision_chart([curve])
+    assert chart is not None
+    assert [words for _, words in chart.ticks] == ["0", "0.05", "0.1"]
+    assert [height for height, _ in chart.ticks] == pytest.approx([0.2, 0.6, 1.0])

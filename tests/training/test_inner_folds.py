@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from medmllm.errors import LeakageError, SplitError
 from medmllm.records import UNKNOWN
 from medmllm.training.class_splits import make_splits
-from medmllm.training.held import hold_classes, hold_labels
+from medmllm.training.held import Carving, hold_classes, hold_labels
 from medmllm.training.inner_folds import check_enough_inner, check_inner, nest
 from medmllm.training.split_file import plan_given, read_split_file, write_splits
 from medmllm.training.splits import FoldSplit, SplitPlan, check_partition
@@ -213,9 +213,7 @@ def test_written_inner_folds_are_read_again_to_the_last_study(
     write_splits(plan, keys(40), out)
     known = dict(zip(keys(40), patients, strict=True))
     found = read_split_file(out / "splits.json", str, known)
-    again = plan_given(
-        found, patients, targets, hold_classes(targets), study_keys=keys(40), tuning_fraction=0.1, seed=99
-    )
+    again = plan_given(found, patients, targets, Carving(hold_classes(targets), keys(40), 0.1, 99, whole_tests=True))
     assert sides(again) == sides(plan)
     assert again.digest == plan.digest
     listed = json.loads((out / "splits_final.json").read_text())  # nnU-Net's: the outer folds

@@ -4,7 +4,7 @@ from sklearn.model_selection import GroupKFold
 
 from medmllm.errors import SplitError
 from medmllm.records import UNKNOWN
-from medmllm.training.held import hold_labels, lacking
+from medmllm.training.held import Carving, hold_labels, lacking
 from medmllm.training.label_splits import carve_label_tuning, split_labels, stratify
 from medmllm.training.splits import SplitPlan
 
@@ -97,10 +97,8 @@ def test_tuning_parts_are_carved_beside_the_test_parts_that_are_given() -> None:
 
     def carve(*, whole_tests: bool) -> SplitPlan:
         keys = [f"st-{k:04d}" for k in range(len(owners))]
-        return carve_label_tuning(
-            tests, owners, labels, hold_labels(labels, NAMES), study_keys=keys, tuning_fraction=0.25, seed=1,
-            whole_tests=whole_tests,
-        )  # fmt: skip
+        carving = Carving(hold_labels(labels, NAMES), keys, 0.25, 1, whole_tests=whole_tests)
+        return carve_label_tuning(tests, owners, labels, carving)
 
     plan = carve(whole_tests=False)
     assert [fold.test.tolist() for fold in plan.folds] == tests
@@ -118,11 +116,9 @@ def test_a_given_test_part_that_parts_a_patient_is_refused() -> None:
     assert owners[0] == owners[1]
     keys = [f"st-{k:04d}" for k in range(len(owners))]
     tests = [list(range(0, len(owners), 2)), list(range(1, len(owners), 2))]
+    carving = Carving(hold_labels(labels, NAMES), keys, 0.25, 1, whole_tests=True)
     with pytest.raises(SplitError, match="patients are in both"):
-        carve_label_tuning(
-            tests, owners, labels, hold_labels(labels, NAMES), study_keys=keys, tuning_fraction=0.25, seed=1,
-            whole_tests=True,
-        )  # fmt: skip
+        carve_label_tuning(tests, owners, labels, carving)
 
 
 def test_no_patient_is_in_two_parts_and_every_study_is_tested_once() -> None:

@@ -16,7 +16,7 @@ from medmllm.training.arms import split_cohort
 from medmllm.training.checkpoint import FOLDER
 from medmllm.training.class_splits import make_splits
 from medmllm.training.cross_validation import ArmResult, cross_validate
-from medmllm.training.held import hold_classes
+from medmllm.training.held import Carving, hold_classes
 from medmllm.training.inner_folds import nest
 from medmllm.training.leakage import leaks
 from medmllm.training.repeats import draw_repeats, folds_by_draw, join_repeats, repeat_remarks, repeats_of
@@ -127,9 +127,7 @@ def test_written_repeats_are_read_again_to_the_last_study(tmp_path: Path, inner:
     plan = drawn(patients, targets, inner=inner)
     write_splits(plan, keys(40), tmp_path)
     given = read_split_file(tmp_path / "splits.json", str, dict(zip(keys(40), patients, strict=True)))
-    again = plan_given(
-        given, patients, targets, hold_classes(targets), study_keys=keys(40), tuning_fraction=0.1, seed=99
-    )
+    again = plan_given(given, patients, targets, Carving(hold_classes(targets), keys(40), 0.1, 99, whole_tests=True))
     assert [sides(SplitPlan(own, "")) for own in repeats_of(again)] == [
         sides(SplitPlan(own, "")) for own in repeats_of(plan)
     ]

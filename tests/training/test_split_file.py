@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from medmllm.errors import LeakageError, SplitError
 from medmllm.training.class_splits import make_splits
-from medmllm.training.held import hold_classes
+from medmllm.training.held import Carving, hold_classes
 from medmllm.training.split_file import GivenFold, plan_given, read_split_file, write_splits
 from medmllm.training.splits import SplitPlan
 
@@ -41,7 +41,7 @@ def read(folder: Path, content: object) -> tuple[GivenFold, ...]:
 
 
 def plan_of(folds: Sequence[GivenFold], *, seed: int = 3) -> SplitPlan:
-    return plan_given(folds, PATIENTS, TARGETS, hold_classes(TARGETS), study_keys=KEYS, tuning_fraction=0.3, seed=seed)
+    return plan_given(folds, PATIENTS, TARGETS, Carving(hold_classes(TARGETS), KEYS, 0.3, seed, whole_tests=True))
 
 
 def sides(plan: SplitPlan) -> list[list[list[int]]]:
@@ -63,10 +63,8 @@ def test_a_written_split_is_read_again_to_the_last_study(
     out = tmp_path_factory.mktemp("run")
     write_splits(plan, keys, out)
     known = dict(zip(keys, patients, strict=True))
-    again = plan_given(
-        read_split_file(out / "splits.json", key_of, known),
-        patients, targets, hold_classes(targets), study_keys=keys, tuning_fraction=0.1, seed=99,
-    )  # fmt: skip
+    carving = Carving(hold_classes(targets), keys, 0.1, 99, whole_tests=True)
+    again = plan_given(read_split_file(out / "splits.json", key_of, known), patients, targets, carving)
     assert sides(again) == sides(plan)
     assert again.digest == plan.digest
     outer = read_split_file(out / "splits_final.json", key_of, known)

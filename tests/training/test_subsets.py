@@ -117,6 +117,8 @@ def test_a_part_that_lacks_patients_of_a_class_of_one_target_is_refused() -> Non
     fold = FoldSplit(0, np.arange(20), np.array([20, 21]), np.array([22, 23]))
     with pytest.raises(SplitError, match=r"too few patients of class 1: . in 0\.5"):
         nested_subsets([fold], patients, targets, [0.5], seed=2)
+    with pytest.raises(SplitError, match=r"too few patients of class 1 of 'fracture': . in 0\.5"):
+        nested_subsets([fold], patients, targets, [0.5], seed=2, names=("nodule", "fracture"))
 
 
 def test_all_networks_of_a_fold_learn_from_the_same_part_but_for_what_each_tunes_on() -> None:

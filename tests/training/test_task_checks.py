@@ -43,6 +43,8 @@ def test_what_is_of_classes_is_not_searched_for_a_time_alone_but_beside_classes(
         ("audio_width=[8, 16]", "recording.enabled=true", "not enabled"),
         ("table_width=[8, 16]", 'table.columns=["age"]', "names none"),
         ("modality_dropout=[0.0, 0.2]", "training.arms=['fused']", ""),
+        ("image_stem_kernel=[3, 7]", "model.image_encoder=resnet18", ""),
+        ("image_stem_pool=[true, false]", "training.search.image_encoder=['swin_unetr', 'resnet10']", ""),
     ],
 )
 def test_what_other_settings_leave_without_a_say_is_not_searched(setting: str, others: str, why: str) -> None:
@@ -51,6 +53,21 @@ def test_what_other_settings_leave_without_a_say_is_not_searched(setting: str, o
     if why:
         with pytest.raises(ConfigError, match=rf"\[training.search\] \w+ makes no difference where .*{why}"):
             check_task(load_config(TrainConfig, "train", overrides=[search]), NODULE)
+
+
+@pytest.mark.parametrize(
+    ("setting", "others", "why"),
+    [
+        ("image_stem_kernel=[3, 7]", "model.image_encoder=densenet121", "image_encoder is 'densenet121'"),
+        ("image_stem_pool=[true, false]", "training.search.image_encoder=['cells', 'swin_unetr']", "'cells' or 'swin_"),
+        ("focal_gamma=[1, 2]", 'training.loss="focal"', r'loss is not "focal"'),
+    ],
+)
+def test_what_none_of_the_searched_values_heeds_is_not_searched(setting: str, others: str, why: str) -> None:
+    never_focal = ["training.search.loss=['cross_entropy']"] if "focal" in setting else []
+    asked = [f"training.search.{setting}", others, *never_focal]
+    with pytest.raises(ConfigError, match=rf"\[training.search\] \w+ makes no difference where .*{why}"):
+        check_task(load_config(TrainConfig, "train", overrides=asked), NODULE)
 
 
 @pytest.mark.parametrize(
