@@ -16,6 +16,7 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 
 from medmllm.errors import DicomError, IngestError
+from medmllm.ingest.dicom_header import element_text
 from medmllm.ingest.dicom_stream import DICOM_FAILURES, HEADER_INFLATES_TO, data_set_stream
 from medmllm.ingest.draft import StudyDraft
 from medmllm.ingest.fate import Fate
@@ -23,7 +24,7 @@ from medmllm.ingest.opening import one_error, open_regular
 from medmllm.ingest.recognise import may_be_a_slice
 
 WITH_A_HEADER = frozenset({"dicom_unreadable", "no_pixels"})  # codes of files that were DICOM, as far as they go
-OF_ANY_KIND = frozenset({"unreadable", "empty_file"})  # and of those that may have been anything, by their content
+OF_ANY_KIND = frozenset({"unreadable", "empty_file", "listed_file_missing"})  # and of those that may be anything
 DAMAGED = WITH_A_HEADER | OF_ANY_KIND | {"damaged_dicom"}
 STUDY, SERIES = 0x0020000D, 0x0020000E
 
@@ -84,7 +85,7 @@ def named_series(path: Path) -> tuple[str, str] | None:
         with open_regular(path) as file, one_error(DicomError, "the header cannot be parsed", also=DICOM_FAILURES):
             stream, force, _ = data_set_stream(file, HEADER_INFLATES_TO)
             data = read_partial(stream, stop, force=force, specific_tags=[STUDY, SERIES])
-            study, series = (str(data.get(tag).value or "") if tag in data else "" for tag in (STUDY, SERIES))
+            study, series = (element_text(data, keyword) for keyword in ("StudyInstanceUID", "SeriesInstanceUID"))
     except IngestError:
         return None
     return (study, series) if beyond and study and series else None

@@ -123,6 +123,15 @@ def test_in_a_list_a_cut_file_is_told_on_the_series_it_names(tmp_path: Path) -> 
     assert warned_of(index(tmp_path / "list.csv")) == {"A": 1}
 
 
+def test_a_slice_that_a_list_names_and_that_is_not_there_is_told_on_the_series_beside(tmp_path: Path) -> None:
+    write_flat(tmp_path, ["A"])
+    lines = ["study_id,patient_id,path", *(f"1,A,{file.name}" for file in sorted(tmp_path.glob("*.dcm"))), "1,A,t1.nii"]
+    (tmp_path / "list.csv").write_bytes("\r\n".join(lines).encode())
+    assert warned_of(index(tmp_path / "list.csv")) == {}
+    (tmp_path / "A-0004.dcm").unlink()
+    assert warned_of(index(tmp_path / "list.csv")) == {"A": 1}
+
+
 def test_part_of_a_series_uid_names_no_series(tmp_path: Path) -> None:
     write_dicom_study(tmp_path, note=None)
     file = tmp_path / "0004.dcm"
@@ -133,6 +142,9 @@ def test_part_of_a_series_uid_names_no_series(tmp_path: Path) -> None:
         file.write_bytes(whole[:cut])
         assert named_series(file) == expected
     assert named_series(tmp_path / "gone.dcm") is None
+    uid = named[1].encode()
+    file.write_bytes(whole.replace(uid, uid[:-1] + b" "))  # padded by a blank where a zero belongs
+    assert named_series(file) == (named[0], named[1][:-1])
 
 
 @pytest.mark.parametrize(("name", "damaged"), [("0005.dcm", {"A": 1}), ("letter.pdf", {})])
