@@ -13,12 +13,30 @@ from medmllm.config import TrainConfig
 from medmllm.errors import MisuseError, PackageError
 from medmllm.told_settings import differing_settings
 from medmllm.training.checkpoint import FOLDER, Origin, another_origin, read_origin
-from medmllm.training.resuming import UNTRAINED, trained_folders
+from medmllm.training.resuming import UNTRAINED, check_unfinished, trained_folders
 from medmllm.training.run import WHOLE
 from medmllm.training.split_file import OURS
 
 SETTINGS = "settings.json"
 MOST_NAMED = 8  # of the settings that differ
+
+
+def check_run_folder(out: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to train into RUN what does not fit what is there; nothing of it is changed.
+
+    Args:
+        out: RUN.
+        config: The settings asked for.
+        resume: Go on with an interrupted run.
+        overwrite: Write over an earlier run.
+
+    Raises:
+        MisuseError: Folders that no run wrote, an interrupted run and no word of what to do with it, or other settings.
+    """
+    check_own_folders(out)
+    check_unfinished(out, resume=resume, overwrite=overwrite)
+    if resume:
+        check_same_settings(out, config)
 
 
 def check_own_folders(out: Path) -> None:
