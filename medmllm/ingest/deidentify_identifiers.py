@@ -53,7 +53,9 @@ NO_NAMES = frozenset({
     "anonymous", "anonymized", "anonymised", "anon", "unknown", "patient", "test", "phantom", "synthetic", "volunteer",
     "dr", "prof", "med", "mr", "mrs", "ms", "md", "phd", "jr", "sr", "von", "van", "der", "den", "de", "del", "della",
     "di", "da", "la", "le", "el", "al", "bin", "ibn", "the", "and", "none", "removed", "deidentified", "subject",
-    "case", "study", "brain", "chest", "head", "neck", "axial", "ct", "mri",
+    "case", "study", "brain", "chest", "head", "neck", "axial", "ct", "mri", "provider", "physician", "doctor", "self",
+    "referred", "system", "clinic", "department", "technologist", "tech", "operator", "admin", "outside", "unassigned",
+    "oncology", "radiology", "neurology", "cardiology", "surgery", "emergency", "orthopedics", "pediatrics",
 })  # fmt: skip
 """Words in the place of a name that name nobody."""
 
@@ -123,9 +125,9 @@ class Identifiers:
             self.add_name(number)
         elif len(number) >= SHORTEST_NUMBER:
             self.numbers.add(number)
-            for word in WORD.findall(number):  # MEIER_1960 holds a name too
-                if len(word) >= SHORTEST_NUMBER:
-                    self.add_name(word)
+            for word in WORD.findall(number):  # MEIER_1960 holds a name, GLIOMA-001 does not
+                if len(word) >= SHORTEST_NUMBER and word not in NO_NAMES:
+                    self.guesses.add(word)
 
     def add_phrase(self, text: str) -> None:
         """Add several words that tell something together only, such as a hospital's name or an address."""

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
-from medmllm.ingest.deidentify_identifiers import Identifiers
+from medmllm.ingest.deidentify_identifiers import SHORTEST_DIGITS, Identifiers
 from medmllm.ingest.deidentify_patterns import (
     ADDRESSES,
     AGES,
@@ -39,7 +39,7 @@ from medmllm.ingest.deidentify_patterns import (
     WITH_CARETS,
 )
 from medmllm.ingest.deidentify_spelling import LETTERS, SHORTEST_NAME, WORD, Likeness, folded
-from medmllm.ingest.deidentify_words import EPONYM_NOUNS, NEVER_NAMES, SURNAMES
+from medmllm.ingest.deidentify_words import ALSO_WORDS, EPONYM_NOUNS, FIRST_NAMES, NEVER_NAMES, SURNAMES, UNITS
 
 OLDEST_YEARS = 89
 PAGE = 4000  # characters that the patterns look at together
@@ -181,7 +181,9 @@ class NoteScrubber:
             return True
         if len(word[0]) == 1 or word[0].islower():  # an initial; de, and
             return False
-        return plain in NEVER_NAMES and not (plain in SURNAMES and found.re in _NEAR_NAMES)
+        before = found["name"][: word.start()].rstrip(" .,").rpartition(" ")[2].casefold()
+        opens = len(before) < 2 or before in FIRST_NAMES  # Dr. Smith: Low-dose CT, but Dr. Mary Long
+        return plain in NEVER_NAMES and not (plain in SURNAMES and opens and found.re in _NEAR_NAMES)
 
     def _kept(self, word: str) -> bool:
         return word.casefold() in self.keep
@@ -208,9 +210,13 @@ class NoteScrubber:
         likeness, everyday = self._like_a_name(word), folded(word) in NEVER_NAMES
         if _PLACEHOLDER.match(word) or _PLACEHOLDER.match(text, max(0, found.start() - 1)):
             return False
+        opens = _OPENING.search(text, max(0, found.start() - NEAR), found.start()) is not None
         if likeness is Likeness.SAME:
-            return self._stands_as_a_name(found) if everyday or len(word) < SHORTEST_NAME else True
-        opens = likeness is Likeness.SMALL and _OPENING.search(text, max(0, found.start() - NEAR), found.start())
+            if everyday or len(word) < SHORTEST_NAME:
+                return self._stands_as_a_name(found)
+            also = folded(word) in ALSO_WORDS
+            return not also or (word.istitle() and not opens) or self._stands_as_a_name(found)
+        opens = opens and likeness is Likeness.SMALL
         return not everyday and ((not word[0].islower() and not opens) or self._is_beside_one(found))
 
     def _like_a_name(self, word: str) -> Likeness:
@@ -240,8 +246,13 @@ class NoteScrubber:
 
 
 def _alone(words: str) -> re.Pattern[str]:
-    """Return what finds words, whatever the blanks between them, where no letter or digit goes on."""
+    """Return what finds words, whatever the blanks between them, where no letter or digit goes on.
+
+    Of a short number only what is not measured: a patient 1000 leaves b=1000, TR 1000 and 1000 ml.
+    """
     loose = r"\s+".join(map(re.escape, words.split()))
+    if words.isdigit() and len(words) < SHORTEST_DIGITS:
+        loose = rf"(?<![=.,])(?<!\bb )(?<!\bT[REI] ){loose}(?![.,]\d|[ ]?(?:{UNITS})(?![^\W_]))"
     return re.compile(rf"(?<![^\W_]){loose}(?![^\W_])", re.IGNORECASE)
 
 

@@ -11,7 +11,8 @@ def _words(text: str) -> frozenset[str]:
 
 TITLES = (
     r"Drs?\.?|Prof\.?|Professor|Mr\.?|Mrs\.?|Ms\.?|Miss|Mister|Messrs\.?|Sir|Dame|Herrn?|Frau|Frl\.?|Mme\.?|Monsieur|"
-    r"Madame|Señora?|Sra?\.|Dott\.?(?:ssa)?|Dottor(?:e|essa)?|[Dd]octor|[Nn]urse|Docteur|Dra\.?|Doña|Dña\.|Sig\.ra|Signora?|"
+    r"Madame|Señora?|Sra?\.|Dott\.?(?:ssa)?|Dottor(?:e|essa)?|[Dd]octor|[Nn]urse|Docteur|Dra\.?|Doña|Dña\.|Sig\.ra|"
+    r"Signora?|"
     r"drs?\.?|[Mm]evrouw|[Mm]w\.|[Dd]e heer|Fru|Pani|Sayın|Oberarzt|Oberärztin|Chefarzt|Chefärztin|"
     r"(?<!\d )(?<!\d)Hrn?\.|[DdHh]hr\.?|[Mm]evr\.?|Dres\.|i\.[ ]?A\.|Mlle\.?|Schwester|Pfleger"
 )
@@ -84,15 +85,31 @@ NEVER_NAMES = _words(
     august march april monday tuesday wednesday thursday friday saturday sunday befund beurteilung klinik
     anamnese fragestellung technik indikation diagnose patientin untersuchung vorbefund project projects dataset
     datasets dicom nifti raw train training validation cohort group batch export import archive control controls
-    baseline healthy site centre session scanner upload share
+    baseline healthy site centre session scanner upload share leber herz kopf zahn stein kern haut hals bauch brust
+    rippe bein milz lunge nase knie schulter finger
     """
 )
 """Words that are no name wherever they stand: a name ends before one of them."""
 
 SURNAMES = _words(
-    "black brown day gray green grey hand head long march may old page small stone white wood young yellow"
+    "bein black brown day gray green grey hand head herz kern kopf leber long march may old page small stein stone "
+    "white wood young yellow zahn"
 )
 """Of these the ones that many people are called: a name right behind a title, a signature or a first name."""
+
+ALSO_WORDS = _words(
+    """
+    wall cross sharp blunt horn root cord stem lobe marrow ball field fields line lines low high short free fine close
+    still best better power read mark means base band bands rule plain tear gross grade strong rice park ray nail gall
+    little light bright broad rush hill banks block post point points fall falls major minor noble rich sample self
+    early will gene iris olive rose hope drew crystal summer winter miles pat art frank max rod dean chase grant
+    klein lang kurz frei stark jung alt neu weiss schwarz braun rot rund spitz scharf hoch tief mild fein klar ganz mai
+    sommer petit grand gros blanc noir brun court fort droit gauche delgado blanco rojo negro izquierdo derecho moreno
+    grande largo costa cabeza campos campo cuello pie media medio testa lungo piccolo grasso bianco sacco fossa direito
+    branco groot wit zwart hart been kara küçük büyük uzun sağlam
+    """
+)
+"""Words of reports that people are also called: known names where they are capitalised and open no sentence."""
 
 TRADE_WORDS = frozenset({
     "original", "primary", "secondary", "derived", "axial", "localizer", "mosaic", "standard", "projection",
@@ -103,8 +120,10 @@ TRADE_WORDS = frozenset({
 """Words of headers in which a name may stand by chance: not every Philip is a Philips."""
 
 NO_ANSWERS = (
-    "yes|no|none|nope|hm|sorry|alright|actually|yeah|yep|well|okay|ok|oh|hi|hello|hey|sure|thanks|thank|right|um|uh|hmm|maybe|so|and|but|not|i|it|"
-    "supine|prone|ambulatory|outpatient|inpatient|pregnant|obese|alert|awake|stable|oriented|unstable|intubated|sedated|deceased|unknown|male|female|adult|child|ja|nein|see|same"
+    "yes|no|none|nope|hm|sorry|alright|actually|yeah|yep|well|okay|ok|oh|hi|hello|hey|sure|thanks|thank|right|um|"
+    "uh|hmm|maybe|so|and|but|not|i|it|"
+    "supine|prone|ambulatory|outpatient|inpatient|pregnant|obese|alert|awake|stable|oriented|unstable|intubated|"
+    "sedated|deceased|unknown|male|female|adult|child|ja|nein|see|same"
 )
 """What follows "Patient:" and is no name: the answers of a conversation, and states."""
 
@@ -114,7 +133,8 @@ NO_PLACES = "ct|mr|chest|head|brain|abdomen|pelvis|units?|platelets|cells|patien
 EPONYM_NOUNS = (
     "disease|syndrome|sign|tumou?r|cyst|node|nodule|lymphoma|fracture|deformity|thyroiditis|ophthalmopathy|esophagus|"
     "oesophagus|hernia|duct|pouch|reflex|reaction|stage|stent|catheter|tube|drain|test|score|classification|criteria|"
-    "malformation|sequence|murmur|staging|sarcoma|angle|scale|protocol|prosthesis|bandage|dressing|traction|forceps|aneurysm|contusion|lesion|spot|matter|granuloma|palsy|chorea|encephalopathy|angina|arthropathy|"
+    "malformation|sequence|murmur|staging|sarcoma|angle|scale|protocol|prosthesis|bandage|dressing|traction|"
+    "forceps|aneurysm|contusion|lesion|spot|matter|granuloma|palsy|chorea|encephalopathy|angina|arthropathy|"
     "morbus|diverticulum|gland|ligament|canal|line|lines|rings?|body|bodies|space|procedure|operation|anaemia|anemia"
 )
 """What makes the word before it a disease, even where the patient is called like it."""

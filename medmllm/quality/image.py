@@ -14,6 +14,7 @@ import numpy as np
 from nibabel.affines import obliquity
 
 from medmllm.config import QualityBounds
+from medmllm.geometry import slice_axis
 from medmllm.quality.hounsfield import check_hounsfield, looks_like_twice_rescaled_ct
 from medmllm.quality.slice_offsets import check_slice_offsets
 from medmllm.records import FloatArray, QualityFinding, Volume
@@ -60,9 +61,16 @@ def check_volume(volume: Volume, where: str, bounds: QualityBounds) -> Iterator[
     yield from check_values(values, volume, where, bounds, whole=distinct > FEW_VALUES)
     if distinct > FEW_VALUES and not bad:
         yield from check_noise(volume.voxels, where, bounds)
-        yield from check_slices(volume.voxels, where, bounds)
+        slices = slices_last(volume)
+        yield from check_slices(slices, where, bounds)
         if volume.modality == "CT":
-            yield from check_slice_offsets(volume.voxels, where, bounds)
+            yield from check_slice_offsets(slices, where, bounds)
+
+
+def slices_last(volume: Volume) -> FloatArray:
+    """Return the voxels with the axis across the slices last, as in DICOM; NIfTI files may have it first."""
+    axis = slice_axis(volume.spacing_mm)
+    return volume.voxels if axis is None else np.moveaxis(volume.voxels, axis, 2)
 
 
 def sample(voxels: FloatArray) -> FloatArray:

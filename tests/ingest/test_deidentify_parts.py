@@ -86,12 +86,12 @@ def test_settings_that_mean_nothing_are_refused(override: str, says: str) -> Non
 # --- known identifiers ---------------------------------------------------------------------
 
 
-def test_a_patient_number_made_of_letters_counts_as_a_name_and_one_with_a_name_in_it_as_both() -> None:
+def test_a_patient_number_made_of_letters_counts_as_a_name_and_one_with_letters_as_both() -> None:
     known = Identifiers()
     known.add_number("HUBER")
     known.add_number("MEIER_1960")
     known.add_number("17")  # too short to mean anything
-    assert known.names == {"huber", "meier"}
+    assert (known.names, known.guesses) == ({"huber"}, {"meier"})
     assert known.numbers == {"meier_1960"}
     assert "meier" not in repr(known)
 

@@ -63,9 +63,9 @@ def test_a_name_is_replaced_whole_in_the_forms_that_real_notes_have(text: str, l
         "PRIOR DR. COMPARISON. MRS. ELEVATED CHOLINE. KNOWN MS. STABLE. MR. CHEST. Sig. Take one.",
         "Patient: Ambulatory\nPatient: Supine\nPt: Stable, awake.",
         "via Foley 16, place Stent 5, via PICC 5, 2 FA MD RD, 12 LEAD EKG.",
-        "Lesion 3 may represent; L3 may compress; 3 MAY BE; image 12 may show; level 2 mars it.",
-        "AT T12 3RD RIB, L1 2ND, C5 6TH, S1 4TH; AT L4 5MM, L5 3CM; G2 3HU.",
-        "98 F with chills, 102F with rigors, 45M with pain, 100 m with a stick, 90 m with.",
+        "Lesion 3 may correspond; L3 may compress; LESIONS 2 AND 3 MAY CAUSE; nodule 2 may well be. L5 May Indicate.",
+        "AT T12 3RD RIB, L1 2ND, C5 6TH, S1 4TH; AT L4 5MM, L5 3CM; G2 3HU; T2 1EA; OBR|71260^ROUTINE^CHEST.",
+        "98 F with chills, 102F with rigors, 45M with pain, 100 m with a stick, WALKS 100 M WITH, 90 m with.",
         "0.5.10.15.20.25.30 min. 250000-300000 IU.",
     ],
 )
@@ -132,8 +132,45 @@ def test_a_name_of_several_words_is_found_written_as_one() -> None:
     assert scrub("Mccoy and VANDERBERG came", names="MC COY^VAN DER BERG") == "[NAME] and [NAME] came"
 
 
+def test_a_short_patient_number_costs_no_measurement() -> None:
+    clinical = "b=1000, b 1000 s, TR 1000, 1000 ml, 1000.5, 12.1000"
+    assert scrub(f"{clinical}; 1000 seen, no. 1000.", number="1000") == f"{clinical}; [ID] seen, no. [ID]."
+
+
+@pytest.mark.parametrize(
+    ("name", "clinical"),
+    [
+        ("Wall^Jane", "Chest wall mass. Wall thickening. CHEST WALL; no wall motion."),
+        ("Low^Short", "Low lung volumes, a short course; LOW SIGNAL."),
+        ("Leber^Hans", "Die Leber ist groß. Leber 14 cm."),
+        ("Delgado^Ana", "Asas de intestino delgado dilatadas."),
+        ("Izquierdo^Campos", "Pulmón izquierdo, campos pulmonares claros."),
+        ("PROVIDER^NOT IN SYSTEM", "Referred to oncology; care provider; the system."),
+    ],
+)
+def test_a_person_called_like_a_word_of_reports_costs_none_of_it(name: str, clinical: str) -> None:
+    assert scrub(clinical, names=name) == clinical
+
+
+def test_a_person_called_like_a_word_of_reports_is_found_where_it_stands_like_a_name() -> None:
+    text = "Told Wall of it. WALL, ZOFIA; Mr. Wall; Zofia Wall has wall pain. Frau Leber, Dr. Stein, Dr. Mary Long."
+    assert scrub(text, names="Wall^Zofia") == (
+        "Told [NAME] of it. [NAME], [NAME]; Mr. [NAME]; [NAME] [NAME] has wall pain. Frau [NAME], Dr. [NAME], "
+        "Dr. [NAME]."
+    )
+
+
+def test_a_word_of_a_patient_number_is_a_name_where_it_is_written_like_one() -> None:
+    assert scrub("a glioma; told Glioma", number="GLIOMA-001") == "a glioma; told [NAME]"
+    assert scrub("MEIER 1960 came, Meier", number="MEIER_1960") == "[NAME] 1960 came, [NAME]"
+
+
+def test_a_second_word_behind_a_title_is_no_surname() -> None:
+    assert scrub("Dr. Zwick Long bone series") == "Dr. [NAME] Long bone series"
+
+
 def test_a_department_called_by_an_everyday_word_costs_the_notes_nothing() -> None:
-    assert scrub("Emergency radiology", phrase="Radiology") == "Emergency radiology"
+    assert scrub("Emergency imaging", phrase="Imaging") == "Emergency imaging"
     known = Identifiers()
     known.add_phrase("Radiology of Quellenhausen")
     assert known.phrases

@@ -1,5 +1,7 @@
 """A constant that was added to some slices of a CT is found; what anatomy does from slice to slice is not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,15 @@ def test_a_constant_on_the_upper_half_of_the_slices_is_found_and_named(offset: f
     assert found.value == pytest.approx(abs(offset), abs=3)
     assert found.bound == BOUNDS.slice_offset_hu == 300.0
     assert "between slices 6 and 7" in found.reason
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_are_compared_along_whichever_axis_counts_them(axis: int) -> None:
+    along = np.moveaxis(shifted(a_trunk(), 6, 11, 1024.0), 2, axis)
+    spacing = np.insert([1.0, 1.0], axis, 5.0)
+    volume = replace(a_scan(along), affine=np.diag([*spacing, 1.0]))
+    (found,) = (f for f in check_volume(volume, KEY, BOUNDS) if f.code == CODE)
+    assert "between slices 6 and 7 " in found.reason
 
 
 def test_one_slice_alone_steps_up_and_down_again() -> None:
