@@ -14,6 +14,7 @@ from medmllm.records import Survival, Target
 
 MOST_BANDS = 3  # of times of events
 PATIENTS_PER_FOLD = 2  # of each class: one may go to the tuning part
+FEWEST_FOLDS = 2  # to test on unseen patients
 
 
 def coarse_stratum(target: Target) -> int:
@@ -115,13 +116,24 @@ def survival_strata(survived: Sequence[Survival], patients: Sequence[str], folds
     wanted = PATIENTS_PER_FOLD * folds
     with_event, censored = (len(set(owners[chosen])) for chosen in (event, ~event))
     if with_event < wanted:
+        have = "1 patient has" if with_event == 1 else f"{with_event} patients have"
         raise SplitError(
-            f"{with_event} patients have the event, too few for {folds} folds: {PATIENTS_PER_FOLD} per fold are the "
-            f"least. Set training.folds to at most {with_event // PATIENTS_PER_FOLD} (2 or more), or add patients who "
-            "were followed until it came."
+            f"{have} the event, too few for {folds} folds: {PATIENTS_PER_FOLD} per fold are the least. "
+            f"{_fewer_folds(with_event // PATIENTS_PER_FOLD)} patients who were followed until it came."
         )
     apart = censored >= wanted
     bands = min(MOST_BANDS, max(with_event // wanted, 1 if apart else 2))
     cuts = np.quantile(time[event], np.arange(1, bands) / bands)
     band = 1 + np.searchsorted(cuts, time)
     return [int(own) for own in (np.where(event, band, 0) if apart else band)]
+
+
+def _fewer_folds(most: int) -> str:
+    """Return which folds so few events allow, where there are any, before what else can be done.
+
+    >>> _fewer_folds(4), _fewer_folds(1)
+    ('Set training.folds to at most 4, or add', 'Add')
+    """
+    if most < FEWEST_FOLDS:
+        return "Add"
+    return f"Set training.folds to {'at most ' if most > FEWEST_FOLDS else ''}{most}, or add"
