@@ -26,6 +26,7 @@ from medmllm.errors import ConfigError, MedmllmError
 from medmllm.training.processes import ALONE, LONGEST_WAIT, Crew, device_of, keep_to_this_machine
 
 Follow = Callable[..., None]
+GRACE_S = 5.0  # a connection may break well before the process that is to blame is gone
 
 
 class Followers(Protocol):
@@ -120,9 +121,11 @@ class Spawned:
             yield Crew(0, self.size, own)
             done = True
         except (RuntimeError, ConnectionError) as error:  # also torch's own, of a connection that broke
-            time.sleep(1.0)  # until the one that is to blame is gone
-            if all(other.is_alive() for other in self._others):
-                raise
+            until = time.monotonic() + GRACE_S
+            while all(other.is_alive() for other in self._others):
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
             raise _lost(self._others) from error
         finally:
             torch.set_num_threads(threads)

@@ -12,6 +12,8 @@ from tests.factories import write_nifti_cohort
 from tests.pipelines.runs import NIFTI_SETTINGS, UNTRACKED, train
 from tests.training.test_launched import LONGEST_S, torchrun
 
+pytestmark = pytest.mark.timeout(600)
+
 # Not -m medmllm: Python then looks in the working folder first, and a clone of that name there has no such package.
 MEDMLLM = ("--no-python", str(Path(sys.executable).with_name("medmllm")))
 

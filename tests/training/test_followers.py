@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -36,6 +37,13 @@ def tell_and_stay(crew: Crew) -> int:
 
 def end_at_once(crew: Crew) -> None:
     """Stands for a process that is killed for its memory."""
+    os._exit(9)
+
+
+def end_slowly(crew: Crew) -> None:
+    """Stands for the same on a busy machine: its connections break before it is gone."""
+    distributed.destroy_process_group()
+    time.sleep(2)
     os._exit(9)
 
 
@@ -83,12 +91,13 @@ def test_followers_stay_from_one_training_to_the_next_and_end_with_the_last() ->
 
 
 @pytest.mark.slow
-def test_a_process_that_is_lost_ends_the_training_and_another_takes_its_place() -> None:
+@pytest.mark.parametrize("end", [end_at_once, end_slowly])
+def test_a_process_that_is_lost_ends_the_training_and_another_takes_its_place(end: Callable[[Crew], None]) -> None:
     threads = torch.get_num_threads()
     with followers_stay():
         first = follower()
         with pytest.raises(MedmllmError, match=r"processes = 2 ended before its time \(exit code 9\)") as caught:
-            lead_on(crew_of(2, CPU, end_at_once, ()))
+            lead_on(crew_of(2, CPU, end, ()))
         assert caught.value.code == "process_lost"
         assert torch.get_num_threads() == threads
         assert not distributed.is_initialized()
