@@ -356,7 +356,7 @@ def parse_override(text: str) -> dict[str, object]:
 
 def explain_fault(error: ValidationError, model: type[Document]) -> str:
     """Return one line on the first fault; an unknown key is answered with the nearest known one."""
-    fault = error.errors(include_url=False)[0]
+    fault, *others = error.errors(include_url=False)
     *tables, key = [str(part) for part in fault["loc"]] or ["settings"]
     place = f"[{'.'.join(tables)}] " if tables else ""
     if fault["type"] == "extra_forbidden":
@@ -365,6 +365,9 @@ def explain_fault(error: ValidationError, model: type[Document]) -> str:
         return f"{place}has no key {key!r}{hint}"
     if "[key]" in tables:
         return _wrong_name(tables, fault)
+    if fault["type"] == "missing" and isinstance(fault["input"], (list, tuple)):
+        short = 1 + sum(other["type"] == "missing" and other["loc"][:-1] == fault["loc"][:-1] for other in others)
+        return f"[{'.'.join(tables[:-1])}] {tables[-1]}: {len(fault['input']) + short} values, got {fault['input']!r}"
     if fault["type"] == "missing":
         return f"{place}lacks the key {key!r}"
     given = fault["input"]
@@ -376,11 +379,10 @@ def explain_fault(error: ValidationError, model: type[Document]) -> str:
 
 def _wrong_name(loc: list[str], fault: ErrorDetails) -> str:
     """Say that a table of free names, as [policy.least] of metrics, does not take one, and which name is nearest."""
-    at = loc.index("[key]")
-    name = loc[at - 1]
+    *tables, name = loc[: loc.index("[key]")]
     near = difflib.get_close_matches(name, re.findall(r"'([^']+)'", fault["msg"]), n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else f": {fault_in_words(fault)}"
-    return f"[{'.'.join(loc[: at - 1])}] takes no key {name!r}{hint}"
+    return f"[{'.'.join(tables)}] takes no key {name!r}{hint}"
 
 
 def _keys_at(model: type[Document], tables: Sequence[str]) -> list[str]:

@@ -35,9 +35,8 @@ from medmllm.training.groups import read_groups
 from medmllm.training.header_columns import with_headers
 from medmllm.training.planning import look_ahead
 from medmllm.training.policy import check_gaps, check_policy, unmet
-from medmllm.training.resuming import check_unfinished
 from medmllm.training.run import WHOLE, Trained, left_out, summary, track_result
-from medmllm.training.same_run import check_same_settings
+from medmllm.training.same_run import check_run_folder
 from medmllm.training.starting_weights import check_starts, report_weights, weights_input
 from medmllm.training.task_checks import check_task
 from medmllm.training.tracking import parent_run
@@ -91,9 +90,7 @@ def run(
     for one in (*parsed, *event_columns(config.task)):
         check_inputs(config.table, one)
     check_writable(out, overwrite=overwrite, marker=WHOLE, studies=folder_of(studies))
-    check_unfinished(out, resume=resume, overwrite=overwrite)
-    if resume:
-        check_same_settings(out, config)
+    check_run_folder(out, config, resume=resume, overwrite=overwrite)
     index = read_index(studies, labels=labels)
     if linkage is not None:
         write_linkage(linkage, index, out=out)

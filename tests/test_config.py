@@ -283,6 +283,14 @@ def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         load_config(ScoreConfig, "score")
 
 
+def test_a_list_that_is_too_short_is_told_how_many_values_it_wants() -> None:
+    for given, wanted in (("image.size=[8]", "[image] size: 3 values, got [8]"),
+                          ("image.window=[]", "[image] window: 2 values, got []")):  # fmt: skip
+        with pytest.raises(ConfigError) as caught:
+            load_config(TrainConfig, "train", overrides=[given])
+        assert str(caught.value) == f"train.toml with --set: {wanted}"
+
+
 def test_an_unknown_key_deep_within_the_demo_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"\[train\.model\] has no key 'dropuot'; did you mean 'dropout'\?"):
         load_config(DemoConfig, "demo", overrides=["train.model.dropuot=0.2"])

@@ -7,10 +7,11 @@ emptied, overwritten or cut before may have been a slice of any series in its fo
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
@@ -26,15 +27,34 @@ from medmllm.ingest.recognise import may_be_a_slice
 WITH_A_HEADER = frozenset({"dicom_unreadable", "no_pixels"})  # codes of files that were DICOM, as far as they go
 OF_ANY_KIND = frozenset({"unreadable", "empty_file", "listed_file_missing"})  # and of those that may be anything
 DAMAGED = WITH_A_HEADER | OF_ANY_KIND | {"damaged_dicom"}
-STUDY, SERIES = 0x0020000D, 0x0020000E
+IMAGE, STUDY, SERIES = 0x00080018, 0x0020000D, 0x0020000E
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+
+
+class Named(NamedTuple):
+    """UIDs in the header of a file that cannot be read otherwise."""
+
+    study: str
+    series: str
+    image: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
     """How many files that cannot be read may have been slices of the series of one study."""
 
-    named: Mapping[str, int] = field(default_factory=dict, repr=False)  # by the SeriesInstanceUID that they name
-    beside: Mapping[str, int] = field(default_factory=dict, repr=False)  # by the folder that they lie in; name none
+    named: Mapping[str, Sequence[str | None]] = field(repr=False)  # SeriesInstanceUID -> SOPInstanceUIDs beside it
+    beside: Mapping[str, int] = field(repr=False)  # folder -> files in it that name no series
+
+    def lost_of(self, series: str, there: Sequence[str | None]) -> int:
+        """Return how many files that name a series may be slices it lacks; none of those that were copied again.
+
+        Args:
+            series: SeriesInstanceUID.
+            there: SOPInstanceUID of each of its slices that can be read.
+        """
+        again = set(there) if len(set(there)) == len(there) else set()  # some programs give one to all slices
+        return sum(image is None or image not in again for image in self.named.get(series, ()))
 
 
 class DamagedFiles:
@@ -46,33 +66,36 @@ class DamagedFiles:
     """
 
     def __init__(self, root: Path, problems: Iterable[tuple[str, Fate]]) -> None:
-        self._named: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by StudyInstanceUID
+        self._named: defaultdict[str, defaultdict[str, list[str | None]]] = defaultdict(lambda: defaultdict(list))
         self._beside: Counter[str] = Counter()
         for relative, fate in problems:
             if fate.status != "refused" or fate.code not in DAMAGED:
                 continue
             folder, _, name = relative.rpartition("/")
-            uids = named_series(root / relative) if fate.code in WITH_A_HEADER else None
-            if uids:
-                study, series = uids
-                self._named[study][series] += 1
+            named = named_by(root / relative) if fate.code in WITH_A_HEADER else None
+            if named:
+                self._named[named.study][named.series].append(named.image)
             elif fate.code not in OF_ANY_KIND or may_be_a_slice(name):
                 self._beside[folder] += 1
 
     @cached_property
-    def _of_every_study(self) -> Counter[str]:
-        return sum(self._named.values(), Counter())
+    def _of_every_study(self) -> dict[str, list[str | None]]:
+        found: defaultdict[str, list[str | None]] = defaultdict(list)
+        for of_study in self._named.values():
+            for series, images in of_study.items():
+                found[series] += images
+        return dict(found)
 
     def of_study(self, study: StudyDraft) -> Damage:
         """Return those that may have been slices of a study; one of a list is not known by its StudyInstanceUID."""
-        named = self._of_every_study if study.layout == "list" else self._named.get(study.original, Counter())
-        return Damage(dict(named), {folder: self._beside[folder] for folder in study.folders if folder in self._beside})
+        named = self._of_every_study if study.layout == "list" else dict(self._named.get(study.original, {}))
+        return Damage(named, {folder: self._beside[folder] for folder in study.folders if folder in self._beside})
 
 
-def named_series(path: Path) -> tuple[str, str] | None:
-    """Return the (StudyInstanceUID, SeriesInstanceUID) that a DICOM file names, however it goes on.
+def named_by(path: Path) -> Named | None:
+    """Return what a DICOM file names, however it goes on.
 
-    None where it was cut before their end: part of a UID may be another one.
+    None where it was cut before the end of the UIDs: part of one may be another one.
     """
     beyond = False
 
@@ -84,8 +107,8 @@ def named_series(path: Path) -> tuple[str, str] | None:
     try:
         with open_regular(path) as file, one_error(DicomError, "the header cannot be parsed", also=DICOM_FAILURES):
             stream, force, _ = data_set_stream(file, HEADER_INFLATES_TO)
-            data = read_partial(stream, stop, force=force, specific_tags=[STUDY, SERIES])
-            study, series = (element_text(data, keyword) for keyword in ("StudyInstanceUID", "SeriesInstanceUID"))
+            data = read_partial(stream, stop, force=force, specific_tags=[IMAGE, STUDY, SERIES])
+            study, series, image = (element_text(data, keyword) for keyword in UIDS)
     except IngestError:
         return None
-    return (study, series) if beyond and study and series else None
+    return Named(study, series, image) if beyond and study and series else None

@@ -99,7 +99,7 @@ def _add_dicom_series(study: StudyDraft, items: Sequence[Recognised], damage: Da
     study.spelt = sorted({header.patient_name for header in headers if header.patient_name})
     lone: list[tuple[DicomHeader, SeriesDraft]] = []
     for series_uid, slices in by_series.items():
-        named = damage.named.get(series_uid, 0)
+        named = damage.lost_of(series_uid, [header.sop_uid for header in slices])
         beside = sum(damage.beside.get(folder, 0) for folder in folders[series_uid])
         parts = split(slices)
         for part in parts:

@@ -70,10 +70,10 @@ def order_classes(found: Targets, target: Target, order: Sequence[str], *, keys:
         raise LabelError(f"{keys.order} names a class twice: name each once, lowest first")
     unnamed, unseen = set(found.classes) - set(plain), set(plain) - set(found.classes)
     if unnamed or unseen:
-        raise LabelError(
-            f"{keys.order} lacks {len(unnamed)} of the classes in column {target.column!r}, and {len(unseen)} of those "
-            "it names have no study: name exactly the classes of the column, spelt alike"
-        )
+        column = f"in column {target.column!r}"
+        faults = [f"lacks {len(unnamed)} of the classes {column}"] if unnamed else []
+        faults += [f"names {len(unseen)} that no study has {column}"] if unseen else []
+        raise LabelError(f"{keys.order} {' and '.join(faults)}: name exactly the classes of the column, spelt alike")
     place = [plain.index(name) for name in found.classes]
     return Targets(tuple(plain), {key: place[index] for key, index in found.by_study.items()}, found.missing)
 

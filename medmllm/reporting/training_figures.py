@@ -9,7 +9,6 @@ than browsers do not know.
 """
 
 import re
-import shutil
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -140,15 +139,16 @@ def draw_figures(
 
 
 def write_figures(folder: Path, figures: Sequence[TrainingFigures], *, synthetic: bool) -> None:
-    """Write each figure as FOLDER/NAME.svg, in place of those that are there.
+    """Write each figure as FOLDER/NAME.svg, in place of those that are there; other files stay.
 
     Args:
         folder: RUN/figures.
         figures: Of each target.
         synthetic: The word "synthetic" stands in each.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.glob("*.svg"):
+        earlier.unlink()
     for figure in (figure for own in figures for figure in own.all):
         words = figure.caption + (" (synthetic)" if synthetic else "") + "."
         lines = tuple(textwrap.wrap(words, CAPTION_LETTERS))

@@ -11,6 +11,7 @@ from torch import Tensor
 from medmllm.config import TrainConfig
 from medmllm.documents import PreprocessingContract
 from medmllm.errors import ConfigError
+from medmllm.evaluation.modality_use import NOUNS
 from medmllm.preprocessing.stored_image import load_image
 from medmllm.records import MODALITIES
 from medmllm.search_config import SEARCHED
@@ -68,13 +69,19 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
         "recording": cohort.has_recordings,
         "table": cohort.has_values,
     }
-    has["fused"] = sum(has.values()) > 1
+    alone = [name for name, there in has.items() if there]
+    has["fused"] = len(alone) > 1
     off = _switched_off(config)
     asked = [arm for arm in config.training.arms if arm not in off]
     arms = [arm for arm in asked if has[arm]]
     left = f"; others were refused ({len(cohort.refused)}), see training_ledger.csv" if cohort.refused else ""
-    lacking = f"the {len(cohort.members)} studies that can be read lack what it reads{left}"
-    said = [f"No {arm} arm: {lacking}." for arm in asked if not has[arm]]
+    whose = f"the {len(cohort.members)} studies that can be read"
+    lacking = dict.fromkeys(asked, f"{whose} lack what it reads{left}")
+    if alone:
+        lacking["fused"] = (
+            f"there is nothing to fuse, as {whose} have {NOUNS.get(alone[0], f'the {alone[0]}')} alone{left}"
+        )
+    said = [f"No {arm} arm: {lacking[arm]}." for arm in asked if not has[arm]]
     said += remark_missing(cohort, config.image.channels, arms)
     if not arms:
         raise ConfigError("no study has what [training] arms reads: add notes or images, or name other arms")

@@ -32,7 +32,7 @@ from medmllm.training.fold import FoldPrediction, decide_fold, train_network
 from medmllm.training.followers import followers_stay
 from medmllm.training.machine import set_determinism
 from medmllm.training.modality_test import assemble
-from medmllm.training.resuming import Kept, origin_of
+from medmllm.training.resuming import Kept, origin_of, trained_folders
 from medmllm.training.search import Choice, search
 from medmllm.training.splits import FoldSplit, IntArray, SplitPlan, digest_of, outer_folds
 from medmllm.training.subsets import nested_subsets
@@ -104,7 +104,7 @@ def cross_validate(
     draft = draft_contract(config.image if cohort.has_images else None, text, recording, table)
     contract = final_contract(cohort, draft, margin=config.acceptance_margin)
     # When overwriting, also what is left of arms that are not trained now.
-    for earlier in [] if resume else [out / CHECKPOINTS, out / "model", *out.glob("model_*")]:
+    for earlier in [] if resume else trained_folders(out):
         shutil.rmtree(earlier, ignore_errors=True)
     course = Course(cohort, config, task, out, origin_of(config, plan.digest, cohort), tracked, advance)
     results = {}

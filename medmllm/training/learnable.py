@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 
 from medmllm.documents import PreprocessingContract, TextSettings
 from medmllm.ingest.deidentify_spelling import SHORTEST_NAME, WORD, KnownNames, Likeness, folded
-from medmllm.ingest.deidentify_words import NEVER_NAMES
+from medmllm.ingest.deidentify_words import ALSO_WORDS, NEVER_NAMES
 from medmllm.ingest.masking import mask_known, told_by
 from medmllm.preprocessing.text import TINY, read_text
 from medmllm.records import Note, Study
+
+EVERYDAY = NEVER_NAMES | ALSO_WORDS
+"""Words that name nobody in a list of words, whoever is called like them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +62,12 @@ def without_names(words: Mapping[str, set[str]], names: Iterable[str]) -> dict[s
     >>> without_names({"pt-1": {"Mueller/Ott", "Long-standing"}, "pt-2": {"Muellers"}}, {"müller", "long"})
     {'pt-1': {'Long-standing'}, 'pt-2': set()}
     """
-    known = KnownNames({name for name in names if len(name) >= SHORTEST_NAME and name not in NEVER_NAMES})
+    known = KnownNames({name for name in names if len(name) >= SHORTEST_NAME and name not in EVERYDAY})
     named = {word for word in set().union(*words.values()) if _holds_a_name(word, known)}
     return {patient: own - named for patient, own in words.items()}
 
 
 def _holds_a_name(word: str, known: KnownNames) -> bool:
     return known.without_spaces.search(folded(word)) is not None or any(
-        known.likeness(part) >= Likeness.LIKE for part in WORD.findall(word) if folded(part) not in NEVER_NAMES
+        known.likeness(part) >= Likeness.LIKE for part in WORD.findall(word) if folded(part) not in EVERYDAY
     )

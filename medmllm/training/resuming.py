@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from medmllm.training.cohort import Cohort
 from medmllm.training.image_cache import RUN_FOLDER
 from medmllm.training.modality_test import FoldDeprived
 from medmllm.training.starting_weights import weights_input
+from medmllm.training_config import Arm
 
 UNTRAINED: Mapping[str, bool | set[str]] = {
     "tracking": True, "intended_use": True, "policy": True, "training": {"cache", "learning_curve"},
@@ -55,6 +57,11 @@ def origin_of(config: TrainConfig, split: str, cohort: Cohort) -> Origin:
 
 def _digest(image: Tensor | StoredImage) -> str:
     return image.voxels if isinstance(image, StoredImage) else voxel_digest(load_image(image))
+
+
+def trained_folders(out: Path) -> list[Path]:
+    """Return the folders that a training deletes before it begins: checkpoints, and the packages of all arms."""
+    return [out / name for name in (FOLDER, "model", *(f"model_{arm}" for arm in get_args(Arm)))]
 
 
 def check_unfinished(out: Path, *, resume: bool, overwrite: bool) -> None:

@@ -1,5 +1,6 @@
 """Is what is asked for the run that was interrupted: said before a file of that run is written over.
 
+RUN -> nothing, or a refusal: its folders, which a training deletes, are of no run
 RUN/settings.json, settings asked for -> nothing, or a refusal that names what differs: before a study is read
 RUN/checkpoints, Origin -> nothing, or a refusal: before the split is written
 
@@ -12,10 +13,44 @@ from medmllm.config import TrainConfig
 from medmllm.errors import MisuseError, PackageError
 from medmllm.told_settings import differing_settings
 from medmllm.training.checkpoint import FOLDER, Origin, another_origin, read_origin
-from medmllm.training.resuming import UNTRAINED
+from medmllm.training.resuming import UNTRAINED, check_unfinished, trained_folders
+from medmllm.training.run import WHOLE
+from medmllm.training.split_file import OURS
 
 SETTINGS = "settings.json"
 MOST_NAMED = 8  # of the settings that differ
+
+
+def check_run_folder(out: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to train into RUN what does not fit what is there; nothing of it is changed.
+
+    Args:
+        out: RUN.
+        config: The settings asked for.
+        resume: Go on with an interrupted run.
+        overwrite: Write over an earlier run.
+
+    Raises:
+        MisuseError: Folders that no run wrote, an interrupted run and no word of what to do with it, or other settings.
+    """
+    check_own_folders(out)
+    check_unfinished(out, resume=resume, overwrite=overwrite)
+    if resume:
+        check_same_settings(out, config)
+
+
+def check_own_folders(out: Path) -> None:
+    """Refuse to write over folders that are named as a run's, where no run has written its settings or split.
+
+    Raises:
+        MisuseError: Names the folders.
+    """
+    taken = [folder.name for folder in trained_folders(out) if folder.exists()]
+    if taken and not any((out / name).exists() for name in (SETTINGS, OURS, WHOLE)):
+        raise MisuseError(
+            f"the output folder holds {', '.join(taken)}, and is no run's: a training would delete "
+            f"{'it' if len(taken) == 1 else 'them'}. Choose another --out."
+        )
 
 
 def check_same_settings(out: Path, config: TrainConfig) -> None:

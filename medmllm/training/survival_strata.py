@@ -8,9 +8,14 @@ Every part of every fold should hold events, and as many early ones as the other
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from medmllm.errors import SplitError
-from medmllm.records import Survival, Target
+from medmllm.records import FloatArray, Survival, Target
+from medmllm.training.held import least_patients
+from medmllm.training.splits import IntArray
+
+StrArray = npt.NDArray[np.str_]
 
 MOST_BANDS = 3  # of times of events
 PATIENTS_PER_FOLD = 2  # of each class: one may go to the tuning part
@@ -115,13 +120,50 @@ def survival_strata(survived: Sequence[Survival], patients: Sequence[str], folds
     wanted = PATIENTS_PER_FOLD * folds
     with_event, censored = (len(set(owners[chosen])) for chosen in (event, ~event))
     if with_event < wanted:
+        have, most = "patient has" if with_event == 1 else "patients have", with_event // PATIENTS_PER_FOLD
+        fewer = f"Set training.folds to at most {most}, or add" if most >= 2 else "Add"
         raise SplitError(
-            f"{with_event} patients have the event, too few for {folds} folds: {PATIENTS_PER_FOLD} per fold are the "
-            f"least. Set training.folds to at most {with_event // PATIENTS_PER_FOLD} (2 or more), or add patients who "
-            "were followed until it came."
+            f"{with_event} {have} the event, too few for {folds} folds: {PATIENTS_PER_FOLD} per fold are the least. "
+            f"{fewer} patients who were followed until it came."
         )
     apart = censored >= wanted
     bands = min(MOST_BANDS, max(with_event // wanted, 1 if apart else 2))
     cuts = np.quantile(time[event], np.arange(1, bands) / bands)
     band = 1 + np.searchsorted(cuts, time)
-    return [int(own) for own in (np.where(event, band, 0) if apart else band)]
+    strata = _join_small(np.where(event, band, 0) if apart else band, owners, least_patients(folds))
+    if not apart and strata.max() == strata.min():  # times in whole years, say: a quantile is the latest of them
+        strata = _halve(time, owners, folds)
+    return [int(own) for own in strata]
+
+
+def _join_small(strata: IntArray, owners: StrArray, least: int) -> IntArray:
+    """Return strata in which bands of fewer patients are one with a neighbour, numbered from 1; 0 stays 0.
+
+    Equal times lie in one band, so that few may be left for another, or none.
+    """
+    while True:
+        bands = np.unique(strata[strata > 0])
+        counts = [np.unique(owners[strata == own]).size for own in bands]
+        small = int(np.argmin(counts))
+        if bands.size == 1 or counts[small] >= least:
+            return np.where(strata > 0, 1 + np.searchsorted(bands, strata), 0)
+        strata = np.where(strata == bands[small], bands[small - 1 if small else 1], strata)
+
+
+def _halve(time: FloatArray, owners: StrArray, folds: int) -> IntArray:
+    """Return 1 up to one of the times and 2 beyond it, with as many patients on either side as can be.
+
+    Raises:
+        SplitError: All but a few have the same time.
+    """
+    least = least_patients(folds)
+    smaller = {
+        at: min(np.unique(owners[time <= at]).size, np.unique(owners[time > at]).size) for at in np.unique(time)[:-1]
+    }
+    best = max(smaller, key=lambda at: smaller[at], default=0.0)
+    if smaller.get(best, 0) < least:
+        raise SplitError(
+            f"the times of {len(time)} studies are nearly all the same: {least} patients or more have to lie on either "
+            f"side of one for {folds} folds. Give times in a finer unit, or add patients."
+        )
+    return 1 + (time > best)

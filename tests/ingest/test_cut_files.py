@@ -7,7 +7,7 @@ import pytest
 
 from medmllm.errors import MedmllmError
 from medmllm.ingest import opening
-from medmllm.ingest.damaged import named_series
+from medmllm.ingest.damaged import named_by
 from medmllm.ingest.dicom_stack import arrange
 from medmllm.ingest.recognise import Kind, may_be_a_slice, recognise
 from medmllm.ingest.study_folder import StudyIndex
@@ -111,6 +111,23 @@ def test_a_cut_file_is_told_on_its_series_wherever_it_lies(tmp_path: Path) -> No
     assert reason.startswith("1 file of this series cannot be read")
 
 
+@pytest.mark.parametrize(("uid", "warned"), [(None, {}), ("1.2.3", {"A": 1})])
+def test_a_cut_file_that_was_copied_again_is_no_lost_slice(
+    uid: str | None, warned: dict[str, int], tmp_path: Path
+) -> None:
+    write_flat(tmp_path, ["A"])
+    if uid:  # all slices have one, as some programs give it: it does not tell which of them was cut
+        for number, file in enumerate(sorted(tmp_path.glob("*.dcm"))):
+            edit_dicom(tmp_path, only=[number], SOPInstanceUID=uid)
+            assert pydicom.dcmread(file).SOPInstanceUID == uid
+    part = tmp_path / "A-0004.dcm.part"
+    part.write_bytes((tmp_path / "A-0004.dcm").read_bytes())
+    cut_before_pixels(part)
+    found = index(tmp_path)
+    assert codes(found)["no_pixels"] == 1
+    assert warned_of(found) == warned
+
+
 def test_in_a_list_a_cut_file_is_told_on_the_series_it_names(tmp_path: Path) -> None:
     write_flat(tmp_path / "data", ["A", "B"])
     for patient in "AB":
@@ -137,14 +154,15 @@ def test_part_of_a_series_uid_names_no_series(tmp_path: Path) -> None:
     file = tmp_path / "0004.dcm"
     whole = file.read_bytes()
     end = whole.index(b"\x20\x00\x0e\x00") + 8 + len(pydicom.dcmread(file)["SeriesInstanceUID"].value)
-    named = pydicom.dcmread(file).StudyInstanceUID, pydicom.dcmread(file).SeriesInstanceUID
+    data = pydicom.dcmread(file)
+    named = data.StudyInstanceUID, data.SeriesInstanceUID, data.SOPInstanceUID
     for cut, expected in ((end - 1, None), (end + 1, None), (end + 12, named)):
         file.write_bytes(whole[:cut])
-        assert named_series(file) == expected
-    assert named_series(tmp_path / "gone.dcm") is None
+        assert named_by(file) == expected
+    assert named_by(tmp_path / "gone.dcm") is None
     uid = named[1].encode()
     file.write_bytes(whole.replace(uid, uid[:-1] + b" "))  # padded by a blank where a zero belongs
-    assert named_series(file) == (named[0], named[1][:-1])
+    assert named_by(file) == (named[0], named[1][:-1], named[2])
 
 
 @pytest.mark.parametrize(("name", "damaged"), [("0005.dcm", {"A": 1}), ("letter.pdf", {})])

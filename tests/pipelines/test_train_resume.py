@@ -138,6 +138,21 @@ def test_a_run_that_was_killed_while_it_wrote_over_a_whole_one_goes_on_and_is_no
     assert marker.exists()
 
 
+def test_folders_of_others_beside_a_run_are_left_alone_and_those_in_its_place_are_no_runs(tmp_path: Path) -> None:
+    labels, run = write_nifti_cohort(tmp_path / "data", patients=8), tmp_path / "run"
+    others = [run / name / "kept" for name in ("model_zoo", "figures", "checkpoints")]
+    for other in others:
+        other.parent.mkdir(parents=True)
+        other.touch()
+    outcome = train(tmp_path / "data" / "studies", labels, run, *UNTRACKED, *TEXT, "--overwrite")
+    assert outcome.code == 2
+    assert "holds checkpoints, and is no run's" in outcome.stderr
+    shutil.rmtree(run / "checkpoints")
+    assert train(tmp_path / "data" / "studies", labels, run, *UNTRACKED, *TEXT).code == 0
+    assert [other.exists() for other in others] == [True, True, False]
+    assert (run / "figures" / "roc.svg").exists()
+
+
 def test_an_interrupted_run_outlives_one_that_was_to_write_over_it_and_was_refused(
     interrupted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

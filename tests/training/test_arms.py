@@ -45,8 +45,12 @@ def test_an_arm_that_is_not_there_is_not_blamed_on_studies_that_were_refused() -
     there = a_cohort(4, notes=False)
     refused = (Study("st-9", "pt-9", "folder"), Refusal("read", "note_unreadable", "no text", retryable=False))
     _, said = usable_arms(Cohort(there.members, (refused,)), a_config())
-    read = f"the {len(there.members)} studies that can be read lack what it reads"
-    assert said[:1] == [f"No text arm: {read}; others were refused (1), see training_ledger.csv."]
+    read = f"the {len(there.members)} studies that can be read"
+    refused_too = "; others were refused (1), see training_ledger.csv."
+    assert said[:2] == [
+        f"No text arm: {read} lack what it reads{refused_too}",
+        f"No fused arm: there is nothing to fuse, as {read} have the image alone{refused_too}",
+    ]
 
 
 def test_a_cohort_that_feeds_no_arm_asked_for_is_refused() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from medmllm.config import TrainConfig, load_config
 from medmllm.errors import MisuseError
-from medmllm.training.same_run import SETTINGS, check_same_settings
+from medmllm.training.same_run import SETTINGS, check_own_folders, check_same_settings
 
 
 def settings(*overrides: str) -> TrainConfig:
@@ -27,6 +27,18 @@ def test_settings_that_name_folders_are_told_by_the_folders_own_names(tmp_path: 
     assert "mueller" not in said
     assert "doe" not in said
     assert "text.encoder was tiny, now FOLDER/bert" in refusal(tmp_path, settings(), here)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "model", "model_text"])
+def test_folders_that_no_run_wrote_are_refused_and_those_of_a_run_are_not(tmp_path: Path, name: str) -> None:
+    check_own_folders(tmp_path / "none")
+    (tmp_path / "model_zoo").mkdir()  # no training writes or deletes it
+    check_own_folders(tmp_path)
+    (tmp_path / name).mkdir()
+    with pytest.raises(MisuseError, match=rf"holds {name}, and is no run's: a training would delete it"):
+        check_own_folders(tmp_path)
+    (tmp_path / "splits.json").touch()
+    check_own_folders(tmp_path)
 
 
 def test_what_no_network_depends_on_may_differ(tmp_path: Path) -> None:

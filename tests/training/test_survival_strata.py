@@ -49,8 +49,44 @@ def test_two_patients_with_the_event_per_fold_are_the_least() -> None:
 
 
 def test_studies_of_one_patient_are_one_patient_with_the_event() -> None:
-    with pytest.raises(SplitError, match="1 patients have the event"):
+    with pytest.raises(SplitError, match=r"1 patient has the event, .* Add patients"):
         survival_strata(cohort(8, 8), ["pt-0"] * 8 + patients(16)[8:], folds=2)
+
+
+def test_a_cohort_too_small_for_any_number_of_folds_is_told_none() -> None:
+    with pytest.raises(SplitError, match=r"3 patients have the event, too few for 2 folds: .* least\. Add patients"):
+        survival_strata(cohort(3, 30), patients(33), folds=2)
+
+
+def at(*times: float) -> list[Survival]:
+    return [Survival(time, event=True) for time in times]
+
+
+def test_times_in_whole_years_are_parted_between_two_of_them() -> None:
+    survived = at(*[1.0] * 4, *[2.0] * 8)  # the median is 2, and nobody lies beyond it
+    assert survival_strata(survived, patients(12), folds=2) == [1] * 4 + [2] * 8
+    assert survival_strata(at(*[1.0] * 8, *[2.0] * 4), patients(12), folds=2) == [1] * 8 + [2] * 4
+
+
+def test_equal_times_leave_no_band_with_fewer_patients_than_folds_need() -> None:
+    survived = [*at(*[1.0] * 17, *[2.0] * 4, 3.0), *[Survival(0.5, event=False)] * 4]  # thirds end at 1 and 1
+    found = survival_strata(survived, patients(26), folds=2)
+    assert found == [1] * 17 + [2] * 5 + [0] * 4
+    lone = [*at(*[1.0] * 11, 2.0), *[Survival(0.5, event=False)] * 4]
+    assert survival_strata(lone, patients(16), folds=2) == [1] * 12 + [0] * 4
+
+
+def test_bands_beside_other_targets_are_numbered_without_gaps() -> None:
+    survived = at(*[1.0] * 8, *[2.0] * 4)
+    found = stratified_labels([(own, 0) for own in survived], patients(12), folds=2)
+    assert [own[0] for own in found] == [0] * 8 + [1] * 4
+
+
+def test_times_that_are_nearly_all_the_same_are_refused() -> None:
+    with pytest.raises(SplitError, match=r"the times of 12 studies are nearly all the same: 4 patients or more"):
+        survival_strata(at(*[1.0] * 9, *[2.0] * 3), patients(12), folds=2)
+    with pytest.raises(SplitError, match="nearly all the same"):
+        survival_strata(at(*[1.0] * 12), patients(12), folds=2)
 
 
 def test_classes_stay_what_they_are() -> None:
