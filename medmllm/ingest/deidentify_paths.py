@@ -18,6 +18,8 @@ from medmllm.ingest.deidentify_words import NEVER_NAMES
 from medmllm.records import Study
 
 SHORTEST_NUMBER = 5  # digits; slices are numbered too
+_SUFFIXES = re.compile(r"(?:\.(?:nii|gz|hdr|img|dcm|dicom|ima|txt|md|wav|flac))+$")
+_UID = re.compile(r"[\d.]+")
 _NUMBER = re.compile(r"(?<![a-z])[a-z]{0,4}-?\d[\d-]*\d")
 
 
@@ -49,7 +51,9 @@ def _paths(study: Study, root: Path) -> Iterator[Path]:
 
 
 def _tokens(path: Path) -> Iterator[str]:
-    for part in path.parts:
-        stem = folded(part.partition(".")[0])  # disks differ in how they compose letters
-        yield from (word for word in WORD.findall(stem) if len(word) >= SHORTEST_NAME)
-        yield from (number for number in _NUMBER.findall(stem) if sum(map(str.isdigit, number)) >= SHORTEST_NUMBER)
+    *folders, file = map(folded, path.parts)  # disks differ in how they compose letters
+    for part in (*folders, _SUFFIXES.sub("", file)):
+        yield from (word for word in WORD.findall(part) if len(word) >= SHORTEST_NAME)
+    # Behind the first dot of a file's name, and in a UID, every slice has numbers of its own.
+    for part in (*(folder for folder in folders if not _UID.fullmatch(folder)), file.partition(".")[0]):
+        yield from (number for number in _NUMBER.findall(part) if sum(map(str.isdigit, number)) >= SHORTEST_NUMBER)

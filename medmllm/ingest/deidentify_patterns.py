@@ -164,9 +164,9 @@ AGES = _compiled(
 _SIGNATURES = "|".join(sorted(SIGNATURES, key=len, reverse=True))
 _SIGNED_BY_WORDS = "|".join(words for words in SIGNATURES if words.endswith("by"))
 TITLED = re.compile(
-    rf"(?P<label>\b(?:{TITLES})(?:[ ]{{1,9}}(?:{TITLES}|(?:med|h\. ?c|rer\. ?nat)\.?))*"
+    rf"(?P<label>\b(?:{TITLES})(?:[ ]{{1,9}}(?:{TITLES}|(?:med|h\. ?c|rer\. ?nat)\.?)){{0,5}}"
     r"(?:[ \t]{1,9}|(?<=\.)(?:[ \t]{0,9}\n[ \t]{0,9})?))"
-    rf"(?P<name>(?:(?:{PARTICLES})[ ]){{0,3}}{_NAMES})"
+    rf"(?P<name>(?!(?:{TITLES})(?![^\W\d_]))(?:(?:{PARTICLES})[ ]){{0,3}}{_NAMES})"
 )
 TITLED_MANY = re.compile(
     rf"(?P<label>\b(?:Drs|Dres|Profs|Messrs|Doctors)\.?[ ]{{1,9}})"

@@ -157,8 +157,8 @@ def _check_enough_patients(group: IntArray, target: IntArray, folds: int, called
         raise SplitError(f"{count_patients(patients)} cannot fill {folds} folds: {way_out(fewest, folds)}.")
     if classes.size < 2:
         raise SplitError(
-            f"all {target.size} studies are of {class_word(classes[0], called)}: choose another --target, or add studies "
-            "of the other class."
+            f"all {target.size} studies are of {class_word(classes[0], called)}: choose another --target, or "
+            "add studies of the other class."
         )
     for label in classes:
         with_class = np.unique(group[target == label]).size

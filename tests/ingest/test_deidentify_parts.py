@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,16 @@ def test_what_the_paths_of_several_patients_share_belongs_to_nobody(tmp_path: Pa
     names = [known.guesses for known in found.values()]
     assert sorted(map(sorted, names)) == [["hans", "meier"], ["kowalski"]]
     assert [known.numbers for known in found.values() if known.numbers] == [{"4711081"}]
+
+
+@pytest.mark.parametrize("folder", ["H.MEIER", "Dr.Meier_4711081", "a.meier.4711081"])
+def test_a_dot_in_the_name_of_a_folder_or_file_hides_no_name(tmp_path: Path, folder: str) -> None:
+    write_nifti_study(tmp_path / folder, {"t1": a_volume((5, 4, 3))})
+    write_nifti_study(tmp_path / "other", {"J.Zwick.t1": a_volume((5, 4, 3))})
+    index = index_folder(tmp_path, keyring=RING)
+    found = words_of_paths(index.studies, tmp_path, descriptors()).values()
+    assert sorted(sorted(known.guesses - {"other"}) for known in found) == [["meier"], ["zwick"]]
+    assert set().union(*(known.numbers for known in found)) == set(re.findall(r"\d+", folder))
 
 
 # --- NIfTI ---------------------------------------------------------------------------------

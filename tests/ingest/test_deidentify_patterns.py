@@ -17,6 +17,7 @@ NAMES = [
     ("Dictated by: Brown, John", "Dictated by: [NAME]"),
     ("Mary Brown called", "[NAME] called"),
     ("Sister Mary Miller called", "Sister [NAME] called"),
+    ("Herr Prof. Zwick, Herr Prof. XXXX", "Herr Prof. [NAME], Herr Prof. XXXX"),
     # no blank, a new line, capitals, several behind one title
     ("Dr.Zwick saw", "Dr.[NAME] saw"),
     ("seen by Dr.\nZwick today", "seen by Dr.\n[NAME] today"),
@@ -176,7 +177,8 @@ def test_a_department_called_by_an_everyday_word_costs_the_notes_nothing() -> No
     assert known.phrases
 
 
-def test_a_hostile_word_of_a_megabyte_costs_no_minutes() -> None:
+def test_a_hostile_word_of_a_megabyte_and_a_chain_of_titles_cost_no_minutes() -> None:
     start = time.perf_counter()
     assert KnownNames(["muller", "jurgen"]).likeness("muller" * 160_000) is Likeness.NONE
-    assert time.perf_counter() - start < 10.0
+    assert scrub("Dr. " * 25_000) == "Dr. " * 25_000
+    assert time.perf_counter() - start < 20.0
