@@ -52,6 +52,7 @@ def numbers(run: Path) -> tuple[str, object]:
     return (run / "out_of_fold.csv").read_text(), evaluation
 
 
+@pytest.mark.timeout(900)  # it starts up to six times
 @pytest.mark.parametrize(
     ("arms", "setting", "kills"),
     [

@@ -18,9 +18,8 @@ from tests.conftest import REPOSITORY
 from tests.mlflow_server import unused_port
 
 TOGETHER = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
-LONGEST_S = (
-    250  # several times what it takes on a busy machine; a process that waits for one that is gone would wait for days
-)
+# Half a minute on a busy machine; a process that waited for one that is gone would wait for days.
+LONGEST_S = 250
 
 pytestmark = pytest.mark.timeout(600)
 
