@@ -68,7 +68,7 @@ def test_a_part_that_lacks_a_class_of_a_target_of_three_is_named() -> None:
     fault = lacking(plan.folds, hold_labels(without, NAMES))
     assert fault == "the test part of fold 1 lacks 'effusion' of class 2"
     few = [(own[0], 2 if k == 0 else min(own[1], 1), own[2]) for k, own in enumerate(labels)]
-    with pytest.raises(SplitError, match=r"'effusion' is of class 2 in 1 patients, fewer than the 3 folds"):
+    with pytest.raises(SplitError, match=r"'effusion' of class 2 has 1 patient, fewer than the 3 folds"):
         split(owners, few)
 
 
@@ -178,10 +178,10 @@ def test_every_part_holds_both_values_of_every_label() -> None:
 def test_a_label_of_too_few_patients_is_refused_and_named() -> None:
     owners = [f"p{k // 2}" for k in range(24)]  # two studies each
     labels = [(k % 2, (k // 4) % 2, int(k in (0, 1, 6))) for k in range(24)]
-    with pytest.raises(SplitError, match=r"'fracture' is present in 2 patients, fewer than the 3 folds"):
+    with pytest.raises(SplitError, match=r"'fracture' present has 2 patients, fewer than the 3 folds"):
         split(owners, labels)
     labels = [(k % 2, (k // 4) % 2, UNKNOWN if k else 0) for k in range(24)]
-    with pytest.raises(SplitError, match=r"'fracture' is absent in 1 patients"):
+    with pytest.raises(SplitError, match=r"'fracture' absent has 1 patient,"):
         split(owners, labels)
     with pytest.raises(SplitError, match=r"12 patients cannot fill 13 folds"):
         split(owners, labels, folds=13)
