@@ -33,6 +33,7 @@ from medmllm.training.candidates import count_epochs, doing
 from medmllm.training.cross_validation import cross_validate
 from medmllm.training.groups import read_groups
 from medmllm.training.header_columns import with_headers
+from medmllm.training.held import Called
 from medmllm.training.planning import look_ahead
 from medmllm.training.policy import check_gaps, check_policy, unmet
 from medmllm.training.run import WHOLE, Trained, left_out, summary, track_result
@@ -101,9 +102,10 @@ def run(
     labelled = [study for study in told if study.study_key in found.by_study]
     groups = read_groups(labelled, config.evaluation.subgroups)
     check_gaps(config, groups, labelled, task, found.by_study)
-    given = look_ahead(told, found.by_study, config.training, splits, labels=task.names)
+    called = Called.of(task)
+    given = look_ahead(told, found.by_study, config.training, splits, called=called)
     ready = read_and_split(
-        labelled, found.by_study, config, out, among=folder_of(studies), given=given, labels=task.names, resume=resume
+        labelled, found.by_study, config, out, among=folder_of(studies), given=given, called=called, resume=resume
     )
     cohort, plan, arms = ready.cohort, ready.plan, ready.arms
     wanted = task.target if task.survival is None else f"{task.target} or {task.survival.event}"

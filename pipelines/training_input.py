@@ -23,6 +23,7 @@ from medmllm.table_rows import LedgerRow, QualityRow
 from medmllm.training.arms import usable_arms
 from medmllm.training.checkpoint import FOLDER
 from medmllm.training.cohort import Cohort, draft_contract, read_cohort
+from medmllm.training.held import Called
 from medmllm.training.image_cache import RUN_FOLDER, ImageCache
 from medmllm.training.planning import Given, settle_folds
 from medmllm.training.refused_studies import refused_told
@@ -53,7 +54,7 @@ def read_and_split(
     *,
     among: Path,
     given: Given | None,
-    labels: Sequence[str],
+    called: Called,
     resume: bool,
 ) -> TrainingInput:
     """Return the cohort and its folds; settings and split of RUN are written once nothing can be refused any more.
@@ -67,7 +68,7 @@ def read_and_split(
         out: RUN.
         among: Folder of the studies.
         given: Folds of a file or of sites, as of `look_ahead`.
-        labels: Names of several targets; empty where there is one target.
+        called: The targets and their classes, in a refusal.
         resume: Whether RUN was interrupted and goes on.
 
     Raises:
@@ -78,7 +79,7 @@ def read_and_split(
         cohort = _read(studies, targets, cache, config, out)
         with refused_told(cohort):
             arms, lacking = usable_arms(cohort, config)
-            plan, leaks = settle_folds(cohort, config.training, given, out, labels=labels)
+            plan, leaks = settle_folds(cohort, config.training, given, out, called=called)
         if resume:
             check_same_origin(out, origin_of(config, plan.digest, cohort))
     (out / WHOLE).unlink(missing_ok=True)

@@ -47,6 +47,7 @@ _PLACEHOLDER = re.compile(r"X{3,}|\[[A-Z]+\]|_{3,}|\*{3,}")
 _WORDS = re.compile(r"[^\W\d_][\w\u0300-\u036f'’-]*")
 _AFTER_NAME = re.compile(rf"(?:['’´`]s(?![^\W_]))?(?P<noun>['’]?[ ]+(?:{EPONYM_NOUNS})\b)?", re.IGNORECASE)
 _NOUN = re.compile(rf" (?:{EPONYM_NOUNS})$", re.IGNORECASE)
+_TWO_LETTERS = re.compile(r"[^\W\d_]{2}")
 _WORD_BEFORE, _WORD_AFTER = re.compile(rf"({LETTERS})[ _]$"), re.compile(rf"[ _]({LETTERS})")
 _OPENING = re.compile(r"(?:^|[.:;!?•*#\n-]|\d\))\s*$")
 _WHOLE_ONLY = (FIRST_AND_LAST, PATIENT_IS, PATIENT_NAMED, BORN, SIGNED_BY, WITH_CARETS)
@@ -165,7 +166,9 @@ class NoteScrubber:
         taken = name[start:end].strip(" \t,.-")
         if not re.search(r"[^\W\d_]", taken) or (found.re in _WHOLE_ONLY and no_names):
             return found[0]
-        if found.re is CREDITED and (len(taken) == 1 or (not found["comma"] and len(_WORDS.findall(taken)) == 1)):
+        if found.re is CREDITED and (
+            not _TWO_LETTERS.search(taken) or (not found["comma"] and len(_WORDS.findall(taken)) == 1)
+        ):
             return found[0]  # Adenovirus NP swab
         after = _AFTER_NAME.match(text, found.end("name"))
         if found.re is FIRST_AND_LAST and (_NOUN.search(name) or (after is not None and after["noun"])):

@@ -43,7 +43,7 @@ _NO_LETTER = r"(?<![^\W\d_])"  # version v3.2.10, T1/2/12
 _BIG = "A-Z" + "".join(filter(str.isupper, map(chr, (*range(0xC0, 0x180), *range(0x391, 0x430)))))  # capital letters
 _INSIDE = r"[\w\u0300-\u036f'’-]"  # of a word: letters composed or not
 _WHOLE = rf"[{_BIG}]{_INSIDE}{{0,40}}[^\W\d_][\u0300-\u036f]{{0,3}}"
-_INITIALS = rf"[{_BIG}](?:\.-?[{_BIG}]){{0,3}}\.?(?=[\s,])"
+_INITIALS = rf"[{_BIG}](?:\.-?[{_BIG}]){{0,3}}\.?(?=[\s,]|$)"
 _NAME = rf"(?:(?:[{_BIG}]\.-?){{0,3}}{_WHOLE}|{_INITIALS})"  # a capitalised word, J.R.Smith, or initials
 _NEXT = rf"(?!{_WHOLE}[ \t]{{0,3}}:){_NAME}"  # a word with a colon behind it labels what follows
 _NAMES = rf"{_NAME}(?:[ \t]{{1,9}}(?:(?:{PARTICLES})[ \t]{{1,9}}){{0,3}}{_NEXT}){{0,3}}"
@@ -117,7 +117,8 @@ LABELLED_IDS = _compiled(
     r"(?:visit|encounter|job|report|document)[ ](?:id|number|no\.?)|insurance"
     r"(?: number| no\.?)|policy(?: number| no\.?)|order[ ](?:number|no\.?)|exam[ ](?:number|no\.?|id)|study[ ]id|"
     r"serial(?: number| no\.?)|licen[cs]e(?: number| no\.?)|device[ ]id|hospital[ ](?:number|no\.?)|NHS(?: number)?)"
-    r"[ \t]{0,9}(?:is|was)?[ \t]{0,9}[:#=]?[ \t]{0,9}#?)(?P<id>(?=[\w./-]{0,40}\d)[A-Za-z0-9][\w./-]{0,40}\w)",
+    r"[ \t]{0,9}(?:is|was)?[ \t]{0,9}[:#=]?[ \t]{0,9}#?)"
+    r"(?P<id>\d{1,3}(?: \d{3}){1,3}(?!\d)|(?=[\w./-]{0,40}\d)[A-Za-z0-9][\w./-]{0,40}\w)",
     flags=_NO_CASE,
 )
 LONG_IDS = _compiled(
@@ -170,7 +171,7 @@ TITLED = re.compile(
 )
 TITLED_MANY = re.compile(
     rf"(?P<label>\b(?:Drs|Dres|Profs|Messrs|Doctors)\.?[ ]{{1,9}})"
-    rf"(?P<name>{_NAMES}(?:(?:,[ ]|,?[ ](?:and|und|et|y|e|en|&)[ ]){_NAMES}){{1,9}})"
+    rf"(?P<name>{_NAMES}(?:(?:,[ ]|/|,?[ ](?:and|und|et|y|e|en|&)[ ]){_NAMES}){{1,9}})"
 )
 TITLED_IN_CAPITALS = re.compile(  # one word behind first names and initials: in capitals, all words look like names
     rf"(?P<label>\b(?:DRS?|PROF)\.[ \t]{{0,9}}(?:\n[ \t]{{0,9}})?)"
@@ -178,12 +179,12 @@ TITLED_IN_CAPITALS = re.compile(  # one word behind first names and initials: in
 )
 SIGNED = re.compile(
     rf"(?P<label>(?i:(?:\b(?:{_SIGNATURES})(?:[ \t]{{0,9}}by)?|(?:^|[|;,])[ \t]{{0,9}}name)[ \t]{{0,9}}:[ \t]{{0,9}}"
-    rf"(?:(?:{TITLES})[ ]{{1,9}})?))(?P<name>{_NAMES}(?:,[ \t]{{0,9}}{_NAMES})?)",
+    rf"(?:(?:{TITLES})[ ]{{1,9}})?))(?P<name>{_NAMES}(?:[,/][ \t]{{0,9}}{_NAMES})?)",
     re.MULTILINE,
 )
 SIGNED_BY = re.compile(rf"(?P<label>(?i:\b(?:{_SIGNED_BY_WORDS})[ \t]{{1,9}}))(?P<name>{_NAME}[ ]{_NAMES})")
 CREDITED = re.compile(
-    rf"(?P<label>)(?P<name>(?<![\w'’-]){_NAMES})(?:"
+    rf"(?P<label>)(?P<name>(?<![\w'’-])(?:{_WHOLE},[ ]{_WHOLE}(?:[ ]{_INITIALS})?|{_NAMES}))(?:"
     rf"(?P<comma>,)(?=[ ]{{1,9}}(?:{CREDENTIALS}|DO(?![ ][A-Z]))(?!\w))|(?=[ ]{{1,9}}(?:{CREDENTIALS})(?!\w)))"
 )
 FIRST_AND_LAST = re.compile(  # ANA and ALI are an antibody and an injury, Ann Arbor stages lymphomas
@@ -199,10 +200,11 @@ _BIRTH = (
     r"nat[oa]|nacid[oa])\b)"
 )
 PATIENT_NAMED = re.compile(
-    rf"(?P<label>\b(?:[Pp]at(?:ient(?:in|e)?)?\.?|PAT(?:IENT)?|Pt\.?|[Pp]a[cz]iente|[Pp]acjent(?:ka)?|[Hh]asta)"
+    rf"(?P<label>\b(?:[Pp]at(?:ient(?:in|e)?)?\.?|PAT(?:IENT)?|Pt\.?|[Pp]a[cz]iente|[Pp]acjent(?:ka)?|[Hh]asta|"
+    rf"[Пп]ациент(?:ка)?)"
     rf"[ \t]{{0,3}}:[ \t]{{0,9}})"
     rf"(?P<name>(?!(?i:{NO_ANSWERS})\b)"
-    rf"{_WHOLE}(?:(?:[ ]{_WHOLE})?,[ ](?:{_WHOLE}|[{_BIG}]\.)(?![ ]?\w)|"
+    rf"{_WHOLE}(?:(?:[ ]{_WHOLE})?,[ ]?(?:{_WHOLE}|[{_BIG}]\.)(?![ ]?\w)|"
     rf"[ ]{_WHOLE}(?=[ \t]*$)|(?=[ \t]*$|{_BIRTH}|[ \t]*[,;(][ \t]*(?i:\[|\d|male|female|[mfwd]\b))))",
     re.MULTILINE,
 )
@@ -211,7 +213,8 @@ BORN = re.compile(
     rf"{_WHOLE}(?:,?[ ](?:(?:{PARTICLES})[ ]){{0,3}}{_NAME}){{1,3}})(?={_BIRTH})"
 )
 WITHOUT_SPACES = re.compile(
-    rf"(?P<label>(?:患者名|患者姓名|氏名|姓名|환자명|성명|이름)[ ]{{0,3}}[:：]\s?)"
+    rf"(?P<label>(?:患者名|患者姓名|氏名|姓名|报告医师|报告医生|审核医师|审核医生|読影医|"
+    rf"환자명|성명|이름|판독의)[ ]{{0,3}}[:：]\s?)"
     rf"(?P<name>[{SPACELESS_LETTERS}]{{2,6}}"
     rf"(?:[ \u3000・][{SPACELESS_LETTERS}]{{1,6}}(?![{SPACELESS_LETTERS}]{{0,6}}[ ]?[:：]))?)"
 )

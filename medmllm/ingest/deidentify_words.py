@@ -14,7 +14,7 @@ TITLES = (
     r"Madame|Señora?|Sra?\.|Dott\.?(?:ssa)?|Dottor(?:e|essa)?|[Dd]octor|[Nn]urse|Docteur|Dra\.?|Doña|Dña\.|Sig\.ra|"
     r"Signora?|"
     r"drs?\.?|[Mm]evrouw|[Mm]w\.|[Dd]e heer|Fru|Pani|Sayın|Oberarzt|Oberärztin|Chefarzt|Chefärztin|"
-    r"(?<!\d )(?<!\d)Hrn?\.|[DdHh]hr\.?|[Mm]evr\.?|Dres\.|i\.[ ]?A\.|Mlle\.?|Schwester|Pfleger"
+    r"(?<!\d )(?<!\d)Hrn?\.|[DdHh]hr\.?|[Mm]evr\.?|Dres\.|i\.[ ]?A\.|Mlle\.?|Schwester|Pfleger|[Gg]ez\."
 )
 CREDENTIALS = (
     r"M\.?D\.?|D\.O\.|Ph\.?D\.?|R\.?N\.?|FRCR|FACR|MBBS|MBChB|PA-C|NP|CRNP|DNP|M\.?Sc\.?|MRCP|"
@@ -33,7 +33,12 @@ SIGNATURES = (
     "médecin traitant", "family doctor", "emergency contact", "pt name", "referrer", "surgeon", "guarantor",
     "sonographer", "radiographer", "attending md", "referring md", "ordering md", "referring provider",
     "ordering provider", "nom", "prénom", "radiologue", "nombre", "apellidos", "radiólogo", "cognome", "medico",
-    "médico", "naam", "radioloog", "navn", "namn", "nazwisko", "imię i nazwisko", "adı soyadı", "hasta adı",
+    "médico", "naam", "radioloog", "navn", "namn", "nazwisko", "imię i nazwisko", "adı soyadı", "hasta adı", "signed",
+    "dictated", "prepared by", "authenticated by", "attested by", "finalized by", "report by",
+    "transcriptionist", "operator", "assistant", "anesthesiologist", "freigegeben von",
+    "freigegeben durch", "validiert von", "arzt", "ärztin", "signé par", "médecin demandeur", "firmado por",
+    "médico solicitante", "refertato da", "aanvrager", "verslag door", "lekarz opisujący", "lekarz kierujący",
+    "врач", "фио",
 )  # fmt: skip
 """What stands before a name with a colon; those with "by" also without."""
 

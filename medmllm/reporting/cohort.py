@@ -131,9 +131,14 @@ def _results(evaluation: EvaluationDocument, arm: str) -> Iterator[str]:
             m for own in told.arms if own.arm == arm for m in own.metrics if m.name in NAMES and m.group == "all"
         ]
         for metric in metrics:
-            if metric.estimate is not None and metric.low is not None and metric.high is not None:
+            what = f"{start}{NAMES[metric.name]} of the {arm} arm, out of fold"
+            if metric.estimate is None:
+                yield f"{what}, is not defined."
+            elif metric.low is None or metric.high is None:
+                yield f"{what}: {metric.estimate:.3f} (no interval)."
+            else:
                 interval = f"{level(evaluation.confidence)} interval {metric.low:.3f} to {metric.high:.3f}"
-                yield f"{start}{NAMES[metric.name]} of the {arm} arm, out of fold: {metric.estimate:.3f} ({interval})."
+                yield f"{what}: {metric.estimate:.3f} ({interval})."
 
 
 def _told(evaluation: EvaluationDocument) -> Iterator[tuple[str, TargetEvaluation]]:

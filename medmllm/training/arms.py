@@ -17,6 +17,7 @@ from medmllm.records import MODALITIES
 from medmllm.search_config import SEARCHED
 from medmllm.training.class_splits import make_splits
 from medmllm.training.cohort import Cohort
+from medmllm.training.held import NUMBERED, Called
 from medmllm.training.label_splits import split_labels
 from medmllm.training.learnt_words import remark_learnt_words
 from medmllm.training.missing_inputs import remark_missing
@@ -96,18 +97,19 @@ def main_arm(arms: Sequence[Arm]) -> Arm:
     return "fused" if "fused" in arms else arms[0]
 
 
-def split_cohort(cohort: Cohort, settings: TrainingSettings, labels: Sequence[str] = ()) -> SplitPlan:
-    """Return the folds of a cohort, as the settings ask; `labels` names several targets, where there are any."""
+def split_cohort(cohort: Cohort, settings: TrainingSettings, called: Called = NUMBERED) -> SplitPlan:
+    """Return the folds of a cohort, as the settings ask; `called` names several targets, where there are any."""
     patients = cohort.patients
-    if labels:
+    if called.targets:
         return split_labels(
             patients,
             stratified_labels(cohort.known, patients, settings.folds),
-            strata_names(labels, cohort.known),
+            strata_names(called.targets, cohort.known),
             study_keys=cohort.study_keys,
             folds=settings.folds,
             tuning_fraction=settings.tuning_fraction,
             seed=settings.seed,
+            classes=called.classes,
         )
     return make_splits(
         patients,
@@ -116,6 +118,7 @@ def split_cohort(cohort: Cohort, settings: TrainingSettings, labels: Sequence[st
         folds=settings.folds,
         tuning_fraction=settings.tuning_fraction,
         seed=settings.seed,
+        called=called.alone,
     )
 
 

@@ -17,7 +17,16 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from medmllm.errors import SplitError
-from medmllm.training.held import Carving, first_whole, hold_classes, least_patients, way_out
+from medmllm.training.held import (
+    Carving,
+    class_word,
+    count_patients,
+    first_whole,
+    hold_classes,
+    least_in_words,
+    least_patients,
+    way_out,
+)
 from medmllm.training.splits import (
     FoldSplit,
     IntArray,
@@ -36,6 +45,7 @@ def make_splits(
     folds: int,
     tuning_fraction: float,
     seed: int,
+    called: Sequence[str] = (),
 ) -> SplitPlan:
     """Return patient-grouped, stratified folds, each with a tuning part.
 
@@ -46,20 +56,21 @@ def make_splits(
         folds: Number of test folds, at least 2.
         tuning_fraction: Share of the training patients of each class kept for tuning; 0 to 1, exclusive.
         seed: The same cohort, settings and seed give the same split.
+        called: How classes are called in a refusal, as `Called.alone` has them.
 
     Raises:
         SplitError: The cohort has one class only, too few patients, or no shuffle gives every part every class.
     """
     group, target = _checked(patients, targets, study_keys)
     _check_settings(folds, tuning_fraction)
-    _check_enough_patients(group, target, folds)
+    _check_enough_patients(group, target, folds, called)
 
     def draw(generator: np.random.Generator) -> tuple[FoldSplit, ...]:
         return _split(group, target, folds, tuning_fraction, generator)
 
     parts = first_whole(
         draw,
-        hold_classes(targets),
+        hold_classes(targets, called),
         lambda attempt: np.random.default_rng([seed, attempt]),
         f"shuffles of {group.max() + 1} patients: with {folds} folds each class needs {least_patients(folds)} "
         "patients, better more. Add patients of that class, try another number for training.folds (3 or more), or "
@@ -106,14 +117,14 @@ def carve_tuning(
     return SplitPlan(folds=parts, digest=digest_of(parts, carving.study_keys))
 
 
-def check_enough(patients: Sequence[str], targets: Sequence[int], folds: int) -> None:
+def check_enough(patients: Sequence[str], targets: Sequence[int], folds: int, called: Sequence[str] = ()) -> None:
     """Refuse a cohort with one class only, or with fewer patients (of a class) than folds.
 
     Raises:
         SplitError: Says which, and what to do.
     """
     group, target = _checked(patients, targets, [str(k) for k in range(len(patients))])
-    _check_enough_patients(group, target, folds)
+    _check_enough_patients(group, target, folds, called)
 
 
 # --- checks of what came in ----------------------------------------------------------------
@@ -140,22 +151,22 @@ def _check_settings(folds: int, tuning_fraction: float) -> None:
         raise SplitError(f"training.tuning_fraction is {tuning_fraction:g}, it lies between 0 and 1")
 
 
-def _check_enough_patients(group: IntArray, target: IntArray, folds: int) -> None:
+def _check_enough_patients(group: IntArray, target: IntArray, folds: int, called: Sequence[str]) -> None:
     patients, classes = np.unique(group).size, np.unique(target)
     fewest = min((np.unique(group[target == label]).size for label in classes), default=0)
     if patients < folds:
-        raise SplitError(f"{patients} patients cannot fill {folds} folds: {way_out(fewest, folds)}.")
+        raise SplitError(f"{count_patients(patients)} cannot fill {folds} folds: {way_out(fewest, folds)}.")
     if classes.size < 2:
         raise SplitError(
-            f"all {target.size} studies are of class {classes[0]}: choose another --target, or add studies of the "
-            "other class."
+            f"all {target.size} studies are of {class_word(classes[0], called)}: choose another --target, or "
+            "add studies of the other class."
         )
     for label in classes:
         with_class = np.unique(group[target == label]).size
-        if with_class < folds:
+        if with_class < least_patients(folds):
             raise SplitError(
-                f"class {label} has {with_class} patients, fewer than the {folds} folds: choose another --target, "
-                f"{way_out(fewest, folds)}."
+                f"{class_word(label, called)} has {count_patients(with_class)}, fewer than {least_in_words(folds)}: "
+                f"choose another --target, {way_out(fewest, folds)}."
             )
 
 

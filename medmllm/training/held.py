@@ -6,13 +6,16 @@
 A label is what a study has of a target. A part can do without the censored, who may be few or none.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from medmllm.errors import SplitError
+from medmllm.model_documents import Task
 from medmllm.records import Survival
 from medmllm.training.splits import FoldSplit, IntArray
 
@@ -23,11 +26,49 @@ Labels = Sequence[Sequence[int]]
 EVENTS = ("any event",)
 """What of times to an event is held, in words."""
 
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+
 FEWEST_OF_A_CLASS = 3
 """Patients, one each for the training, tuning and test part."""
 
 ATTEMPTS = 20
 """Shuffles tried until every part holds everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """How refusals call what is learnt; what is not called anything goes by its number."""
+
+    targets: tuple[str, ...] = ()  # of several; empty where there is one
+    classes: tuple[tuple[str, ...], ...] = ()  # of each target, as "class '3'"; empty for a time to an event
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        """Return how the targets and classes of a task are called."""
+        return cls(task.names, tuple(() if part.survival else _called(part) for part in task.parts or (task,)))
+
+    @property
+    def alone(self) -> tuple[str, ...]:
+        """How the classes of the only target are called."""
+        return self.classes[0] if self.classes and not self.targets else ()
+
+
+def _called(task: Task) -> tuple[str, ...]:
+    """Return how classes are called: by their names where these are numbers, or words of the settings or the command.
+
+    Words of a table are not repeated: a column of names may have been taken for the target.
+    """
+    asked = (task.target, f"not {task.target}")
+    plain = [task.ordered or name in asked or _NUMBER.fullmatch(name.rpartition("=")[2]) for name in task.classes]
+    by_place = "class {} (counted from 0, by the alphabet)"
+    return tuple(
+        f"class {name!r}" if told else by_place.format(k)
+        for k, (name, told) in enumerate(zip(task.classes, plain, strict=True))
+    )
+
+
+NUMBERED = Called()
+"""One target, whose classes go by their numbers."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,11 +94,11 @@ class Carving:
     whole_tests: bool  # a test part that lacks something is refused; that of a site may lack a class
 
 
-def hold_classes(targets: Sequence[int]) -> Held:
-    """Return what a cohort of one target holds: its classes."""
+def hold_classes(targets: Sequence[int], called: Sequence[str] = ()) -> Held:
+    """Return what a cohort of one target holds: its classes, as `Called.alone` has them."""
     target = np.asarray(targets, dtype=np.int64)
     classes = np.unique(target)
-    return Held(target[:, None] == classes, tuple(f"class {label}" for label in classes))
+    return Held(target[:, None] == classes, tuple(class_word(label, called) for label in classes))
 
 
 def hold_events(survived: Sequence[Survival]) -> Held:
@@ -65,18 +106,35 @@ def hold_events(survived: Sequence[Survival]) -> Held:
     return Held(np.array([[one.event] for one in survived]), EVENTS)
 
 
-def hold_labels(labels: Labels, names: Sequence[str], times: Sequence[int] = ()) -> Held:
+def hold_labels(
+    labels: Labels, names: Sequence[str], times: Sequence[int] = (), classes: Sequence[Sequence[str]] = ()
+) -> Held:
     """Return what a cohort of several targets holds: every class of each, where it is known.
 
     Args:
         labels: Of each study; of a time to an event 1 where it came.
         names: Of the targets.
         times: Which of them are times to an event: a part can do without the censored.
+        classes: How those of each are called.
     """
     values = values_of(labels)
     wanted = [k for k, (target, value) in enumerate(values) if value or target not in times]
-    said = (f"{names[target]!r} {words_of(target, value, labels)}" for target, value in (values[k] for k in wanted))
+    said = (words_of(*values[k], labels, names, classes) for k in wanted)
     return Held(holds_of(labels)[:, wanted], tuple(said))
+
+
+def class_word(label: int, classes: Sequence[str]) -> str:
+    """Return a class as it is called, or its number where classes are not called anything.
+
+    >>> class_word(1, ("class '2'", "class '3'")), class_word(1, ())
+    ("class '3'", 'class 1')
+    """
+    return classes[label] if classes else f"class {label}"
+
+
+def count_patients(count: int) -> str:
+    """Return so many patients in words."""
+    return "1 patient" if count == 1 else f"{count} patients"
 
 
 def values_of(labels: Labels | IntArray) -> tuple[tuple[int, int], ...]:
@@ -97,11 +155,19 @@ def holds_of(labels: Labels | IntArray) -> BoolArray:
     return np.stack([table[:, target] == value for target, value in values_of(table)], axis=1)
 
 
-def words_of(target: int, value: int, labels: Labels | IntArray) -> str:
-    """Return a class in words: present or absent where a target has two."""
+def words_of(
+    target: int,
+    value: int,
+    labels: Labels | IntArray,
+    names: Sequence[str],
+    classes: Sequence[Sequence[str]] = (),
+) -> str:
+    """Return a class of a target as it is called, else present or absent where the target has two."""
+    if classes and classes[target]:
+        return class_word(value, classes[target])
     if (target, 2) in values_of(labels):
-        return f"of class {value}"
-    return "present" if value else "absent"
+        return f"{names[target]!r} of class {value}"
+    return f"{names[target]!r} {'present' if value else 'absent'}"
 
 
 def by_patient(owner: IntArray, values: BoolArray) -> BoolArray:
@@ -123,6 +189,16 @@ def least_patients(folds: int) -> int:
     would leave one of the folds with one alone.
     """
     return 4 if folds == 2 else folds
+
+
+def least_in_words(folds: int) -> str:
+    """Return what a class with fewer patients than so many folds need has fewer than.
+
+    >>> least_in_words(5), least_in_words(2)
+    ('the 5 folds', 'the 4 that 2 folds need')
+    """
+    needed = least_patients(folds)
+    return f"the {folds} folds" if needed == folds else f"the {needed} that {folds} folds need"
 
 
 def way_out(fewest: int, folds: int) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medmllm.errors import SplitError
-from medmllm.training.held import Held, by_patient, first_whole
+from medmllm.training.held import Held, by_patient, count_patients, first_whole
 from medmllm.training.label_splits import stratify
 from medmllm.training.splits import (
     FoldSplit,
@@ -136,6 +136,6 @@ def _refuse_few(left: Sequence[int], names: Sequence[str], inner_folds: int, whe
     for count, name in zip(left, names, strict=True):
         if count < inner_folds:
             raise SplitError(
-                f"{name} has at most {count} patients {where}, fewer than training.inner_folds = {inner_folds}: set "
-                "inner_folds lower (1: one tuning part), or add patients of that kind."
+                f"{name} has at most {count_patients(count)} {where}, fewer than training.inner_folds = {inner_folds}: "
+                "set inner_folds lower (1: one tuning part), or add patients of that kind."
             )

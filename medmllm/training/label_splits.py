@@ -19,9 +19,11 @@ from medmllm.training.held import (
     Carving,
     Labels,
     by_patient,
+    count_patients,
     first_whole,
     hold_labels,
     holds_of,
+    least_in_words,
     least_patients,
     values_of,
     way_out,
@@ -41,6 +43,7 @@ def split_labels(
     folds: int,
     tuning_fraction: float,
     seed: int,
+    classes: Sequence[Sequence[str]] = (),
 ) -> SplitPlan:
     """Return patient-grouped folds, stratified by all targets, each with a tuning part.
 
@@ -52,11 +55,12 @@ def split_labels(
         folds: Number of test folds, at least 2.
         tuning_fraction: Share of the training patients kept for tuning.
         seed: The same cohort, settings and seed give the same split, whatever patients are called.
+        classes: How the classes of each target are called in a refusal.
 
     Raises:
         SplitError: Too few patients, or no shuffle gives every part every class of every target.
     """
-    check_enough_labels(patients, labels, names, folds)
+    check_enough_labels(patients, labels, names, folds, classes)
     owner = patient_numbers(patients)
     holds = by_patient(owner, holds_of(labels))
 
@@ -66,7 +70,7 @@ def split_labels(
 
     parts = first_whole(
         draw,
-        hold_labels(labels, names),
+        hold_labels(labels, names, classes=classes),
         lambda attempt: np.random.default_rng([seed, attempt]),
         f"shuffles of {len(set(patients))} patients: with {folds} folds each class needs {least_patients(folds)} "
         "patients, better more. Add patients of that class, try another number for training.folds (3 or more), or "
@@ -159,7 +163,9 @@ def _fold(
     return FoldSplit(fold, train, tune, np.flatnonzero(tested))
 
 
-def check_enough_labels(patients: Sequence[str], labels: Labels, names: Sequence[str], folds: int) -> None:
+def check_enough_labels(
+    patients: Sequence[str], labels: Labels, names: Sequence[str], folds: int, classes: Sequence[Sequence[str]] = ()
+) -> None:
     """Refuse a cohort with fewer patients, of any class of a target, than folds.
 
     Raises:
@@ -170,10 +176,10 @@ def check_enough_labels(patients: Sequence[str], labels: Labels, names: Sequence
     counts = by_patient(patient_numbers(patients), holds_of(labels)).sum(axis=0) if patients else np.zeros(0)
     fewest = int(counts.min(initial=len(set(patients))))
     if len(set(patients)) < folds:
-        raise SplitError(f"{len(set(patients))} patients cannot fill {folds} folds: {way_out(fewest, folds)}.")
+        raise SplitError(f"{count_patients(len(set(patients)))} cannot fill {folds} folds: {way_out(fewest, folds)}.")
     for (target, value), count in sorted(zip(values_of(labels), counts, strict=True)):
-        if count < folds:
+        if count < least_patients(folds):
             raise SplitError(
-                f"target {names[target]!r} is {words_of(target, value, labels)} in {count} patients, fewer than the "
-                f"{folds} folds: leave the target out, {way_out(fewest, folds)}."
+                f"{words_of(target, value, labels, names, classes)} has {count_patients(count)}, fewer than "
+                f"{least_in_words(folds)}: leave that target out, {way_out(fewest, folds)}."
             )

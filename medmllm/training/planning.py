@@ -15,7 +15,7 @@ from medmllm.table_rows import LeakRow
 from medmllm.training.arms import split_cohort
 from medmllm.training.class_splits import check_enough
 from medmllm.training.cohort import Cohort
-from medmllm.training.held import Carving, Held, hold_classes, hold_events, hold_labels
+from medmllm.training.held import NUMBERED, Called, Carving, Held, hold_classes, hold_events, hold_labels
 from medmllm.training.inner_folds import check_enough_inner, nest
 from medmllm.training.label_splits import carve_label_tuning, check_enough_labels
 from medmllm.training.leakage import audit
@@ -48,7 +48,7 @@ def look_ahead(
     settings: TrainingSettings,
     splits: Path | None,
     *,
-    labels: Sequence[str] = (),
+    called: Called = NUMBERED,
 ) -> Given | None:
     """Return the folds of a split file or of sites, if asked for; refuse what no reading of studies can mend.
 
@@ -57,7 +57,7 @@ def look_ahead(
         targets: study_key -> class index, or labels.
         settings: With the number of folds, and the column of sites.
         splits: splits.json of a run, or nnU-Net's splits_final.json.
-        labels: Names of several targets; empty where there is one target.
+        called: The targets and their classes, in a refusal; several targets have names.
 
     Raises:
         SplitError: Too few patients, one class only, or a split file or column of sites that does not fit.
@@ -65,18 +65,18 @@ def look_ahead(
     labelled = [study for study in studies if study.study_key in targets]
     patients, known = [study.patient_key for study in labelled], [targets[study.study_key] for study in labelled]
     if splits is None and settings.group_out:
-        sites = site_folds(labelled, _held(known, labels), settings.group_out)
+        sites = site_folds(labelled, _held(known, called), settings.group_out)
         place = {study.study_key: k for k, study in enumerate(labelled)}
         tests = [[place[key] for key in fold.test] for fold in sites]
-        check_enough_inner(patients, _held(known, labels), tests, settings.inner_folds)
+        check_enough_inner(patients, _held(known, called), tests, settings.inner_folds)
         return sites
     if splits is None:
-        if labels:
+        if called.targets:
             strata = stratified_labels(known, patients, settings.folds)
-            check_enough_labels(patients, strata, strata_names(labels, known), settings.folds)
+            check_enough_labels(patients, strata, strata_names(called.targets, known), settings.folds, called.classes)
         else:
-            check_enough(patients, target_strata(known, patients, settings.folds), settings.folds)
-        check_enough_inner(patients, _held(known, labels), settings.folds, settings.inner_folds)
+            check_enough(patients, target_strata(known, patients, settings.folds), settings.folds, called.alone)
+        check_enough_inner(patients, _held(known, called), settings.folds, settings.inner_folds)
         return None
     patient_of = {study.study_key: study.patient_key for study in studies}
     given = read_split_file(splits, load_keyring().study, patient_of)
@@ -106,15 +106,16 @@ def _check_given(given: Given, settings: TrainingSettings) -> None:
             )
 
 
-def _held(known: Sequence[Target], labels: Sequence[str]) -> Held:
-    if labels:
-        return hold_labels(list(map(coarse_labels, known)), strata_names(labels, known), times_among(known))
+def _held(known: Sequence[Target], called: Called) -> Held:
+    if called.targets:
+        names = strata_names(called.targets, known)
+        return hold_labels(list(map(coarse_labels, known)), names, times_among(known), called.classes)
     survived = [own for own in known if isinstance(own, Survival)]
-    return hold_events(survived) if survived else hold_classes(list(map(coarse_stratum, known)))
+    return hold_events(survived) if survived else hold_classes(list(map(coarse_stratum, known)), called.alone)
 
 
 def settle_folds(
-    cohort: Cohort, settings: TrainingSettings, given: Given | None, out: Path, *, labels: Sequence[str] = ()
+    cohort: Cohort, settings: TrainingSettings, given: Given | None, out: Path, *, called: Called = NUMBERED
 ) -> tuple[SplitPlan, list[str]]:
     """Return the audited folds, and remarks on what leaks, written to OUT, and on sites.
 
@@ -123,7 +124,7 @@ def settle_folds(
         settings: Of the folds.
         given: As of `look_ahead`.
         out: RUN.
-        labels: Names of several targets; empty where there is one target.
+        called: As of `look_ahead`.
 
     Raises:
         SplitError: The cohort cannot be split so; LeakageError names what leaks.
@@ -136,47 +137,47 @@ def settle_folds(
 
     def draw(seed: int) -> SplitPlan:
         own = settings.model_copy(update={"seed": seed})
-        return _with_inner(_plan(cohort, own, given, labels), cohort, own, labels)
+        return _with_inner(_plan(cohort, own, given, called), cohort, own, called)
 
     if given is None:
         plan = draw_repeats(draw, settings.repeats, seed=settings.seed, study_keys=keys)
     else:
         plan = draw(settings.seed)
     if settings.group_out:
-        remarks += remark_sites(plan, _held(cohort.known, labels), settings.group_out)
+        remarks += remark_sites(plan, _held(cohort.known, called), settings.group_out)
     if settings.learning_curve:  # refused before anything is trained
         patients = cohort.patients
         truth, times = subset_classes(cohort.known)
         for number, own in enumerate(repeats_of(plan)):
             seed = settings.seed + number
-            nested_subsets(own, patients, truth, settings.learning_curve, seed=seed, times=times, names=labels)
+            nested_subsets(own, patients, truth, settings.learning_curve, seed=seed, times=times, called=called)
     leaking, rows = audit(cohort, plan, settings)
-    remarks += [*leaking, *remark_columns(cohort, labels), *remark_numbering(cohort)]
+    remarks += [*leaking, *remark_columns(cohort, called.targets), *remark_numbering(cohort)]
     write_table(out / LEAKS, LeakRow, rows)
     return plan, remarks
 
 
-def _with_inner(plan: SplitPlan, cohort: Cohort, settings: TrainingSettings, labels: Sequence[str]) -> SplitPlan:
+def _with_inner(plan: SplitPlan, cohort: Cohort, settings: TrainingSettings, called: Called) -> SplitPlan:
     """Return the plan with inner folds where they are asked for; those of a split file stay."""
     if settings.inner_folds == 1 or plan.folds[0].inner is not None:
         return plan
     return nest(
         plan,
         cohort.patients,
-        _held(cohort.known, labels),
+        _held(cohort.known, called),
         study_keys=cohort.study_keys,
         inner_folds=settings.inner_folds,
         seed=settings.seed,
     )
 
 
-def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, labels: Sequence[str]) -> SplitPlan:
+def _plan(cohort: Cohort, settings: TrainingSettings, given: Given | None, called: Called) -> SplitPlan:
     """Return folds as the settings ask, or as given."""
     if given is None:
-        return split_cohort(cohort, settings, labels)
-    keys, patients, held = cohort.study_keys, cohort.patients, _held(cohort.known, labels)
+        return split_cohort(cohort, settings, called)
+    keys, patients, held = cohort.study_keys, cohort.patients, _held(cohort.known, called)
     carving = Carving(held, keys, settings.tuning_fraction, settings.seed, whole_tests=not settings.group_out)
-    if labels and any(fold.tune is None for fold in given):
+    if called.targets and any(fold.tune is None for fold in given):
         check_all_given(given, keys)
         place = {key: k for k, key in enumerate(keys)}
         tests = [[place[key] for key in fold.test if key in place] for fold in given]

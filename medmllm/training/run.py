@@ -19,7 +19,7 @@ from medmllm.ingest.study_folder import StudyIndex
 from medmllm.model_documents import FoldModel, ModelCard, Task
 from medmllm.models.package import CARD, digest_files, key_digest, write_background, write_reference
 from medmllm.records import UNKNOWN, Provenance, Survival
-from medmllm.result_documents import EvaluationDocument, TargetEvaluation
+from medmllm.result_documents import EvaluationDocument, MetricDocument, TargetEvaluation
 from medmllm.told_settings import told_contract, without_paths
 from medmllm.training.arms import mean_image
 from medmllm.training.cohort import Cohort
@@ -199,14 +199,21 @@ def summary(evaluation: EvaluationDocument, out: Path) -> str:
 
 
 def _in_short(told: TargetEvaluation, *, synthetic: bool) -> Iterator[str]:
-    """Yield the AUROC, or C-index, of each arm, and the AUROC of smaller trainings, as lines for the terminal."""
+    """Yield the AUROC, or C-index, of each arm, and those of smaller trainings, as lines for the terminal."""
     for arm in told.arms:
         found = next((metric for metric in arm.metrics if metric.name in NAMES), None)
-        if found is not None and None not in (found.estimate, found.low, found.high):
-            numbers = f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
-            yield f"{arm.arm:6s} {NAMES[found.name]} {numbers}{' (synthetic)' if synthetic else ''}"
+        if found is not None:
+            yield f"{arm.arm:6s} {NAMES[found.name]} {_numbers(found)}{' (synthetic)' if synthetic else ''}"
     if told.learning_curve is not None:
         yield learning_line(told.learning_curve, synthetic=synthetic)
+
+
+def _numbers(found: MetricDocument) -> str:
+    if found.estimate is None:
+        return "is not defined"
+    without = found.low is None or found.high is None
+    interval = "no interval" if without else f"{found.low:.3f}, {found.high:.3f}"
+    return f"{found.estimate:.3f} [{interval}]"
 
 
 def left_out(index: StudyIndex, missing: Sequence[str], target: str, *, synthetic: bool) -> list[str]:

@@ -17,7 +17,7 @@ import numpy as np
 from medmllm.errors import SplitError
 from medmllm.ingest.tables import MISSING
 from medmllm.records import Study
-from medmllm.training.held import EVENTS, Held
+from medmllm.training.held import EVENTS, Held, count_patients
 from medmllm.training.split_file import GivenFold, some_of
 from medmllm.training.splits import SplitPlan, patient_numbers
 from medmllm.trust_config import HEADER
@@ -179,7 +179,7 @@ def _refuse_too_little_left(folds: Sequence[GivenFold], studies: Sequence[Study]
         for count, name in zip(left, held.names, strict=True):
             if count < 2:
                 raise SplitError(
-                    f"without the site of fold {number}, {name} has {count} patients; 2 are needed, one to "
+                    f"without the site of fold {number}, {name} has {count_patients(count)}; 2 are needed, one to "
                     "train on and one to tune on: give that site and another one value together, choose another "
                     '--target, or set training.group_out = "".'
                 )

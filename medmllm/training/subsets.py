@@ -20,7 +20,7 @@ import pandas as pd
 from medmllm.errors import SplitError
 from medmllm.records import UNKNOWN
 from medmllm.training.class_splits import patient_strata
-from medmllm.training.held import by_patient, holds_of
+from medmllm.training.held import NUMBERED, Called, by_patient, class_word, holds_of
 from medmllm.training.label_splits import stratify
 from medmllm.training.splits import FoldSplit, IntArray, outer_folds, patient_numbers
 
@@ -36,7 +36,7 @@ def nested_subsets(
     *,
     seed: int,
     times: Collection[int] = (),
-    names: Sequence[str] = (),
+    called: Called = NUMBERED,
 ) -> tuple[tuple[FoldSplit, ...], ...]:
     """Return for each fraction the folds with that part of their training patients, class by class.
 
@@ -48,7 +48,7 @@ def nested_subsets(
         seed: The same cohort, folds and seed give the same parts, whatever patients are called.
         times: Which of the targets are times to an event, 0 where there is one: class 1 has the event, and a part can
             do without class 0.
-        names: Of several targets, for the refusal.
+        called: The targets and their classes, for the refusal.
 
     Raises:
         SplitError: A part would hold fewer than two patients of a class.
@@ -65,7 +65,7 @@ def nested_subsets(
     ]
     for fraction, of_networks in zip(fractions, parts, strict=True):
         for part in of_networks:
-            _check_enough(part, group, np.reshape(target, (len(target), -1)), fraction, times, names)
+            _check_enough(part, group, np.reshape(target, (len(target), -1)), fraction, times, called)
     return tuple(map(tuple, parts))
 
 
@@ -122,17 +122,18 @@ def _check_enough(
     targets: IntArray,
     fraction: float,
     times: Collection[int],
-    names: Sequence[str],
+    called: Called,
 ) -> None:
     """Refuse a part with too few patients of a class, of any target."""
     for number, column in enumerate(targets.T):
-        of_target = f" of {names[number]!r}" if names else ""
-        whose = "with the event" if number in times else "of class {}"
+        names = called.classes[number] if called.classes else ()
+        of_target = f" of {called.targets[number]!r}" if called.targets and not names else ""
         for label in [1] if number in times else np.unique(column[column != UNKNOWN]):
+            whose = "with the event" if number in times else f"of {class_word(label, names)}"
             left = np.unique(group[part.train][column[part.train] == label]).size
             if left < LEAST_PATIENTS:
                 raise SplitError(
-                    f"[training] learning_curve: too few patients {whose.format(label)}{of_target}: {left} in "
+                    f"[training] learning_curve: too few patients {whose}{of_target}: {left} in "
                     f"{fraction:g} of the training part of fold {part.name}, at least {LEAST_PATIENTS} are needed. "
                     "Leave this fraction out, choose a larger one, or add such patients."
                 )

@@ -83,6 +83,20 @@ def test_the_result_of_the_packaged_arm_stands_before_gains_and_remarks(tmp_path
     assert words.line.index("Fused has a higher AUROC") < words.line.index(made_up.evaluation().remarks[0])
 
 
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [((None, None, None), "out of fold, is not defined."), ((0.7, None, None), "out of fold: 0.700 (no interval).")],
+)
+def test_a_result_that_is_not_defined_is_said_to_be(
+    tmp_path: Path, numbers: tuple[float | None, float | None, float | None], told: str
+) -> None:
+    plain = made_up.evaluation()
+    *others, fused = plain.arms
+    fused = fused.model_copy(update={"metrics": (made_up.metric("auroc", *numbers),)})
+    page = report(tmp_path, plain.model_copy(update={"arms": (*others, fused)}))
+    assert f"AUROC of the fused arm, {told}" in page.text
+
+
 def test_a_gain_is_called_one_only_when_its_interval_lies_above_zero(tmp_path: Path) -> None:
     text = report(tmp_path).text  # the interval of the gain over text holds zero
     assert "Fused has a higher AUROC than image-only on the same patients" in text

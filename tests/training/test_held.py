@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from medmllm.errors import SplitError
+from medmllm.model_documents import SurvivalTask, Task
 from medmllm.records import UNKNOWN, Study, Survival, Target
 from medmllm.training.cohort import Cohort, Member
-from medmllm.training.held import by_patient, first_whole, hold_classes, hold_events, hold_labels, lacking
+from medmllm.training.held import Called, by_patient, first_whole, hold_classes, hold_events, hold_labels, lacking
 from medmllm.training.planning import look_ahead, settle_folds
 from medmllm.training.split_file import read_split_file, write_splits
 from medmllm.training.splits import FoldSplit
@@ -89,11 +90,11 @@ def test_the_folds_of_a_run_of_times_are_taken_again_though_few_are_censored(
 ) -> None:
     cohort, labels = of_times(several=several)
     settings = a_config(folds=3, inner_folds=inner).training
-    plan, _ = settle_folds(cohort, settings, None, tmp_path, labels=labels)
+    plan, _ = settle_folds(cohort, settings, None, tmp_path, called=Called(labels))
     known = {member.sample.study_key: member.sample.patient_key for member in cohort.members}
     write_splits(plan, list(known), tmp_path)
     given = read_split_file(tmp_path / name, str, known)
-    again, _ = settle_folds(cohort, settings, given, tmp_path, labels=labels)
+    again, _ = settle_folds(cohort, settings, given, tmp_path, called=Called(labels))
     assert [own[0].test.tolist() for own in again.outer] == [sorted(own[0].test.tolist()) for own in plan.outer]
     assert name != "splits.json" or again.digest == plan.digest
 
@@ -119,3 +120,57 @@ def test_sites_are_left_out_though_few_are_censored_and_one_without_an_event_is_
     ]
     said = settle_by_site(tmp_path, ["abcd"[k % 4] for k in range(40)], Cohort(tuple(none), ()))
     assert "The site of fold 0 lacks any event: " in said[1]
+
+
+def test_classes_of_numbers_and_words_of_the_settings_go_by_their_names() -> None:
+    grades = Called.of(Task.of("grade", ("1", "2", "3")))
+    assert hold_classes([0, 1, 2], grades.alone).names == ("class '1'", "class '2'", "class '3'")
+    assert Called.of(Task.of("grade>=3", ("not grade>=3", "grade>=3"))).alone[1] == "class 'grade>=3'"
+    ordered = Task.of("severity", ("mild", "severe", "fatal"), ordered=True)  # [task] order has the words
+    assert Called.of(ordered).alone[2] == "class 'fatal'"
+
+
+def test_words_of_a_table_are_not_repeated_where_a_class_is_refused() -> None:
+    called = Called.of(Task.of("patient", ("Jane Roe", "John Doe")))  # the wrong column
+    assert called.alone[1] == "class 1 (counted from 0, by the alphabet)"
+
+
+def test_classes_of_several_targets_go_by_their_names_and_times_by_their_event() -> None:
+    asked = SurvivalTask(event="death", model="cox", horizons=(365.0,), time_unit="days")
+    days = Task(target="days", kind="survival", classes=("no death", "death"), survival=asked)
+    task = Task.of_several((Task.of("grade", ("grade=1", "grade=2", "grade=3")), days))
+    called = Called.of(task)
+    held = hold_labels([(0, 1), (1, 1), (2, 0)], called.targets, [1], called.classes)
+    assert held.names == ("class 'grade=1'", "class 'grade=2'", "'days' present", "class 'grade=3'")
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"folds": 5}, r"class '(grade=)?3' has 3 patients, fewer than the 5 folds"),
+        ({"folds": 3, "inner_folds": 3}, r"class '(grade=)?3' has at most 2 patients outside one of the 3 test parts"),
+        ({"folds": 2}, r"class '(grade=)?3' has 3 patients, fewer than the 4 that 2 folds need: .*folds to 3"),
+        ({"folds": 3, "learning_curve": (0.9,)}, r"too few patients of class '(grade=)?3': . in 0\.9"),
+    ],
+)
+def test_a_grade_of_too_few_patients_is_called_by_its_name(
+    tmp_path: Path, several: bool, settings: dict[str, object], message: str
+) -> None:
+    grade, more = [0] * 9 + [1] * 9 + [2] * 3, [0, 1, 0] * 7
+    targets: list[Target] = list(zip(grade, more, strict=True)) if several else list(grade)
+    names = tuple(f"grade={name}" if several else name for name in "123")
+    task = Task.of("grade", names)
+    called = Called.of(Task.of_several((task, Task.of("more", ("more=0", "more=1")))) if several else task)
+    members = [Member(a_sample(k, image=False, note=None, target=own), None, {}) for k, own in enumerate(targets)]
+    cohort = Cohort(tuple(members), ())
+    studies = [Study(member.sample.study_key, member.sample.patient_key, "folder") for member in members]
+    by_key = dict(zip([study.study_key for study in studies], targets, strict=True))
+    chosen = a_config(**settings).training
+
+    def split() -> None:
+        look_ahead(studies, by_key, chosen, None, called=called)
+        settle_folds(cohort, chosen, None, tmp_path, called=called)
+
+    with pytest.raises(SplitError, match=message):
+        split()

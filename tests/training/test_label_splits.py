@@ -5,7 +5,7 @@ from sklearn.model_selection import GroupKFold
 from medmllm.errors import SplitError
 from medmllm.records import UNKNOWN
 from medmllm.training.held import Carving, hold_labels, lacking
-from medmllm.training.label_splits import carve_label_tuning, split_labels, stratify
+from medmllm.training.label_splits import carve_label_tuning, check_enough_labels, split_labels, stratify
 from medmllm.training.splits import SplitPlan
 
 NAMES = ("nodule", "effusion", "fracture")
@@ -68,7 +68,7 @@ def test_a_part_that_lacks_a_class_of_a_target_of_three_is_named() -> None:
     fault = lacking(plan.folds, hold_labels(without, NAMES))
     assert fault == "the test part of fold 1 lacks 'effusion' of class 2"
     few = [(own[0], 2 if k == 0 else min(own[1], 1), own[2]) for k, own in enumerate(labels)]
-    with pytest.raises(SplitError, match=r"'effusion' is of class 2 in 1 patients, fewer than the 3 folds"):
+    with pytest.raises(SplitError, match=r"'effusion' of class 2 has 1 patient, fewer than the 3 folds"):
         split(owners, few)
 
 
@@ -178,17 +178,26 @@ def test_every_part_holds_both_values_of_every_label() -> None:
 def test_a_label_of_too_few_patients_is_refused_and_named() -> None:
     owners = [f"p{k // 2}" for k in range(24)]  # two studies each
     labels = [(k % 2, (k // 4) % 2, int(k in (0, 1, 6))) for k in range(24)]
-    with pytest.raises(SplitError, match=r"'fracture' is present in 2 patients, fewer than the 3 folds"):
+    with pytest.raises(SplitError, match=r"'fracture' present has 2 patients, fewer than the 3 folds"):
         split(owners, labels)
     labels = [(k % 2, (k // 4) % 2, UNKNOWN if k else 0) for k in range(24)]
-    with pytest.raises(SplitError, match=r"'fracture' is absent in 1 patients"):
+    with pytest.raises(SplitError, match=r"'fracture' absent has 1 patient,"):
         split(owners, labels)
     with pytest.raises(SplitError, match=r"12 patients cannot fill 13 folds"):
         split(owners, labels, folds=13)
 
 
 def test_where_no_shuffle_will_do_the_label_is_named() -> None:
+    owners = [f"p{k}" for k in range(8)]
+    columns = [map(int, column) for column in ("00111010", "00101011", "01110001")]  # four patients each, who overlap
+    labels = list(zip(*columns, strict=True))
+    with pytest.raises(SplitError, match=r"lacks '\w+' present in each of 20 shuffles of 8 patients"):
+        split_labels(owners, labels, NAMES, study_keys=owners, folds=2, tuning_fraction=0.1, seed=1)
+
+
+def test_two_folds_want_four_patients_of_each_class() -> None:
     owners = [f"p{k}" for k in range(12)]
-    labels = [(k % 2, int(k < 2)) for k in range(12)]  # two patients for a test, a tuning and a training part
-    with pytest.raises(SplitError, match=r"lacks 'effusion' present in each of 20 shuffles of 12 patients"):
-        split_labels(owners, labels, NAMES[:2], study_keys=owners, folds=2, tuning_fraction=0.3, seed=1)
+    labels = [(k % 2, int(k < 3)) for k in range(12)]  # one of the folds would be left with one of the three
+    with pytest.raises(SplitError, match=r"'effusion' present has 3 patients, fewer than the 4 that 2 folds need"):
+        check_enough_labels(owners, labels, NAMES[:2], 2)
+    check_enough_labels(owners, [(k % 2, int(k < 4)) for k in range(12)], NAMES[:2], 2)

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from medmllm.training.arms import split_cohort
 from medmllm.training.run import Trained, headline, summary, write_package
 from tests.reporting import made_up
@@ -28,6 +30,20 @@ def test_the_terminal_is_told_each_arms_auroc_with_its_interval_and_every_remark
         assert f"  {arm.arm:6s} AUROC {auroc.estimate:.3f} [{auroc.low:.3f}, {auroc.high:.3f}]" in lines
     assert [f"  {remark}" for remark in evaluation.remarks if f"  {remark}" not in lines] == []
     assert lines[-1] == "-> RUN/report.html, RUN/model"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [((None, None, None), "is not defined"), ((0.7, None, None), "0.700 [no interval]")],
+)
+def test_an_arm_without_an_auroc_or_its_interval_is_not_passed_over(
+    numbers: tuple[float | None, float | None, float | None], told: str
+) -> None:
+    plain = made_up.evaluation()
+    arm = plain.arms[0].model_copy(update={"metrics": (made_up.metric("auroc", *numbers),)})
+    assert (
+        f"  {arm.arm:6s} AUROC {told}" in summary(plain.model_copy(update={"arms": (arm,)}), Path("RUN")).splitlines()
+    )
 
 
 def test_synthetic_numbers_are_called_synthetic_on_every_line_that_holds_one() -> None:

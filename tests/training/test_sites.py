@@ -194,4 +194,4 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are() -> None:
 def test_a_class_that_is_almost_all_at_one_site_is_refused_before_a_study_is_read() -> None:
     rows = [row for row in three_sites() if row[1] == SITES[1] or row[2] == 0]
     rows += [("lone", SITES[0], 1)] * 3  # one patient does not fill training and tuning, however many studies
-    assert "without the site of fold 0, class 1 has 1 patients; 2 are needed" in refusal(rows)
+    assert "without the site of fold 0, class 1 has 1 patient; 2 are needed" in refusal(rows)

@@ -8,7 +8,7 @@ import pytest
 from medmllm.errors import SplitError
 from medmllm.records import UNKNOWN, Survival
 from medmllm.training.class_splits import make_splits
-from medmllm.training.held import hold_classes
+from medmllm.training.held import Called, hold_classes
 from medmllm.training.inner_folds import nest
 from medmllm.training.splits import FoldSplit, SplitPlan, outer_folds
 from medmllm.training.subsets import nested_subsets
@@ -118,7 +118,7 @@ def test_a_part_that_lacks_patients_of_a_class_of_one_target_is_refused() -> Non
     with pytest.raises(SplitError, match=r"too few patients of class 1: . in 0\.5"):
         nested_subsets([fold], patients, targets, [0.5], seed=2)
     with pytest.raises(SplitError, match=r"too few patients of class 1 of 'fracture': . in 0\.5"):
-        nested_subsets([fold], patients, targets, [0.5], seed=2, names=("nodule", "fracture"))
+        nested_subsets([fold], patients, targets, [0.5], seed=2, called=Called(("nodule", "fracture")))
 
 
 def test_all_networks_of_a_fold_learn_from_the_same_part_but_for_what_each_tunes_on() -> None:
