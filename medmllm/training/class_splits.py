@@ -23,6 +23,7 @@ from medmllm.training.held import (
     count_patients,
     first_whole,
     hold_classes,
+    least_in_words,
     least_patients,
     way_out,
 )
@@ -162,10 +163,10 @@ def _check_enough_patients(group: IntArray, target: IntArray, folds: int, called
         )
     for label in classes:
         with_class = np.unique(group[target == label]).size
-        if with_class < folds:
+        if with_class < least_patients(folds):
             raise SplitError(
-                f"{class_word(label, called)} has {count_patients(with_class)}, fewer than the {folds} folds: choose "
-                f"another --target, {way_out(fewest, folds)}."
+                f"{class_word(label, called)} has {count_patients(with_class)}, fewer than {least_in_words(folds)}: "
+                f"choose another --target, {way_out(fewest, folds)}."
             )
 
 

@@ -191,6 +191,16 @@ def least_patients(folds: int) -> int:
     return 4 if folds == 2 else folds
 
 
+def least_in_words(folds: int) -> str:
+    """Return what a class with fewer patients than so many folds need has fewer than.
+
+    >>> least_in_words(5), least_in_words(2)
+    ('the 5 folds', 'the 4 that 2 folds need')
+    """
+    needed = least_patients(folds)
+    return f"the {folds} folds" if needed == folds else f"the {needed} that {folds} folds need"
+
+
 def way_out(fewest: int, folds: int) -> str:
     """Return what to do where the rarest class has too few patients for so many folds: what can work, in numbers.
 

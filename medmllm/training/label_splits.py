@@ -23,6 +23,7 @@ from medmllm.training.held import (
     first_whole,
     hold_labels,
     holds_of,
+    least_in_words,
     least_patients,
     values_of,
     way_out,
@@ -177,8 +178,8 @@ def check_enough_labels(
     if len(set(patients)) < folds:
         raise SplitError(f"{count_patients(len(set(patients)))} cannot fill {folds} folds: {way_out(fewest, folds)}.")
     for (target, value), count in sorted(zip(values_of(labels), counts, strict=True)):
-        if count < folds:
+        if count < least_patients(folds):
             raise SplitError(
-                f"{words_of(target, value, labels, names, classes)} has {count_patients(count)}, fewer than the "
-                f"{folds} folds: leave that target out, {way_out(fewest, folds)}."
+                f"{words_of(target, value, labels, names, classes)} has {count_patients(count)}, fewer than "
+                f"{least_in_words(folds)}: leave that target out, {way_out(fewest, folds)}."
             )

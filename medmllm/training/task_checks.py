@@ -26,8 +26,8 @@ def check_task(config: TrainConfig, task: Task) -> None:
 
     Raises:
         ConfigError: Arms that read nothing; class weights of another number of classes; for several targets, what is of
-            one target's classes; for a time to an event, what is of classes; a search for what makes no difference; a
-            rule of the policy on what is not measured, or is of another target.
+            one target's classes; for a time to an event, what is of classes, and batches of one for Cox; a search for
+            what makes no difference; a rule of the policy on what is not measured, or is of another target.
     """
     check_arms(config)
     check_rules(config, task)
@@ -77,8 +77,18 @@ def _check_training(config: TrainConfig, task: Task) -> None:
     check_target_settings(config.training, task)
     if task.timed is not None:
         check_survival_settings(config, alone=not task.several)
+        _check_cox(config, task.timed)
     elif not task.several:
         check_weights(config.training, len(task.classes))
+
+
+def _check_cox(config: TrainConfig, timed: Task) -> None:
+    """Refuse batches of one study, whose partial likelihood is 1 whatever its risk: nothing would be learnt."""
+    if timed.survival is not None and timed.survival.model == "cox" and config.training.batch_size == 1:
+        raise ConfigError(
+            '[training] batch_size = 1 with [task] survival_model = "cox": each study would be compared with itself '
+            'alone, and nothing learnt. Take 16 or more, or survival_model = "discrete_time"'
+        )
 
 
 def check_survival_settings(config: TrainConfig, *, alone: bool) -> None:

@@ -16,7 +16,7 @@ import pytest
 from medmllm.ingest.judged import load
 from reports.robustness import damage, dicom_damage, nifti_damage
 from reports.robustness.inputs import KINDS, make_input
-from reports.robustness.mutate import Tally, Worker, keep, read_all
+from reports.robustness.mutate import START_SECONDS, Tally, Worker, keep, read_all
 from reports.robustness.seeds import NAME, NUMBER, Seed, make_seeds
 from reports.robustness.worker import Remarks, leaks, read_folder, write_input
 
@@ -180,8 +180,8 @@ def test_a_process_that_says_nothing_is_noticed() -> None:
     worker = Worker("nifti", 2, range(0), [])
     with pytest.raises(TimeoutError):
         worker.line(0.0)
-    assert worker.line(60.0) == {"ready": True}
-    assert worker.line(60.0) is None
+    assert worker.line(START_SECONDS) == {"ready": True}
+    assert worker.line(START_SECONDS) is None
     assert worker.end() == 0
 
 

@@ -1,12 +1,15 @@
 """Curves of a time to an event as corners in a unit square."""
 
 import re
+from types import SimpleNamespace
 
 from markupsafe import Markup
 
+from medmllm.model_documents import SurvivalTask, Task
+from medmllm.reporting.page import environment
 from medmllm.reporting.survival_figures import quarter_ticks, step_points, still_followed
 from medmllm.reporting.training_figures import FRAME, TrainingFigure, draw
-from medmllm.survival_documents import RiskGroupDocument
+from medmllm.survival_documents import RiskGroupDocument, SurvivalArmDocument
 
 
 def test_a_kaplan_meier_curve_is_level_until_the_time_at_which_it_falls() -> None:
@@ -50,3 +53,20 @@ def test_times_of_some_years_are_marked_in_whole_days_never_in_powers_of_ten() -
     assert [text for _, text in quarter_ticks(1372.0)] == ["0", "343", "686", "1029", "1372"]
     assert [text for _, text in quarter_ticks(3998.8)] == ["0", "1000", "1999", "2999", "3999"]  # 999.7 in the middle
     assert [text for _, text in quarter_ticks(2.5)] == ["0", "0.625", "1.25", "1.88", "2.5"]  # years
+
+
+def test_one_study_of_a_risk_group_is_counted_as_one() -> None:
+    lower, higher = (
+        RiskGroupDocument(
+            name=f"{name} risk", n=n, events=1, times=(0.0,), event_free=(1.0,), low=(None,), high=(None,), at_risk=(n,)
+        )
+        for name, n in (("lower", 1), ("higher", 12))
+    )
+    arm = SurvivalArmDocument(arm="text", risk_groups=(lower, higher), logrank_p=None, calibration=())
+    asked = SurvivalTask(event="death", model="cox", horizons=(365.0,), time_unit="days")
+    task = Task(target="days", kind="survival", classes=("no death", "death"), survival=asked)
+    target = SimpleNamespace(told=SimpleNamespace(task=task, arms=(), survival=(arm,)))
+    shown = SimpleNamespace(confidence=0.95, repeats=1)
+    template = environment().get_template("survival.html.j2")
+    text = template.make_module({"synthetic": False}).section(target, shown, {})  # type: ignore[attr-defined]
+    assert "text: 1 study at lower risk, 1 with the event; 12 studies at higher risk, 1 with the event" in text

@@ -194,13 +194,14 @@ def test_a_small_tuning_fraction_still_takes_one_patient_of_each_class_and_no_mo
         ),
         ("abcdefgh", [0] * 4 + [1] * 4, 9, r"8 patients cannot fill 9 folds: set training\.folds to at most 4, or"),
         ("abcdefgh", [0] * 5 + [1] * 3, 5, r"class 1 has 3 patients, .*set training\.folds to 3, or add"),
-        ("abcdeeee", [0, 0, 0, 0, 1, 1, 1, 1], 2, r"class 1 has 1 patient, fewer than the 2 folds"),
+        ("abcdeeee", [0, 0, 0, 0, 1, 1, 1, 1], 2, r"class 1 has 1 patient, fewer than the 4 that 2 folds need: "),
         (
-            "abcd",
-            [0, 0, 1, 1],
+            "aaaaaaaaaabcdefgh",  # a has most studies of the class and one test part, b, c and d the other
+            [1] * 13 + [0] * 4,
             2,
-            r"part of fold 0 lacks class [01] in .* shuffles of 4 patients: .* class needs 4",
+            r"part of fold \d lacks class 1 in .* shuffles of 8 patients: .* class needs 4",
         ),
+        ("abcdefg", [0, 0, 0, 0, 1, 1, 1], 2, r"3 patients, fewer than the 4 that 2 folds need: .*folds to 3, or add"),
         ("ab", [0, 1], 1, r"training\.folds is 1, at least 2"),
         ("ab", [0, -1], 2, r"a target is negative"),
         ("ab", [0, 1, 1], 2, r"2 patients, 3 targets and 2 study keys: one each per study"),

@@ -5,7 +5,7 @@ from sklearn.model_selection import GroupKFold
 from medmllm.errors import SplitError
 from medmllm.records import UNKNOWN
 from medmllm.training.held import Carving, hold_labels, lacking
-from medmllm.training.label_splits import carve_label_tuning, split_labels, stratify
+from medmllm.training.label_splits import carve_label_tuning, check_enough_labels, split_labels, stratify
 from medmllm.training.splits import SplitPlan
 
 NAMES = ("nodule", "effusion", "fracture")
@@ -188,7 +188,16 @@ def test_a_label_of_too_few_patients_is_refused_and_named() -> None:
 
 
 def test_where_no_shuffle_will_do_the_label_is_named() -> None:
+    owners = [f"p{k}" for k in range(8)]
+    columns = [map(int, column) for column in ("00111010", "00101011", "01110001")]  # four patients each, who overlap
+    labels = list(zip(*columns, strict=True))
+    with pytest.raises(SplitError, match=r"lacks '\w+' present in each of 20 shuffles of 8 patients"):
+        split_labels(owners, labels, NAMES, study_keys=owners, folds=2, tuning_fraction=0.1, seed=1)
+
+
+def test_two_folds_want_four_patients_of_each_class() -> None:
     owners = [f"p{k}" for k in range(12)]
-    labels = [(k % 2, int(k < 2)) for k in range(12)]  # two patients for a test, a tuning and a training part
-    with pytest.raises(SplitError, match=r"lacks 'effusion' present in each of 20 shuffles of 12 patients"):
-        split_labels(owners, labels, NAMES[:2], study_keys=owners, folds=2, tuning_fraction=0.3, seed=1)
+    labels = [(k % 2, int(k < 3)) for k in range(12)]  # one of the folds would be left with one of the three
+    with pytest.raises(SplitError, match=r"'effusion' present has 3 patients, fewer than the 4 that 2 folds need"):
+        check_enough_labels(owners, labels, NAMES[:2], 2)
+    check_enough_labels(owners, [(k % 2, int(k < 4)) for k in range(12)], NAMES[:2], 2)

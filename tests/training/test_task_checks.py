@@ -100,3 +100,19 @@ def test_a_candidate_that_cannot_be_is_answered_by_the_reason_alone() -> None:
         ConfigError, match=r"'balanced'\} cannot be: sampling: classes drawn alike and weighted as well"
     ):
         asked("search.sampling=['shuffle', 'balanced']")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_cox_takes_no_batches_of_one_study_and_discrete_time_does(several: bool) -> None:
+    cox = DAYS.model_copy(update={"survival": SurvivalTask(**{**dict(DAYS.survival or ()), "model": "cox"})})
+    one = asked("batch_size=1")
+    for timed in (DAYS, cox):
+        task = Task.of_several((NODULE, timed)) if several else timed
+        check_task(asked("batch_size=2"), task)
+        if timed is cox:
+            with pytest.raises(ConfigError, match=r'batch_size = 1 with \[task\] survival_model = "cox"'):
+                check_task(one, task)
+            with pytest.raises(ConfigError, match="batch_size = 1"):
+                check_task(asked("search.batch_size=[8, 1]"), task)
+        else:
+            check_task(one, task)
