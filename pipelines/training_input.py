@@ -26,6 +26,7 @@ from medmllm.training.cohort import Cohort, draft_contract, read_cohort
 from medmllm.training.held import Called
 from medmllm.training.image_cache import RUN_FOLDER, ImageCache
 from medmllm.training.planning import Given, settle_folds
+from medmllm.training.read_notes import check_training_notes, remark_unread
 from medmllm.training.refused_studies import refused_told
 from medmllm.training.resuming import origin_of
 from medmllm.training.run import WHOLE
@@ -79,7 +80,9 @@ def read_and_split(
         cohort = _read(studies, targets, cache, config, out)
         with refused_told(cohort):
             arms, lacking = usable_arms(cohort, config)
+            lacking += remark_unread(cohort, config.text, arms)
             plan, leaks = settle_folds(cohort, config.training, given, out, called=called)
+            check_training_notes(cohort, plan, config.text, arms)
         if resume:
             check_same_origin(out, origin_of(config, plan.digest, cohort))
     (out / WHOLE).unlink(missing_ok=True)

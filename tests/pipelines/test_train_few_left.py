@@ -20,3 +20,14 @@ def test_refused_studies_are_named_as_the_cause_and_no_prepared_image_stays(tmp_
     assert "Of the 2 that are left: " in ended.stderr
     assert (tmp_path / "run" / "training_ledger.csv").is_file()
     assert not (tmp_path / "run" / RUN_FOLDER).exists()
+
+
+def test_notes_of_which_nothing_is_read_are_refused_before_any_arm_is_trained(tmp_path: Path) -> None:
+    labels = write_nifti_cohort(tmp_path, without_note=range(1, 16))  # one note, and so none in one training part
+    wrong = train(tmp_path / "studies", labels, tmp_path / "wrong", "--set", 'text.sections=["findings"]', *UNTRACKED)
+    assert wrong.code == 2
+    assert "none of the 1 notes has any of these" in " ".join(wrong.stderr.split())
+    few = train(tmp_path / "studies", labels, tmp_path / "few", *UNTRACKED)
+    assert few.code == 2
+    assert "1 of 16 studies have a note that is read, and the training part" in " ".join(few.stderr.split())
+    assert "Training fold models" not in wrong.stderr + few.stderr
