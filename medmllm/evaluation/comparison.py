@@ -204,17 +204,13 @@ def _on_the_best(found: Comparison, metric: str) -> Iterator[str]:
         yield f"No run is best: {NAMES[metric]} is not defined on this cohort."
         return
     highest = max(defined, key=defined.__getitem__)
-    others = [
-        difference.second if difference.first == highest else difference.first
-        for difference in found.differences
-        if difference.metric == metric
-        and highest in (difference.first, difference.second)
-        and better(difference) != highest
-    ]
-    yield (
-        f"No run is best: {highest} has the highest {NAMES[metric]}, but the interval of its difference to "
-        f"{', '.join(others)} does not exclude 0."
-    )
+    others: dict[bool, list[str]] = {True: [], False: []}
+    for one in found.differences:
+        if one.metric == metric and highest in (one.first, one.second) and better(one) != highest:
+            others[one.interval.low is not None].append(one.second if one.first == highest else one.first)
+    why = [f"the interval of its difference to {', '.join(others[True])} does not exclude 0"] if others[True] else []
+    why += [f"its difference to {', '.join(others[False])} has no interval"] if others[False] else []
+    yield f"No run is best: {highest} has the highest {NAMES[metric]}, but {', and '.join(why)}."
 
 
 def _on_many_comparisons(found: Comparison, confidence: float) -> Iterator[str]:

@@ -106,7 +106,8 @@ def compare_groups(
     if len(groups) != len(patients):
         raise EvaluationError(f"{len(groups)} groups for {len(patients)} studies: one each, None where not known")
     owners = Counter(group for group, _ in set(zip(groups, patients, strict=True)) if group is not None)
-    shown = [name for name in names or sorted(owners) if owners[name] >= fewest_patients]
+    every = [name for name in names or sorted(owners) if owners[name]]
+    shown = [name for name in every if owners[name] >= fewest_patients]
     inside = {name: np.array([group == name for group in groups]) for name in shown}
     found = {name: measured_in(inside[name]) for name in shown}
     metrics = list(found[shown[0]].measures) if shown else []
@@ -130,7 +131,7 @@ def compare_groups(
             for name in shown
         ),
         gaps=tuple(_gaps(drawn, gaps, metrics, shown, confidence)),
-        too_small={name: owners[name] for name in sorted(owners) if owners[name] < fewest_patients},
+        too_small={name: owners[name] for name in every if owners[name] < fewest_patients},
         too_few={metric: lacking for metric, lacking in too_few.items() if lacking},
         unknown=sum(group is None for group in groups),
     )

@@ -18,7 +18,8 @@ from medmllm.ingest.deidentify_spelling import SHORTEST_NAME, WORD, folded
 from medmllm.records import Note, Study
 
 _TOKENS = re.compile(r"\s+|\w+|[^\w\s]")
-_LETTER = re.compile(r"\w")
+_LETTER = re.compile(r"[\w\u0300-\u036f]")
+_PLACEHOLDER = re.compile(r"\[[A-Z]+\]")
 _CLASSES = re.compile(
     r"^(class|label|target|category|diagnosis|disease|finding|organ|region|modality|sequence|protocol)[ _-]?names?$",
     re.IGNORECASE,
@@ -57,6 +58,39 @@ def mask(text: str, scrubbed: str) -> str:
 def _mask_line(text: str, scrubbed: str) -> str:
     if text == scrubbed:
         return text
+    shown = _between_placeholders(text, scrubbed)
+    return _what_both_have(text, scrubbed) if shown is None else shown
+
+
+def _between_placeholders(text: str, scrubbed: str) -> str | None:
+    """Return the text with all as X but what stands between the placeholders; None where that is not in it, in order.
+
+    In time that grows with the text alone. Nothing shows but what the other version shows too.
+
+    >>> _between_placeholders("Dr. Meier-Ott, MD, saw it", "Dr. [NAME], MD, saw it")
+    'Dr. XXXXX-XXX, MD, saw it'
+    """
+    place, pieces = 0, []
+    *kept, last = (piece.strip() for piece in _PLACEHOLDER.split(scrubbed))
+    for number, piece in enumerate((*kept, last)):
+        start = text.rfind(piece, place) if kept and number == len(kept) else _find(piece, text, place)
+        if start < 0:
+            return None
+        pieces += [_LETTER.sub("X", text[place:start]), piece]
+        place = start + len(piece)
+    return "".join((*pieces, _LETTER.sub("X", text[place:])))
+
+
+def _find(piece: str, text: str, place: int) -> int:
+    """Return where a piece stands next, rather as whole words than within one."""
+    before = r"(?<!\w)" if piece[:1].isalnum() else ""
+    after = r"(?!\w)" if piece[-1:].isalnum() else ""
+    whole = re.compile(f"{before}{re.escape(piece)}{after}").search(text, place)
+    return whole.start() if whole else text.find(piece, place)
+
+
+def _what_both_have(text: str, scrubbed: str) -> str:
+    """Return the text with the words as X that the longest common sequence of words lacks."""
     before, after = _TOKENS.findall(text), _TOKENS.findall(scrubbed)
     shown = []
     for what, start, end, _, _ in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():

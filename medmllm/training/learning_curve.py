@@ -111,7 +111,13 @@ def learning_remark(curve: LearningCurveDocument | None, *, confidence: float) -
     gain = before.behind
     if gain is None or gain.estimate is None or gain.low is None or gain.high is None:
         return ()
-    step = f"from {before.mean_patients:.0f} to {last.mean_patients:.0f} training patients"
+    if before.training_patients == last.training_patients:
+        return (
+            f"The learning curve tells nothing of more patients: {before.fraction:g} of the training patients are all "
+            f"{last.mean_patients:.0f} of them. Take smaller fractions.",
+        )
+    digits = int(round(before.mean_patients) == round(last.mean_patients))
+    step = f"from {before.mean_patients:.{digits}f} to {last.mean_patients:.{digits}f} training patients"
     numbers = f"{gain.estimate:+.3f}, {level(confidence)} interval {gain.low:+.3f} to {gain.high:+.3f}"
     if gain.low > 0:
         return (f"The {curve.metric} of the {curve.arm} model still rises {step} ({numbers}): more patients may help.",)

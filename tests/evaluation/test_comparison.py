@@ -130,6 +130,18 @@ def test_the_remarks_name_the_run_that_the_highest_one_does_not_beat() -> None:
     )
 
 
+def test_a_difference_without_an_interval_is_not_said_to_hold_zero() -> None:
+    found = compare(STRONG, replace(STRONG, arm="its double"), WEAK)
+    without = tuple(
+        replace(one, interval=replace(one.interval, low=None, high=None)) if one.second == "weak" else one
+        for one in found.differences
+    )
+    assert comparison_remarks(replace(found, differences=without), confidence=0.9)[0] == (
+        "No run is best: strong has the highest AUROC, but the interval of its difference to its double does not "
+        "exclude 0, and its difference to weak has no interval."
+    )
+
+
 def test_where_nothing_is_defined_no_run_is_best() -> None:
     found = compare(WEAK, STRONG, targets=np.zeros(N, dtype=int))
     assert found.best("auroc") is None

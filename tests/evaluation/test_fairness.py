@@ -112,6 +112,13 @@ def test_small_groups_are_named_with_their_patients_and_studies_of_no_group_coun
         evaluate(groups=groups[1:])
 
 
+def test_bands_that_are_too_small_are_named_in_their_order() -> None:
+    names = ("below 40", "40 to below 65", "65 and above", "beyond")  # not that of the alphabet
+    groups = [names[0 if n < 8 else 1 if n < 16 else 2] for n in range(N)]
+    found = evaluate(groups=groups, names=names)
+    assert list(found.too_small.items()) == [("below 40", 4), ("40 to below 65", 4)]
+
+
 def test_a_share_of_a_class_with_few_patients_in_a_group_is_not_measured_has_no_part_in_a_gap_and_is_named() -> None:
     positive = [number for number, target in enumerate(TARGETS) if target]
     few = {PATIENTS[number] for number in positive[:6]}  # each has one positive study

@@ -194,7 +194,7 @@ def test_a_page_masks_the_other_spellings_of_names_of_headers_and_folders(tmp_pa
     assert read is not None
     shown = mask_note(read, study).text
     assert len(shown) == len(note)
-    assert shown.replace("X", "").split() == ["HISTORY:", "mass,", ",", ",", ".", ".", "IMPRESSION:", "Mass."]
+    assert shown.replace("X", "").split() == ["HISTORY:", "mass,", "_,", ",", ".", ".", "IMPRESSION:", "Mass."]
 
 
 def test_folding_leaves_text_without_marks_as_it_is_in_lower_case() -> None:

@@ -18,11 +18,23 @@ from tests.factories import edit_dicom, write_dicom_study
         ("one\nMeier two\n", "one\n[NAME] two\n", "one\nXXXXX two\n"),
         ("at 12 Main Street,\nSpringfield. Cough", "at [ADDRESS]. Cough", "at XX XXXX XXXXXX,\nXXXXXXXXXXX. Cough"),
         ("cough", "cough", "cough"),
+        ("Seen, Mu\u0308ller.", "Seen, [NAME].", "Seen, XXXXXXX."),
+        ("92M with 12 mm", "[AGE]M with 12 mm", "XXM with 12 mm"),
+        ("Mr. Smith m. 9 mm", "Mr. [NAME] m. 9 mm", "Mr. XXXXX m. 9 mm"),
+        ("MRN:4711 came", "MRN: [ID] came", "MRN:XXXX came"),
+        ("a cough since May", "a cough [DATE] more", "a cough XXXXX XXX"),  # not what scrubbing leaves
+        ("[NAME] has seen Ann", "[NAME] has seen [NAME]", "[XXXX] has seen XXX"),
     ],
 )
 def test_what_the_scrubbed_text_lacks_is_shown_as_x_in_its_place(text: str, scrubbed: str, shown: str) -> None:
     assert mask(text, scrubbed) == shown
     assert len(shown) == len(text)
+
+
+def test_a_long_line_is_shown_as_many_short_ones_are() -> None:
+    line = "Dr. Smith saw 3.5.2020 it again, 12 mm. "
+    scrubbed = line.replace("Smith", "[NAME]").replace("3.5.2020", "[DATE]")
+    assert mask(4000 * line, 4000 * scrubbed) == 4000 * mask(line, scrubbed)
 
 
 def test_names_that_only_the_header_or_a_folder_tells_are_masked_and_sections_stay(tmp_path: Path) -> None:

@@ -35,6 +35,19 @@ def test_a_rise_is_called_one_only_when_its_interval_lies_above_zero(behind: tup
     assert said in sentence
 
 
+def test_a_part_of_all_patients_is_no_step_of_the_curve() -> None:
+    whole = curve(0.0, 0.0, 0.0).points[1]
+    part = whole.model_copy(update={"fraction": 0.9, "behind": estimate(0.0, 0.0, 0.0)})
+    (sentence,) = learning_remark(curve(0.0, 0.0, 0.0).model_copy(update={"points": (part, whole)}), confidence=0.95)
+    assert sentence.startswith(
+        "The learning curve tells nothing of more patients: 0.9 of the training patients are all"
+    )
+    assert "all 48 of them" in sentence
+    part = part.model_copy(update={"training_patients": (47, 48)})
+    (sentence,) = learning_remark(curve(0.0, 0.0, 0.0).model_copy(update={"points": (part, whole)}), confidence=0.95)
+    assert "from 47.5 to 48.0 training patients" in sentence
+
+
 def test_nothing_is_said_where_nothing_was_asked_for_or_is_defined() -> None:
     assert learning_remark(None, confidence=0.95) == ()
     assert learning_remark(curve(None, None, None), confidence=0.95) == ()
