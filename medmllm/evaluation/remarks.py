@@ -125,12 +125,12 @@ def _on_fusion(evaluation: CohortEvaluation, interval: str) -> Iterator[str]:
         elif gain.high < 0:
             yield (
                 f"Fused is worse than {other}: the {interval} of the {NAMES[gain.name]} difference lies below 0 "
-                f"({gain.low:+.3f} to {gain.high:+.3f})."
+                f"({gain.low:+z.3f} to {gain.high:+z.3f})."
             )
         elif gain.low <= 0:
             yield (
                 f"Fused does not beat {other}: the {interval} of the {NAMES[gain.name]} difference contains 0 "
-                f"({gain.low:+.3f} to {gain.high:+.3f})."
+                f"({gain.low:+z.3f} to {gain.high:+z.3f})."
             )
 
 
@@ -142,14 +142,14 @@ def _on_calibration(evaluation: CohortEvaluation, interval: str) -> Iterator[str
             fault = "too extreme" if slope.high < 1 else "too timid"
             yield (
                 f"Probabilities of the {arm} arm are {fault}: the {interval} of the calibration slope is "
-                f"{slope.low:.2f} to {slope.high:.2f}, 1 is right."
+                f"{slope.low:z.2f} to {slope.high:z.2f}, 1 is right."
             )
     for arm, intercept in _each(evaluation, "calibration_intercept"):
         if intercept.low is not None and intercept.high is not None and not intercept.low <= 0 <= intercept.high:
             fault = "too high" if intercept.high < 0 else "too low"
             yield (
                 f"Probabilities of the {arm} arm are {fault} on average: the {interval} of the calibration intercept "
-                f"is {intercept.low:+.2f} to {intercept.high:+.2f}, 0 is right."
+                f"is {intercept.low:+z.2f} to {intercept.high:+z.2f}, 0 is right."
             )
 
 
@@ -174,7 +174,7 @@ def _on_estimates_outside(evaluation: CohortEvaluation, interval: str) -> Iterat
 
 def _on_no_width(evaluation: CohortEvaluation) -> Iterator[str]:
     flat = [
-        f"{called(metric.name, metric.group)} of the {arm.arm} arm ({metric.estimate:.3f})"
+        f"{called(metric.name, metric.group)} of the {arm.arm} arm ({metric.estimate:z.3f})"
         for arm in evaluation.arms
         for metric in arm.metrics
         if _is_flat(metric)

@@ -200,6 +200,16 @@ def test_a_slope_away_from_one_says_in_which_direction(low: float, high: float, 
     assert all(f"Probabilities of the fused arm are {words}:" in sentence for sentence in found)
 
 
+def test_no_number_is_said_to_be_less_than_nothing_by_rounding() -> None:
+    slope = metric("calibration_slope", -0.0004, -0.001, 0.001)
+    intercept, flat = metric("calibration_intercept", 0.4, 0.3, 0.5), metric("sensitivity", -0.0, -0.0, -0.0)
+    lines = said(cohort(arms=(ArmEvaluation("image", (slope, intercept, flat)),), differences=()))
+    assert any("slope is 0.00 to 0.00, 1 is right" in line for line in lines)
+    assert any("sensitivity of the image arm (0.000)" in line for line in lines)
+    gain = metric("auroc", -0.0004, -0.0004, 0.2, "image")
+    assert any("contains 0 (+0.000 to +0.200)" in line for line in said(cohort(differences=(gain,))))
+
+
 def test_a_slope_that_does_not_exist_is_said() -> None:
     (sentence,) = said(cohort(calibration_slope=metric("calibration_slope", None, None, None)))
     assert sentence == "The calibration slope of the fused arm cannot be estimated with an interval."
