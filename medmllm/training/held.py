@@ -26,7 +26,7 @@ Labels = Sequence[Sequence[int]]
 EVENTS = ("any event",)
 """What of times to an event is held, in words."""
 
-_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_NUMBER = re.compile(r"-?\d{1,3}(\.\d{1,3})?")  # a longer one may be a patient's
 
 FEWEST_OF_A_CLASS = 3
 """Patients, one each for the training, tuning and test part."""

@@ -133,6 +133,7 @@ def test_classes_of_numbers_and_words_of_the_settings_go_by_their_names() -> Non
 def test_words_of_a_table_are_not_repeated_where_a_class_is_refused() -> None:
     called = Called.of(Task.of("patient", ("Jane Roe", "John Doe")))  # the wrong column
     assert called.alone[1] == "class 1 (counted from 0, by the alphabet)"
+    assert "4711" not in str(Called.of(Task.of("number", ("4711", "4712"))))
 
 
 def test_classes_of_several_targets_go_by_their_names_and_times_by_their_event() -> None:
