@@ -5,7 +5,7 @@
 A cohort of cubes cut around a finding, or of one organ, may want this; hence a remark and no refusal.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -43,10 +43,10 @@ def remark_cropped(cohort: Cohort, settings: ImageSettings, arms: Sequence[Arm])
             )
 
 
-def _in_mm(lengths: Sequence[float]) -> str:
+def _in_mm(lengths: Iterable[float]) -> str:
     """Return lengths along x, y and z in words.
 
     >>> _in_mm((48.0, 350.24, 1024.0))
     '48 x 350.2 x 1024 mm'
     """
-    return " x ".join(f"{round(float(length), 1):g}" for length in lengths) + " mm"
+    return " x ".join(f"{round(length, 1):g}" for length in lengths) + " mm"

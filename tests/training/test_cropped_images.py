@@ -53,11 +53,15 @@ def test_each_of_several_channels_is_looked_at_alone_and_named() -> None:
     assert line.startswith("Channel 'pet': of the images the model reads the middle 48 x 48 x 48 mm, 10% of ")
 
 
+@pytest.mark.filterwarnings("error")  # numpy's, of a median of nothing
+def test_a_cohort_without_images_is_told_nothing() -> None:
+    assert said(Cohort((), ())) == []
+
+
 def test_only_arms_that_read_images_are_told() -> None:
     cohort = of_extents((480.0, 480.0, 480.0))
     counts = [len(said(cohort, arms=arms)) for arms in (("text", "table"), ("fused",), ("image",))]
     assert counts == [0, 1, 1]
-    assert said(Cohort((), ())) == []
 
 
 def test_a_training_remarks_it() -> None:
