@@ -14,14 +14,13 @@ from pathlib import Path
 
 from medmllm.csv_tables import check_writable, sole_writer, write_table
 from medmllm.deidentify_config import DeidentifyConfig
-from medmllm.errors import MisuseError
 from medmllm.ingest.deidentify import FolderRun, deidentify_folder, kept_facts
 from medmllm.ingest.deidentify_dicom import method_codes
 from medmllm.ingest.deidentify_writing import write_text
 from medmllm.ingest.keys import load_keyring
 from medmllm.ingest.study_folder import StudyIndex, folder_of
 from medmllm.pipelines.index import read_index
-from medmllm.pipelines.linkage_table import write_linkage
+from medmllm.pipelines.linkage_table import check_linkage, write_linkage
 from medmllm.pipelines.progress import progress_bar
 from medmllm.provenance import stamp
 from medmllm.result_documents import DeidentificationDocument
@@ -73,9 +72,8 @@ def run(
         MisuseError: No studies, results already there, the label table or the place of the linkage table.
         MedmllmError: The result cannot be written.
     """
-    if linkage is not None and linkage.resolve().is_relative_to(out.resolve()):
-        raise MisuseError("the linkage table may not lie among the results: choose another --linkage")
     check_writable(out, overwrite=overwrite, marker=REPORT, studies=folder_of(studies))
+    check_linkage(linkage, out)
     with sole_writer(out):
         _remove_earlier(out)
         index = read_index(studies, labels=labels)
@@ -90,10 +88,10 @@ def run(
             deidentify_folder(index, work, advance)
         if not dry_run:
             write_labels(index, work, out)
+        write_table(out / "ledger.csv", ProblemRow, work.ledger)
         if linkage is not None:
             whole = replace(index, linkage=(*index.linkage, *work.linkage))
-            write_linkage(linkage, whole, out=out, passphrase=passphrase)
-        write_table(out / "ledger.csv", ProblemRow, work.ledger)
+            write_linkage(linkage, whole, passphrase=passphrase)
         report = report_of(work, dry_run=dry_run)
         report.write(out / REPORT)  # last: it marks the folder as whole
     return DeidentifyResult(report.studies, sum(report.written.values()), report.refused, report.ignored)

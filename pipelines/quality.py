@@ -14,7 +14,7 @@ from medmllm.errors import MedmllmError
 from medmllm.ingest.audio import read_recording
 from medmllm.ingest.study_folder import StudyIndex, folder_of, read_study_note, read_volume
 from medmllm.pipelines.index import read_index
-from medmllm.pipelines.linkage_table import write_linkage
+from medmllm.pipelines.linkage_table import check_linkage, write_linkage
 from medmllm.pipelines.progress import progress_bar
 from medmllm.preprocessing.channel_rules import as_nifti_of
 from medmllm.provenance import stamp
@@ -61,12 +61,13 @@ def run(
         MedmllmError: Results cannot be written.
     """
     check_writable(out, overwrite=overwrite, marker="quality.csv", studies=folder_of(studies))
+    check_linkage(linkage, out)
     with sole_writer(out):
         (out / "summary.json").unlink(missing_ok=True)  # it marks a finished folder
         index = read_index(studies)
         write_table(out / "problems.csv", ProblemRow, index.problems)
         if linkage is not None:
-            write_linkage(linkage, index, out=out)
+            write_linkage(linkage, index)
         summary = _check_all(index, config, out)
         summary.write(out / "summary.json")
     return QualityResult(summary)

@@ -22,7 +22,7 @@ from medmllm.ingest.table_inputs import check_columns
 from medmllm.ingest.tables import read_label_table
 from medmllm.models.package import CARD, ModelPackage, load_package
 from medmllm.pipelines.index import read_index
-from medmllm.pipelines.linkage_table import write_linkage
+from medmllm.pipelines.linkage_table import check_linkage, write_linkage
 from medmllm.pipelines.progress import progress_bar
 from medmllm.pipelines.study_output import write_study
 from medmllm.provenance import stamp
@@ -73,6 +73,7 @@ def run(
     package = load_package(model, device=machine.device)
     check_target(config.explain.target, package.card.task)
     check_writable(out, overwrite=overwrite, marker="predictions.csv", studies=folder_of(studies))
+    check_linkage(linkage, out)
     with sole_writer(out):
         return _run(studies, package, out, config, table=table, explain=explain, linkage=linkage)
 
@@ -94,7 +95,7 @@ def _run(
     check_columns(index, package.card.contract.table, given=given)
     write_table(out / "problems.csv", ProblemRow, index.problems)
     if linkage is not None:
-        write_linkage(linkage, index, out=out)
+        write_linkage(linkage, index)
     if not index.studies:
         raise MedmllmError("the folder holds no study; problems.csv says what is there instead", code="no_study")
     for earlier in (out / "studies").glob("st-*"):  # when overwriting: another model's explanation is not ours

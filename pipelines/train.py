@@ -20,7 +20,7 @@ from medmllm.ingest.survival import event_columns
 from medmllm.ingest.table_inputs import check_inputs
 from medmllm.ingest.tables import parse_target
 from medmllm.pipelines.index import label_file, read_index
-from medmllm.pipelines.linkage_table import write_linkage
+from medmllm.pipelines.linkage_table import check_linkage, write_linkage
 from medmllm.pipelines.progress import progress_bar
 from medmllm.pipelines.training_input import read_and_split
 from medmllm.pipelines.training_output import write_run
@@ -92,9 +92,10 @@ def run(
         check_inputs(config.table, one)
     check_writable(out, overwrite=overwrite, marker=WHOLE, studies=folder_of(studies))
     check_run_folder(out, config, resume=resume, overwrite=overwrite)
+    check_linkage(linkage, out)
     index = read_index(studies, labels=labels)
     if linkage is not None:
-        write_linkage(linkage, index, out=out)
+        write_linkage(linkage, index)
     found = assign_task(index.studies, parsed, config.task)
     task = found.task
     check_task(config, task)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from medmllm.cli import app
 from medmllm.csv_tables import read_table
-from medmllm.errors import LabelError, MedmllmError, MisuseError
+from medmllm.errors import LabelError, MisuseError
 from medmllm.ingest import stock, study_folder
 from medmllm.ingest.keys import Keyring
 from medmllm.pipelines import index
@@ -196,11 +196,6 @@ def test_the_linkage_table_may_not_lie_among_the_results(studies: Path, tmp_path
     with pytest.raises(MisuseError, match="may not lie among the results"):
         index.run(studies, out=tmp_path / "out", linkage=tmp_path / "out" / "linkage.csv")
     assert not (tmp_path / "out" / "studies.csv").exists()
-
-
-def test_a_linkage_table_that_cannot_be_written_is_an_error_of_ours(studies: Path, tmp_path: Path) -> None:
-    with pytest.raises(MedmllmError, match="cannot write the linkage table"):
-        index.run(studies, out=tmp_path / "out", linkage=tmp_path / "absent" / "linkage.csv")
 
 
 def test_results_of_another_folder_are_written_over_only_when_asked(studies: Path, tmp_path: Path) -> None:
