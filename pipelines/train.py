@@ -128,4 +128,5 @@ def run(
         trained = Trained(task, cohort, plan, done, config, provenance, synthetic, groups)
         evaluation = write_run(trained, out, said)
         track_result(tracked, evaluation, out, config)
-    return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out), unmet(evaluation.policy))
+    refused = len(cohort.refused)
+    return TrainResult(evaluation, refused, summary(evaluation, out, refused=refused), unmet(evaluation.policy))
