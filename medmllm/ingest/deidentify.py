@@ -20,10 +20,17 @@ from medmllm.deidentify_config import DeidentifyConfig
 from medmllm.errors import IngestError, NoteError, RecordingError
 from medmllm.ingest.deidentify_descriptors import Descriptors
 from medmllm.ingest.deidentify_dicom import DicomRun, Owner, deidentify_dicom, identifiers_in, owner_in_header
-from medmllm.ingest.deidentify_identifiers import BIRTH_COLUMNS, NAME_COLUMNS, NUMBER_COLUMNS, Identifiers
+from medmllm.ingest.deidentify_identifiers import (
+    BIRTH_COLUMNS,
+    NAME_COLUMNS,
+    NUMBER_COLUMNS,
+    STAFF_COLUMNS,
+    Identifiers,
+)
 from medmllm.ingest.deidentify_nifti import copy_numbers, deidentify_nifti, deidentify_sidecar
 from medmllm.ingest.deidentify_note import NoteScrubber
 from medmllm.ingest.deidentify_paths import words_of_paths
+from medmllm.ingest.deidentify_words import ALSO_WORDS, NEVER_NAMES
 from medmllm.ingest.deidentify_writing import write_text
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.notes import read_note
@@ -31,6 +38,9 @@ from medmllm.ingest.opening import one_error
 from medmllm.ingest.study_folder import StudyIndex
 from medmllm.records import Note, Study
 from medmllm.table_rows import LinkageRow, ProblemRow
+
+OF_ALL_FILES = {"mixed_patients": "", "truncated_pixels": "; the other slices would pass for a whole series"}
+"""Code of a refusal by the index that no file of a series gets past -> what is said more of it."""
 
 _ENTITY = re.compile(r"(?:^|_)(?:sub|ses)-[A-Za-z0-9]+")
 SOUND_PIECE = 2**18
@@ -56,6 +66,10 @@ class FolderRun:
     descriptors: Descriptors = field(init=False, repr=False)
     dicom: DicomRun = field(init=False, repr=False)
 
+    def folder(self, study: Study) -> Path | None:
+        """Return where a study is written."""
+        return None if self.out is None else self.out / study.patient_key / study.study_key
+
     def __post_init__(self) -> None:
         self.descriptors = Descriptors(self.config.descriptors)
         self.dicom = DicomRun(self.config.dicom, self.keyring, self.descriptors, self.actions)
@@ -76,6 +90,9 @@ def deidentify_folder(index: StudyIndex, run: FolderRun, advance: Callable[[int]
     for study in index.studies:
         _study(study, run)
         advance(1)
+    staff = {name for known in run.words.values() for name in known.staff if name not in NEVER_NAMES | ALSO_WORDS}
+    for study in index.studies:  # once all headers were seen: a colleague's name stands in the notes of many studies
+        _notes(study, run, staff)
     patients = {study.study_key: study.patient_key for study in index.studies}
     for problem in index.problems:
         if problem.where_key.startswith("fi-") and problem.where_key not in run.seen:
@@ -96,15 +113,17 @@ def _study(study: Study, run: FolderRun) -> None:
         known.add_number(run.originals.get(study.study_key, ""))
     for column, cell in study.facts.items():
         if NAME_COLUMNS.search(column):
-            known.add_name(cell)
+            person = Identifiers()
+            person.add_name(cell)
+            person.staff |= person.names if STAFF_COLUMNS.search(column) else set()
+            known.update(person)
         elif NUMBER_COLUMNS.search(column):
             known.add_number(cell)
         elif BIRTH_COLUMNS.search(column):
             known.add_date(cell)
-    folder = None if run.out is None else run.out / study.patient_key / study.study_key
+    folder = run.folder(study)
     _dicom_series(study, known, folder, run)
     _nifti_series(study, known, folder, run)
-    _notes(study, known, folder, run)
     _recordings(study, folder, run)
 
 
@@ -157,13 +176,24 @@ def _dicom_series(study: Study, known: Identifiers, folder: Path | None, run: Fo
                 continue
             done.add(path)
             with _File(run, path, study) as file:
-                if series.refusal and series.refusal.code == "mixed_patients":
-                    raise IngestError(series.refusal.reason, code="mixed_patients")
+                if series.refusal and series.refusal.code in OF_ALL_FILES:
+                    reason = series.refusal.reason + OF_ALL_FILES[series.refusal.code]
+                    raise IngestError(reason, code=series.refusal.code)
                 cleaned = deidentify_dicom(path, file.key, owner, run.dicom, into=folder)
                 file.wrote("dicom")
+                if series.damaged_beside and path == series.files[0]:
+                    file.remark("warning", "damaged_beside", _lost_beside(series.damaged_beside))
                 if cleaned.shows_a_face:
                     reason = "the header says that the images let a person be recognised: written as it is"
                     file.remark("warning", "recognisable_face", reason)
+
+
+def _lost_beside(count: int) -> str:
+    files = "1 file" if count == 1 else f"{count} files"
+    return (
+        f"{files} of its series or in its folder cannot be read: slices may be missing at its ends, which no copy "
+        "tells. Copy the files again that are refused, or leave the series out"
+    )
 
 
 def _other_object(problem: ProblemRow, patients: dict[str, str], run: FolderRun) -> None:
@@ -234,8 +264,9 @@ def _free(name: str, taken: set[str]) -> str:
     return free
 
 
-def _notes(study: Study, known: Identifiers, folder: Path | None, run: FolderRun) -> None:
-    rules = run.config.notes
+def _notes(study: Study, run: FolderRun, staff: set[str]) -> None:
+    rules, known, folder = run.config.notes, run.words[study.study_key], run.folder(study)
+    known.guesses |= staff  # names where they are written like one
     for name in rules.names:
         known.add_name(name)
     days = run.keyring.date_shift_days(study.patient_key) if rules.dates == "shift" else None

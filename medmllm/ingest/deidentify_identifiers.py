@@ -60,6 +60,7 @@ NO_NAMES = frozenset({
 """Words in the place of a name that name nobody."""
 
 NAME_COLUMNS = re.compile(r"name|surname|physician|doctor", re.IGNORECASE)
+STAFF_COLUMNS = re.compile(r"physician|doctor|radiologist|operator|surgeon|referr", re.IGNORECASE)
 NUMBER_COLUMNS = re.compile(r"mrn|accession|phone|(patient|subject|record|case).?(id|no|number)", re.IGNORECASE)
 BIRTH_COLUMNS = re.compile(r"birth|(^|_)dob($|_)", re.IGNORECASE)
 _YEAR, _MONTH, _DAY = r"(?:18|19|20)\d\d", r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
@@ -70,6 +71,9 @@ _DATE = re.compile(
     r"|(?<!\d)\d{1,2}(?P<three>[-/])\d{1,2}(?P=three)\d\d(?!\d)"
 )
 _NUMBERS = frozenset(map(tag_for_keyword, NUMBERS))
+_OF_THE_PATIENT = frozenset(map(tag_for_keyword, (
+    "PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "ResponsiblePerson",
+)))  # fmt: skip
 _PHRASES = frozenset(map(tag_for_keyword, PHRASES))
 
 
@@ -82,6 +86,7 @@ class Identifiers:
     phrases: set[str] = field(default_factory=set)
     dates: set[str] = field(default_factory=set)  # the birth date, as people write it
     guesses: set[str] = field(default_factory=set)  # words of paths: names if they are written like one
+    staff: set[str] = field(default_factory=set)  # of the names those of physicians and others who are not the patient
     _spelt: KnownNames | None = None
     _spelt_guesses: KnownNames | None = None
 
@@ -155,6 +160,7 @@ class Identifiers:
         self.phrases |= other.phrases
         self.dates |= other.dates
         self.guesses |= other.guesses
+        self.staff |= other.staff
 
     def in_text(self, text: str) -> bool:
         """Return whether a text holds one of them; names as whole words in any spelling, numbers and phrases anywhere.
@@ -215,8 +221,11 @@ def collect(data: Dataset, depth: int = 0) -> Identifiers:
                 for item in element.value if depth < 8 else ():
                     found.update(collect(item, depth + 1))
             elif element.VR == "PN":
+                person = Identifiers()
                 for text in (*texts_of(element.value), *_in_utf8(element.value)):
-                    found.add_name(text)
+                    person.add_name(text)
+                person.staff |= set() if int(tag) in _OF_THE_PATIENT else person.names
+                found.update(person)
             elif int(tag) == BIRTH_DATE:
                 for text in texts_of(element.value):
                     found.add_date(text)

@@ -17,6 +17,7 @@ from medmllm.records import MODALITIES
 from medmllm.search_config import SEARCHED
 from medmllm.training.class_splits import make_splits
 from medmllm.training.cohort import Cohort
+from medmllm.training.cropped_images import remark_cropped
 from medmllm.training.held import NUMBERED, Called
 from medmllm.training.label_splits import split_labels
 from medmllm.training.learnt_words import remark_learnt_words
@@ -83,7 +84,7 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
             f"there is nothing to fuse, as {whose} have {NOUNS.get(alone[0], f'the {alone[0]}')} alone{left}"
         )
     said = [f"No {arm} arm: {lacking[arm]}." for arm in asked if not has[arm]]
-    said += remark_missing(cohort, config.image.channels, arms)
+    said += [*remark_missing(cohort, config.image.channels, arms), *remark_cropped(cohort, config.image, arms)]
     if not arms:
         raise ConfigError("no study has what [training] arms reads: add notes or images, or name other arms")
     idle = [name for name in config.training.search if not set(SEARCHED[name]) & set(arms)]

@@ -159,6 +159,48 @@ def test_a_note_is_scrubbed_with_what_the_headers_tell_and_keeps_its_findings(pl
     assert "Dictated by: [NAME]. Referred from [ADDRESS]." in note.text
 
 
+def test_a_colleague_whom_another_studys_header_tells_goes_out_of_all_notes_where_the_name_is_written_as_one(
+    tmp_path: Path,
+) -> None:
+    said = "HISTORY: Brannigan was told of brannigan ulcers. Cross section. Zwetschge. Tablespoon saw it.\n"
+    for number, patient in enumerate(("A", "B"), 1):
+        folder = tmp_path / "in" / f"case-{patient}"
+        write_dicom_study(folder, a_volume((4, 3, 2)), patient=patient, study=number, note=said)
+    referring = {"ReferringPhysicianName": "Brannigan^Ada", "OperatorsName": "Cross"}
+    edit_dicom(tmp_path / "in" / "case-B", PatientName="Zwetschge^Anna", **referring)
+    (tmp_path / "in" / "labels.csv").write_text("patient_id,doctor\nA,\nB,Tablespoon\n")
+    deidentify.run(tmp_path / "in", out=tmp_path / "out", config=settings())
+    texts = sorted(path.read_text() for path in (tmp_path / "out").rglob("note.txt"))
+    assert texts == [
+        # of B, whose own header tells all
+        "HISTORY: [NAME] was told of [NAME] ulcers. Cross section. [NAME]. [NAME] saw it.\n",
+        # of A: of another study count the names of staff alone, where they are written like one
+        "HISTORY: [NAME] was told of brannigan ulcers. Cross section. Zwetschge. [NAME] saw it.\n",
+    ]
+
+
+def test_a_series_with_a_cut_slice_is_not_written_as_a_shorter_one(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path / "in" / "a", a_volume((6, 5, 5)), note=None)
+    last = sorted((tmp_path / "in" / "a").glob("*.dcm"))[-1]
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-20])
+    result = deidentify.run(tmp_path / "in", out=tmp_path / "out", config=settings())
+    ledger = read_table(tmp_path / "out" / "ledger.csv", ProblemRow)
+    assert (result.written, {row.code for row in ledger}, len(ledger)) == (0, {"truncated_pixels"}, 5)
+    assert all("would pass for a whole series" in row.reason for row in ledger)
+
+
+def test_slices_that_may_be_lost_beside_a_series_are_told_as_no_copy_tells_of_them(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path / "in" / "a", a_volume((6, 5, 5)), note=None)
+    last = sorted((tmp_path / "in" / "a").glob("*.dcm"))[-1]
+    last.write_bytes(last.read_bytes()[:400])
+    result = deidentify.run(tmp_path / "in", out=tmp_path / "out", config=settings())
+    ledger = read_table(tmp_path / "out" / "ledger.csv", ProblemRow)
+    (warned,) = (row for row in ledger if row.code == "damaged_beside")
+    assert (result.written, warned.severity) == (4, "warning")
+    assert warned.reason.startswith("1 file of its series or in its folder cannot be read")
+
+
 @pytest.mark.parametrize(
     ("name", "encoding", "severity"),
     [("Müller", "cp1252", "warning"), ("Świątek", "cp1250", "refused"), ("Иванов", "cp1251", "refused")],
@@ -242,13 +284,10 @@ def test_all_hard_cases_go_through_each_written_or_in_the_ledger(shared: Path, t
     keys = {row.key for row in read_table(tmp_path / "linkage.csv", LinkageRow) if row.kind == "file"}
     assert len(keys) == sum(file.is_file() for file in root.rglob("*"))
     in_ledger = read_table(tmp_path / "out" / "ledger.csv", ProblemRow)
-    assert result.written + len(in_ledger) == len(keys)
+    left = [row for row in in_ledger if row.severity != "warning"]  # what is warned of was written
+    assert result.written + len(left) == len(keys)
     before, after = (volumes(folder) for folder in (root, tmp_path / "out"))
-    assert not Counter(before) - Counter(after)
-    spoilt = [
-        row for row in in_ledger if row.code == "truncated_pixels"
-    ]  # cut slices stay behind: the rest is a volume
-    assert (Counter(after) - Counter(before)).total() <= len(spoilt)
+    assert Counter(after) == Counter(before)  # the rest of a cut series does not become a volume either
     assert len(after) > 100
 
 
