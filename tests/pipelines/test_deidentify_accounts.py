@@ -94,6 +94,25 @@ def test_columns_to_keep_are_held_to_a_named_table_and_wait_for_one_where_there_
     assert deidentify.run(tmp_path / "in", out=tmp_path / "two", config=config).studies == 1
 
 
+def test_names_in_notes_are_told_by_the_settings_and_by_a_name_column_and_words_to_keep_stay(tmp_path: Path) -> None:
+    write_nifti_study(tmp_path / "in" / "a", note="HISTORY: Seen by Brannigan. Zylberstein coughs. Dr. Watson agrees.")
+    written = {}
+    for run, (table, *overrides) in {
+        "as it is": ("study_id,arm\na,x\n",),
+        "settings": ("study_id,arm\na,x\n", 'notes.names=["Brannigan"]', 'notes.keep=["Watson"]'),
+        "table": ("study_id,surname\na,Zylberstein\n",),
+    }.items():
+        (tmp_path / "in" / "labels.csv").write_text(table)
+        deidentify.run(tmp_path / "in", out=tmp_path / run, config=settings(*overrides))
+        (note,) = (tmp_path / run).rglob("*.txt")
+        written[run] = note.read_text().removeprefix("HISTORY: ").rstrip()
+    assert written == {
+        "as it is": "Seen by Brannigan. Zylberstein coughs. Dr. [NAME] agrees.",
+        "settings": "Seen by [NAME]. Zylberstein coughs. Dr. Watson agrees.",
+        "table": "Seen by Brannigan. [NAME] coughs. Dr. [NAME] agrees.",
+    }
+
+
 def test_the_linkage_table_may_lie_neither_among_the_results_nor_be_encrypted_into_nothing(
     planted: Path, tmp_path: Path
 ) -> None:
