@@ -19,6 +19,7 @@ from medmllm.ingest.deidentify_dicom import method_codes
 from medmllm.ingest.deidentify_writing import write_text
 from medmllm.ingest.keys import load_keyring
 from medmllm.ingest.study_folder import StudyIndex, folder_of
+from medmllm.ingest.tables import check_kept, read_label_table
 from medmllm.pipelines.index import read_index
 from medmllm.pipelines.linkage_table import check_linkage, write_linkage
 from medmllm.pipelines.progress import progress_bar
@@ -69,14 +70,16 @@ def run(
         overwrite: Replace an earlier result.
 
     Raises:
-        MisuseError: No studies, results already there, the label table or the place of the linkage table.
+        MisuseError: No studies, results already there, the label table, its columns, the place of the linkage table.
         MedmllmError: The result cannot be written.
     """
     check_writable(out, overwrite=overwrite, marker=REPORT, studies=folder_of(studies))
     check_linkage(linkage, out)
     with sole_writer(out):
-        _remove_earlier(out)
-        index = read_index(studies, labels=labels)
+        table = read_label_table(labels) if labels else None
+        index = read_index(studies, labels=table)
+        check_kept(config.table_columns, index.studies, given=table)
+        _remove_earlier(out)  # not before it is sure that there will be another one
         work = FolderRun(
             root=folder_of(studies),
             out=None if dry_run else out,

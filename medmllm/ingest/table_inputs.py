@@ -8,18 +8,17 @@ A column is of numbers when all its cells are, of categories when none looks lik
 and bounds, never cells: a cell may hold a patient's number.
 """
 
-import difflib
 import logging
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from medmllm.documents import AcceptedRange, Column, TableContract
 from medmllm.errors import ContractError, LabelError
 from medmllm.ingest.study_folder import StudyIndex
-from medmllm.ingest.tables import MISSING, PATIENT_COLUMNS, STUDY_COLUMNS, LabelTable, Target
+from medmllm.ingest.tables import MISSING, PATIENT_COLUMNS, STUDY_COLUMNS, LabelTable, Target, no_column
 from medmllm.records import Study, Values
 from medmllm.table_documents import TableSettings
 
@@ -81,7 +80,7 @@ def check_columns(index: StudyIndex, table: TableContract | None, *, given: Labe
     if given is not None:
         for name in lacking:
             if name not in given.columns:
-                raise _no_column("the --table, which the model reads,", name, given.columns)
+                raise no_column("the --table, which the model reads,", name, given.columns)
         _check_fit(index, given)
     way_out = ": give the --table" if given is None else ""
     for name in lacking:
@@ -206,7 +205,7 @@ def _kind(name: str, studies: Sequence[Study], settings: TableSettings) -> Kind:
         raise LabelError(f"[table] columns names {name!r}, which says who or which study a row is about: take it out")
     if not any(name in study.facts for study in studies):
         known = {column for study in studies for column in study.facts}
-        raise _no_column("[table] columns: the label table", name, known)
+        raise no_column("[table] columns: the label table", name, known)
     rows = [(study, cell) for study in studies if (cell := _cell(study, name)) is not None]
     kind: Kind = "category" if name in settings.categorical else _recognise(name, rows, settings)
     distinct = {_category(cell) for _, cell in rows}
@@ -237,12 +236,6 @@ def _refuse_names(column: str, rows: Sequence[tuple[Study, str]]) -> None:
             f"another patient, fewer than {LEAST_SHARED:.0%}: a category of one patient tells nothing of others, and "
             "may name who that is. Does it hold identifiers or free text? Take it out, or group its values."
         )
-
-
-def _no_column(what: str, name: str, known: Collection[str]) -> LabelError:
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(sorted(known))}" if known else ""
-    return LabelError(f"{what} has no column {name!r}{hint}")
 
 
 def _recognise(name: str, rows: Sequence[tuple[Study, str]], settings: TableSettings) -> Kind:

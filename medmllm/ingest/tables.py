@@ -15,7 +15,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -241,14 +241,43 @@ def check_column(studies: Sequence[Study], name: str) -> None:
             "Name a column of findings."
         )
     if name not in columns:
-        near = difflib.get_close_matches(name, columns, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(columns)}" if columns else ""
         if not columns:
             raise LabelError(
                 f"none of the {len(studies)} studies found fits a row of the label table: is this the right folder of "
                 "studies, and do study_id or patient_id name its folders or identifiers?"
             )
-        raise LabelError(f"the label table has no column {name!r}{hint}")
+        raise no_column("the label table", name, columns)
+
+
+def check_kept(kept: Sequence[str], studies: Sequence[Study], *, given: LabelTable | None) -> None:
+    """Refuse columns to be kept that the label table, where there is one, does not have.
+
+    Args:
+        kept: `table_columns` of `medmllm deidentify`.
+        studies: Joined with the table, or of a list that has columns of its own.
+        given: The table that was named; None: one was found beside the studies, or none is there.
+
+    Raises:
+        LabelError: Names the nearest column, or those that there are; or it says who a study is of.
+    """
+    columns = {column for study in studies for column in study.facts} | set(given.columns if given else ())
+    if not columns and given is None:
+        return
+    for name in kept:
+        if name in STUDY_COLUMNS + PATIENT_COLUMNS:
+            raise LabelError(
+                f"table_columns names {name!r}, which says who or which study a row is about: keys are written in its "
+                "place. Take it out."
+            )
+        if name not in columns:
+            raise no_column("table_columns: the label table", name, columns)
+
+
+def no_column(what: str, name: str, known: Collection[str]) -> LabelError:
+    """Return the refusal of a column that a table lacks; it names the nearest one, or all there are, and no cell."""
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(sorted(known))}" if known else ""
+    return LabelError(f"{what} has no column {name!r}{hint}")
 
 
 def refuse_nan(studies: Sequence[Study], column: str) -> None:

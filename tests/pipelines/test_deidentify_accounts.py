@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from medmllm.cli import app
 from medmllm.csv_tables import read_table
-from medmllm.errors import MisuseError
+from medmllm.errors import LabelError, MisuseError
 from medmllm.pipelines import deidentify
 from medmllm.result_documents import DeidentificationDocument
 from medmllm.table_rows import LinkageRow, ProblemRow
@@ -67,6 +67,50 @@ def test_writing_again_leaves_no_file_of_the_earlier_run(planted: Path, tmp_path
     deidentify.run(planted, out=tmp_path / "out", config=settings(), overwrite=True)
     assert list((tmp_path / "out").rglob("*.nii.gz")) == []
     assert len(list((tmp_path / "out").rglob("*.dcm"))) == 2
+
+
+def test_a_column_that_the_label_table_lacks_is_refused_and_the_earlier_result_stays(tmp_path: Path) -> None:
+    write_nifti_study(tmp_path / "in" / "a", note=None)
+    (tmp_path / "in" / "labels.csv").write_text("study_id,nodule,arm\na,17,left\n")
+    deidentify.run(tmp_path / "in", out=tmp_path / "out", config=settings('table_columns=["arm"]'))
+    earlier = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    for wanted, told in (
+        ("nodul", "no column 'nodul'; did you mean 'nodule'"),
+        ("zzz", "no column 'zzz'; it has arm, nodule$"),
+        ("study_id", "names 'study_id', which says who or which study a row is about"),
+    ):
+        config = settings(f'table_columns=["arm", "{wanted}"]')
+        with pytest.raises(LabelError, match=told):
+            deidentify.run(tmp_path / "in", out=tmp_path / "out", config=config, overwrite=True)
+    assert {file: file.read_bytes() for file in earlier} == earlier
+
+
+def test_columns_to_keep_are_held_to_a_named_table_and_wait_for_one_where_there_is_none(tmp_path: Path) -> None:
+    write_nifti_study(tmp_path / "in" / "a", note=None)
+    (tmp_path / "bare.csv").write_text("study_id\na\n")
+    config = settings('table_columns=["nodule"]')
+    with pytest.raises(LabelError, match="no column 'nodule'"):
+        deidentify.run(tmp_path / "in", out=tmp_path / "one", config=config, labels=tmp_path / "bare.csv")
+    assert deidentify.run(tmp_path / "in", out=tmp_path / "two", config=config).studies == 1
+
+
+def test_names_in_notes_are_told_by_the_settings_and_by_a_name_column_and_words_to_keep_stay(tmp_path: Path) -> None:
+    write_nifti_study(tmp_path / "in" / "a", note="HISTORY: Seen by Brannigan. Zylberstein coughs. Dr. Watson agrees.")
+    written = {}
+    for run, (table, *overrides) in {
+        "as it is": ("study_id,arm\na,x\n",),
+        "settings": ("study_id,arm\na,x\n", 'notes.names=["Brannigan"]', 'notes.keep=["Watson"]'),
+        "table": ("study_id,surname\na,Zylberstein\n",),
+    }.items():
+        (tmp_path / "in" / "labels.csv").write_text(table)
+        deidentify.run(tmp_path / "in", out=tmp_path / run, config=settings(*overrides))
+        (note,) = (tmp_path / run).rglob("*.txt")
+        written[run] = note.read_text().removeprefix("HISTORY: ").rstrip()
+    assert written == {
+        "as it is": "Seen by Brannigan. Zylberstein coughs. Dr. [NAME] agrees.",
+        "settings": "Seen by [NAME]. Zylberstein coughs. Dr. Watson agrees.",
+        "table": "Seen by Brannigan. [NAME] coughs. Dr. [NAME] agrees.",
+    }
 
 
 def test_the_linkage_table_may_lie_neither_among_the_results_nor_be_encrypted_into_nothing(
