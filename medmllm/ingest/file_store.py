@@ -25,7 +25,7 @@ from medmllm.ingest.fate import Fate
 from medmllm.ingest.keys import Keyring
 from medmllm.ingest.layouts import Place
 from medmllm.ingest.looking import PURPOSE, Seen, StoredRow, recognised_of
-from medmllm.ingest.recognise import Kind, Recognised
+from medmllm.ingest.recognise import OWN_FILE, Kind, Recognised
 from medmllm.ingest.sealing import Seal
 from medmllm.ingest.walk import FileProblem, FoundFile
 
@@ -33,7 +33,7 @@ STORE = "headers.sqlite"
 ROWS_AT_ONCE = 500
 REMEMBERED = 4096
 TAG_BYTES = 16  # of sealed bytes or of a digest: enough to tell one from another
-LAYOUT = 4  # of the tables and what is in them; a store of another one is made anew
+LAYOUT = 5  # of the tables and what is in them; a store of another one is made anew
 _CREATE = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE file (
@@ -261,10 +261,11 @@ class FileStore:
         self._base.executemany(_PUT_FATE, [(row[0], False, *fate) for row, fate in zip(rows, fates, strict=True)])
 
     def problems(self) -> Iterator[StoredFile]:
-        """Yield the files that have a problem and belong to no study, in order of their paths."""
+        """Yield the files that have a problem and belong to no study, in order of their paths; none of our own."""
         rows = self._base.cursor().execute(
             "SELECT key, path, status, code, reason, retryable FROM fate JOIN file USING (id) "
-            "WHERE status<>'used' AND study_key IS NULL ORDER BY seq"
+            "WHERE status<>'used' AND study_key IS NULL AND code IS NOT ? ORDER BY seq",
+            (OWN_FILE,),
         )
         for key, path, status, code, reason, retryable in rows:
             yield StoredFile(key, path, Fate(status, code, reason, bool(retryable)))

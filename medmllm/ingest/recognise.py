@@ -24,6 +24,10 @@ NOT_NOTES = frozenset({
 })  # fmt: skip
 """Names of text files that are about a data set: no study has such a note, and none is made of one alone."""
 TABLES = ("labels.csv", "participants.tsv")  # in the root; the first that is there is used
+OWN_FILE = "own_file"
+"""Code of a file that medmllm wrote beside studies: it stands among the files, and is no problem."""
+OWN_FILES = {"ledger.csv": b"where_key,study_key,severity,", "deidentification.json": b'{"dry_run":'}
+"""What `medmllm deidentify` writes beside studies, and how each begins, blanks aside."""
 SIDECARS = (".json", ".tsv", ".tsv.gz", ".bval", ".bvec")
 DICOM_ENDS = (".dcm", ".dic", ".ima")
 PACKED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
@@ -68,7 +72,7 @@ def recognise(found: FoundFile) -> Recognised:
             return _recognise_nifti(found)
         if kind is Kind.RECORDING:
             return _recognise_recording(found)
-        problem = _not_for_us(found) if kind is Kind.OTHER else None
+        problem = _not_for_us(found, file.start()) if kind is Kind.OTHER else None
         return Recognised(found, kind, problem=problem)
     except MedmllmError as error:
         severity: Severity = "ignored" if error.code in IGNORED_CODES or found.name.startswith(".") else "refused"
@@ -151,7 +155,9 @@ def _recognise_recording(found: FoundFile) -> Recognised:
     return Recognised(found, Kind.RECORDING)
 
 
-def _not_for_us(found: FoundFile) -> FileProblem:
+def _not_for_us(found: FoundFile, start: bytes) -> FileProblem:
+    if found.name in OWN_FILES and b"".join(start.split()).startswith(OWN_FILES[found.name]):
+        return FileProblem(found.relative, "ignored", OWN_FILE, "medmllm deidentify wrote it about the studies")
     stem = found.name.lower().partition(".")[0]
     if stem in NOT_NOTES:
         return FileProblem(found.relative, "ignored", "not_a_note", "a file about the data set, not about a patient")

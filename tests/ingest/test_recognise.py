@@ -105,6 +105,8 @@ def test_sounds_are_recordings_and_damaged_ones_stay_recordings_with_a_refusal(t
         ("half.dcm", bytes(128) + b"DICM", "refused", "no_pixels"),
         ("broken.dcm", bytes(128) + b"DICM\x02\x00\x00\x00UL\x09\x00" + bytes(9), "refused", "dicom_unreadable"),
         ("sub/labels.csv", b"study_id,x\n", "ignored", "not_recognised"),
+        ("ledger.csv", b"date,amount,paid\n", "ignored", "not_recognised"),
+        ("deidentification.json", b'{"tool": "another"}', "ignored", "not_recognised"),
     ],
 )
 def test_every_other_file_is_a_problem_with_a_reason(

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 from medmllm.cli import app
 from medmllm.csv_tables import read_table
 from medmllm.errors import LabelError, MisuseError
-from medmllm.pipelines import deidentify
+from medmllm.ingest.keys import load_keyring
+from medmllm.pipelines import deidentify, index
 from medmllm.result_documents import DeidentificationDocument
-from medmllm.table_rows import LinkageRow, ProblemRow
+from medmllm.table_rows import FileRow, LinkageRow, ProblemRow
 from tests.deidentify_made_up import PLANTED, leaks
 from tests.factories import a_volume, edit_dicom, made_up_uid, write_dicom_study, write_nifti_study
 from tests.pipelines.deidentified import plant, settings
@@ -111,6 +112,23 @@ def test_names_in_notes_are_told_by_the_settings_and_by_a_name_column_and_words_
         "settings": "Seen by [NAME]. Zylberstein coughs. Dr. Watson agrees.",
         "table": "Seen by Brannigan. [NAME] coughs. Dr. [NAME] agrees.",
     }
+
+
+def test_what_was_shared_is_indexed_without_a_problem_and_each_of_its_files_listed_once(tmp_path: Path) -> None:
+    write_nifti_study(tmp_path / "in" / "a")
+    (tmp_path / "in" / "labels.csv").write_text("study_id,arm\na,x\n")
+    (tmp_path / "in" / "scan.pdf").write_text("%PDF")  # a row for the ledger
+    shared = tmp_path / "shared"
+    deidentify.run(tmp_path / "in", out=shared, config=settings('table_columns=["arm"]'))
+    for _ in range(2):  # the second run goes by what the first one kept
+        assert index.run(shared, out=tmp_path / "index").problems_by_code == {}
+        rows = {row.file_key: row for row in read_table(tmp_path / "index" / "files.csv", FileRow)}
+        files = [file for file in shared.rglob("*") if file.is_file()]
+        assert len(rows) == len(files) == len(read_table(tmp_path / "index" / "files.csv", FileRow))
+        told = {file.name: rows[load_keyring().file(str(file.relative_to(shared)))] for file in files}
+        for name in ("ledger.csv", "deidentification.json"):
+            assert told.pop(name).status == "ignored"
+        assert {row.status for row in told.values()} == {"used"}
 
 
 def test_the_linkage_table_may_lie_neither_among_the_results_nor_be_encrypted_into_nothing(
