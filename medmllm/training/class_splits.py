@@ -19,6 +19,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from medmllm.errors import SplitError
 from medmllm.training.held import (
     Carving,
+    ask_of_typing,
     class_word,
     count_patients,
     first_whole,
@@ -166,7 +167,7 @@ def _check_enough_patients(group: IntArray, target: IntArray, folds: int, called
         if with_class < least_patients(folds):
             raise SplitError(
                 f"{class_word(label, called)} has {count_patients(with_class)}, fewer than {least_in_words(folds)}: "
-                f"choose another --target, {way_out(fewest, folds)}."
+                f"choose another --target, {way_out(fewest, folds)}.{ask_of_typing(with_class)}"
             )
 
 

@@ -31,6 +31,9 @@ _NUMBER = re.compile(r"-?\d{1,3}(\.\d{1,3})?")  # a longer one may be a patient'
 FEWEST_OF_A_CLASS = 3
 """Patients, one each for the training, tuning and test part."""
 
+MOST_OF_A_MISTAKE = 2
+"""Patients of a class that may be none, but a value of another one that was mistyped."""
+
 ATTEMPTS = 20
 """Shuffles tried until every part holds everything."""
 
@@ -214,6 +217,15 @@ def way_out(fewest: int, folds: int) -> str:
     fewer = f", and {FEWEST_OF_A_CLASS} for the fewest that do (training.folds = {FEWEST_OF_A_CLASS})"
     needed = least_patients(folds)
     return f"add patients: each class needs {needed} of them for {folds} folds{fewer if needed > 3 else ''}"
+
+
+def ask_of_typing(patients: int) -> str:
+    """Return a question to ask of a class of so few patients that it may be a cell in other letters, not a class.
+
+    >>> ask_of_typing(1), ask_of_typing(3)
+    (" Or is the class a typing mistake in the target's column?", '')
+    """
+    return " Or is the class a typing mistake in the target's column?" if patients <= MOST_OF_A_MISTAKE else ""
 
 
 def first_whole(

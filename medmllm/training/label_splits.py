@@ -18,6 +18,7 @@ from medmllm.training.held import (
     BoolArray,
     Carving,
     Labels,
+    ask_of_typing,
     by_patient,
     count_patients,
     first_whole,
@@ -181,5 +182,5 @@ def check_enough_labels(
         if count < least_patients(folds):
             raise SplitError(
                 f"{words_of(target, value, labels, names, classes)} has {count_patients(count)}, fewer than "
-                f"{least_in_words(folds)}: leave that target out, {way_out(fewest, folds)}."
+                f"{least_in_words(folds)}: leave that target out, {way_out(fewest, folds)}.{ask_of_typing(count)}"
             )
