@@ -108,7 +108,7 @@ def run(
     ready = read_and_split(
         labelled, found.by_study, config, out, among=folder_of(studies), given=given, called=called, resume=resume
     )
-    cohort, plan, arms = ready.cohort, ready.plan, ready.arms
+    cohort, plan, arms, refused = ready.cohort, ready.plan, ready.arms, len(ready.cohort.refused)
     wanted = task.target if task.survival is None else f"{task.target} or {task.survival.event}"
     said = [*ready.lacking, *left_out(index, found.missing, wanted, synthetic=synthetic), *ready.leaks]
     provenance = stamp(
@@ -128,4 +128,4 @@ def run(
         trained = Trained(task, cohort, plan, done, config, provenance, synthetic, groups)
         evaluation = write_run(trained, out, said)
         track_result(tracked, evaluation, out, config)
-    return TrainResult(evaluation, len(cohort.refused), summary(evaluation, out), unmet(evaluation.policy))
+    return TrainResult(evaluation, refused, summary(evaluation, out, refused=refused), unmet(evaluation.policy))

@@ -34,6 +34,8 @@ from medmllm.training.tracking import Run
 SEARCH = "search.csv"
 WHOLE = "evaluation.json"  # written last: it marks a run as whole
 
+INDEX_AGAIN = "`medmllm index STUDIES --labels TABLE --out INDEX`"
+
 CALIBRATIONS = {
     "temperature": "temperature scaling{odds}, fitted per fold on {where}; {whose} logits are then averaged",
     "isotonic": "temperature scaling{odds}, then isotonic regression, fitted per fold on {where}; {whose} log-odds are "
@@ -184,8 +186,8 @@ def track_result(tracked: Run, evaluation: EvaluationDocument, out: Path, config
     tracked.log_model(out / "model", register_as=config.tracking.register_as)
 
 
-def summary(evaluation: EvaluationDocument, out: Path) -> str:
-    """Return what the terminal shows at the end of a training."""
+def summary(evaluation: EvaluationDocument, out: Path, *, refused: int) -> str:
+    """Return what the terminal shows at the end of a training; `refused` are the labelled studies that were."""
     word = "SYNTHETIC cohort: " if evaluation.synthetic else ""
     lines = [f"{word}{evaluation.n} studies of {evaluation.patients} patients, {evaluation.task.target}, out of fold:"]
     if evaluation.targets:
@@ -195,6 +197,9 @@ def summary(evaluation: EvaluationDocument, out: Path) -> str:
         lines.append(f"{own.task.target}, known of {own.n} studies of {own.patients} patients:")
         lines += [f"  {line}" for line in _in_short(own, synthetic=evaluation.synthetic)]
     lines += [f"  {remark}" for remark in evaluation.remarks]
+    if refused:
+        some, them = ("1 labelled study was", "it") if refused == 1 else (f"{refused} labelled studies were", "them")
+        lines.append(f"{some} refused: {out / 'training_ledger.csv'} lists {them} with reasons.")
     return "\n".join([*lines, f"-> {out / 'report.html'}, {out / 'model'}"])
 
 
@@ -223,8 +228,10 @@ def left_out(index: StudyIndex, missing: Sequence[str], target: str, *, syntheti
         said.append("Synthetic: the outcome was planted, to need image and note together. This is no real result.")
     unclaimed = sum(problem.code == "row_without_study" for problem in index.problems)
     if unclaimed:
-        rows = "1 row of the label table fits" if unclaimed == 1 else f"{unclaimed} rows of the label table fit"
-        said.append(f"{rows} no study of the folder.")
+        rows, whose = "1 row of the label table fits", "its line"
+        if unclaimed > 1:
+            rows, whose = f"{unclaimed} rows of the label table fit", "their lines"
+        said.append(f"{rows} no study of the folder: {INDEX_AGAIN} names {whose} (row_without_study in problems.csv).")
     empty = sum(problem.code == "line_without_study" for problem in index.problems)
     if empty:
         some, were = ("1 study of the list has", "was") if empty == 1 else (f"{empty} studies of the list have", "were")
@@ -239,5 +246,10 @@ def left_out(index: StudyIndex, missing: Sequence[str], target: str, *, syntheti
         )
     if missing:
         some, were = ("1 study has", "was") if len(missing) == 1 else (f"{len(missing)} studies have", "were")
-        said.append(f"{some} no value for {target} and {were} left out.")
+        left = f"{some} no value for {target} and {were} left out"
+        unjoined = sum(not study.facts for study in index.studies if study.study_key in set(missing))
+        if unjoined:
+            left += f", {unjoined} of them without a row in the label table: {INDEX_AGAIN} tells which (in_table in "
+            left += "studies.csv)"
+        said.append(f"{left}.")
     return said

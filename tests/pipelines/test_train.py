@@ -125,6 +125,8 @@ def test_sets_follow_the_packaged_thresholds_and_the_evaluation_counts_them(nift
 
 def test_a_study_that_cannot_be_read_is_left_out_and_listed(nifti_run: Trained) -> None:
     assert nifti_run.outcome.code == 3
+    ledger = nifti_run.run / "training_ledger.csv"
+    assert f"1 labelled study was refused: {ledger} lists it" in nifti_run.outcome.stdout
     (row,) = read_table(nifti_run.run / "training_ledger.csv", LedgerRow)
     assert (row.study_key, row.patient_key) == (KEYRING.study("case-003-1"), KEYRING.patient("P003"))
     assert (row.stage, row.code) == ("read", "nifti_unreadable")

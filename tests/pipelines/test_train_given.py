@@ -7,9 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from medmllm.csv_tables import read_table
 from medmllm.model_documents import ModelCard
+from medmllm.table_rows import ProblemRow, StudyRow
 from tests.factories import write_nifti_cohort
-from tests.pipelines.runs import KEYRING, UNTRACKED, Trained, train
+from tests.pipelines.runs import KEYRING, UNTRACKED, Trained, invoke, train
 from tests.pipelines.trained import labels_of, out_of_fold
 
 # --- other cohorts --------------------------------------------------------------------------
@@ -50,14 +52,23 @@ def test_studies_without_a_value_are_left_out_and_counted(tmp_path: Path) -> Non
     labels = write_nifti_cohort(tmp_path / "data", patients=12)
     lines = labels.read_text().splitlines()
     patient, study, _, grade = lines[3].split(",")
-    lost = "nobody,nowhere,1,1"
-    labels.write_text("\n".join([*lines[:3], f"{patient},{study},,{grade}", *lines[4:], lost]) + "\n")
+    mistyped = lines[4].split(",")[1]
+    lines[4] = lines[4].replace(mistyped, f"{mistyped}x")
+    labels.write_text("\n".join([*lines[:3], f"{patient},{study},,{grade}", *lines[4:]]) + "\n")
     arms = ("--set", 'training.arms=["text"]')
     outcome = train(tmp_path / "data" / "studies", labels, tmp_path / "run", *UNTRACKED, *arms)
     assert outcome.code == 0
     assert KEYRING.study(study) not in {row.study_key for row in out_of_fold(tmp_path / "run")}
-    assert "1 study has no value for outcome" in outcome.stdout
+    assert "2 studies have no value for outcome and were left out, 1 of them without a row" in outcome.stdout
     assert "1 row of the label table fits no study" in outcome.stdout
+    # What the remarks send to: it names the line, the study without a row, and no other.
+    assert outcome.stdout.count("`medmllm index STUDIES --labels TABLE --out INDEX`") == 2
+    index = tmp_path / "index"
+    assert invoke("index", tmp_path / "data" / "studies", "--labels", labels, "--out", index).code == 0
+    reasons = {row.code: row.reason for row in read_table(index / "problems.csv", ProblemRow)}
+    assert reasons == {"row_without_study": "line 5 of the label table fits no study"}
+    unjoined = [row.study_key for row in read_table(index / "studies.csv", StudyRow) if not row.in_table]
+    assert unjoined == [KEYRING.study(mistyped)]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import cast
 import torch
 
 from medmllm.ingest.study_folder import StudyIndex
-from medmllm.records import Note
+from medmllm.records import Note, Study
 from medmllm.table_rows import ProblemRow
 from medmllm.training.cohort import Cohort, Member
 from medmllm.training.missing_inputs import remark_missing
@@ -90,3 +90,18 @@ def test_files_that_could_not_be_read_are_counted_by_what_is_wrong_with_them() -
     problems = [problem("fi", 7, "refused", "empty_file")]
     (said,) = left_out(cast(StudyIndex, SimpleNamespace(problems=problems)), (), "grade", synthetic=False)
     assert said.startswith("1 file could not be read (1 empty_file): ")
+
+
+def test_rows_and_studies_that_do_not_meet_are_counted_with_the_command_that_names_them() -> None:
+    row = {"study_key": None, "severity": "warning", "code": "row_without_study", "reason": "so", "retryable": False}
+    problems = [ProblemRow.model_validate(row | {"where_key": f"st-{number:016x}"}) for number in range(3)]
+    studies = [Study(f"st-{k}", "pt-0", "folder", facts={"grade": ""} if k < 2 else {}) for k in range(6)]
+    index = cast(StudyIndex, SimpleNamespace(problems=problems, studies=studies))
+    names = "`medmllm index STUDIES --labels TABLE --out INDEX`"
+    assert left_out(index, ["st-0", "st-1", "st-2", "st-3"], "grade", synthetic=False) == [
+        f"3 rows of the label table fit no study of the folder: {names} names their lines (row_without_study in "
+        "problems.csv).",
+        "4 studies have no value for grade and were left out, 2 of them without a row in the label table: "
+        f"{names} tells which (in_table in studies.csv).",
+    ]
+    assert left_out(index, ["st-0"], "grade", synthetic=False)[1] == "1 study has no value for grade and was left out."

@@ -23,13 +23,20 @@ def test_the_headline_holds_every_defined_estimate_by_arm() -> None:
 
 def test_the_terminal_is_told_each_arms_auroc_with_its_interval_and_every_remark() -> None:
     evaluation = made_up.evaluation()
-    lines = summary(evaluation, Path("RUN")).splitlines()
+    lines = summary(evaluation, Path("RUN"), refused=0).splitlines()
     assert lines[0].startswith(f"{evaluation.n} studies of {evaluation.patients} patients")
     for arm in evaluation.arms:
         auroc = next(metric for metric in arm.metrics if metric.name == "auroc")
         assert f"  {arm.arm:6s} AUROC {auroc.estimate:.3f} [{auroc.low:.3f}, {auroc.high:.3f}]" in lines
     assert [f"  {remark}" for remark in evaluation.remarks if f"  {remark}" not in lines] == []
     assert lines[-1] == "-> RUN/report.html, RUN/model"
+
+
+def test_the_terminal_is_told_how_many_studies_were_refused_and_where_the_reasons_are() -> None:
+    told = [summary(made_up.evaluation(), Path("RUN"), refused=count).splitlines() for count in (0, 1, 4)]
+    assert [line for line in told[0] if "refused" in line] == []
+    assert told[1][-2] == "1 labelled study was refused: RUN/training_ledger.csv lists it with reasons."
+    assert told[2][-2] == "4 labelled studies were refused: RUN/training_ledger.csv lists them with reasons."
 
 
 @pytest.mark.parametrize(
@@ -42,12 +49,13 @@ def test_an_arm_without_an_auroc_or_its_interval_is_not_passed_over(
     plain = made_up.evaluation()
     arm = plain.arms[0].model_copy(update={"metrics": (made_up.metric("auroc", *numbers),)})
     assert (
-        f"  {arm.arm:6s} AUROC {told}" in summary(plain.model_copy(update={"arms": (arm,)}), Path("RUN")).splitlines()
+        f"  {arm.arm:6s} AUROC {told}"
+        in summary(plain.model_copy(update={"arms": (arm,)}), Path("RUN"), refused=0).splitlines()
     )
 
 
 def test_synthetic_numbers_are_called_synthetic_on_every_line_that_holds_one() -> None:
-    lines = summary(made_up.evaluation(synthetic=True), Path("RUN")).splitlines()
+    lines = summary(made_up.evaluation(synthetic=True), Path("RUN"), refused=0).splitlines()
     assert lines[0].startswith("SYNTHETIC cohort: ")
     numbers = [line for line in lines if " AUROC " in line and "[" in line and line.startswith("  ")]
     with_interval = [line for line in numbers if line.split()[1] == "AUROC"]
