@@ -190,7 +190,8 @@ def test_a_small_tuning_fraction_still_takes_one_patient_of_each_class_and_no_mo
             "abcdef",
             [0, 0, 0, 0, 1, 1],
             3,
-            r"1 has 2 patients, fewer than the 3 folds: .*class needs 3 of them for 3 folds\. Or is the class a typing mistake in the target's column\?$",
+            r"1 has 2 patients, fewer than the 3 folds: .*class needs 3 of them for 3 folds\. "
+            r"Or is the class a typing mistake in the target's column\?$",
         ),
         ("abcdefgh", [0] * 4 + [1] * 4, 9, r"8 patients cannot fill 9 folds: set training\.folds to at most 4, or"),
         ("abcdefgh", [0] * 5 + [1] * 3, 5, r"class 1 has 3 patients, .*set training\.folds to 3, or add patients\.$"),
