@@ -38,7 +38,7 @@ def remark_cropped(cohort: Cohort, settings: ImageSettings, arms: Sequence[Arm])
         if share < LEAST_SHARE:
             whose = f"Channel '{name}': of" if len(settings.channels) > 1 else "Of"
             yield (
-                f"{whose} the images the model reads the middle {_in_mm(read_mm)}, {100 * share:.2g}% of the median "
+                f"{whose} the images the model reads the middle {_in_mm(read_mm)}, {100 * share:.2g} % of the median "
                 f"study's {_in_mm(median_mm)}: set [image] spacing_mm and size if more should be seen."
             )
 

@@ -249,7 +249,8 @@ def left_out(index: StudyIndex, missing: Sequence[str], target: str, *, syntheti
         left = f"{some} no value for {target} and {were} left out"
         unjoined = sum(not study.facts for study in index.studies if study.study_key in set(missing))
         if unjoined:
-            left += f", {unjoined} of them without a row in the label table: {INDEX_AGAIN} tells which (in_table in "
+            some = "" if len(missing) == 1 else f"{unjoined} of them "
+            left += f", {some}without a row in the label table: {INDEX_AGAIN} tells which (in_table in "
             left += "studies.csv)"
         said.append(f"{left}.")
     return said

@@ -33,14 +33,14 @@ def said(cohort: Cohort, settings: ImageSettings = ALONE, arms: Sequence[Arm] = 
 def test_the_share_is_that_of_the_median_extent_along_each_axis() -> None:
     cohort = of_extents((300.0, 350.0, 900.0), (350.0, 340.0, 200.0), (360.0, 400.0, 100.0))
     assert said(cohort) == [  # 48 x 48 x 48 of 350 x 350 x 200: 0.0045
-        "Of the images the model reads the middle 48 x 48 x 48 mm, 0.45% of the median study's 350 x 350 x 200 mm: "
+        "Of the images the model reads the middle 48 x 48 x 48 mm, 0.45 % of the median study's 350 x 350 x 200 mm: "
         "set [image] spacing_mm and size if more should be seen."
     ]
 
 
 def test_along_an_axis_that_the_field_holds_whole_no_more_is_read_than_there_is() -> None:
     (line,) = said(of_extents((240.0, 192.0, 24.0)))  # 48 / 240 x 48 / 192 = 1 / 20
-    assert "the middle 48 x 48 x 24 mm, 5% of the median study's 240 x 192 x 24 mm" in line
+    assert "the middle 48 x 48 x 24 mm, 5 % of the median study's 240 x 192 x 24 mm" in line
 
 
 @pytest.mark.parametrize(("extent", "count"), [(95.9, 0), (96.0, 0), (96.1, 1)])
@@ -50,7 +50,7 @@ def test_half_of_the_volume_is_enough(extent: float, count: int) -> None:
 
 def test_each_of_several_channels_is_looked_at_alone_and_named() -> None:
     (line,) = said(of_extents((480.0, 48.0, 48.0), channel="pet"), CUBE)
-    assert line.startswith("Channel 'pet': of the images the model reads the middle 48 x 48 x 48 mm, 10% of ")
+    assert line.startswith("Channel 'pet': of the images the model reads the middle 48 x 48 x 48 mm, 10 % of ")
 
 
 @pytest.mark.filterwarnings("error")  # numpy's, of a median of nothing
@@ -70,4 +70,4 @@ def test_a_training_remarks_it() -> None:
     assert not [line for line in usable_arms(there, config)[1] if "spacing_mm" in line]
     small = config.model_copy(update={"image": config.image.model_copy(update={"size": (3, 4, 5)})})
     (line,) = (line for line in usable_arms(there, small)[1] if "spacing_mm" in line)
-    assert "the middle 12 x 16 x 20 mm, 8.3% of the median study's 36 x 32 x 40 mm" in line  # 1 / 3 x 1 / 2 x 1 / 2
+    assert "the middle 12 x 16 x 20 mm, 8.3 % of the median study's 36 x 32 x 40 mm" in line  # 1 / 3 x 1 / 2 x 1 / 2

@@ -105,3 +105,6 @@ def test_rows_and_studies_that_do_not_meet_are_counted_with_the_command_that_nam
         f"{names} tells which (in_table in studies.csv).",
     ]
     assert left_out(index, ["st-0"], "grade", synthetic=False)[1] == "1 study has no value for grade and was left out."
+    assert left_out(index, ["st-5"], "grade", synthetic=False)[1].startswith(
+        "1 study has no value for grade and was left out, without a row in the label table: "
+    )
