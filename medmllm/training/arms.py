@@ -3,6 +3,7 @@
 cohort, settings -> arms, remarks on those that cannot be; folds; contract of an arm; baseline of attributions
 """
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -25,6 +26,8 @@ from medmllm.training.missing_inputs import remark_missing
 from medmllm.training.splits import SplitPlan
 from medmllm.training.survival_strata import strata_names, stratified_labels, target_strata
 from medmllm.training_config import Arm, TrainingSettings
+
+logger = logging.getLogger(__name__)
 
 
 def arm_contract(contract: PreprocessingContract, arm: str) -> PreprocessingContract:
@@ -84,7 +87,10 @@ def usable_arms(cohort: Cohort, config: TrainConfig) -> tuple[list[Arm], list[st
             f"there is nothing to fuse, as {whose} have {NOUNS.get(alone[0], f'the {alone[0]}')} alone{left}"
         )
     said = [f"No {arm} arm: {lacking[arm]}." for arm in asked if not has[arm]]
-    said += [*remark_missing(cohort, config.image.channels, arms), *remark_cropped(cohort, config.image, arms)]
+    said += remark_missing(cohort, config.image.channels, arms)
+    for cropped in remark_cropped(cohort, config.image, arms):
+        logger.warning("%s", cropped)  # before hours of training, too
+        said.append(cropped)
     if not arms:
         raise ConfigError("no study has what [training] arms reads: add notes or images, or name other arms")
     idle = [name for name in config.training.search if not set(SEARCHED[name]) & set(arms)]

@@ -43,6 +43,14 @@ def test_along_an_axis_that_the_field_holds_whole_no_more_is_read_than_there_is(
     assert "the middle 48 x 48 x 24 mm, 5 % of the median study's 240 x 192 x 24 mm" in line
 
 
+def test_it_is_told_before_anything_is_trained(caplog: pytest.LogCaptureFixture) -> None:
+    cohort = of_extents((240.0, 192.0, 24.0))
+    _, remarks = usable_arms(cohort, a_config(arms=("image",)).model_copy(update={"image": ALONE}))
+    (line,) = said(cohort)
+    assert line in remarks
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [line]
+
+
 @pytest.mark.parametrize(("extent", "count"), [(95.9, 0), (96.0, 0), (96.1, 1)])
 def test_half_of_the_volume_is_enough(extent: float, count: int) -> None:
     assert len(said(of_extents((48.0, extent, 10.0)))) == count
