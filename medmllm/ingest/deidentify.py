@@ -113,10 +113,7 @@ def _study(study: Study, run: FolderRun) -> None:
         known.add_number(run.originals.get(study.study_key, ""))
     for column, cell in study.facts.items():
         if NAME_COLUMNS.search(column):
-            person = Identifiers()
-            person.add_name(cell)
-            person.staff |= person.names if STAFF_COLUMNS.search(column) else set()
-            known.update(person)
+            known.add_name(cell, staff=STAFF_COLUMNS.search(column) is not None)
         elif NUMBER_COLUMNS.search(column):
             known.add_number(cell)
         elif BIRTH_COLUMNS.search(column):

@@ -90,24 +90,29 @@ class Identifiers:
     _spelt: KnownNames | None = None
     _spelt_guesses: KnownNames | None = None
 
-    def add_name(self, text: str) -> None:
+    def add_name(self, text: str, *, staff: bool = False) -> None:
         """Add the words of a person's name, in whatever order and with whatever between them.
+
+        Args:
+            text: The name.
+            staff: It is that of a physician or the like, not of the patient.
 
         >>> known = Identifiers(); known.add_name("O'Brien^Máire"); known.add_name("山田^明"); known.add_name("MC COY")
         >>> sorted(known.names)
         ['brien', 'coy', 'mc', 'mccoy', 'máire', 'obrien', '山田', '山田明', '明']
         """
         name = folded(text)
-        for compound in COMPOUND.findall(name):
-            self.names.add("".join(WORD.findall(compound)))  # O'Brien is OBrien as well
+        found = {"".join(WORD.findall(compound)) for compound in COMPOUND.findall(name)}  # O'Brien is OBrien as well
         for part in re.split("[=^]", name):
             if len(words := WORD.findall(part)) > 1 and not NO_NAMES.issuperset(words):
-                self.names.add("".join(words))  # a VAN DER BERG is written Vanderberg, a MC COY McCoy
+                found.add("".join(words))  # a VAN DER BERG is written Vanderberg, a MC COY McCoy
         for group in name.split("="):
             words = WORD.findall(group)
             if words and all(map(SPACELESS.fullmatch, words)):
-                self.names.add("".join(words))
-            self.names |= {word for word in words if (len(word) > 1 or SPACELESS.match(word)) and word not in NO_NAMES}
+                found.add("".join(words))
+            found |= {word for word in words if (len(word) > 1 or SPACELESS.match(word)) and word not in NO_NAMES}
+        self.names |= found
+        self.staff |= found if staff else set()
 
     @property
     def spelt(self) -> KnownNames:
@@ -221,11 +226,8 @@ def collect(data: Dataset, depth: int = 0) -> Identifiers:
                 for item in element.value if depth < 8 else ():
                     found.update(collect(item, depth + 1))
             elif element.VR == "PN":
-                person = Identifiers()
                 for text in (*texts_of(element.value), *_in_utf8(element.value)):
-                    person.add_name(text)
-                person.staff |= set() if int(tag) in _OF_THE_PATIENT else person.names
-                found.update(person)
+                    found.add_name(text, staff=int(tag) not in _OF_THE_PATIENT)
             elif int(tag) == BIRTH_DATE:
                 for text in texts_of(element.value):
                     found.add_date(text)
